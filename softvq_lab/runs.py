@@ -79,7 +79,7 @@ def trim_metrics(run: Run, step: int):
     if (run.path/'metrics.jsonl').exists():
         write_atomic(run.path/'metrics.jsonl', ''.join(json.dumps(m) + '\n' for m in read_metrics(run) if m['step'] <= step))
 
-# %% ../nbs/04_runs.ipynb #d87ab4eb
+# %% ../nbs/04_runs.ipynb #7163e523
 PACKAGES = ('torch', 'timm', 'accelerate', 'numpy', 'softvq_lab')
 
 
@@ -99,7 +99,7 @@ def open_run(path, kind: str, config: dict, resume: bool = False, **extra) -> Ru
         if not resume: raise ConfigError(f'{path} already holds a run ({status["state"]}, step {status.get("step", 0)}). Go on with it by resume=True, or give another folder by run=...; nothing was changed')
         if differs := _same(run.info['config'], json.loads(json.dumps(config))): raise ConfigError(f'{path} cannot be resumed with other settings (give another run folder):\n  ' + '\n  '.join(differs))
         return run
-    run.path.mkdir(parents=True, exist_ok=True)
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
     versions = {'python': platform.python_version(), **{p: version(p) for p in PACKAGES}}
     write_json(run.path/'config.json', {'kind': kind, 'config': config, **extra, 'versions': versions, 'created': _now()})
     run.set_status('running', step=0)

@@ -11,9 +11,9 @@ from einops import rearrange
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-# %% ../../nbs/tokenizer/00_vit.ipynb #18a1b785
+# %% ../../nbs/tokenizer/00_vit.ipynb #cfd43129
 PRESETS = {
-    'tiny': dict(embed_dim=96, depth=2, num_heads=4, embed_std=0.5),  # the digits, two CPU cores
+    'tiny': dict(embed_dim=96, depth=2, num_heads=4, weight_init='jax', embed_std=0.5),  # the digits, two CPU cores
 }
 
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_PIXELS', 'Lens', 'open_lens', 'generator_for', 'read_upload', 'error_map', 'enlarge', 'reconstruct',
-           'sample_steps']
+           'heldout_gallery', 'sample_steps']
 
-# %% ../../nbs/workbench/02_lens.ipynb #e2340910
+# %% ../../nbs/workbench/02_lens.ipynb #182e91bf
+import itertools
 import os
 import queue
 import threading
@@ -128,6 +129,22 @@ def reconstruct(lens: Lens, x: Tensor) -> dict:
     out = lens.tokenizer.encode(x[None])
     y = lens.tokenizer.decode(out.z)[0].clamp(-1, 1)
     return {'original': to_pil(x), 'reconstruction': to_pil(y), 'error': error_map(x, y), 'psnr': psnr(x[None], y[None]).item(), **{k: v.item() for k, v in out.stats.items()}}
+
+# %% ../../nbs/workbench/02_lens.ipynb #38cd55c2
+def heldout_gallery(lens: Lens, label: int | None = None, limit: int = 24) -> list[tuple[int, Image.Image, str]]:
+    "(index, picture, class name) of held-out images, of one class or of all in turn."
+    n = len(lens.images.heldout)
+    by_class: dict[int, list[int]] = {}
+    for i in range(min(n, 2000)):
+        y = _label(lens.images.heldout, i)
+        if label is None or y == label: by_class.setdefault(y, []).append(i)
+    turns = [i for row in itertools.zip_longest(*(by_class[y] for y in sorted(by_class))) for i in row if i is not None]
+    return [(i, to_pil(lens.images.heldout[i][0]), lens.images.class_names[_label(lens.images.heldout, i)]) for i in turns[:limit]]
+
+
+def _label(split, i: int) -> int:
+    "A label without decoding the image where the split knows it."
+    return split.files[i][1] if hasattr(split, 'files') else int(split[i][1])
 
 # %% ../../nbs/workbench/02_lens.ipynb #84e8e339
 class _Stopped(Exception): pass

@@ -1,0 +1,68 @@
+# make demo | test | explorer | lab  - each sets itself up, once. See README.md.
+SHELL   := /bin/bash
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+RUNS    ?= runs
+
+.PHONY: help setup demo explorer lab test check export lock system-deps clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## .venv with the locked dependencies, and nbdev's git hooks
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Use another: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	mkdir -p $(VENV)/etc/ipython && echo '{"IPKernelApp": {"log_level": 40}}' > $(VENV)/etc/ipython/ipython_kernel_config.json  # no warning at every kernel start that loopback is not encrypted
+	if [ -d .git ]; then $(BIN)/nbdev_install_hooks; fi
+	touch $@
+
+PAPERMILL = $(BIN)/papermill --no-log-output --progress-bar
+demo: setup  ## trains tokenizer and generator on digits, evaluates both, draws the latent map
+	@echo '1/5 a tokenizer: 32 tokens an image (2 minutes on two cores)'
+	@$(PAPERMILL) nbs/train.ipynb $(RUNS)/tokenizer/notebook.ipynb -p run $(RUNS)/tokenizer -p tokens 32 -p resume True
+	@echo '2/5 a generator on its latents (3 minutes)'
+	@$(PAPERMILL) nbs/train_generator.ipynb $(RUNS)/generator/notebook.ipynb -p run $(RUNS)/generator -p tokenizer_run $(RUNS)/tokenizer -p resume True
+	@echo '3/5 and 4/5 figures of both'
+	@$(PAPERMILL) nbs/evaluate.ipynb $(RUNS)/tokenizer/evaluate.ipynb -p run $(RUNS)/tokenizer
+	@$(PAPERMILL) nbs/evaluate.ipynb $(RUNS)/generator/evaluate.ipynb -p run $(RUNS)/generator
+	@echo '5/5 a map of the latent space'
+	@$(PAPERMILL) nbs/latent_map.ipynb $(RUNS)/tokenizer/latent_map.ipynb -p run $(RUNS)/tokenizer
+	@$(BIN)/python -c "from softvq_lab.runs import summary; print(summary('$(RUNS)'))"
+	@echo 'Look at it:  make explorer   (the app)   make lab   (the notebooks; the executed ones are in $(RUNS)/*/)'
+
+explorer: setup  ## the app on the runs, http://127.0.0.1:7860
+	$(BIN)/python apps/explorer.py --runs $(RUNS)
+
+lab: setup  ## JupyterLab on the notebooks
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab nbs
+
+test: check  ## all tests: notebooks and library in step, cells of the notebooks, tests/
+
+check: setup
+	.ci/in-step
+	$(BIN)/nbdev_test --n_workers 2
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+export: setup  ## notebooks -> library, outputs cleaned
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+lock: setup  ## new requirements.lock from pyproject.toml
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.10 --no-python-downloads --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.lock
+	sed -i -E "s/ and platform_machine == 'x86_64' and sys_platform == 'linux'//; s/ ; platform_machine == 'x86_64' and sys_platform == 'linux'//" requirements.lock
+
+system-deps:  ## Debian packages that only some tests need (root)
+	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
+	else echo "make system-deps needs root: sudo apt-get install chromium fonts-dejavu-core"; exit 1; fi
+
+clean:  ## everything that can be made again, except runs
+	rm -rf $(VENV) build softvq_lab.egg-info

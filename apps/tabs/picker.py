@@ -1,0 +1,41 @@
+"""The choice of a run, above all tabs, and what is said when there is none yet."""
+import gradio as gr
+
+from softvq_lab.runs import Run, list_runs
+
+EMPTY = ('**No run yet.** Make one with `make demo` (tokenizer and generator on digits, some minutes on two cores), or with\n\n'
+         '`papermill nbs/train.ipynb runs/a/notebook.ipynb -p tokens 32`\n\nthen press *Look again*.')
+
+
+def choices(runs: str) -> list[tuple[str, str]]:
+    "(label, name) of the runs under `runs`, newest first; a name is the path below `runs`."
+    found = []
+    for run in list_runs(runs):
+        s = run.status
+        name = str(run.path.relative_to(runs))
+        found.append((f'{name}  -  {run.kind}, {s["state"]}' + (f' at step {s["step"]}' if s.get('step') else ''), name))
+    return found
+
+
+def resolve(runs: str, name: str | None) -> Run:
+    "The run of that name; only what `choices` offers is ever opened."
+    if not name: raise ValueError('Choose a run first.')
+    for run in list_runs(runs):
+        if str(run.path.relative_to(runs)) == name: return run
+    raise ValueError('This run is not there any more. Press Look again.')
+
+
+def build(app: gr.Blocks, runs: str) -> gr.Dropdown:
+    "Dropdown of runs, refreshed on load and on demand."
+    with gr.Row(equal_height=True):
+        run = gr.Dropdown(choices(runs), label='Run', elem_id='run', scale=5, filterable=True)
+        again = gr.Button('Look again', scale=1, min_width=120)
+    empty = gr.Markdown(EMPTY, visible=not choices(runs), elem_id='empty')
+
+    def refresh(now: str | None):
+        offered = choices(runs)
+        names = [n for _, n in offered]
+        return gr.Dropdown(choices=offered, value=now if now in names else next(iter(names), None)), gr.Markdown(visible=not offered)
+
+    gr.on([app.load, again.click], refresh, run, [run, empty], show_progress='hidden', api_name=False)
+    return run

@@ -1,0 +1,57 @@
+"""Tab Sample: new images of a class, seen as they come out of the noise."""
+import gradio as gr
+import torch
+
+from softvq_lab.data import grid
+from softvq_lab.workbench.lens import generator_for, open_lens, sample_steps
+from tabs.picker import resolve
+
+EACH = 'one of each class'
+NONE = '**No generator for this tokenizer yet.** Train one: `papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`'
+
+
+def build(run: gr.Dropdown, runs: str):
+    gr.Markdown('A generator turns noise into latent tokens, step by step, and the decoder paints them. Guidance pulls towards the class: higher is clearer and less varied; 1 is none.')
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            label = gr.Dropdown([EACH], value=EACH, label='Class', elem_id='class')
+            count = gr.Slider(1, 32, 10, step=1, label='Images', elem_id='count')
+            guidance = gr.Slider(1, 8, 1.75, step=0.05, label='Guidance', elem_id='guidance')
+            sampler = gr.Radio(['heun', 'euler'], value='heun', label='Sampler', elem_id='sampler')
+            steps = gr.Slider(1, 100, 25, step=1, label='Steps', elem_id='steps')
+            seed = gr.Number(0, precision=0, minimum=0, maximum=2**31 - 1, label='Seed', elem_id='seed')
+            with gr.Row():
+                go = gr.Button('Sample', variant='primary', elem_id='go')
+                stop = gr.Button('Stop', elem_id='stop')
+        with gr.Column(scale=5, min_width=320):
+            picture = gr.Image(label='Samples', format='png', interactive=False, buttons=['download'], elem_id='samples', elem_classes='pixel')
+            message = gr.Markdown(elem_id='sample-message')
+
+    def find(name):
+        source = resolve(runs, name)
+        found = generator_for(source, runs)
+        if found is None: raise ValueError(NONE.format(f'{runs}/{name}'))
+        return open_lens(found.path)
+
+    def on_run(name):
+        try:
+            lens = find(name)
+            return gr.Dropdown(choices=[EACH, *lens.images.class_names], value=EACH), lens.generator.config.guidance, None, ''
+        except ValueError as e: return gr.Dropdown(choices=[EACH], value=EACH), gr.skip(), None, str(e) if name else ''
+
+    def on_go(name, label, count, guidance, sampler, steps, seed):
+        try:
+            lens = find(name)
+            names = lens.images.class_names
+            count = int(count)
+            y = torch.full((count,), names.index(label)) if label in names else torch.arange(count) % len(names)
+            columns = min(count, 10 if label == EACH else 8)
+            for i, x in sample_steps(lens, y, sampler, int(steps), guidance, int(seed or 0)):
+                yield grid(x, columns, max(1, 96 // x.shape[-1])), f'step {i} of {int(steps)}'
+            told = ', '.join(names[c] for c in y.tolist()) if label not in names else f'{count} of class {label}'
+            yield gr.skip(), f'Done: {told}. Seed {int(seed or 0)} draws the same again.'
+        except ValueError as e: yield None, f'**{e}**' if not str(e).startswith('**') else str(e)
+
+    run.change(on_run, run, [label, guidance, picture, message], show_progress='hidden', api_name=False)
+    running = go.click(on_go, [run, label, count, guidance, sampler, steps, seed], [picture, message], show_progress='minimal', concurrency_id='sample', concurrency_limit=2, api_name='sample')
+    stop.click(lambda: 'Stopped.', None, message, cancels=[running], api_name=False)

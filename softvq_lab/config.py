@@ -94,7 +94,7 @@ class RunConfig:
     resume: bool = False  # go on from the newest intact checkpoint of that folder
     seed: int = Field(0, ge=0, lt=2**31)  # of weights, order of data, noise
 
-# %% ../nbs/01_config.ipynb #e6c442c5
+# %% ../nbs/01_config.ipynb #9a872a7d
 @config
 class GeneratorConfig:
     "The architecture of a generator of latents, and how it is trained and sampled by default."
@@ -126,7 +126,7 @@ class TrainGeneratorConfig:
     where: RunConfig = RunConfig()
     tokenizer_run: str = 'runs/tokenizer'  # the run folder of the tokenizer
     generator: GeneratorConfig = GeneratorConfig()
-    optim: OptimConfig = OptimConfig(steps=1500, lr=1e-3, batch_size=128, eval_every=500, checkpoint_every=250)
+    optim: OptimConfig = OptimConfig(steps=1000, eval_every=500)
 
 
 @config

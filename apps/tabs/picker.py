@@ -28,7 +28,7 @@ def resolve(runs: str, name: str | None) -> Run:
 def build(app: gr.Blocks, runs: str) -> gr.Dropdown:
     "Dropdown of runs, refreshed on load and on demand."
     with gr.Row(equal_height=True):
-        run = gr.Dropdown(choices(runs), label='Run', elem_id='run', scale=5, filterable=True)
+        run = gr.Dropdown(choices(runs), label='Run', elem_id='run', scale=5, allow_custom_value=True)  # resolve checks it: runs appear while the app is open
         again = gr.Button('Look again', scale=1, min_width=120)
     empty = gr.Markdown(EMPTY, visible=not choices(runs), elem_id='empty')
 

@@ -14,7 +14,7 @@ def build(run: gr.Dropdown, runs: str):
     gr.Markdown('A generator turns noise into latent tokens, step by step, and the decoder paints them. Guidance pulls towards the class: higher is clearer and less varied; 1 is none.')
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            label = gr.Dropdown([EACH], value=EACH, label='Class', elem_id='class')
+            label = gr.Dropdown([EACH], value=EACH, label='Class', elem_id='class', allow_custom_value=True)  # on_go checks it: an API client has not seen the choices
             count = gr.Slider(1, 32, 10, step=1, label='Images', elem_id='count')
             guidance = gr.Slider(1, 8, 1.75, step=0.05, label='Guidance', elem_id='guidance')
             sampler = gr.Radio(['heun', 'euler'], value='heun', label='Sampler', elem_id='sampler')
@@ -24,7 +24,7 @@ def build(run: gr.Dropdown, runs: str):
                 go = gr.Button('Sample', variant='primary', elem_id='go')
                 stop = gr.Button('Stop', elem_id='stop')
         with gr.Column(scale=5, min_width=320):
-            picture = gr.Image(label='Samples', format='png', interactive=False, buttons=['download'], elem_id='samples', elem_classes='pixel')
+            samples = gr.Image(label='Samples', format='png', interactive=False, buttons=['download'], elem_id='samples', elem_classes='pixel')
             message = gr.Markdown(elem_id='sample-message')
 
     def find(name):
@@ -43,15 +43,17 @@ def build(run: gr.Dropdown, runs: str):
         try:
             lens = find(name)
             names = lens.images.class_names
+            if label not in (EACH, *names): raise ValueError(f'There is no class {label!r}. Classes of this run: {", ".join(names)}.')
             count = int(count)
             y = torch.full((count,), names.index(label)) if label in names else torch.arange(count) % len(names)
             columns = min(count, 10 if label == EACH else 8)
             for i, x in sample_steps(lens, y, sampler, int(steps), guidance, int(seed or 0)):
-                yield grid(x, columns, max(1, 96 // x.shape[-1])), f'step {i} of {int(steps)}'
+                picture = grid(x, columns, max(1, 96 // x.shape[-1]))
+                yield picture, f'step {i} of {int(steps)}'
             told = ', '.join(names[c] for c in y.tolist()) if label not in names else f'{count} of class {label}'
-            yield gr.skip(), f'Done: {told}. Seed {int(seed or 0)} draws the same again.'
+            yield picture, f'Done: {told}. Seed {int(seed or 0)} draws the same again.'
         except ValueError as e: yield None, f'**{e}**' if not str(e).startswith('**') else str(e)
 
-    run.change(on_run, run, [label, guidance, picture, message], show_progress='hidden', api_name=False)
-    running = go.click(on_go, [run, label, count, guidance, sampler, steps, seed], [picture, message], show_progress='minimal', concurrency_id='sample', concurrency_limit=2, api_name='sample')
+    run.change(on_run, run, [label, guidance, samples, message], show_progress='hidden', api_name=False)
+    running = go.click(on_go, [run, label, count, guidance, sampler, steps, seed], [samples, message], show_progress='minimal', concurrency_id='sample', concurrency_limit=2, api_name='sample')
     stop.click(lambda: 'Stopped.', None, message, cancels=[running], api_name=False)

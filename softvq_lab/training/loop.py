@@ -111,7 +111,7 @@ def _step(s: _State, batch, lr: float, clip: float) -> tuple[dict[str, Tensor], 
 
 def _to(batch, device): return [b.to(device, non_blocking=True) for b in batch]
 
-# %% ../../nbs/training/02_loop.ipynb #9974b796
+# %% ../../nbs/training/02_loop.ipynb #94bbc117
 def fit(task: Task, run: Run, optim: OptimConfig, seed: int = 0, resume: bool = False):
     "Train `task` in `run`; with `resume` from its newest intact checkpoint. The averaged weights are in the last checkpoint. Raises `FloatingPointError` on NaN."
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -121,7 +121,8 @@ def fit(task: Task, run: Run, optim: OptimConfig, seed: int = 0, resume: bool = 
     if start >= optim.steps: return run.set_status('done', step=start, steps=optim.steps)
     sampler = StepSampler(len(task.data), optim.batch_size, start, optim.steps, seed, accelerator.process_index, accelerator.num_processes)
     batches = DataLoader(task.data, batch_sampler=sampler)
-    bar = tqdm(total=optim.steps, initial=start, desc=run.name, mininterval=2, file=sys.stdout, disable=not accelerator.is_main_process)
+    # plain tqdm: tqdm.auto freezes at its first line under papermill; a notebook keeps every line, so they are few there
+    bar = tqdm(total=optim.steps, initial=start, desc=run.name, mininterval=0.5 if sys.stdout.isatty() else 5, file=sys.stdout, disable=not accelerator.is_main_process)
     try:
         run.set_status('running', step=start, steps=optim.steps)
         for step, batch in enumerate(batches, start):
@@ -137,7 +138,7 @@ def fit(task: Task, run: Run, optim: OptimConfig, seed: int = 0, resume: bool = 
     finally: bar.close()
     run.set_status('done', step=optim.steps)
 
-# %% ../../nbs/training/02_loop.ipynb #32da3208
+# %% ../../nbs/training/02_loop.ipynb #70130930
 def _after(done: int, task: Task, state: _State, run: Run, optim: OptimConfig, losses: dict[str, Tensor], norm: Tensor, bar):
     "What happens when `done` steps are done: log, evaluate, save."
     due = lambda every: done % every == 0 or done == optim.steps
@@ -147,7 +148,7 @@ def _after(done: int, task: Task, state: _State, run: Run, optim: OptimConfig, l
         if not math.isfinite(values['loss']): raise FloatingPointError(f'the loss is {values["loss"]} at step {done}: try a lower lr than {optim.lr:g} (resume=True goes on from the last checkpoint)')
         log_metrics(run, done, **values, grad_norm=norm.item(), lr=lr_at(done - 1, optim))
         run.set_status('running', step=done)
-        bar.set_postfix_str(f'loss {values["loss"]:.4g}')
+        bar.set_postfix_str(f'loss {values["loss"]:.4g}', refresh=False)
     if due(optim.eval_every):
         state.ema.module.eval()
         if figures := task.evaluate(state.ema.module, done): log_metrics(run, done, **figures)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_PIXELS', 'Lens', 'open_lens', 'generator_for', 'read_upload', 'error_map', 'enlarge', 'reconstruct',
-           'heldout_gallery', 'sample_steps']
+           'heldout_gallery', 'sample_steps', 'poster']
 
-# %% ../../nbs/workbench/02_lens.ipynb #182e91bf
+# %% ../../nbs/workbench/02_lens.ipynb #d9c3254b
 import itertools
 import os
 import queue
@@ -24,13 +24,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import DataConfig, parse
-from ..data import ImageData, from_pil, load_data, to_pil
+from ..data import ImageData, from_pil, grid, load_data, to_pil
 from ..generators.sit import SiT
 from ..hub import load_generator, load_tokenizer
 from ..runs import Run, list_runs
 from ..tokenizer.model import Tokenizer
 from ..training.checkpoint import steps_of
 from ..training.losses import psnr
+from .plots import stack_pictures
 
 # %% ../../nbs/workbench/02_lens.ipynb #88a54e1a
 @dataclass(frozen=True)
@@ -174,3 +175,17 @@ def sample_steps(lens: Lens, classes: Tensor, sampler: str = 'heun', steps: int 
             if isinstance(item, BaseException): raise item
             with torch.no_grad(): yield item[0], lens.tokenizer.decode(item[1]).clamp(-1, 1)
     finally: stop.set()
+
+# %% ../../nbs/workbench/02_lens.ipynb #fac4cb61
+@torch.no_grad()
+def poster(lens: Lens, columns: int = 10, rows: int = 4, scale: int = 2) -> Image.Image:
+    "Held-out images, their reconstructions, and samples of each class (up to `columns`), captioned."
+    x = torch.stack([lens.images.heldout[i][0] for i, _, _ in heldout_gallery(lens, limit=columns)])
+    t, names = lens.tokenizer, lens.images.class_names[:columns]
+    values = f'{t.tokens} x {t.latent_dim} = {t.tokens * t.latent_dim}'
+    draw = lambda images: grid(images, columns, scale)
+    parts = [('held-out images', draw(x)), (f'decoded from {t.tokens} tokens ({values} numbers instead of {x[0].numel():,})', draw(t(x)[0]))]
+    if lens.generator:
+        z = lens.generator.sample(torch.arange(len(names)).repeat(rows), seed=1)
+        parts.append((f'drawn by class: {", ".join(names)}', draw(t.decode(z))))
+    return stack_pictures(parts)

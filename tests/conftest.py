@@ -1,0 +1,53 @@
+"""What all tests share: the apps on the path, a cache of their own, a tiny trained pair of runs."""
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT/'apps'))
+os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow: takes minutes; run by pytest -m slow')
+
+
+@pytest.fixture(scope='session')
+def root() -> Path: return ROOT
+
+
+@pytest.fixture(scope='session')
+def chromium() -> str:
+    "Path of the browser; its lack is a skip here and a failure in CI (REQUIRE_BROWSER=1)."
+    path = shutil.which('chromium') or shutil.which('chromium-browser')
+    if not path and os.environ.get('REQUIRE_BROWSER'): pytest.fail('no chromium: make system-deps')
+    if not path: pytest.skip('no chromium: make system-deps')
+    return path
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory) -> Path:
+    "A folder of two runs, `tokenizer` and `generator`, trained for a few steps on digits by the notebooks' own path."
+    from dataclasses import asdict
+
+    from softvq_lab.config import TrainConfig, TrainGeneratorConfig, parse
+    from softvq_lab.data import digits
+    from softvq_lab.hub import load_tokenizer
+    from softvq_lab.runs import open_run
+    from softvq_lab.training.generator_task import GeneratorTask
+    from softvq_lab.training.loop import fit
+    from softvq_lab.training.tokenizer_task import TokenizerTask
+
+    runs = tmp_path_factory.mktemp('runs')
+    few = dict(warmup_steps=5, eval_every=40, checkpoint_every=20)
+    c = parse(TrainConfig, dict(tokens=8, steps=40, **few))
+    t = open_run(runs/'tokenizer', 'tokenizer', asdict(c), class_names=digits(32).class_names)
+    fit(TokenizerTask(c.tokenizer, digits(32), t), t, c.optim)
+    g = parse(TrainGeneratorConfig, dict(tokenizer_run=str(t.path), steps=40, batch_size=32, **few))
+    r = open_run(runs/'generator', 'generator', asdict(g), class_names=digits(32).class_names)
+    fit(GeneratorTask(g.generator, load_tokenizer(t.path), digits(32), r), r, g.optim)
+    return runs

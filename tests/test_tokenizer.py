@@ -1,0 +1,87 @@
+"""The exported tokenizer: shapes, errors, properties, round trips."""
+import pytest
+import torch
+
+from softvq_lab.config import TokenizerConfig
+from softvq_lab.hub import load_tokenizer, save
+from softvq_lab.quantizers.base import check_quantizer
+from softvq_lab.quantizers.softvq import SoftVQ, kl_term
+from softvq_lab.tokenizer.model import Tokenizer
+
+SMALL = dict(image_size=24, latent_dim=5, codebook_size=13)
+
+
+@pytest.mark.parametrize('tokens,codebooks', [(1, 1), (6, 3), (32, 4), (64, 2)])
+def test_any_token_count(tokens, codebooks):
+    t = Tokenizer(TokenizerConfig(tokens=tokens, codebooks=codebooks, **SMALL))
+    x = torch.randn(2, 3, 24, 24)
+    y, out = t(x)
+    assert y.shape == x.shape and out.z.shape == out.z_hat.shape == (2, tokens, 5) and out.indices.shape == (2, tokens)
+    assert t.quantizer.posterior(out.z_hat).shape == (2, tokens, 13)
+
+
+@pytest.mark.parametrize('bad,says', [(dict(tokens=48, codebooks=5), 'possible codebooks'), (dict(image_size=30), 'possible patch sizes'), (dict(tau=0), 'tau'), (dict(quantizer='vqvq'), 'softvq'), (dict(tokns=3), 'tokns')])
+def test_impossible_configs_stop_before_any_work(bad, says):
+    with pytest.raises(ValueError, match=says): TokenizerConfig(**bad)
+
+
+@pytest.mark.parametrize('similarity', ['cosine', 'l2'])
+@pytest.mark.parametrize('detach', [True, False])
+@pytest.mark.parametrize('codebooks', [1, 2])
+def test_softvq_keeps_the_contract(similarity, detach, codebooks):
+    check_quantizer(SoftVQ(5, 11, codebooks, similarity, detach_logits=detach), tokens=6)
+
+
+def test_softvq_is_the_equations_written_as_loops():
+    B, G, L, D, K, tau, kl_tau = 2, 3, 6, 4, 7, 0.1, 0.02
+    torch.manual_seed(0)
+    v = SoftVQ(D, K, G, tau=tau, kl_tau=kl_tau, kl_weight=1.).double()
+    v.codebook.data.normal_()
+    z_hat = torch.randn(B, L, D)
+    unit = lambda u: u.double() / u.double().norm()
+    z, entropies, mean = torch.zeros(B, L, D, dtype=torch.float64), [], torch.zeros(K, dtype=torch.float64)
+    for b in range(B):
+        for l in range(L):
+            C = torch.stack([unit(c) for c in v.codebook[l // (L // G)]])
+            sim = torch.stack([unit(z_hat[b, l]) @ c for c in C])
+            z[b, l] = (sim / tau).exp() / (sim / tau).exp().sum() @ C
+            q = (sim / kl_tau).exp() / (sim / kl_tau).exp().sum()
+            entropies.append(-(q * q.log()).sum())
+            mean += q / (B * L)
+    out = v(z_hat)
+    torch.testing.assert_close(out.z.double(), z, rtol=1e-4, atol=1e-5)
+    expected = torch.stack(entropies).mean() + (mean * (mean + 1e-5).log()).sum()
+    torch.testing.assert_close(out.losses['kl'].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_latents_stay_within_the_hull_of_the_codewords():
+    v = SoftVQ(6, 20)
+    assert v(100 * torch.randn(4, 8, 6)).z.norm(dim=-1).max() <= 1 + 1e-5  # convex sums of unit vectors
+
+
+def test_kl_term_rewards_use_and_decision():
+    decided, alike, undecided = 1e3 * torch.eye(8), 1e3 * torch.eye(8)[:1].repeat(8, 1), torch.zeros(8, 8)
+    assert kl_term(decided, 1.) < kl_term(undecided, 1.) - 1 and kl_term(decided, 1.) < kl_term(alike, 1.) - 1
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_gives_no_nan(dtype):
+    v = SoftVQ(4, 16_384, tau=0.001)
+    z_hat = torch.cat([torch.zeros(1, 3, 4), torch.full((1, 3, 4), 7.), torch.randn(1, 3, 4)]).to(dtype).requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16): out = v(z_hat)
+    (out.z.float().sum() + out.losses['kl']).backward()
+    assert out.z.dtype == dtype and out.z.isfinite().all() and z_hat.grad.isfinite().all()
+
+
+def test_save_and_load_give_the_same_bits(tmp_path):
+    t = Tokenizer(TokenizerConfig(tokens=4, **SMALL)).eval()
+    save(t, tmp_path)
+    u, x = load_tokenizer(tmp_path), torch.randn(2, 3, 24, 24)
+    assert torch.equal(u(x)[0], t(x)[0]) and u.fingerprint == t.fingerprint
+
+
+def test_a_foreign_weight_file_is_refused_with_a_list(tmp_path):
+    save(Tokenizer(TokenizerConfig(tokens=4, **SMALL)), tmp_path/'a')
+    save(Tokenizer(TokenizerConfig(tokens=6, **SMALL)), tmp_path/'b')
+    (tmp_path/'b'/'model.safetensors').replace(tmp_path/'a'/'model.safetensors')
+    with pytest.raises(ValueError, match=r'shape of encoder.latent_tokens: \(1, 6, 96\) in the file, \(1, 4, 96\) in the model'): load_tokenizer(tmp_path/'a')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORKFLOWS', 'ConfigError', 'config', 'DataConfig', 'TokenizerConfig', 'divisors', 'OptimConfig', 'RunConfig',
            'GeneratorConfig', 'TrainConfig', 'TrainGeneratorConfig', 'SampleConfig', 'EvaluateConfig',
-           'LatentMapConfig', 'parameters', 'closest', 'parse', 'flatten']
+           'LatentMapConfig', 'flatten', 'parameters', 'closest', 'parse']
 
 # %% ../nbs/01_config.ipynb #064ef9e5
 import dataclasses
@@ -158,14 +158,17 @@ class LatentMapConfig:
 
 WORKFLOWS = {'train': TrainConfig, 'train_generator': TrainGeneratorConfig, 'evaluate': EvaluateConfig, 'latent_map': LatentMapConfig}
 
-# %% ../nbs/01_config.ipynb #2ba26341
+# %% ../nbs/01_config.ipynb #1f1abca9
+def flatten(cfg) -> dict[str, object]:
+    "The flat parameters of a parsed config: `parse(type(cfg), flatten(cfg)) == cfg`."
+    flat = {}
+    for k, v in dataclasses.asdict(cfg).items(): flat.update(v if isinstance(v, dict) else {k: v})
+    return flat
+
+
 def parameters(cls) -> dict[str, object]:
     "Every flat parameter of the workflow `cls` and its default."
-    flat = {}
-    for f in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(f.default): flat.update({g.name: getattr(f.default, g.name) for g in dataclasses.fields(f.default)})
-        else: flat[f.name] = f.default
-    return flat
+    return flatten(cls())
 
 
 def closest(name: str, options) -> str:
@@ -203,10 +206,3 @@ def parse(cls, given: dict):
         lines = '\n'.join(f'  {w}' for w in wrong)
         raise ConfigError(f"stopped before any work.\n{lines}\nPossible parameters and their defaults: {', '.join(f'{k}={v!r}' for k, v in known.items())}")
     return result
-
-# %% ../nbs/01_config.ipynb #ed533411
-def flatten(cfg) -> dict[str, object]:
-    "The flat parameters of a parsed config: `parse(type(cfg), flatten(cfg)) == cfg`."
-    flat = {}
-    for k, v in dataclasses.asdict(cfg).items(): flat.update(v if isinstance(v, dict) else {k: v})
-    return flat

@@ -120,8 +120,7 @@ def test_a_person_reconstructs_and_samples(page, url, root, tmp_path):
     page.locator('#rec-reconstruction img').wait_for(timeout=30_000)  # the first image of the newest run, unasked
     first = page.locator('#rec-reconstruction img').get_attribute('src')
     page.locator('#heldout button img').nth(3).click()
-    page.wait_for_function('s => document.querySelector("#rec-reconstruction img")?.src != s', arg=page.evaluate('document.querySelector("#rec-reconstruction img").src'))
-    assert page.locator('#rec-reconstruction img').get_attribute('src') != first
+    page.wait_for_function('s => (i => i && i.getAttribute("src") != s)(document.querySelector("#rec-reconstruction img"))', arg=first)
     assert re.search(r'PSNR \d+\.\d dB', page.locator('#rec-message').inner_text())
     page.screenshot(path=shots/'reconstruct.png')
 

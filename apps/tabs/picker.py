@@ -1,4 +1,4 @@
-"""The choice of a run, above all tabs, and what is said when there is none yet."""
+"""What all tabs share: the choice of a run, what is said when there is none yet, and a captioned picture."""
 import gradio as gr
 
 from softvq_lab.runs import Run, list_runs
@@ -25,11 +25,18 @@ def resolve(runs: str, name: str | None) -> Run:
     raise ValueError('This run is not there any more. Press Look again.')
 
 
+def picture(elem_id: str, caption: str) -> gr.Image:
+    "A picture to look at, its caption above it: Gradio's own label would lie on the image."
+    with gr.Column(min_width=200):
+        gr.Markdown(caption)
+        return gr.Image(show_label=False, format='png', interactive=False, buttons=['download'], elem_id=elem_id, elem_classes='pixel')
+
+
 def build(app: gr.Blocks, runs: str) -> gr.Dropdown:
     "Dropdown of runs, refreshed on load and on demand."
-    with gr.Row(equal_height=True):
-        run = gr.Dropdown(choices(runs), label='Run', elem_id='run', scale=5, allow_custom_value=True)  # resolve checks it: runs appear while the app is open
-        again = gr.Button('Look again', scale=1, min_width=120)
+    with gr.Row():
+        run = gr.Dropdown(choices(runs), value=None, label='Run', elem_id='run', scale=5, allow_custom_value=True)  # resolve checks it: runs appear while the app is open
+        again = gr.Button('Look again', scale=0, min_width=110, size='sm')
     empty = gr.Markdown(EMPTY, visible=not choices(runs), elem_id='empty')
 
     def refresh(now: str | None):

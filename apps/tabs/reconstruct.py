@@ -2,7 +2,7 @@
 import gradio as gr
 
 from softvq_lab.workbench.lens import enlarge, heldout_gallery, open_lens, read_upload, reconstruct
-from tabs.picker import resolve
+from tabs.picker import picture, resolve
 
 ANY = 'all classes'
 
@@ -12,12 +12,13 @@ def build(run: gr.Dropdown, runs: str):
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             classes = gr.Dropdown([ANY], value=ANY, label='Class', elem_id='rec-class')
-            gallery = gr.Gallery(label='Held-out images', columns=6, height=300, allow_preview=False, object_fit='contain', elem_id='heldout', elem_classes='pixel', buttons=[])
+            gr.Markdown('Held-out images')
+            gallery = gr.Gallery(show_label=False, columns=3, height=330, allow_preview=False, object_fit='contain', elem_id='heldout', elem_classes='pixel', buttons=[])
             upload = gr.File(label='Your own image', type='filepath', elem_id='upload', height=120)
         with gr.Column(scale=5, min_width=320):
             with gr.Row():
-                pictures = [gr.Image(label=l, format='png', interactive=False, buttons=['download'], elem_id=f'rec-{i}', elem_classes='pixel', min_width=200) for i, l in
-                            [('original', 'Original'), ('reconstruction', 'Reconstruction'), ('error', 'Error (bright: half the range or more)')]]
+                pictures = [picture(f'rec-{i}', caption) for i, caption in
+                            [('original', 'Original'), ('reconstruction', 'Reconstruction'), ('error', 'Error (brightest: half the range or more)')]]
             message = gr.Markdown(elem_id='rec-message')
     shown = gr.State([])  # indices of the gallery's images
 

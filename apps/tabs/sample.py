@@ -4,7 +4,7 @@ import torch
 
 from softvq_lab.data import grid
 from softvq_lab.workbench.lens import generator_for, open_lens, sample_steps
-from tabs.picker import resolve
+from tabs.picker import picture, resolve
 
 EACH = 'one of each class'
 NONE = '**No generator for this tokenizer yet.** Train one: `papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`'
@@ -24,7 +24,7 @@ def build(run: gr.Dropdown, runs: str):
                 go = gr.Button('Sample', variant='primary', elem_id='go')
                 stop = gr.Button('Stop', elem_id='stop')
         with gr.Column(scale=5, min_width=320):
-            samples = gr.Image(label='Samples', format='png', interactive=False, buttons=['download'], elem_id='samples', elem_classes='pixel')
+            samples = picture('samples', 'Samples')
             message = gr.Markdown(elem_id='sample-message')
 
     def find(name):
@@ -48,10 +48,10 @@ def build(run: gr.Dropdown, runs: str):
             y = torch.full((count,), names.index(label)) if label in names else torch.arange(count) % len(names)
             columns = min(count, 10 if label == EACH else 8)
             for i, x in sample_steps(lens, y, sampler, int(steps), guidance, int(seed or 0)):
-                picture = grid(x, columns, max(1, 96 // x.shape[-1]))
-                yield picture, f'step {i} of {int(steps)}'
+                sheet = grid(x, columns, max(1, 96 // x.shape[-1]))
+                yield sheet, f'step {i} of {int(steps)}'
             told = ', '.join(names[c] for c in y.tolist()) if label not in names else f'{count} of class {label}'
-            yield picture, f'Done: {told}. Seed {int(seed or 0)} draws the same again.'
+            yield sheet, f'Done: {told}. Seed {int(seed or 0)} draws the same again.'
         except ValueError as e: yield None, f'**{e}**' if not str(e).startswith('**') else str(e)
 
     run.change(on_run, run, [label, guidance, samples, message], show_progress='hidden', api_name=False)

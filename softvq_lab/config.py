@@ -27,7 +27,7 @@ def config(cls):
     "Make `cls` a frozen, keyword-only, checked dataclass that refuses unknown fields."
     return pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra='forbid', allow_inf_nan=False))(cls)
 
-# %% ../nbs/01_config.ipynb #5d215892
+# %% ../nbs/01_config.ipynb #161bdaad
 @config
 class DataConfig:
     "Which images."
@@ -48,18 +48,28 @@ class TokenizerConfig:
     preset: Literal['tiny'] = 'tiny'  # size of encoder and decoder
     tokens: int = Field(32, ge=1, le=4096)  # L: latent tokens of an image
     latent_dim: int = Field(8, ge=1, le=1024)  # D: width of a latent token
-    quantizer: Literal['softvq'] = 'softvq'  # what stands between encoder and decoder
+    quantizer: Literal['softvq', 'gmmvq', 'vq', 'ae', 'kl', 'fsq', 'lfq', 'simvq', 'rotation'] = 'softvq'  # what stands between encoder and decoder
     codebook_size: int = Field(256, ge=2, le=1_000_000)  # K: codewords in each codebook
-    codebooks: int = Field(1, ge=1, le=64)  # G: runs of tokens, each with its own codebook
+    codebooks: int = Field(1, ge=1, le=64)  # G: runs of tokens, each with its own codebook (softvq, gmmvq, vq)
+    groups: int = Field(1, ge=1, le=64)  # product quantization: groups of channels, each with its own quantizer (equation 12)
+    residual: int = Field(1, ge=1, le=16)  # residual quantization: layers (equation 13)
     similarity: Literal['cosine', 'l2'] = 'cosine'  # released code: cosine; equation 4 of the paper: l2
-    tau: float = Field(0.07, gt=0, le=100)  # temperature of the softmax over codewords
+    tau: float = Field(0.07, gt=0, le=100)  # temperature of the softmax over codewords; gmmvq: where its sharpness starts
+    learn_tau: bool = False  # softvq: learn the temperature
     detach_logits: bool = True  # codewords get gradients through the weighted sum only, as released
     kl_tau: float = Field(0.01, gt=0, le=100)  # temperature inside the KL term; released code: 0.01, not tau
-    kl_weight: float = Field(0.01, ge=0)  # weight of the KL term H(q) - H(E q)
+    kl_weight: float = Field(0.01, ge=0)  # softvq, gmmvq: weight of the KL term E H(q) - H(E q)
+    vae_weight: float = Field(1e-6, ge=0)  # kl: weight of the Gaussian KL of an image
+    commitment: float = Field(0.25, ge=0)  # vq: weight of the commitment loss
+    codebook_ema: float = Field(0.0, ge=0, lt=1)  # vq: codewords as moving averages of this decay; 0: learned by gradient
+    revive: bool = False  # vq: put dead codewords at latents of the batch
 
     def __post_init__(self):
         if self.image_size % self.patch_size: raise ValueError(f'image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; possible patch sizes: {divisors(self.image_size, 2, 64)}')
         if self.tokens % self.codebooks: raise ValueError(f'tokens={self.tokens} cannot be split over codebooks={self.codebooks}; possible codebooks: {divisors(self.tokens, 1, 64)}')
+        if self.latent_dim % self.groups: raise ValueError(f'latent_dim={self.latent_dim} cannot be split in groups={self.groups}; possible groups: {divisors(self.latent_dim, 1, 64)}')
+        composed = {n for n, v in (('codebooks', self.codebooks), ('groups', self.groups), ('residual', self.residual)) if v > 1}
+        if composed and self.quantizer not in ('softvq', 'gmmvq', 'vq'): raise ValueError(f'{", ".join(sorted(composed))} above 1 is for softvq, gmmvq and vq, not for quantizer={self.quantizer!r}')
 
 
 def divisors(n: int, low: int, high: int) -> list[int]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ssim', 'reconstruct_split', 'reconstruction_figures']
 
-# %% ../../nbs/evaluation/01_image_metrics.ipynb #82cc8587
+# %% ../../nbs/evaluation/01_image_metrics.ipynb #4b23a4ac
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -13,7 +13,6 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from ..data import ImageData
 from .passport import passport
-from ..quantizers.base import codebook_stats
 from ..tokenizer.model import Tokenizer
 from ..training.losses import psnr
 
@@ -22,19 +21,19 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     "Structural similarity of each image (B, 3, H, W) in [-1, 1], by torchmetrics: 1 for equal images."
     return structural_similarity_index_measure(x.clamp(-1, 1), y.clamp(-1, 1), data_range=2., reduction='none')
 
-# %% ../../nbs/evaluation/01_image_metrics.ipynb #2759a815
+# %% ../../nbs/evaluation/01_image_metrics.ipynb #902fa8e7
 @torch.no_grad()
 def reconstruct_split(tokenizer: Tokenizer, data: ImageData, batch_size: int = 128) -> dict[str, Tensor]:
-    "Originals, reconstructions (clipped), PSNR and SSIM of each held-out image, and `stats` of the codebook over all of them."
+    "Originals, reconstructions (clipped), PSNR and SSIM of each held-out image, and `stats` of the codebook over all of them (as many as fit in a GiB of weights). In eval mode."
     device = next(tokenizer.parameters()).device
-    rows, posteriors = [], []
+    rows, latents = [], []
     for x, _ in DataLoader(data.heldout, batch_size):
-        z_hat = tokenizer.embed(x.to(device))
-        y = tokenizer.decode(tokenizer.quantizer(z_hat).z).clamp(-1, 1).cpu()
+        latents.append(tokenizer.embed(x.to(device)))
+        y = tokenizer.decode(tokenizer.quantizer(latents[-1]).z).clamp(-1, 1).cpu()
         rows.append((x, y, psnr(x, y), ssim(x, y)))
-        if (q := tokenizer.quantizer.posterior(z_hat)) is not None: posteriors.append(q.cpu())
+    most = max(1, 2**28 // (tokenizer.tokens * tokenizer.config.codebook_size))  # so many images' weights fit in a GiB
     out = dict(zip(('original', 'reconstruction', 'psnr', 'ssim'), map(torch.cat, zip(*rows))))
-    return out | {'stats': codebook_stats(torch.cat(posteriors), getattr(tokenizer.quantizer, 'codebooks', 1)) if posteriors else {}}
+    return out | {'stats': tokenizer.quantizer(torch.cat(latents)[:most]).stats}
 
 
 def reconstruction_figures(result: dict, data: ImageData) -> tuple[dict[str, float], dict]:

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['kl_term', 'unit', 'SoftVQ']
 
-# %% ../../nbs/quantizers/01_softvq.ipynb #0ab030c7
+# %% ../../nbs/quantizers/01_softvq.ipynb #09f8ba51
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .base import QuantOut, Quantizer, codebook_stats
+from .base import QuantOut, Quantizer, UsageWindow, codebook_stats
 
 # %% ../../nbs/quantizers/01_softvq.ipynb #16235fc1
 def kl_term(similarity: Tensor, tau: float) -> Tensor:
@@ -22,7 +24,7 @@ def kl_term(similarity: Tensor, tau: float) -> Tensor:
     sample_entropy = -(q * logits.log_softmax(-1)).sum(-1).mean()
     return sample_entropy + (mean * (mean + 1e-5).log()).sum()
 
-# %% ../../nbs/quantizers/01_softvq.ipynb #6a551dfc
+# %% ../../nbs/quantizers/01_softvq.ipynb #a557bb14
 def unit(v: Tensor) -> Tensor:
     "`v` scaled to length 1 along its last axis, in float32; a zero vector stays zero."
     return F.normalize(v.float(), dim=-1, eps=1e-6)
@@ -40,13 +42,23 @@ class SoftVQ(Quantizer):
         detach_logits: bool = True,  # codewords get gradients through the weighted sum only
         kl_tau: float = 0.01,  # temperature of the KL term
         kl_weight: float = 0.01,  # weight of the KL term; 0 leaves it out
+        learn_tau: bool = False,  # make the temperature a parameter (its logarithm is learned)
     ):
         super().__init__()
         if similarity not in ('cosine', 'l2'): raise ValueError(f"similarity={similarity!r}; possible: 'cosine' (released), 'l2' (equation 4 of the paper)")
         if tau <= 0 or kl_tau <= 0: raise ValueError(f'temperatures must be above 0, not tau={tau}, kl_tau={kl_tau}')
         self.latent_dim, self.codebook_size, self.codebooks = latent_dim, codebook_size, codebooks
-        self.similarity, self.tau, self.detach_logits, self.kl_tau, self.kl_weight = similarity, tau, detach_logits, kl_tau, kl_weight
+        self.similarity, self.detach_logits, self.kl_tau, self.kl_weight = similarity, detach_logits, kl_tau, kl_weight
+        self.log_tau = nn.Parameter(torch.tensor(math.log(tau))) if learn_tau else math.log(tau)
         self.codebook = nn.Parameter(unit(torch.randn(codebooks, codebook_size, latent_dim)))
+        self.window = UsageWindow(codebooks, codebook_size)
+
+    @property
+    def tau(self) -> float: return math.exp(self.log_tau)
+    @tau.setter
+    def tau(self, value: float):
+        if isinstance(self.log_tau, Tensor): self.log_tau.data.fill_(math.log(value))
+        else: self.log_tau = math.log(value)
 
     def codewords(self) -> Tensor:
         "The codewords as they are mixed: (G, K, D), of length 1 for `cosine`."
@@ -61,9 +73,13 @@ class SoftVQ(Quantizer):
         if self.similarity == 'cosine': return torch.einsum('gbld,gkd->gblk', unit(z_hat), C)
         return rearrange(-torch.cdist(rearrange(z_hat, 'g b l d -> g (b l) d'), C), 'g (b l) k -> g b l k', b=B)
 
+    def sharpness(self, z_hat: Tensor) -> Tensor | float:
+        "What similarities are multiplied by before the softmax: 1 / tau. Broadcasts over (G, B, L/G, K)."
+        return torch.exp(-self.log_tau) if isinstance(self.log_tau, Tensor) else math.exp(-self.log_tau)
+
     def posterior(self, z_hat: Tensor) -> Tensor:
         with torch.autocast(z_hat.device.type, enabled=False):
-            return rearrange((self.similarities(z_hat) / self.tau).softmax(-1), 'g b l k -> b (g l) k')
+            return rearrange((self.similarities(z_hat) * self.sharpness(z_hat)).softmax(-1), 'g b l k -> b (g l) k')
 
     def mix(self, q: Tensor) -> Tensor:
         "Weights (B, L, K) -> latents (B, L, D): what the decoder would receive for any weights."
@@ -72,9 +88,11 @@ class SoftVQ(Quantizer):
     def forward(self, z_hat: Tensor) -> QuantOut:
         with torch.autocast(z_hat.device.type, enabled=False):
             sim = self.similarities(z_hat)
-            q = rearrange((sim / self.tau).softmax(-1), 'g b l k -> b (g l) k')
-            z = self.mix(q).to(z_hat.dtype)
+            q = (sim * self.sharpness(z_hat)).softmax(-1)  # (G, B, L/G, K)
+            z = rearrange(torch.einsum('gblk,gkd->gbld', q, self.codewords()), 'g b l d -> b (g l) d').to(z_hat.dtype)
             losses = {'kl': self.kl_weight * kl_term(sim, self.kl_tau)} if self.kl_weight else {}
-        return QuantOut(z, z_hat, losses, codebook_stats(q, self.codebooks), q.argmax(-1))
+            indices, stats = q.argmax(-1), codebook_stats(q.flatten(1, 2))
+            if self.training: stats['window_usage'] = self.window(indices.flatten(1))
+        return QuantOut(z, z_hat, losses, stats, rearrange(indices, 'g b l -> b (g l)'))
 
     def extra_repr(self) -> str: return f'D={self.latent_dim}, K={self.codebook_size}, G={self.codebooks}, similarity={self.similarity}, tau={self.tau}'

@@ -27,7 +27,7 @@ def config(cls):
     "Make `cls` a frozen, keyword-only, checked dataclass that refuses unknown fields."
     return pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra='forbid', allow_inf_nan=False))(cls)
 
-# %% ../nbs/01_config.ipynb #161bdaad
+# %% ../nbs/01_config.ipynb #2a050d5a
 @config
 class DataConfig:
     "Which images."
@@ -45,15 +45,19 @@ class TokenizerConfig:
     "The architecture of a tokenizer: all that is needed, with the weights, to rebuild it."
     image_size: int = Field(32, ge=8, le=2048)  # height and width in pixels
     patch_size: int = Field(8, ge=2, le=64)  # side of the ViT's patches in pixels
-    preset: Literal['tiny'] = 'tiny'  # size of encoder and decoder
+    preset: Literal['tiny', 'S', 'B', 'BL', 'L'] = 'tiny'  # size of encoder and decoder; S to L: 45, 173, 391, 608 M parameters
     tokens: int = Field(32, ge=1, le=4096)  # L: latent tokens of an image
     latent_dim: int = Field(8, ge=1, le=1024)  # D: width of a latent token
+    decoder_cls: bool = True  # a class token in the decoder, as in the encoder
+    keep: Literal['all', 'uniform'] = 'all'  # uniform: in training only the first k tokens reach the decoder, k uniform in 1..L, so that any k serves later
+    mask_patches: float = Field(0.0, ge=0, lt=1)  # share of patches hidden from the encoder in training (MAETok)
+    latent_noise: float = Field(0.0, ge=0)  # deviation of noise on the latents in training (denoising tokenizers)
     quantizer: Literal['softvq', 'gmmvq', 'vq', 'ae', 'kl', 'fsq', 'lfq', 'simvq', 'rotation'] = 'softvq'  # what stands between encoder and decoder
     codebook_size: int = Field(256, ge=2, le=1_000_000)  # K: codewords in each codebook
     codebooks: int = Field(1, ge=1, le=64)  # G: runs of tokens, each with its own codebook (softvq, gmmvq, vq)
     groups: int = Field(1, ge=1, le=64)  # product quantization: groups of channels, each with its own quantizer (equation 12)
     residual: int = Field(1, ge=1, le=16)  # residual quantization: layers (equation 13)
-    similarity: Literal['cosine', 'l2'] = 'cosine'  # released code: cosine; equation 4 of the paper: l2
+    similarity: Literal['cosine', 'l2', 'dot'] = 'cosine'  # released code: cosine (dot without its L2 norm flag); equation 4 of the paper: l2
     tau: float = Field(0.07, gt=0, le=100)  # temperature of the softmax over codewords; gmmvq: where its sharpness starts
     learn_tau: bool = False  # softvq: learn the temperature
     detach_logits: bool = True  # codewords get gradients through the weighted sum only, as released

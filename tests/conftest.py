@@ -1,13 +1,11 @@
 """What all tests share: the apps on the path, a cache of their own, a tiny trained pair of runs."""
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT/'apps'))
 os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from .base import QuantOut, Quantizer, UsageWindow, codebook_stats
 
-# %% ../../nbs/quantizers/01_softvq.ipynb #16235fc1
+# %% ../../nbs/quantizers/01_softvq.ipynb #c5dbaaf8
 def kl_term(similarity: Tensor, tau: float) -> Tensor:
     "E H(q) - H(E q) of q = softmax(similarity / tau) over the last axis, averaged over all others."
     logits = similarity.flatten(0, -2).float() / tau
     q = logits.softmax(-1)
     mean = q.mean(0)
     sample_entropy = -(q * logits.log_softmax(-1)).sum(-1).mean()
-    return sample_entropy + (mean * (mean + 1e-5).log()).sum()
+    return sample_entropy + (mean * (mean + 1e-6).log()).sum()
 
-# %% ../../nbs/quantizers/01_softvq.ipynb #a557bb14
+# %% ../../nbs/quantizers/01_softvq.ipynb #e32f7626
 def unit(v: Tensor) -> Tensor:
     "`v` scaled to length 1 along its last axis, in float32; a zero vector stays zero."
     return F.normalize(v.float(), dim=-1, eps=1e-6)
@@ -37,7 +37,7 @@ class SoftVQ(Quantizer):
         latent_dim: int,  # D
         codebook_size: int,  # K
         codebooks: int = 1,  # G: runs of L/G tokens, each with its own codebook
-        similarity: str = 'cosine',  # 'cosine' or 'l2'
+        similarity: str = 'cosine',  # 'cosine', 'dot' or 'l2'
         tau: float = 0.07,  # temperature of the posterior
         detach_logits: bool = True,  # codewords get gradients through the weighted sum only
         kl_tau: float = 0.01,  # temperature of the KL term
@@ -45,7 +45,7 @@ class SoftVQ(Quantizer):
         learn_tau: bool = False,  # make the temperature a parameter (its logarithm is learned)
     ):
         super().__init__()
-        if similarity not in ('cosine', 'l2'): raise ValueError(f"similarity={similarity!r}; possible: 'cosine' (released), 'l2' (equation 4 of the paper)")
+        if similarity not in ('cosine', 'l2', 'dot'): raise ValueError(f"similarity={similarity!r}; possible: 'cosine' (released), 'dot' (released without L2 norm), 'l2' (equation 4 of the paper)")
         if tau <= 0 or kl_tau <= 0: raise ValueError(f'temperatures must be above 0, not tau={tau}, kl_tau={kl_tau}')
         self.latent_dim, self.codebook_size, self.codebooks = latent_dim, codebook_size, codebooks
         self.similarity, self.detach_logits, self.kl_tau, self.kl_weight = similarity, detach_logits, kl_tau, kl_weight
@@ -65,12 +65,12 @@ class SoftVQ(Quantizer):
         return unit(self.codebook) if self.similarity == 'cosine' else self.codebook.float()
 
     def similarities(self, z_hat: Tensor) -> Tensor:
-        "sim(z_hat, codeword): latents (B, L, D) -> (G, B, L/G, K); inner product of unit vectors, or minus the distance."
+        "sim(z_hat, codeword): latents (B, L, D) -> (G, B, L/G, K); inner product of unit vectors, of the vectors as they are, or minus the distance."
         B, L, D = z_hat.shape
         if D != self.latent_dim or L % self.codebooks: raise ValueError(f'latents (B, L, D) must have D={self.latent_dim} and L a multiple of codebooks={self.codebooks}; got {(B, L, D)}')
         z_hat, C = rearrange(z_hat.float(), 'b (g l) d -> g b l d', g=self.codebooks), self.codewords()
         if self.detach_logits: C = C.detach()
-        if self.similarity == 'cosine': return torch.einsum('gbld,gkd->gblk', unit(z_hat), C)
+        if self.similarity != 'l2': return torch.einsum('gbld,gkd->gblk', unit(z_hat) if self.similarity == 'cosine' else z_hat, C)
         return rearrange(-torch.cdist(rearrange(z_hat, 'g b l d -> g (b l) d'), C), 'g (b l) k -> g b l k', b=B)
 
     def sharpness(self, z_hat: Tensor) -> Tensor | float:

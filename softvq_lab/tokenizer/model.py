@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_quantizer', 'fingerprint', 'Tokenizer']
 
-# %% ../../nbs/tokenizer/01_model.ipynb #24feca61
+# %% ../../nbs/tokenizer/01_model.ipynb #418b1a26
 import dataclasses
 import hashlib
 import json
@@ -21,7 +21,7 @@ from ..quantizers.external import External
 from ..quantizers.gmmvq import GMMVQ
 from ..quantizers.softvq import SoftVQ
 from ..quantizers.vq import VQ
-from .vit import Decoder, Encoder, make_trunk
+from .vit import PRESETS, Decoder, Encoder, make_trunk
 
 # %% ../../nbs/tokenizer/01_model.ipynb #6d6ae055
 def make_quantizer(c: TokenizerConfig) -> Quantizer:
@@ -43,20 +43,19 @@ def fingerprint(model: nn.Module, config) -> str:
     for name, t in sorted(model.state_dict().items()): digest.update(name.encode() + t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if t.ndim else name.encode() + str(t.item()).encode())
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/tokenizer/01_model.ipynb #af697a6f
+# %% ../../nbs/tokenizer/01_model.ipynb #a8c7df21
 class Tokenizer(nn.Module):
     "Images (B, 3, H, W) in [-1, 1] <-> latents (B, L, D)."
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.config = config
-        trunks = [make_trunk(config.preset, config.image_size, config.patch_size) for _ in range(2)]
-        width = trunks[0].embed_dim
-        self.encoder = Encoder(trunks[0], config.tokens)
+        enc, dec = PRESETS[config.preset]
+        self.encoder = Encoder(make_trunk(enc, config.image_size, config.patch_size), config.tokens)
         self.quantizer = make_quantizer(config)
-        self.to_latent = nn.Linear(width, self.quantizer.input_dim or config.latent_dim)
-        self.from_latent = nn.Linear(config.latent_dim, width)
-        self.decoder = Decoder(trunks[1], config.tokens)
+        self.to_latent = nn.Linear(self.encoder.model.embed_dim, self.quantizer.input_dim or config.latent_dim)
+        self.decoder = Decoder(make_trunk(dec, config.image_size, config.patch_size, config.decoder_cls), config.tokens)
+        self.from_latent = nn.Linear(config.latent_dim, self.decoder.model.embed_dim)
         self.latent_stats = None  # latents.stats.LatentStats, once measured
 
     @property
@@ -71,15 +70,16 @@ class Tokenizer(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         "Images (B, 3, H, W) in [-1, 1] -> z_hat (B, L, D), before the quantizer."
         if x.shape[-2:] != (self.image_size,) * 2: raise ValueError(f'this tokenizer takes {self.image_size}x{self.image_size} images, got {tuple(x.shape)}')
-        return self.to_latent(self.encoder(x))
+        return self.to_latent(self.encoder(x, self.config.mask_patches if self.training else 0.))
 
     def encode(self, x: Tensor) -> QuantOut:
         "Images (B, 3, H, W) in [-1, 1] -> QuantOut with z (B, L, D)."
         return self.quantizer(self.embed(x))
 
     def decode(self, z: Tensor) -> Tensor:
-        "Latents (B, L, D) -> images (B, 3, H, W), about [-1, 1], not clipped."
-        if z.shape[1:] != (self.tokens, self.latent_dim): raise ValueError(f'this tokenizer decodes latents (B, {self.tokens}, {self.latent_dim}), got {tuple(z.shape)}')
+        "Latents (B, L, D) -> images (B, 3, H, W), about [-1, 1], not clipped. A tokenizer trained with keep='uniform' decodes the first k tokens as well: `decode(z[:, :k])`."
+        few = self.config.keep == 'uniform' and 1 <= z.shape[1] < self.tokens
+        if z.ndim != 3 or z.shape[2] != self.latent_dim or not (few or z.shape[1] == self.tokens): raise ValueError(f'this tokenizer decodes latents (B, {self.tokens}, {self.latent_dim})' + (' or fewer tokens' if self.config.keep == 'uniform' else '') + f', got {tuple(z.shape)}')
         return self.decoder(self.from_latent(z))
 
     def describe(self) -> dict:
@@ -90,4 +90,8 @@ class Tokenizer(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, QuantOut]:
         "Reconstruction (B, 3, H, W) and QuantOut."
         out = self.encode(x)
-        return self.decode(out.z), out
+        z = out.z
+        if self.training:
+            if self.config.latent_noise: z = z + self.config.latent_noise * torch.randn_like(z)
+            if self.config.keep == 'uniform': z = z[:, :torch.randint(1, self.tokens + 1, ()).item()]
+        return self.decode(z), out

@@ -1,0 +1,139 @@
+"""Released checkpoints: the numbers that the authors' code computes, and the family of their configs.
+
+No trained weights can be had here: weights follow from their names (tests/parity/fill.py), on both sides.
+"""
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from safetensors.torch import save_file
+
+from softvq_lab.config import TokenizerConfig
+from softvq_lab.hub import load_tokenizer
+from softvq_lab.quantizers.continuous import AE, KL
+from softvq_lab.quantizers.softvq import SoftVQ
+from softvq_lab.quantizers.vq import VQ
+from softvq_lab.released import LEFT_OUT, load_released_aligner
+from softvq_lab.tokenizer.model import Tokenizer
+from parity.fill import images, weight
+
+PARITY = Path(__file__).parent/'parity'
+CONFIG = json.loads((PARITY/'softvq-s-64.config.json').read_text())
+KEYS = {k: tuple(s) for k, s in json.loads((PARITY/'softvq-s-64.keys.json').read_text()).items()}
+
+
+def error(ours, expected) -> float:
+    expected = torch.as_tensor(expected).double()
+    return ((torch.as_tensor(ours).double() - expected).norm() / expected.norm()).item()
+
+
+@pytest.fixture(scope='module')
+def released(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('softvq-s-64')
+    save_file({k: weight(k, s) for k, s in KEYS.items()}, folder/'model.safetensors')
+    shutil.copy(PARITY/'softvq-s-64.config.json', folder/'config.json')
+    return folder
+
+
+def test_softvq_s_64_computes_what_the_released_model_computes(released):
+    expected = np.load(PARITY/'softvq-s-64.npz')
+    t, align, x = load_tokenizer(released), load_released_aligner(released), images(2, 256)
+    assert abs(x.double().sum().item() / expected['x_sum'].item() - 1) < 1e-5
+    with torch.no_grad():
+        h = t.embed(x)
+        out = t.quantizer(h)
+        y = t.decode(out.z)
+    assert error(h, expected['h']) < 1e-4 and error(out.z, expected['z']) < 1e-4
+    assert error(y[..., ::8, ::8], expected['rec_strided']) < 1e-4
+    assert abs(y.mean().item() - expected['rec_mean'].item()) < 1e-5 and error(y.std(), expected['rec_std'].item()) < 1e-4
+    by_codebook = rearrange(out.indices, 'b (g l) -> g b l', g=4)
+    assert torch.equal(by_codebook.reshape(2, 4, 16), torch.from_numpy(expected['indices']))  # the released tensor is this one, read along the wrong axes
+
+    y, out = t.train()(x)
+    aligned = align.train()(out.z, x)
+    assert error(out.losses['kl'].detach(), expected['entropy_loss']) < 1e-4 and error(aligned.detach(), expected['align_loss']) < 1e-4
+    ((y - x).square().mean() + out.losses['kl'] + aligned).backward()
+    assert error(t.quantizer.codebook.grad.norm(), expected['grad_embedding_norm']) < 1e-4
+    assert error(t.to_latent.weight.grad.norm(), expected['grad_quant_conv_norm']) < 1e-4
+    assert error(t.encoder.latent_tokens.grad[0, :4, :8], expected['grad_latent_tokens']) < 1e-4
+    assert all(p.grad is None for p in align.teacher.parameters()) and align.projector[0].weight.grad.abs().sum() > 0
+
+
+def folder_of(path, quantizer='softvq', **changes):
+    "A made-up released folder: the names and shapes of a config of the family."
+    info = {**CONFIG, **changes}
+    dim, tokens, (enc, dec) = info['codebook_embed_dim'], info['num_latent_tokens'], (384 if 'small' in info[k] else 768 for k in ('encoder_model', 'decoder_model'))
+    ours = {'softvq': dict(quantizer='softvq', codebooks=info['num_codebooks'], codebook_size=info['codebook_size']), 'vq': dict(quantizer='vq', codebook_size=info['codebook_size'])}.get(quantizer, dict(quantizer=quantizer))
+    preset = {(384, 384): 'S', (768, 768): 'B'}[enc, dec]
+    with torch.device('meta'):
+        t = Tokenizer(TokenizerConfig(image_size=info['image_size'], patch_size=info['enc_patch_size'], preset=preset, tokens=tokens, latent_dim=dim, decoder_cls=info['dec_cls_token'], **ours))
+    names = {}
+    for k, v in t.state_dict().items():
+        for a, b in (('to_latent.', 'quant_conv.'), ('from_latent.', 'post_quant_conv.'), ('decoder.to_pixel.', 'decoder.to_pixel.model.')): k = b + k.removeprefix(a) if k.startswith(a) else k
+        if k == 'quantizer.codebook': k, v = ('quantize.embedding', v) if quantizer == 'softvq' else ('quantize.embedding.weight', v[0])
+        names[k] = tuple(v.shape)
+    names |= {'decoder.model.patch_embed.proj.weight': (dec, 3, 16, 16), 'decoder.model.patch_embed.proj.bias': (dec,)}
+    if quantizer in ('softvq', 'vq'): names['quantize.codebook_used'] = (65536,)
+    save_file({k: weight(k, s) for k, s in names.items()}, path/'model.safetensors')
+    (path/'config.json').write_text(json.dumps(info))
+    return names
+
+
+BASE = dict(encoder_model='vit_base_patch14_dinov2.lvd142m', decoder_model='vit_base_patch14_dinov2.lvd142m')
+
+
+@pytest.mark.parametrize('quantizer,changes,kind', [
+    ('softvq', dict(num_latent_tokens=32, repa=False), SoftVQ),
+    ('softvq', dict(num_codebooks=1, codebook_l2_norm=False, codebook_size=512), SoftVQ),
+    ('softvq', dict(image_size=512, repa=False), SoftVQ),
+    ('softvq', dict(dec_cls_token=False, tau=0.1), SoftVQ),
+    ('softvq', dict(**BASE, codebook_size=256), SoftVQ),
+    ('vq', dict(codebook_size=1024, codebook_embed_dim=8), VQ),
+    ('vq', dict(codebook_size=1024, codebook_l2_norm=False), VQ),
+    ('kl', dict(codebook_embed_dim=16), KL),
+    ('ae', dict(num_latent_tokens=128), AE),
+], ids=lambda v: '-'.join(map(str, v.values()))[:40] if isinstance(v, dict) else None)
+def test_the_family_of_released_configs_loads(tmp_path, quantizer, changes, kind):
+    folder_of(tmp_path, quantizer, **changes)
+    t = load_tokenizer(tmp_path)
+    info = {**CONFIG, **changes}
+    assert type(t.quantizer) is kind and t.tokens == info['num_latent_tokens'] and t.latent_dim == info['codebook_embed_dim']
+    with torch.no_grad():
+        y, out = t(images(1, info['image_size']))
+    assert y.shape == (1, 3, info['image_size'], info['image_size']) and y.isfinite().all() and out.z.shape == (1, t.tokens, t.latent_dim)
+
+
+def test_positions_of_256_pixels_are_resampled_for_512(tmp_path):
+    names = folder_of(tmp_path, 'softvq', image_size=512)
+    assert names['encoder.model.pos_embed'] == (1, 1025, 384)
+    names |= {k: (1, 257, 384) for k in ('encoder.model.pos_embed', 'decoder.model.pos_embed')}
+    save_file({k: weight(k, s) for k, s in names.items()}, tmp_path/'model.safetensors')
+    assert load_tokenizer(tmp_path).encoder.model.pos_embed.shape == (1, 1025, 384)
+
+
+def test_what_cannot_be_loaded_is_said(tmp_path, released):
+    names = folder_of(tmp_path, 'softvq')
+    weights = {k: weight(k, s) for k, s in names.items()}
+    save_file({k: v for k, v in weights.items() if k != 'quant_conv.bias'} | {'extra.weight': torch.zeros(2)}, tmp_path/'model.safetensors')
+    with pytest.raises(ValueError, match=r'missing: to_latent.bias') as e: load_tokenizer(tmp_path)
+    assert 'surplus: extra.weight' in str(e.value)
+    (tmp_path/'config.json').write_text(json.dumps({**CONFIG, 'enc_type': 'mamba'}))
+    with pytest.raises(ValueError, match="enc_type='mamba'"): load_tokenizer(tmp_path)
+    (tmp_path/'model.safetensors').write_bytes(b'PK no safetensors')
+    with pytest.raises(ValueError, match='not a readable safetensors file'): load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize('preset,millions', [('S', 45), ('B', 173), ('BL', 391), ('L', 608)])
+def test_parameter_counts_are_the_papers(preset, millions):
+    with torch.device('meta'): t = Tokenizer(TokenizerConfig(preset=preset, image_size=256, patch_size=16, tokens=64, latent_dim=32, codebook_size=8192, codebooks=4))
+    unused = t.decoder.model.embed_dim * (3 * 16 * 16 + 1)  # the released decoder holds a patch embedding that nothing reads; the paper counts it, we leave it out
+    assert abs((sum(p.numel() for p in t.parameters()) + unused) / 1e6 / millions - 1) < 0.01
+
+
+def test_only_training_state_is_left_out(released):
+    assert {k.split('.')[0] for k in KEYS if k.startswith(LEFT_OUT)} == {'quantize', 'decoder', 'repa_model', 'projection'}
+    assert [k for k in KEYS if k.startswith('quantize') and not k.startswith(LEFT_OUT)] == ['quantize.embedding']

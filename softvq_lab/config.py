@@ -27,7 +27,7 @@ def config(cls):
     "Make `cls` a frozen, keyword-only, checked dataclass that refuses unknown fields."
     return pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra='forbid', allow_inf_nan=False))(cls)
 
-# %% ../nbs/01_config.ipynb #2a050d5a
+# %% ../nbs/01_config.ipynb #bc37c0e1
 @config
 class DataConfig:
     "Which images."
@@ -45,9 +45,12 @@ class TokenizerConfig:
     "The architecture of a tokenizer: all that is needed, with the weights, to rebuild it."
     image_size: int = Field(32, ge=8, le=2048)  # height and width in pixels
     patch_size: int = Field(8, ge=2, le=64)  # side of the ViT's patches in pixels
-    preset: Literal['tiny', 'S', 'B', 'BL', 'L'] = 'tiny'  # size of encoder and decoder; S to L: 45, 173, 391, 608 M parameters
+    preset: Literal['tiny', 'S', 'B', 'BL', 'L', 'cnn-tiny', 'cnn'] = 'tiny'  # encoder and decoder; S to L: ViTs of 45, 173, 391, 608 M parameters; cnn: the baseline, tokens on a grid
     tokens: int = Field(32, ge=1, le=4096)  # L: latent tokens of an image
     latent_dim: int = Field(8, ge=1, le=1024)  # D: width of a latent token
+    encoder_init: Literal['scratch', 'dinov2', 'clip'] = 'scratch'  # pretrained weights the encoder starts from (softvq_lab.weights says where they are looked for)
+    encoder_weights: str = ''  # their .safetensors file, if it lies elsewhere
+    encoder_tuning: Literal['full', 'frozen'] = 'full'  # frozen: the encoder's ViT keeps its weights, only its latent tokens learn
     decoder_cls: bool = True  # a class token in the decoder, as in the encoder
     keep: Literal['all', 'uniform'] = 'all'  # uniform: in training only the first k tokens reach the decoder, k uniform in 1..L, so that any k serves later
     mask_patches: float = Field(0.0, ge=0, lt=1)  # share of patches hidden from the encoder in training (MAETok)
@@ -71,6 +74,12 @@ class TokenizerConfig:
     def __post_init__(self):
         if self.image_size % self.patch_size: raise ValueError(f'image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; possible patch sizes: {divisors(self.image_size, 2, 64)}')
         if self.tokens % self.codebooks: raise ValueError(f'tokens={self.tokens} cannot be split over codebooks={self.codebooks}; possible codebooks: {divisors(self.tokens, 1, 64)}')
+        if self.preset.startswith('cnn'):
+            grid = (self.image_size // self.patch_size)**2
+            if self.patch_size not in (2, 4, 8, 16): raise ValueError(f'patch_size={self.patch_size} (the downsampling factor of a cnn) must be 2, 4, 8 or 16')
+            if self.tokens != grid: raise ValueError(f'tokens={self.tokens}: a {self.preset} of image_size={self.image_size} and patch_size={self.patch_size} has one token for each of {grid} grid places')
+            if self.keep != 'all' or self.mask_patches or self.encoder_init != 'scratch' or self.encoder_tuning != 'full': raise ValueError(f"keep, mask_patches, encoder_init and encoder_tuning are for ViT presets, not for preset={self.preset!r}")
+        if self.encoder_weights and self.encoder_init == 'scratch': raise ValueError("encoder_weights is for encoder_init='dinov2' or 'clip', not for 'scratch'")
         if self.latent_dim % self.groups: raise ValueError(f'latent_dim={self.latent_dim} cannot be split in groups={self.groups}; possible groups: {divisors(self.latent_dim, 1, 64)}')
         composed = {n for n, v in (('codebooks', self.codebooks), ('groups', self.groups), ('residual', self.residual)) if v > 1}
         if composed and self.quantizer not in ('softvq', 'gmmvq', 'vq'): raise ValueError(f'{", ".join(sorted(composed))} above 1 is for softvq, gmmvq and vq, not for quantizer={self.quantizer!r}')

@@ -107,6 +107,33 @@ def test_the_family_of_released_configs_loads(tmp_path, quantizer, changes, kind
     assert y.shape == (1, 3, info['image_size'], info['image_size']) and y.isfinite().all() and out.z.shape == (1, t.tokens, t.latent_dim)
 
 
+@pytest.mark.parametrize('quantizer', ['softvq', 'vq', 'kl'])
+def test_a_released_cnn_loads(tmp_path, quantizer):
+    "Names and shapes written down from the published architecture (LlamaGen's VQ-16), not from our own."
+    res = lambda at, i, o: {f'{at}.norm1.weight': (i,), f'{at}.norm1.bias': (i,), f'{at}.conv1.weight': (o, i, 3, 3), f'{at}.conv1.bias': (o,), f'{at}.norm2.weight': (o,), f'{at}.norm2.bias': (o,),
+                            f'{at}.conv2.weight': (o, o, 3, 3), f'{at}.conv2.bias': (o,)} | ({f'{at}.nin_shortcut.weight': (o, i, 1, 1), f'{at}.nin_shortcut.bias': (o,)} if i != o else {})
+    attn = lambda at, c: {f'{at}.norm.weight': (c,), f'{at}.norm.bias': (c,)} | {f'{at}.{n}.{k}': (c, c, 1, 1) if k == 'weight' else (c,) for n in ('q', 'k', 'v', 'proj_out') for k in ('weight', 'bias')}
+    conv = lambda at, i, o, k=3: {f'{at}.weight': (o, i, k, k), f'{at}.bias': (o,)}
+    norm = lambda at, c: {f'{at}.weight': (c,), f'{at}.bias': (c,)}
+    width, names = [128, 128, 256, 256, 512], conv('encoder.conv_in', 3, 128)
+    for i, (a, b) in enumerate(zip([128, *width], width)):
+        for j in range(2): names |= res(f'encoder.conv_blocks.{i}.res.{j}', a if j == 0 else b, b) | (attn(f'encoder.conv_blocks.{i}.attn.{j}', b) if i == 4 else {})
+        if i < 4: names |= conv(f'encoder.conv_blocks.{i}.downsample.conv', b, b)
+    for i, (a, b) in enumerate(zip([512, *width[::-1]], width[::-1])):
+        for j in range(3): names |= res(f'decoder.conv_blocks.{i}.res.{j}', a if j == 0 else b, b) | (attn(f'decoder.conv_blocks.{i}.attn.{j}', b) if i == 0 else {})
+        if i < 4: names |= conv(f'decoder.conv_blocks.{i}.upsample.conv', b, b)
+    for part in ('encoder', 'decoder'): names |= res(f'{part}.mid.0', 512, 512) | attn(f'{part}.mid.1', 512) | res(f'{part}.mid.2', 512, 512)
+    names |= norm('encoder.norm_out', 512) | conv('encoder.conv_out', 512, 256) | conv('decoder.conv_in', 256, 512) | norm('decoder.norm_out', 128) | conv('decoder.conv_out', 128, 3)
+    names |= conv('quant_conv', 256, 16 if quantizer == 'kl' else 8, 1) | conv('post_quant_conv', 8, 256, 1)
+    if quantizer == 'softvq': names['quantize.embedding'] = (4, 64, 8)
+    if quantizer == 'vq': names['quantize.embedding.weight'] = (64, 8)
+    save_file({k: weight(k, s) for k, s in names.items()}, tmp_path/'model.safetensors')
+    (tmp_path/'config.json').write_text(json.dumps({**CONFIG, 'enc_type': 'cnn', 'dec_type': 'cnn', 'image_size': 64, 'codebook_embed_dim': 8}))
+    t = load_tokenizer(tmp_path)
+    with torch.no_grad(): y, out = t(images(1, 64))
+    assert y.shape == (1, 3, 64, 64) and out.z.shape == (1, 16, 8) and y.isfinite().all()
+
+
 def test_positions_of_256_pixels_are_resampled_for_512(tmp_path):
     names = folder_of(tmp_path, 'softvq', image_size=512)
     assert names['encoder.model.pos_embed'] == (1, 1025, 384)

@@ -85,3 +85,39 @@ def test_a_foreign_weight_file_is_refused_with_a_list(tmp_path):
     save(Tokenizer(TokenizerConfig(tokens=6, **SMALL)), tmp_path/'b')
     (tmp_path/'b'/'model.safetensors').replace(tmp_path/'a'/'model.safetensors')
     with pytest.raises(ValueError, match=r'shape of encoder.latent_tokens: \(1, 6, 96\) in the file, \(1, 4, 96\) in the model'): load_tokenizer(tmp_path/'a')
+
+
+def test_the_encoder_starts_from_a_local_file(tmp_path, monkeypatch):
+    "A made-up DINOv2 file: patch 14 at 518 pixels on disk, patch 16 at 64 pixels in the tokenizer."
+    import timm
+    from safetensors.torch import save_file
+
+    from softvq_lab.tokenizer.model import start_encoder
+    name = 'vit_small_patch14_dinov2.lvd142m'
+    torch.manual_seed(1)
+    made = timm.create_model(name, pretrained=False, num_classes=0).state_dict()
+    save_file(made, tmp_path/f'{name}.safetensors')
+    c = dict(preset='S', image_size=64, patch_size=16, tokens=4, encoder_init='dinov2', encoder_tuning='frozen')
+    with pytest.raises(ValueError, match='not found'): start_encoder(Tokenizer(TokenizerConfig(**c)))
+    monkeypatch.setenv('SOFTVQ_LAB_WEIGHTS', str(tmp_path))
+    t = Tokenizer(TokenizerConfig(**c))
+    start_encoder(t)
+    own = t.encoder.model.state_dict()
+    assert torch.equal(own['blocks.3.attn.qkv.weight'], made['blocks.3.attn.qkv.weight']) and own['pos_embed'].shape == (1, 17, 384) and own['patch_embed.proj.weight'].shape == (384, 3, 16, 16)
+    t(torch.randn(1, 3, 64, 64))[0].sum().backward()
+    assert all(p.grad is None for p in t.encoder.model.parameters()) and t.encoder.latent_tokens.grad is not None
+
+
+def test_the_convolutional_baseline_keeps_the_contract(tmp_path):
+    t = Tokenizer(TokenizerConfig(preset='cnn-tiny', image_size=32, patch_size=8, tokens=16, latent_dim=4, quantizer='vq')).eval()
+    save(t, tmp_path)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(load_tokenizer(tmp_path)(x)[0], t(x)[0]) and t.encode(x).z.shape == (2, 16, 4)
+    with pytest.raises(ValueError, match='one token for each of 16 grid places'): TokenizerConfig(preset='cnn-tiny', tokens=32)
+
+
+def test_nested_tokens_are_fewer_tokens_of_the_same_latent():
+    t = Tokenizer(TokenizerConfig(tokens=6, keep='uniform', **SMALL)).eval()
+    z = t.encode(torch.randn(2, 3, 24, 24)).z
+    assert [t.decode(z[:, :k]).shape for k in (1, 6)] == [(2, 3, 24, 24)] * 2
+    with pytest.raises(ValueError, match='or fewer tokens'): t.decode(z[:, :0])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TokenizerTask', 'side_by_side']
 
-# %% ../../nbs/training/03_tokenizer_task.ipynb #63a8e8e5
+# %% ../../nbs/training/03_tokenizer_task.ipynb #1bc15bfb
 import torch
 from torch import Tensor
 
@@ -14,11 +14,11 @@ from ..core import seed_everything
 from ..data import ImageData, grid, stack
 from ..latents.stats import LatentStats, encode_dataset
 from ..runs import Run
-from ..tokenizer.model import Tokenizer
+from ..tokenizer.model import Tokenizer, start_encoder
 from .loop import Task
 from .losses import mse, psnr
 
-# %% ../../nbs/training/03_tokenizer_task.ipynb #23ba98ff
+# %% ../../nbs/training/03_tokenizer_task.ipynb #79a399ac
 class TokenizerTask(Task):
     "Reconstruction and the quantizer's own losses on a data set."
 
@@ -26,6 +26,7 @@ class TokenizerTask(Task):
         super().__init__()
         seed_everything(seed, 'init')
         self.model, self.data, self.images, self.run = Tokenizer(config), images.train, images, run
+        start_encoder(self.model)
         self.heldout = stack(images.heldout, 512)[0]
         self.preview = stack(images.heldout, preview)[0]
 

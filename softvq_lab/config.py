@@ -27,7 +27,7 @@ def config(cls):
     "Make `cls` a frozen, keyword-only, checked dataclass that refuses unknown fields."
     return pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra='forbid', allow_inf_nan=False))(cls)
 
-# %% ../nbs/01_config.ipynb #bc37c0e1
+# %% ../nbs/01_config.ipynb #f2b673d2
 @config
 class DataConfig:
     "Which images."
@@ -51,6 +51,9 @@ class TokenizerConfig:
     encoder_init: Literal['scratch', 'dinov2', 'clip'] = 'scratch'  # pretrained weights the encoder starts from (softvq_lab.weights says where they are looked for)
     encoder_weights: str = ''  # their .safetensors file, if it lies elsewhere
     encoder_tuning: Literal['full', 'frozen'] = 'full'  # frozen: the encoder's ViT keeps its weights, only its latent tokens learn
+    rope: Literal['none', 'axial', 'mixed'] = 'none'  # rotary positions of the patches beside the absolute ones
+    rope_theta: float = Field(10.0, gt=0)  # base of the rotary frequencies
+    pixel_head: Literal['linear', 'conv'] = 'linear'  # conv: a 3 x 3 convolution over the seams of the patches
     decoder_cls: bool = True  # a class token in the decoder, as in the encoder
     keep: Literal['all', 'uniform'] = 'all'  # uniform: in training only the first k tokens reach the decoder, k uniform in 1..L, so that any k serves later
     mask_patches: float = Field(0.0, ge=0, lt=1)  # share of patches hidden from the encoder in training (MAETok)
@@ -78,7 +81,8 @@ class TokenizerConfig:
             grid = (self.image_size // self.patch_size)**2
             if self.patch_size not in (2, 4, 8, 16): raise ValueError(f'patch_size={self.patch_size} (the downsampling factor of a cnn) must be 2, 4, 8 or 16')
             if self.tokens != grid: raise ValueError(f'tokens={self.tokens}: a {self.preset} of image_size={self.image_size} and patch_size={self.patch_size} has one token for each of {grid} grid places')
-            if self.keep != 'all' or self.mask_patches or self.encoder_init != 'scratch' or self.encoder_tuning != 'full': raise ValueError(f"keep, mask_patches, encoder_init and encoder_tuning are for ViT presets, not for preset={self.preset!r}")
+            if self.keep != 'all' or self.mask_patches or self.encoder_init != 'scratch' or self.encoder_tuning != 'full' or self.rope != 'none' or self.pixel_head != 'linear': raise ValueError(f"keep, mask_patches, encoder_init, encoder_tuning, rope and pixel_head are for ViT presets, not for preset={self.preset!r}")
+        if self.rope != 'none' and self.mask_patches: raise ValueError(f'rope={self.rope!r} and mask_patches={self.mask_patches} do not go together: choose one')
         if self.encoder_weights and self.encoder_init == 'scratch': raise ValueError("encoder_weights is for encoder_init='dinov2' or 'clip', not for 'scratch'")
         if self.latent_dim % self.groups: raise ValueError(f'latent_dim={self.latent_dim} cannot be split in groups={self.groups}; possible groups: {divisors(self.latent_dim, 1, 64)}')
         composed = {n for n, v in (('codebooks', self.codebooks), ('groups', self.groups), ('residual', self.residual)) if v > 1}

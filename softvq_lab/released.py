@@ -22,7 +22,7 @@ from .tokenizer.vit import PRESETS
 from .training.align import Aligner, TimmTeacher
 from .training.checkpoint import fit_weights
 
-# %% ../nbs/06_released.ipynb #b8cf2c63
+# %% ../nbs/06_released.ipynb #54d673f4
 def is_released(info) -> bool:
     "Does this `config.json` look like the authors'?"
     return isinstance(info, dict) and 'format' not in info and {'enc_type', 'num_latent_tokens', 'codebook_embed_dim'} <= info.keys()
@@ -36,17 +36,22 @@ def _preset(info: dict) -> str:
     raise ValueError(f'encoder {info["encoder_model"]!r} with decoder {info["decoder_model"]!r} is not known; possible: {PRESETS}')
 
 
+def _rope(info: dict) -> str:
+    if not info.get('use_rope'): return 'none'
+    return 'mixed' if info.get('rope_mixed') else 'axial'
+
+
 def tokenizer_config(info: dict, weights: dict[str, Tensor]) -> TokenizerConfig:
     "Our config for a released one; what cannot be rebuilt is refused by name."
     cnn = info['enc_type'] == info['dec_type'] == 'cnn'
-    possible = {'encoder_ch_mult': [1, 1, 2, 2, 4], 'decoder_ch_mult': [1, 1, 2, 2, 4], 'z_channels': 256} if cnn else {'enc_type': 'vit', 'dec_type': 'vit', 'use_rope': False, 'use_ape': True, 'to_pixel': 'linear'}
+    possible = {'encoder_ch_mult': [1, 1, 2, 2, 4], 'decoder_ch_mult': [1, 1, 2, 2, 4], 'z_channels': 256} if cnn else {'enc_type': 'vit', 'dec_type': 'vit', 'to_pixel': 'linear'}
     cannot = [f'{k}={info[k]!r}' for k, ours in possible.items() if info.get(k, ours) != ours]
     if cannot: raise ValueError(f'this released config cannot be rebuilt yet: {", ".join(cannot)}')
     if not cnn and info['enc_patch_size'] != info['dec_patch_size']: raise ValueError(f'patch sizes of encoder ({info["enc_patch_size"]}) and decoder ({info["dec_patch_size"]}) differ')
     dim = info['codebook_embed_dim']
     flat = dict(image_size=info['image_size'], latent_dim=dim)
     if cnn: flat |= dict(preset='cnn', patch_size=16, tokens=(info['image_size'] // 16)**2)
-    else: flat |= dict(preset=_preset(info), patch_size=info['enc_patch_size'], tokens=info['num_latent_tokens'], decoder_cls=info.get('dec_cls_token', True))
+    else: flat |= dict(preset=_preset(info), patch_size=info['enc_patch_size'], tokens=info['num_latent_tokens'], decoder_cls=info.get('dec_cls_token', True), rope=_rope(info), rope_theta=info.get('rope_theta', 10.))
     norm = 'cosine' if info.get('codebook_l2_norm', True) else None
     if 'quantize.embedding' in weights:
         flat |= dict(quantizer='softvq', similarity=norm or 'dot', tau=info['tau'], kl_weight=info['entropy_loss_ratio'])
@@ -57,9 +62,9 @@ def tokenizer_config(info: dict, weights: dict[str, Tensor]) -> TokenizerConfig:
     else: flat |= dict(quantizer='ae')
     return parse(TokenizerConfig, flat)
 
-# %% ../nbs/06_released.ipynb #5b787162
+# %% ../nbs/06_released.ipynb #fdf8cace
 RENAMED = {'to_latent.': 'quant_conv.', 'from_latent.': 'post_quant_conv.', 'decoder.to_pixel.': 'decoder.to_pixel.model.'}
-LEFT_OUT = ('quantize.codebook_used', 'decoder.model.patch_embed.', 'repa_model.', 'projection.')
+LEFT_OUT = ('encoder.freqs_t_', 'decoder.freqs_t_', 'quantize.codebook_used', 'decoder.model.patch_embed.', 'repa_model.', 'projection.')
 
 
 CONV = (  # VQGAN's names (as in LlamaGen) -> diffusers'
@@ -96,7 +101,14 @@ def _positions(state: dict[str, Tensor], model: torch.nn.Module) -> dict[str, Te
             state[name] = resample_abs_pos_embed(state[name], new_size=[side, side], num_prefix_tokens=trunk.num_prefix_tokens)
     return state
 
-# %% ../nbs/06_released.ipynb #4b9d02b1
+
+def _frequencies(state: dict[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
+    "Learned rotary directions: (2, depth, heads x d) as (2, depth, heads, d)."
+    for part in ('encoder', 'decoder'):
+        if (w := state.pop(f'{part}.freqs', None)) is not None: state[f'{part}.model.rope.freqs'] = w.reshape(getattr(model, part).model.rope.freqs.shape)
+    return state
+
+# %% ../nbs/06_released.ipynb #7787f256
 def _read(folder) -> tuple[dict, dict[str, Tensor]]:
     folder = Path(folder)
     info = read_json(folder/'config.json')
@@ -111,7 +123,7 @@ def load_released_tokenizer(folder) -> Tokenizer:
     except KeyError as e: raise ValueError(f'{folder} is not a whole released tokenizer: {e} is missing') from None
     cnn = model.config.preset == 'cnn'
     state = rename(weights, cnn)
-    fit_weights(model, state if cnn else _positions(state, model), folder)
+    fit_weights(model, state if cnn else _frequencies(_positions(state, model), model), folder)
     return model.eval()
 
 

@@ -78,6 +78,8 @@ def folder_of(path, quantizer='softvq', **changes):
         names[k] = tuple(v.shape)
     names |= {'decoder.model.patch_embed.proj.weight': (dec, 3, 16, 16), 'decoder.model.patch_embed.proj.bias': (dec,)}
     if quantizer in ('softvq', 'vq'): names['quantize.codebook_used'] = (65536,)
+    if info['use_rope'] and info['rope_mixed']:
+        for part, width in (('encoder', enc), ('decoder', dec)): names |= {f'{part}.freqs': (2, 12, width // 2), f'{part}.freqs_t_x': (256,), f'{part}.freqs_t_y': (256,)}
     save_file({k: weight(k, s) for k, s in names.items()}, path/'model.safetensors')
     (path/'config.json').write_text(json.dumps(info))
     return names
@@ -92,6 +94,8 @@ BASE = dict(encoder_model='vit_base_patch14_dinov2.lvd142m', decoder_model='vit_
     ('softvq', dict(image_size=512, repa=False), SoftVQ),
     ('softvq', dict(dec_cls_token=False, tau=0.1), SoftVQ),
     ('softvq', dict(**BASE, codebook_size=256), SoftVQ),
+    ('softvq', dict(use_rope=True, rope_mixed=True, use_ape=False), SoftVQ),
+    ('softvq', dict(use_rope=True, rope_mixed=False), SoftVQ),
     ('vq', dict(codebook_size=1024, codebook_embed_dim=8), VQ),
     ('vq', dict(codebook_size=1024, codebook_l2_norm=False), VQ),
     ('kl', dict(codebook_embed_dim=16), KL),
@@ -159,6 +163,26 @@ def test_parameter_counts_are_the_papers(preset, millions):
     with torch.device('meta'): t = Tokenizer(TokenizerConfig(preset=preset, image_size=256, patch_size=16, tokens=64, latent_dim=32, codebook_size=8192, codebooks=4))
     unused = t.decoder.model.embed_dim * (3 * 16 * 16 + 1)  # the released decoder holds a patch embedding that nothing reads; the paper counts it, we leave it out
     assert abs((sum(p.numel() for p in t.parameters()) + unused) / 1e6 / millions - 1) < 0.01
+
+
+@pytest.mark.parametrize('kind', ['axial', 'mixed'])
+def test_rotary_positions_are_the_published_ones(kind):
+    "Against the formula of RoPE-ViT (Heo et al. 2024), which the released code uses: adjacent channels are a complex number, turned by x and y of the patch."
+    from softvq_lab.tokenizer.vit import add_rope, make_trunk
+    from timm.layers import apply_rot_embed_cat
+    trunk = add_rope(make_trunk('tiny', 32, 8), kind, theta=100.)
+    N, heads, d = 16, 4, 24
+    x, y = (torch.arange(N) % 4).float(), (torch.arange(N) // 4).float()
+    if kind == 'axial':
+        f = 100. ** (-torch.arange(0, d, 4).float() / d)
+        angle = torch.cat([torch.outer(x, f), torch.outer(y, f)], 1)
+    else:
+        fx, fy = trunk.rope.freqs[:, 1]  # of the second block, (heads, d/2)
+        angle = torch.einsum('n,hd->hnd', x, fx) + torch.einsum('n,hd->hnd', y, fy)
+    q = torch.randn(2, heads, N, d)
+    turned = torch.view_as_real(torch.view_as_complex(q.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
+    table = trunk.rope.get_embed()
+    assert error(apply_rot_embed_cat(q, table[1] if kind == 'mixed' else table).detach(), turned.detach()) < 1e-5
 
 
 def test_only_training_state_is_left_out(released):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_quantizer', 'make_ends', 'fingerprint', 'Tokenizer', 'start_encoder']
 
-# %% ../../nbs/tokenizer/02_model.ipynb #b80be8b1
+# %% ../../nbs/tokenizer/02_model.ipynb #1da22def
 import dataclasses
 import hashlib
 import json
@@ -22,10 +22,10 @@ from ..quantizers.gmmvq import GMMVQ
 from ..quantizers.softvq import SoftVQ
 from ..quantizers.vq import VQ
 from .conv import ConvDecoder, ConvEncoder
-from .vit import PRESETS, Decoder, Encoder, make_trunk, pretrained_trunk
+from .vit import PRESETS, Decoder, Encoder, add_rope, make_trunk, pretrained_trunk
 from ..weights import preflight
 
-# %% ../../nbs/tokenizer/02_model.ipynb #955c3001
+# %% ../../nbs/tokenizer/02_model.ipynb #bf50111e
 def make_quantizer(c: TokenizerConfig) -> Quantizer:
     "The quantizer that the config names, residual and product wrapped around it where asked for."
     def plain(d: int) -> Quantizer:
@@ -43,7 +43,9 @@ def make_ends(c: TokenizerConfig) -> tuple[nn.Module, nn.Module]:
     "Encoder (images -> (B, L, C)) and decoder (back) of the preset."
     if c.preset.startswith('cnn'): return ConvEncoder(c.preset, c.patch_size), ConvDecoder(c.preset, c.patch_size)
     enc, dec = PRESETS[c.preset]
-    return Encoder(make_trunk(enc, c.image_size, c.patch_size), c.tokens), Decoder(make_trunk(dec, c.image_size, c.patch_size, c.decoder_cls), c.tokens)
+    trunks = make_trunk(enc, c.image_size, c.patch_size), make_trunk(dec, c.image_size, c.patch_size, c.decoder_cls)
+    if c.rope != 'none': trunks = [add_rope(t, c.rope, c.rope_theta) for t in trunks]
+    return Encoder(trunks[0], c.tokens), Decoder(trunks[1], c.tokens, c.pixel_head)
 
 
 def fingerprint(model: nn.Module, config) -> str:
@@ -104,10 +106,11 @@ class Tokenizer(nn.Module):
             if self.config.keep == 'uniform': z = z[:, :torch.randint(1, self.tokens + 1, ()).item()]
         return self.decode(z), out
 
-# %% ../../nbs/tokenizer/02_model.ipynb #199a15ef
+# %% ../../nbs/tokenizer/02_model.ipynb #055dddee
 def start_encoder(model: Tokenizer):
     "Put the pretrained weights that the config asks for into the encoder's trunk; a `ConfigError` when they are not there."
     c = model.config
     for needed in preflight(c):
         fresh = pretrained_trunk(needed.name, needed.path, c.image_size, c.patch_size)
+        if c.rope != 'none': add_rope(fresh, c.rope, c.rope_theta)
         model.encoder.model = fresh.requires_grad_(c.encoder_tuning == 'full')

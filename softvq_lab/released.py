@@ -6,7 +6,7 @@
 __all__ = ['RENAMED', 'LEFT_OUT', 'CONV', 'is_released', 'tokenizer_config', 'rename', 'load_released_tokenizer',
            'load_released_aligner']
 
-# %% ../nbs/06_released.ipynb #54e3d7f0
+# %% ../nbs/06_released.ipynb #2d18260d
 import re
 from pathlib import Path
 
@@ -15,10 +15,9 @@ from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from .config import TokenizerConfig, divisors, parse
+from .config import PRESETS, TokenizerConfig, parse
 from .core import read_json
 from .tokenizer.model import Tokenizer
-from .tokenizer.vit import PRESETS
 from .training.align import Aligner, TimmTeacher
 from .training.checkpoint import fit_weights
 

@@ -121,3 +121,18 @@ def test_nested_tokens_are_fewer_tokens_of_the_same_latent():
     z = t.encode(torch.randn(2, 3, 24, 24)).z
     assert [t.decode(z[:, :k]).shape for k in (1, 6)] == [(2, 3, 24, 24)] * 2
     with pytest.raises(ValueError, match='or fewer tokens'): t.decode(z[:, :0])
+
+
+@pytest.mark.parametrize('init', ['clip', 'eva02'])
+@pytest.mark.parametrize('tuning', ['full', 'frozen', 'lora'])
+def test_other_encoders_and_tunings(init, tuning, tmp_path):
+    c = TokenizerConfig(preset='B', image_size=64, patch_size=16, tokens=4, latent_dim=5, codebook_size=13, encoder_init=init, encoder_tuning=tuning)
+    t = Tokenizer(c)
+    t(torch.randn(1, 3, 64, 64))[0].sum().backward()
+    learns = {n for n, p in t.encoder.model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    if tuning == 'full': assert 'blocks.0.norm1.weight' in learns
+    else: assert bool(learns) == (tuning == 'lora') and all('lora_' in n for n in learns)
+    assert t.encoder.latent_tokens.grad.abs().sum() > 0
+    save(t.eval(), tmp_path)  # a tuned encoder is loaded without its pretrained file
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(load_tokenizer(tmp_path)(x)[0], t(x)[0])

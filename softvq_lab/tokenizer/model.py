@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_quantizer', 'make_ends', 'fingerprint', 'Tokenizer', 'start_encoder']
 
-# %% ../../nbs/tokenizer/02_model.ipynb #1da22def
+# %% ../../nbs/tokenizer/02_model.ipynb #ce204344
 import dataclasses
 import hashlib
 import json
@@ -13,7 +13,7 @@ import json
 import torch
 from torch import Tensor, nn
 
-from ..config import TokenizerConfig
+from ..config import PRESETS, TokenizerConfig
 from ..quantizers.base import QuantOut, Quantizer
 from ..quantizers.composed import Product, Residual
 from ..quantizers.continuous import AE, KL
@@ -22,10 +22,10 @@ from ..quantizers.gmmvq import GMMVQ
 from ..quantizers.softvq import SoftVQ
 from ..quantizers.vq import VQ
 from .conv import ConvDecoder, ConvEncoder
-from .vit import PRESETS, Decoder, Encoder, add_rope, make_trunk, pretrained_trunk
+from .vit import Decoder, Encoder, add_lora, add_rope, make_trunk, pretrained_trunk
 from ..weights import preflight
 
-# %% ../../nbs/tokenizer/02_model.ipynb #bf50111e
+# %% ../../nbs/tokenizer/02_model.ipynb #649d53a6
 def make_quantizer(c: TokenizerConfig) -> Quantizer:
     "The quantizer that the config names, residual and product wrapped around it where asked for."
     def plain(d: int) -> Quantizer:
@@ -43,9 +43,17 @@ def make_ends(c: TokenizerConfig) -> tuple[nn.Module, nn.Module]:
     "Encoder (images -> (B, L, C)) and decoder (back) of the preset."
     if c.preset.startswith('cnn'): return ConvEncoder(c.preset, c.patch_size), ConvDecoder(c.preset, c.patch_size)
     enc, dec = PRESETS[c.preset]
-    trunks = make_trunk(enc, c.image_size, c.patch_size), make_trunk(dec, c.image_size, c.patch_size, c.decoder_cls)
-    if c.rope != 'none': trunks = [add_rope(t, c.rope, c.rope_theta) for t in trunks]
-    return Encoder(trunks[0], c.tokens), Decoder(trunks[1], c.tokens, c.pixel_head)
+    if c.encoder_init in ('clip', 'eva02'): enc = c.encoder_init
+    trunk = make_trunk(dec, c.image_size, c.patch_size, c.decoder_cls)
+    if c.rope != 'none': add_rope(trunk, c.rope, c.rope_theta)
+    return Encoder(_ready(make_trunk(enc, c.image_size, c.patch_size), c), c.tokens), Decoder(trunk, c.tokens, c.pixel_head)
+
+
+def _ready(trunk: nn.Module, c: TokenizerConfig) -> nn.Module:
+    "The encoder's trunk with rotary positions and tuning as the config says."
+    if c.rope != 'none': add_rope(trunk, c.rope, c.rope_theta)
+    if c.encoder_tuning == 'frozen': trunk.requires_grad_(False)
+    return add_lora(trunk) if c.encoder_tuning == 'lora' else trunk
 
 
 def fingerprint(model: nn.Module, config) -> str:
@@ -54,7 +62,7 @@ def fingerprint(model: nn.Module, config) -> str:
     for name, t in sorted(model.state_dict().items()): digest.update(name.encode() + t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if t.ndim else name.encode() + str(t.item()).encode())
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/tokenizer/02_model.ipynb #77f65ac2
+# %% ../../nbs/tokenizer/02_model.ipynb #682ce479
 class Tokenizer(nn.Module):
     "Images (B, 3, H, W) in [-1, 1] <-> latents (B, L, D)."
 
@@ -65,7 +73,6 @@ class Tokenizer(nn.Module):
         self.quantizer = make_quantizer(config)
         self.to_latent = nn.Linear(self.encoder.width, self.quantizer.input_dim or config.latent_dim)
         self.from_latent = nn.Linear(config.latent_dim, self.decoder.width)
-        if config.encoder_tuning == 'frozen': self.encoder.model.requires_grad_(False)
         self.latent_stats = None  # latents.stats.LatentStats, once measured
 
     @property
@@ -106,11 +113,10 @@ class Tokenizer(nn.Module):
             if self.config.keep == 'uniform': z = z[:, :torch.randint(1, self.tokens + 1, ()).item()]
         return self.decode(z), out
 
-# %% ../../nbs/tokenizer/02_model.ipynb #055dddee
+# %% ../../nbs/tokenizer/02_model.ipynb #4b88a6cf
 def start_encoder(model: Tokenizer):
     "Put the pretrained weights that the config asks for into the encoder's trunk; a `ConfigError` when they are not there."
     c = model.config
     for needed in preflight(c):
         fresh = pretrained_trunk(needed.name, needed.path, c.image_size, c.patch_size)
-        if c.rope != 'none': add_rope(fresh, c.rope, c.rope_theta)
-        model.encoder.model = fresh.requires_grad_(c.encoder_tuning == 'full')
+        model.encoder.model = _ready(fresh, c)

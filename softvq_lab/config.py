@@ -27,7 +27,7 @@ def config(cls):
     "Make `cls` a frozen, keyword-only, checked dataclass that refuses unknown fields."
     return pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra='forbid', allow_inf_nan=False))(cls)
 
-# %% ../nbs/01_config.ipynb #e8173b16
+# %% ../nbs/01_config.ipynb #e5c4c8ee
 @config
 class DataConfig:
     "Which images."
@@ -59,7 +59,8 @@ PRETRAINED = {  # encoder_init, size of the encoder -> timm's name
 @config
 class TokenizerConfig:
     "The architecture of a tokenizer: all that is needed, with the weights, to rebuild it."
-    image_size: int = Field(32, ge=8, le=2048)  # height and width in pixels
+    image_size: int = Field(32, ge=8, le=2048)  # height in pixels, and width unless image_width says otherwise
+    image_width: int = Field(0, ge=0, le=2048)  # 0: square
     patch_size: int = Field(8, ge=2, le=64)  # side of the ViT's patches in pixels
     preset: Literal['tiny', 'S', 'B', 'BL', 'L', 'cnn-tiny', 'cnn'] = 'tiny'  # encoder and decoder; S to L: ViTs of 45, 173, 391, 608 M parameters; cnn: the baseline, tokens on a grid
     tokens: int = Field(32, ge=1, le=4096)  # L: latent tokens of an image
@@ -90,13 +91,20 @@ class TokenizerConfig:
     codebook_ema: float = Field(0.0, ge=0, lt=1)  # vq: codewords as moving averages of this decay; 0: learned by gradient
     revive: bool = False  # vq: put dead codewords at latents of the batch
 
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        "(height, width)"
+        return self.image_size, self.image_width or self.image_size
+
     def __post_init__(self):
+        if self.image_width % self.patch_size: raise ValueError(f'image_width={self.image_width} is not a multiple of patch_size={self.patch_size}')
         if self.image_size % self.patch_size: raise ValueError(f'image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; possible patch sizes: {divisors(self.image_size, 2, 64)}')
         if self.tokens % self.codebooks: raise ValueError(f'tokens={self.tokens} cannot be split over codebooks={self.codebooks}; possible codebooks: {divisors(self.tokens, 1, 64)}')
         if self.preset.startswith('cnn'):
             grid = (self.image_size // self.patch_size)**2
             if self.patch_size not in (2, 4, 8, 16): raise ValueError(f'patch_size={self.patch_size} (the downsampling factor of a cnn) must be 2, 4, 8 or 16')
             if self.tokens != grid: raise ValueError(f'tokens={self.tokens}: a {self.preset} of image_size={self.image_size} and patch_size={self.patch_size} has one token for each of {grid} grid places')
+            if self.image_width not in (0, self.image_size): raise ValueError(f'preset={self.preset!r} takes squares only, not image_width={self.image_width}')
             if self.keep != 'all' or self.mask_patches or self.encoder_init != 'scratch' or self.encoder_tuning != 'full' or self.rope != 'none' or self.pixel_head != 'linear': raise ValueError(f"keep, mask_patches, encoder_init, encoder_tuning, rope and pixel_head are for ViT presets, not for preset={self.preset!r}")
         if self.encoder_init != 'scratch' and (self.encoder_init, PRESETS.get(self.preset, ['-'])[0]) not in PRETRAINED: raise ValueError(f'encoder_init={self.encoder_init!r} has no weights for preset={self.preset!r}; possible encoders: ' + ', '.join(f'{i} of size {s}' for i, s in PRETRAINED))
         if self.encoder_init == 'eva02' and self.rope != 'none': raise ValueError(f"encoder_init='eva02' has rotary positions of its own: rope must be 'none', not {self.rope!r}")

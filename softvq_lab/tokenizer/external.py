@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core import read_json, sha256
 from ..quantizers.base import QuantOut
 
-# %% ../../nbs/tokenizer/03_external.ipynb #246decd7
+# %% ../../nbs/tokenizer/03_external.ipynb #1d8fede6
 KINDS = ('AutoencoderKL', 'AutoencoderDC')
 
 
@@ -30,7 +30,7 @@ class ExternalTokenizer(nn.Module):
         kind = info.get('_class_name')
         if kind not in KINDS: raise ValueError(f'{folder} is not a diffusers autoencoder folder (config.json with _class_name {" or ".join(KINDS)}), but {kind!r}')
         self.model = getattr(diffusers, kind).from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().requires_grad_(False)
-        self.image_size, self.kind = image_size, kind
+        self.image_size, self.kind = (image_size, image_size), kind
         self.scale, self.shift = info.get('scaling_factor') or 1., info.get('shift_factor') or 0.
         with torch.no_grad(): _, self.latent_dim, self.side, _ = self._encode(torch.zeros(1, 3, image_size, image_size)).shape
         self.tokens = self.side**2

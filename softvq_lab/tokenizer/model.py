@@ -25,7 +25,7 @@ from .conv import ConvDecoder, ConvEncoder
 from .vit import Decoder, Encoder, add_lora, add_rope, make_trunk, pretrained_trunk
 from ..weights import preflight
 
-# %% ../../nbs/tokenizer/02_model.ipynb #649d53a6
+# %% ../../nbs/tokenizer/02_model.ipynb #99497c7c
 def make_quantizer(c: TokenizerConfig) -> Quantizer:
     "The quantizer that the config names, residual and product wrapped around it where asked for."
     def plain(d: int) -> Quantizer:
@@ -44,9 +44,9 @@ def make_ends(c: TokenizerConfig) -> tuple[nn.Module, nn.Module]:
     if c.preset.startswith('cnn'): return ConvEncoder(c.preset, c.patch_size), ConvDecoder(c.preset, c.patch_size)
     enc, dec = PRESETS[c.preset]
     if c.encoder_init in ('clip', 'eva02'): enc = c.encoder_init
-    trunk = make_trunk(dec, c.image_size, c.patch_size, c.decoder_cls)
+    trunk = make_trunk(dec, c.image_shape, c.patch_size, c.decoder_cls)
     if c.rope != 'none': add_rope(trunk, c.rope, c.rope_theta)
-    return Encoder(_ready(make_trunk(enc, c.image_size, c.patch_size), c), c.tokens), Decoder(trunk, c.tokens, c.pixel_head)
+    return Encoder(_ready(make_trunk(enc, c.image_shape, c.patch_size), c), c.tokens), Decoder(trunk, c.tokens, c.pixel_head)
 
 
 def _ready(trunk: nn.Module, c: TokenizerConfig) -> nn.Module:
@@ -62,7 +62,7 @@ def fingerprint(model: nn.Module, config) -> str:
     for name, t in sorted(model.state_dict().items()): digest.update(name.encode() + t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if t.ndim else name.encode() + str(t.item()).encode())
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/tokenizer/02_model.ipynb #682ce479
+# %% ../../nbs/tokenizer/02_model.ipynb #407599c0
 class Tokenizer(nn.Module):
     "Images (B, 3, H, W) in [-1, 1] <-> latents (B, L, D)."
 
@@ -80,13 +80,13 @@ class Tokenizer(nn.Module):
     @property
     def latent_dim(self) -> int: return self.config.latent_dim
     @property
-    def image_size(self) -> int: return self.config.image_size
+    def image_size(self) -> tuple[int, int]: return self.config.image_shape  # (height, width)
     @property
     def fingerprint(self) -> str: return fingerprint(self, self.config)
 
     def embed(self, x: Tensor) -> Tensor:
         "Images (B, 3, H, W) in [-1, 1] -> z_hat (B, L, D), before the quantizer."
-        if x.shape[-2:] != (self.image_size,) * 2: raise ValueError(f'this tokenizer takes {self.image_size}x{self.image_size} images, got {tuple(x.shape)}')
+        if x.shape[-2:] != self.image_size: raise ValueError(f'this tokenizer takes {self.image_size[0]}x{self.image_size[1]} images, got {tuple(x.shape)}')
         return self.to_latent(self.encoder(x, self.config.mask_patches if self.training else 0.))
 
     def encode(self, x: Tensor) -> QuantOut:
@@ -113,10 +113,10 @@ class Tokenizer(nn.Module):
             if self.config.keep == 'uniform': z = z[:, :torch.randint(1, self.tokens + 1, ()).item()]
         return self.decode(z), out
 
-# %% ../../nbs/tokenizer/02_model.ipynb #4b88a6cf
+# %% ../../nbs/tokenizer/02_model.ipynb #c3dada1a
 def start_encoder(model: Tokenizer):
     "Put the pretrained weights that the config asks for into the encoder's trunk; a `ConfigError` when they are not there."
     c = model.config
     for needed in preflight(c):
-        fresh = pretrained_trunk(needed.name, needed.path, c.image_size, c.patch_size)
+        fresh = pretrained_trunk(needed.name, needed.path, c.image_shape, c.patch_size)
         model.encoder.model = _ready(fresh, c)

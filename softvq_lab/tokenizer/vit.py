@@ -15,7 +15,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-# %% ../../nbs/tokenizer/00_vit.ipynb #9eb21a5b
+# %% ../../nbs/tokenizer/00_vit.ipynb #6ad21868
 ARCHITECTURES = {
     'tiny': dict(embed_dim=96, depth=2, num_heads=4, weight_init='jax', embed_std=0.5),  # the digits, two CPU cores
     'small': 'vit_small_patch14_dinov2.lvd142m',
@@ -26,10 +26,10 @@ ARCHITECTURES = {
 }
 
 
-def make_trunk(arch: str, image_size: int, patch_size: int, cls_token: bool = True) -> VisionTransformer:
+def make_trunk(arch: str, image_size: int | tuple[int, int], patch_size: int, cls_token: bool = True) -> VisionTransformer:
     "timm's ViT of an architecture, without head, from scratch; `embed_std` is the scale of its learned embeddings."
     if arch not in ARCHITECTURES: raise ValueError(f'architecture {arch!r}; possible: {", ".join(ARCHITECTURES)}')
-    if image_size % patch_size: raise ValueError(f'image_size={image_size} is not a multiple of patch_size={patch_size}')
+    if any(s % patch_size for s in ([image_size] if isinstance(image_size, int) else image_size)): raise ValueError(f'image_size={image_size} is not a multiple of patch_size={patch_size}')
     common = dict(img_size=image_size, patch_size=patch_size, num_classes=0, global_pool='', class_token=cls_token)
     if isinstance(ARCHITECTURES[arch], str):  # DINOv2's ViTs are `small` to `large`, also when they start from scratch
         trunk = timm.create_model(ARCHITECTURES[arch], pretrained=False, **common)
@@ -43,7 +43,7 @@ def make_trunk(arch: str, image_size: int, patch_size: int, cls_token: bool = Tr
     return trunk
 
 
-def pretrained_trunk(name: str, file, image_size: int, patch_size: int) -> VisionTransformer:
+def pretrained_trunk(name: str, file, image_size: int | tuple[int, int], patch_size: int) -> VisionTransformer:
     "timm's ViT `name` with the weights of a local safetensors `file`; patch embedding and positions are resampled to the sizes asked for."
     trunk = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={'file': str(file)}, img_size=image_size, patch_size=patch_size, num_classes=0, global_pool='')
     trunk.embed_std = 0.02

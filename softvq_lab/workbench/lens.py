@@ -6,7 +6,7 @@
 __all__ = ['MAX_BYTES', 'MAX_PIXELS', 'Lens', 'open_lens', 'generator_for', 'read_upload', 'error_map', 'enlarge', 'reconstruct',
            'heldout_gallery', 'sample_steps', 'poster']
 
-# %% ../../nbs/workbench/02_lens.ipynb #d9c3254b
+# %% ../../nbs/workbench/02_lens.ipynb #ffefb6dd
 import itertools
 import os
 import queue
@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import DataConfig, parse
-from ..data import ImageData, from_pil, grid, load_data, to_pil
+from ..data import ImageData, Size, from_pil, grid, load_data, to_pil
 from ..generators.sit import SiT
 from ..hub import load_generator, load_tokenizer
 from ..runs import Run, list_runs
@@ -88,12 +88,12 @@ def generator_for(run: Run, root) -> Run | None:
             except (ValueError, KeyError, OSError): continue
     return None
 
-# %% ../../nbs/workbench/02_lens.ipynb #8a7d5b10
+# %% ../../nbs/workbench/02_lens.ipynb #a5fffa3d
 MAX_BYTES, MAX_PIXELS = 40 * 2**20, 80_000_000
 
 
-def read_upload(path, size: int) -> Tensor:
-    "An uploaded image file as (3, size, size) in [-1, 1]; a `ValueError` in words for a person when it is not an image or too large."
+def read_upload(path, size: Size) -> Tensor:
+    "An uploaded image file as (3, H, W) of `size` in [-1, 1]; a `ValueError` in words for a person when it is not an image or too large."
     path = Path(path)
     if (n := path.stat().st_size) > MAX_BYTES: raise ValueError(f'The file has {n / 2**20:.0f} MiB; at most {MAX_BYTES // 2**20} MiB are read.')
     try:

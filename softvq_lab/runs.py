@@ -79,13 +79,13 @@ def trim_metrics(run: Run, step: int):
     if (run.path/'metrics.jsonl').exists():
         write_atomic(run.path/'metrics.jsonl', ''.join(json.dumps(m) + '\n' for m in read_metrics(run) if m['step'] <= step))
 
-# %% ../nbs/04_runs.ipynb #7163e523
+# %% ../nbs/04_runs.ipynb #54a2c76e
 PACKAGES = ('torch', 'timm', 'accelerate', 'numpy', 'softvq_lab')
 
 
 def _same(a: dict, b: dict) -> list[str]:
-    "What differs between two configs, `where` left aside."
-    flat = lambda c: {k: v for s, x in c.items() if s != 'where' for k, v in (x.items() if isinstance(x, dict) else [(s, x)])}
+    "What differs between two configs, folder and `resume` left aside."
+    flat = lambda c: {k: v for s, x in c.items() for k, v in (x.items() if isinstance(x, dict) else [(s, x)]) if k not in ('run', 'resume')}
     a, b = flat(a), flat(b)
     return [f'{k}: {a.get(k)!r} there, {b.get(k)!r} asked for' for k in sorted(a | b) if a.get(k) != b.get(k)]
 

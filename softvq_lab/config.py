@@ -147,7 +147,7 @@ class RunConfig:
     resume: bool = False  # go on from the newest intact checkpoint of that folder
     seed: int = Field(0, ge=0, lt=2**31)  # of weights, order of data, noise
 
-# %% ../nbs/01_config.ipynb #9a872a7d
+# %% ../nbs/01_config.ipynb #d02db990
 @config
 class GeneratorConfig:
     "The architecture of a generator of latents, and how it is trained and sampled by default."
@@ -194,7 +194,9 @@ class SampleConfig:
 @config
 class EvaluateConfig:
     "nbs/evaluate.ipynb: the figures of a run, each with its passport."
-    run: str = 'runs/tokenizer'  # a run folder of a tokenizer or of a generator
+    run: str = 'runs/tokenizer'  # a run folder of a tokenizer or of a generator, or a folder of a diffusers autoencoder
+    data: DataConfig = DataConfig()  # for a diffusers autoencoder only: a run knows its own data
+    image_size: int = Field(32, ge=8, le=2048)  # likewise
     sample: SampleConfig = SampleConfig()
     seed: int = Field(0, ge=0, lt=2**31)  # of the samples
 

@@ -64,6 +64,17 @@ def test_kl_term_rewards_use_and_decision():
     assert kl_term(decided, 1.) < kl_term(undecided, 1.) - 1 and kl_term(decided, 1.) < kl_term(alike, 1.) - 1
 
 
+@pytest.mark.parametrize('config', [dict(quantizer='vq'), dict(quantizer='gmmvq', tau=0.001), dict(groups=2, tau=0.001), dict(residual=2, similarity='l2'), dict(quantizer='kl')], ids=str)
+def test_bfloat16_gives_no_nan_in_any_quantizer(config):
+    from softvq_lab.tokenizer.model import make_quantizer
+    v = make_quantizer(TokenizerConfig(latent_dim=4, codebook_size=512, **config))
+    D = v.input_dim or 4
+    z_hat = torch.cat([torch.zeros(1, 3, D), torch.full((1, 3, D), 7.), torch.randn(1, 3, D)]).bfloat16().requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16): out = v(z_hat)
+    (out.z.float().sum() + sum(out.losses.values())).backward()
+    assert out.z.dtype == torch.bfloat16 and out.z.isfinite().all() and z_hat.grad.isfinite().all() and all(l.isfinite() for l in out.losses.values())
+
+
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_half_precision_gives_no_nan(dtype):
     v = SoftVQ(4, 16_384, tau=0.001)

@@ -61,6 +61,16 @@ def test_from_pixels_to_figures(root, tmp_path):
     assert (a.path/'metrics.jsonl').read_text() == before and (a.path/'notebook.1.ipynb').exists()
 
 
+def test_an_external_autoencoder_is_measured_in_the_same_notebook(root, tmp_path):
+    import diffusers
+    blocks = dict(block_out_channels=(32, 32), down_block_types=('DownEncoderBlock2D',) * 2, up_block_types=('UpDecoderBlock2D',) * 2)
+    diffusers.AutoencoderKL(**blocks).save_pretrained(tmp_path/'vae')
+    done = papermill(root, tmp_path, 'evaluate', 'runs/vae.ipynb', run='vae', dataset='shapes', data_size=40)
+    assert done.returncode == 0, done.stderr
+    f = figures(Run(tmp_path/'vae'))['reconstruction']
+    assert f['passport']['count'] == 80 and 'shapes' in f['passport']['reference'] and f['figures']['psnr'] < 30
+
+
 @pytest.mark.parametrize('params,says', [({'tokns': 32}, "Did you mean 'tokens'?"), ({'tokens': 'abc'}, 'should be a valid integer'), ({'tokens': 0}, 'greater than or equal to 1'),
                                          ({'dataset': 'folder', 'data_path': 'nowhere'}, "data_path='nowhere' is not a folder")])
 def test_a_wrong_parameter_stops_in_the_first_seconds(root, tmp_path, params, says):

@@ -21,19 +21,21 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     "Structural similarity of each image (B, 3, H, W) in [-1, 1], by torchmetrics: 1 for equal images."
     return structural_similarity_index_measure(x.clamp(-1, 1), y.clamp(-1, 1), data_range=2., reduction='none')
 
-# %% ../../nbs/evaluation/01_image_metrics.ipynb #902fa8e7
+# %% ../../nbs/evaluation/01_image_metrics.ipynb #fd9f4780
 @torch.no_grad()
 def reconstruct_split(tokenizer: Tokenizer, data: ImageData, batch_size: int = 128) -> dict[str, Tensor]:
     "Originals, reconstructions (clipped), PSNR and SSIM of each held-out image, and `stats` of the codebook over all of them (as many as fit in a GiB of weights). In eval mode."
     device = next(tokenizer.parameters()).device
-    rows, latents = [], []
+    rows, latents, quantizer = [], [], getattr(tokenizer, 'quantizer', None)  # an external autoencoder has none
     for x, _ in DataLoader(data.heldout, batch_size):
-        latents.append(tokenizer.embed(x.to(device)))
-        y = tokenizer.decode(tokenizer.quantizer(latents[-1]).z).clamp(-1, 1).cpu()
+        if quantizer is not None: latents.append(tokenizer.embed(x.to(device)))
+        z = quantizer(latents[-1]).z if quantizer is not None else tokenizer.encode(x.to(device)).z
+        y = tokenizer.decode(z).clamp(-1, 1).cpu()
         rows.append((x, y, psnr(x, y), ssim(x, y)))
-    most = max(1, 2**28 // (tokenizer.tokens * tokenizer.config.codebook_size))  # so many images' weights fit in a GiB
     out = dict(zip(('original', 'reconstruction', 'psnr', 'ssim'), map(torch.cat, zip(*rows))))
-    return out | {'stats': tokenizer.quantizer(torch.cat(latents)[:most]).stats}
+    if quantizer is None: return out | {'stats': {}}
+    most = max(1, 2**28 // (tokenizer.tokens * tokenizer.config.codebook_size))  # so many images' weights fit in a GiB
+    return out | {'stats': quantizer(torch.cat(latents)[:most]).stats}
 
 
 def reconstruction_figures(result: dict, data: ImageData) -> tuple[dict[str, float], dict]:

@@ -9,13 +9,14 @@ import statistics
 import sys
 from pathlib import Path
 
-from softvq_lab.config import TrainConfig, parse
 from softvq_lab.evaluation.fidelity import features, frechet_distance
 from softvq_lab.evaluation.image_metrics import reconstruct_split
 from softvq_lab.hub import load_tokenizer
 from softvq_lab.reference import reference_network
 from softvq_lab.runs import Run
+from softvq_lab.strict import parse
 from softvq_lab.train import images_of, prepare, train_here
+from softvq_lab.workflows import TrainConfig
 
 EVERYTHING = dict(percep='reference', align='reference', adv='reference', adv_lr=1e-3, adv_start=100, consistency=0.)  # consistency 4.0 holds so small a discriminator still (nbs/training/04_adversarial.ipynb)
 VARIANTS = {'plain': {}, 'all': EVERYTHING}

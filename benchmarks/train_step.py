@@ -11,14 +11,15 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from softvq_lab.config import TrainConfig, parse
 from softvq_lab.core import best_device
-from softvq_lab.training.state import State
-from softvq_lab.training.loop import make_accelerator
-from softvq_lab.training.task import Task
-from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.data import shapes, stack
 from softvq_lab.runs import Run
+from softvq_lab.strict import parse
+from softvq_lab.tokenizer.model import Tokenizer
+from softvq_lab.training.loop import make_accelerator
+from softvq_lab.training.state import State
+from softvq_lab.training.task import Task
+from softvq_lab.workflows import TrainConfig
 
 PEAK = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12}  # dense bf16 FLOP/s
 

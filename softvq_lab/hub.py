@@ -6,22 +6,24 @@
 __all__ = ['model_card', 'save', 'fetch', 'push', 'is_released_folder', 'load_tokenizer', 'load_generator', 'find_tokenizer',
            'load_pair']
 
-# %% ../nbs/07_hub.ipynb #2ca33c48
+# %% ../nbs/07_hub.ipynb #23a3a740
 import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from safetensors.torch import save_file
 
-from .config import GeneratorConfig, TokenizerConfig, parse
+from .config import GeneratorConfig, TokenizerConfig
 from .core import read_json, write_atomic, write_json
 from .generators.base import Generator
 from .generators.model import make_generator
 from .generators.released import is_released_generator, load_released_generator
 from .latents.stats import LatentStats
 from .released import is_released, load_released_tokenizer
+from .strict import parse
 from .tokenizer.model import Tokenizer
-from .training.checkpoint import load_weights, newest_checkpoint
+from .training.checkpoint import newest_checkpoint
+from .weights import load_weights
 
 # %% ../nbs/07_hub.ipynb #0125b682
 def model_card(model) -> str:

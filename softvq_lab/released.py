@@ -6,20 +6,20 @@
 __all__ = ['RENAMED', 'LEFT_OUT', 'CONV', 'is_released', 'tokenizer_config', 'rename', 'load_released_tokenizer',
            'load_released_aligner']
 
-# %% ../nbs/06_released.ipynb #2d18260d
+# %% ../nbs/06_released.ipynb #4eac61f0
 import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from .config import PRESETS, TokenizerConfig, parse
+from .config import PRESETS, TokenizerConfig
 from .core import read_json
+from .strict import parse
 from .tokenizer.model import Tokenizer
 from .training.align import Aligner, TimmTeacher
-from .training.checkpoint import fit_weights
+from .weights import fit_weights, read_tensors
 
 # %% ../nbs/06_released.ipynb #54d673f4
 def is_released(info) -> bool:
@@ -107,12 +107,11 @@ def _frequencies(state: dict[str, Tensor], model: torch.nn.Module) -> dict[str, 
         if (w := state.pop(f'{part}.freqs', None)) is not None: state[f'{part}.model.rope.freqs'] = w.reshape(getattr(model, part).model.rope.freqs.shape)
     return state
 
-# %% ../nbs/06_released.ipynb #7787f256
+# %% ../nbs/06_released.ipynb #eae47c7c
 def _read(folder) -> tuple[dict, dict[str, Tensor]]:
     folder = Path(folder)
     info = read_json(folder/'config.json')
-    try: return info, load_file(folder/'model.safetensors')
-    except Exception as e: raise ValueError(f'{folder/"model.safetensors"} is not a readable safetensors file: {e}') from None
+    return info, read_tensors(folder/'model.safetensors')
 
 
 def load_released_tokenizer(folder) -> Tokenizer:

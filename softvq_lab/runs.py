@@ -6,7 +6,7 @@
 __all__ = ['PACKAGES', 'ANYHOW', 'Run', 'log_metrics', 'read_metrics', 'trim_metrics', 'open_run', 'list_runs', 'figures',
            'summary']
 
-# %% ../nbs/04_runs.ipynb #e935a4aa
+# %% ../nbs/04_runs.ipynb #5d78b8fa
 import datetime
 import json
 import os
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from .config import ConfigError
 from .core import read_json, write_atomic, write_json
+from .strict import ConfigError
 
 # %% ../nbs/04_runs.ipynb #a48764d1
 def _now() -> str: return datetime.datetime.now().astimezone().isoformat(timespec='seconds')

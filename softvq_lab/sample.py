@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['parser', 'main']
 
-# %% ../nbs/09_sample.ipynb #76798ffd
+# %% ../nbs/09_sample.ipynb #44e32255
 import argparse
 import os
 import sys
@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 
-from .config import ConfigError
 from .evaluation.sampling import pack_npz, sample_folder, sample_settings, sample_to_folder
 from .hub import load_pair
+from .strict import ConfigError
 
 # %% ../nbs/09_sample.ipynb #70ebaad4
 class _Parser(argparse.ArgumentParser):

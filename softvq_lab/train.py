@@ -6,7 +6,7 @@
 __all__ = ['CONFIGS', 'USAGE', 'PREEMPTED', 'load_config', 'images_of', 'prepare', 'broken_files', 'make_task', 'train_here',
            'launch', 'main']
 
-# %% ../nbs/08_train.ipynb #9ea8b1be
+# %% ../nbs/08_train.ipynb #50f22e76
 import ctypes
 import dataclasses
 import os
@@ -22,16 +22,18 @@ from accelerate import PartialState
 from pydantic import TypeAdapter
 from tqdm import tqdm
 
-from .config import ConfigError, DataConfig, TrainConfig, TrainGeneratorConfig, parse
+from .config import DataConfig
 from .data import ImageData, load_data, training_view
 from .files import BrokenFiles, record_broken
 from .hub import load_tokenizer
 from .runs import Run, open_run
+from .strict import ConfigError, parse
 from .tokenizer.model import Tokenizer
 from .training.generator_task import GeneratorTask
 from .training.loop import Preempted, fit
 from .training.task import Task
 from .training.tokenizer_task import TokenizerTask
+from .workflows import TrainConfig, TrainGeneratorConfig
 
 # %% ../nbs/08_train.ipynb #a1a628e8
 CONFIGS = {'tokenizer': TrainConfig, 'generator': TrainGeneratorConfig}

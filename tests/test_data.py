@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from softvq_lab.config import ConfigError, DataConfig, TrainConfig, parse
+from softvq_lab.config import DataConfig
 from softvq_lab.data import Augmented, describe_data, digits, folder, load_data, record_broken, shapes, stack, training_view
 from softvq_lab.files import BrokenFiles, hold_out
 from softvq_lab.images import center_crop, labels_of, random_crop
 from softvq_lab.packed import hf, tar_index, webdataset
+from softvq_lab.strict import ConfigError, parse
+from softvq_lab.workflows import TrainConfig
 
 pytestmark = pytest.mark.filterwarnings('ignore:This DataLoader will create')  # on a machine with one core
 COLOURS = {'red': (255, 0, 0), 'green': (0, 255, 0), 'blue': (0, 0, 255)}

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from softvq_lab.config import ConfigError, LossConfig, TokenizerConfig
+from softvq_lab.config import LossConfig, TokenizerConfig
 from softvq_lab.reference import ReferenceNet
+from softvq_lab.strict import ConfigError
 from softvq_lab.training.adversarial import Adversary, d_loss
 from softvq_lab.training.augment import DiffAug
 from softvq_lab.training.discriminators import DISCRIMINATORS, PatchGAN, StyleGANDiscriminator, VirtualBatchNorm, make_discriminator, minibatch_std, released_heads

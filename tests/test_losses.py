@@ -11,8 +11,9 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from softvq_lab.config import ConfigError, LossConfig, TokenizerConfig
+from softvq_lab.config import LossConfig, TokenizerConfig
 from softvq_lab.reference import ReferenceNet
+from softvq_lab.strict import ConfigError
 from softvq_lab.training.adversarial import KINDS, LeCAM, adaptive_weight, d_loss, g_loss
 from softvq_lab.training.losses import Frozen, Perceptual, frozen_timm, make_perceptual, mse, reconstruction_loss
 from softvq_lab.weights import VGG, loss_weights, preflight

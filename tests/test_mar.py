@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from softvq_lab.config import ConfigError, GeneratorConfig, TrainGeneratorConfig, parse
+from softvq_lab.config import GeneratorConfig
 from softvq_lab.generators.mar import MAR, at_places, draw_orders, hidden_after, visible_places
 from softvq_lab.generators.model import make_generator
 from softvq_lab.hub import load_generator, save
 from softvq_lab.latents.stats import LatentStats
+from softvq_lab.strict import ConfigError, parse
+from softvq_lab.workflows import TrainGeneratorConfig
 from parity.fill import det, weight
 
 PARITY = Path(__file__).parent/'parity'

@@ -7,12 +7,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from softvq_lab import weights
-from softvq_lab.config import ConfigError, LossConfig, OptimConfig, TokenizerConfig, TrainConfig, parse
+from softvq_lab.config import LossConfig, OptimConfig, TokenizerConfig
 from softvq_lab.data import digits
 from softvq_lab.hub import load_tokenizer
 from softvq_lab.runs import open_run, read_metrics
+from softvq_lab.strict import ConfigError, parse
 from softvq_lab.training.loop import fit
 from softvq_lab.training.tokenizer_task import TokenizerTask
+from softvq_lab.workflows import TrainConfig
 
 TINY = TokenizerConfig(tokens=4, codebook_size=16)
 

@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from softvq_lab.config import ConfigError, EngineConfig, OptimConfig, TrainConfig, parse
+from softvq_lab.config import EngineConfig, OptimConfig
 from softvq_lab.runs import Run, open_run, read_metrics
+from softvq_lab.strict import ConfigError, parse
 from softvq_lab.train import PREEMPTED, images_of, launch, main, prepare, train_here
 from softvq_lab.training.checkpoint import best_checkpoint, newest_checkpoint, steps_of
 from softvq_lab.training.loop import fit
 from softvq_lab.training.task import Task
+from softvq_lab.workflows import TrainConfig
 
 FEW = dict(tokens=4, steps=40, batch_size=16, warmup_steps=4, checkpoint_every=4, log_every=1, eval_every=20, tracker='none')
 

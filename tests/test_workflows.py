@@ -10,8 +10,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from softvq_lab.config import WORKFLOWS, parameters
 from softvq_lab.runs import Run, figures, read_metrics
+from softvq_lab.strict import parameters
+from softvq_lab.workflows import WORKFLOWS
 
 BIN = Path(sys.executable).parent
 

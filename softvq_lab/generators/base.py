@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GUIDANCE_SCHEDULES', 'Guidance', 'SampleNoise', 'SamplerChoice', 'Generator']
 
-# %% ../../nbs/generators/00_base.ipynb #85715bf1
+# %% ../../nbs/generators/00_base.ipynb #963c0400
 import dataclasses
 from dataclasses import dataclass
 from typing import Callable, ClassVar
@@ -13,9 +13,10 @@ from typing import Callable, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..config import GeneratorConfig, closest
+from ..config import GeneratorConfig
 from ..core import rng
 from ..latents.stats import LatentStats
+from ..strict import closest
 from ..tokenizer.model import fingerprint
 
 # %% ../../nbs/generators/00_base.ipynb #638be7d6

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOISE_SCHEDULES', 'respace', 'Back', 'Diffusion', 'ddpm_step', 'ddim_step', 'diffuse_back']
 
-# %% ../../nbs/generators/02_diffusion.ipynb #c30660bd
+# %% ../../nbs/generators/02_diffusion.ipynb #51179a4d
 import math
 from typing import Callable, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import closest
+from ..strict import closest
 
 # %% ../../nbs/generators/02_diffusion.ipynb #130327f1
 def _cosine(steps: int) -> np.ndarray:

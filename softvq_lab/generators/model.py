@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['GENERATORS', 'make_generator']
 
-# %% ../../nbs/generators/09_model.ipynb #0a71a624
-from ..config import GeneratorConfig, closest
+# %% ../../nbs/generators/09_model.ipynb #48211188
+from ..config import GeneratorConfig
 from .base import Generator
 from .dit import DiT
 from .mar import MAR
 from .sit import SiT
 from ..latents.stats import LatentStats
+from ..strict import closest
 
 # %% ../../nbs/generators/09_model.ipynb #03946c74
 GENERATORS: dict[str, type[Generator]] = {'sit': SiT, 'dit': DiT, 'mar': MAR}

@@ -6,20 +6,20 @@
 __all__ = ['USED', 'NO_MATTER', 'MAR_USED', 'INTERPOLANT', 'RENAMED', 'is_released_generator', 'is_mar', 'refuse',
            'generator_config', 'mar_config', 'rename', 'load_released_generator']
 
-# %% ../../nbs/generators/10_released.ipynb #71da45fb
+# %% ../../nbs/generators/10_released.ipynb #8b4bc004
 from pathlib import Path
 
 import torch
 from einops import rearrange
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ..config import GeneratorConfig, parse
+from ..config import GeneratorConfig
 from ..core import read_json
 from .base import Generator
 from .model import make_generator
 from ..latents.stats import LatentStats
-from ..training.checkpoint import fit_weights
+from ..strict import parse
+from ..weights import fit_weights, read_tensors
 
 # %% ../../nbs/generators/10_released.ipynb #d7397e85
 USED = {'hidden_size', 'depth', 'num_heads', 'mlp_ratio', 'in_channels', 'input_size', 'patch_size', 'num_classes', 'class_dropout_prob', 'qk_norm', 'vae_1d', 'path_type'}
@@ -66,7 +66,7 @@ def mar_config(info: dict) -> GeneratorConfig:
     flat |= dict(head_repeats=info.get('diffusion_batch_mul', 4), mask_min=info.get('mask_ratio_min', 0.7), dropout=dropout)
     return parse(GeneratorConfig, flat | dict(generator='mar', class_dropout=info.get('label_drop_prob', 0.1)))
 
-# %% ../../nbs/generators/10_released.ipynb #2372a2c9
+# %% ../../nbs/generators/10_released.ipynb #2b3b414f
 RENAMED = {'y_embedder.embedding_table.': 'y_embedder.', 'final_layer.adaLN_modulation.': 'final_modulation.', 'final_layer.linear.': 'final_linear.', 'x_embedder.proj.': 'x_embedder.'}
 
 
@@ -87,8 +87,7 @@ def load_released_generator(folder) -> Generator:
     "A released SiT, DiT or MAR folder as a `Generator` in eval mode; a `ValueError` says what does not fit."
     folder = Path(folder)
     info = read_json(folder/'config.json')
-    try: weights = load_file(folder/'model.safetensors')
-    except Exception as e: raise ValueError(f'{folder/"model.safetensors"} is not a readable safetensors file: {e}') from None
+    weights = read_tensors(folder/'model.safetensors')
     try:
         if is_mar(info): config, tokens, dim, classes = mar_config(info), info['seq_len'], info['token_embed_dim'], info['class_num']
         else: config, tokens, dim, classes = generator_config(info), info['input_size'], info['in_channels'], info['num_classes']

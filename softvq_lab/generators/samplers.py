@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DIFFUSIONS', 'guided', 'euler', 'heun', 'dopri5', 'score', 'sde', 'dpm']
 
-# %% ../../nbs/generators/04_samplers.ipynb #62c5aada
+# %% ../../nbs/generators/04_samplers.ipynb #cea910f3
 from typing import Callable
 
 import torch
@@ -13,10 +13,10 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 from torchdiffeq import odeint
 
-from ..config import closest
 from .base import Guidance
 from .diffusion import Diffusion
 from .paths import Path, make_path
+from ..strict import closest
 
 # %% ../../nbs/generators/04_samplers.ipynb #c91033f3
 def guided(

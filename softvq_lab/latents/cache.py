@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DTYPES', 'moments', 'combine', 'cache_latents', 'open_cache', 'LatentData']
 
-# %% ../../nbs/latents/01_cache.ipynb #fdcbcb39
+# %% ../../nbs/latents/01_cache.ipynb #bbb36ab5
 import dataclasses
 import hashlib
 import json
@@ -23,8 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..core import read_json, sha256, write_atomic, write_json
-from ..files import record_broken
-from ..images import ImageData, stack
+from ..data import ImageData, WithMirrors, record_broken, stack
 from .stats import LatentStats
 
 # %% ../../nbs/latents/01_cache.ipynb #a9650492
@@ -91,23 +90,13 @@ def _intact(folder: Path, s: int, plan: dict) -> bool:
     about = _record(folder, s, plan)
     return about is not None and sha256(_shard(folder, s)) == about['sha256']
 
-# %% ../../nbs/latents/01_cache.ipynb #0ee5ecb2
-class _Entries(Dataset):
-    "Entry i is image i of a split of N, entry N + i its mirror image."
-
-    def __init__(self, split: Dataset): self.split = split
-
-    def __getitem__(self, e: int) -> tuple[Tensor, int]:
-        x, y = self.split[e % len(self.split)]
-        return (x.flip(-1) if e >= len(self.split) else x), int(y)
-
-
+# %% ../../nbs/latents/01_cache.ipynb #0fc5566b
 def _encode(tokenizer, split: Dataset, plan: dict, todo: list[int], batch_size: int, workers: int, bar) -> Iterator[tuple[int, Tensor, Tensor]]:
     "Yield (shard, z (n, L, D), labels (n)) for the shards `todo`."
     device, size = next(tokenizer.parameters()).device, plan['shard_size']
     spans = [range(s * size, min((s + 1) * size, plan['entries'])) for s in todo]
     batches = [list(span[i:i + batch_size]) for span in spans for i in range(0, len(span), batch_size)]
-    loader = iter(DataLoader(_Entries(split), batch_sampler=batches, num_workers=workers, pin_memory=device.type == 'cuda'))
+    loader = iter(DataLoader(WithMirrors(split), batch_sampler=batches, num_workers=workers, pin_memory=device.type == 'cuda'))
     for s, span in zip(todo, spans):
         z, labels, have = [], [], 0
         while have < len(span):

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['KINDS', 'd_loss', 'g_loss', 'LeCAM', 'adaptive_weight', 'Adversary']
 
-# %% ../../nbs/training/04_adversarial.ipynb #1b2be68f
+# %% ../../nbs/training/04_adversarial.ipynb #af552afb
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import closest
 from ..core import mean_over_ranks
+from ..strict import closest
 from .augment import DiffAug
 
 # %% ../../nbs/training/04_adversarial.ipynb #b15df631

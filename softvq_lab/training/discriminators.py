@@ -7,7 +7,7 @@ __all__ = ['DISCRIMINATORS', 'VirtualBatchNorm', 'make_head', 'released_heads', 
            'DinoDiscriminator', 'ReferenceFeatures', 'PatchGAN', 'minibatch_std', 'StyleGANDiscriminator',
            'make_discriminator']
 
-# %% ../../nbs/training/03_discriminators.ipynb #274bbfda
+# %% ../../nbs/training/03_discriminators.ipynb #bbb44b92
 import math
 
 import torch
@@ -17,9 +17,9 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..config import closest
 from ..core import full_precision
 from ..reference import ReferenceNet
+from ..strict import closest
 from .losses import Frozen, ReferenceMaps, frozen_timm
 from ..weights import DINO
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRECISION', 'Preempted', 'Requests', 'make_accelerator', 'Watch', 'fit']
 
-# %% ../../nbs/training/09_loop.ipynb #8f4ba2fb
+# %% ../../nbs/training/09_loop.ipynb #8d5660dd
 import signal
 import sys
 import threading
@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
-from ..config import ConfigError, EngineConfig, OptimConfig
+from ..config import EngineConfig, OptimConfig
 from ..core import seed_everything
 from ..runs import Run, log_metrics, trim_metrics
+from ..strict import ConfigError
 from .checkpoint import newest_checkpoint
 from .health import blame
 from .state import State

@@ -6,7 +6,7 @@
 __all__ = ['mse', 'psnr', 'reconstruction_loss', 'Frozen', 'frozen_timm', 'Perceptual', 'NoPerceptual', 'ReferenceMaps',
            'make_perceptual']
 
-# %% ../../nbs/training/01_losses.ipynb #dd075678
+# %% ../../nbs/training/01_losses.ipynb #7339fa82
 import copy
 import warnings
 from pathlib import Path
@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import closest
 from ..core import derive_seed
 from ..reference import ReferenceNet
+from ..strict import closest
 from ..weights import find_vgg
 
 # %% ../../nbs/training/01_losses.ipynb #cc29e2ae

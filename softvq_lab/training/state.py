@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Player', 'State']
 
-# %% ../../nbs/training/07_state.ipynb #044a26d0
+# %% ../../nbs/training/07_state.ipynb #930e7248
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from ..config import EngineConfig, OptimConfig
 from ..core import read_json
 from ..runs import Run
-from .checkpoint import load_optimizer, load_weights, optimizer_tensors, save_checkpoint
+from .checkpoint import load_optimizer, optimizer_tensors, save_checkpoint
 from .task import Task, lr_at, make_optimizer
+from ..weights import load_weights
 
 # %% ../../nbs/training/07_state.ipynb #91aa8b6b
 class Player:

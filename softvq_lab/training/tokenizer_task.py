@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_teacher', 'make_judges', 'TokenizerTask', 'side_by_side']
 
-# %% ../../nbs/training/10_tokenizer_task.ipynb #4504eb23
+# %% ../../nbs/training/10_tokenizer_task.ipynb #398eb78a
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -20,11 +20,10 @@ from ..tokenizer.model import Tokenizer, start_encoder
 from .adversarial import Adversary, adaptive_weight
 from .align import Aligner, ReferenceTeacher, TimmTeacher
 from .augment import DiffAug
-from .checkpoint import fit_weights
 from .discriminators import make_discriminator
 from .losses import make_perceptual, psnr, reconstruction_loss
 from .task import Task
-from ..weights import loss_weights, preflight, require
+from ..weights import fit_weights, loss_weights, preflight, require
 
 # %% ../../nbs/training/10_tokenizer_task.ipynb #575f2b24
 def make_teacher(name: str, file: str, t: TokenizerConfig, images: ImageData) -> nn.Module:

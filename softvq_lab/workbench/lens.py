@@ -6,7 +6,7 @@
 __all__ = ['MAX_BYTES', 'MAX_PIXELS', 'Lens', 'open_lens', 'open_external', 'is_external', 'generator_for', 'read_upload',
            'error_map', 'enlarge', 'reconstruct', 'heldout_gallery', 'sample_steps', 'poster']
 
-# %% ../../nbs/workbench/02_lens.ipynb #92d33221
+# %% ../../nbs/workbench/02_lens.ipynb #1a4a54e6
 import itertools
 import os
 import queue
@@ -23,12 +23,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..config import DataConfig, parse
+from ..config import DataConfig
 from ..core import read_json
 from ..data import ImageData, Size, from_pil, grid, load_data, to_pil
 from ..generators.base import Generator
 from ..hub import find_tokenizer, load_generator, load_tokenizer
 from ..runs import Run, list_runs
+from ..strict import parse
 from ..tokenizer.external import ExternalTokenizer
 from ..tokenizer.model import Tokenizer
 from ..training.checkpoint import steps_of

@@ -6,7 +6,7 @@
 __all__ = ['assigned_names', 'given_parameters', 'papermill_folder', 'run_folder', 'project_root', 'read_parameters',
            'show_config']
 
-# %% ../../nbs/workbench/00_workflow.ipynb #295e0b4d
+# %% ../../nbs/workbench/00_workflow.ipynb #298e1036
 import ast
 import dataclasses
 import os
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import psutil
 
-from ..config import WORKFLOWS, ConfigError, flatten, parameters, parse
 from ..hub import load_tokenizer
+from ..strict import ConfigError, flatten, parameters, parse
+from ..workflows import WORKFLOWS
 
 # %% ../../nbs/workbench/00_workflow.ipynb #418e4bd4
 def assigned_names(source: str) -> list[str]:

@@ -23,7 +23,7 @@ import psutil
 from ..core import read_json, write_json
 from ..strict import ConfigError
 
-# %% ../../nbs/workbench/04_execute.ipynb #0ff6f98e
+# %% ../../nbs/workbench/04_execute.ipynb #04964e8f
 PREEMPTED = 75  # exit status: asked to stop, saved, try again later (EX_TEMPFAIL)
 TRAININGS = ('train', 'train_generator')
 ENDED = ('done', 'failed')
@@ -63,7 +63,7 @@ class Job:
 
     def plan(self, workflow: str, parameters: dict):
         "Note what is to be executed."
-        self.say('queued', workflow=workflow, parameters=parameters, reason=None, pid=None, host=platform.node())
+        self.say('queued', workflow=workflow, parameters=parameters, reason=None, pid=None, host=platform.node(), tries=_tries(self.file) + 1)
 
     def last_lines(self, n: int = 20) -> str:
         "The end of the log."
@@ -72,6 +72,12 @@ class Job:
             f.seek(max(0, self.log.stat().st_size - 20_000))
             text = f.read().decode(errors='replace')
         return '\n'.join([line.rsplit('\r', 1)[-1] for line in text.replace('\r\n', '\n').split('\n') if line.strip()][-n:])
+
+
+def _tries(file) -> int:
+    "How often a job was begun by whoever plans it; a cluster's requeues do not count."
+    try: return read_json(file).get('tries', 0)
+    except (OSError, ValueError): return 0
 
 
 def _now() -> str: return datetime.datetime.now().astimezone().isoformat(timespec='seconds')

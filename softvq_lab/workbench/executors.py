@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AGAIN', 'Executor', 'Local', 'make_executor', 'drive', 'run_sweep']
 
-# %% ../../nbs/workbench/06_executors.ipynb #d934059e
+# %% ../../nbs/workbench/06_executors.ipynb #d73234af
 import os
 import signal
 import time
@@ -16,6 +16,7 @@ import torch
 
 from ..strict import ConfigError
 from .execute import ENDED, start, stop
+from .slurm import Slurm
 from .sweep import Sweep, Task, open_sweep
 
 # %% ../../nbs/workbench/06_executors.ipynb #b9278afd
@@ -60,13 +61,14 @@ class Local:
         deadline = time.time() + 120
         while time.time() < deadline and any(self.states([t])[t.id]['state'] in ('running', 'queued') for t in asked): time.sleep(0.2)
 
-# %% ../../nbs/workbench/06_executors.ipynb #ce6ab805
+# %% ../../nbs/workbench/06_executors.ipynb #70bbe3b6
 def make_executor(name: str, jobs: int | None = None, slurm: dict | None = None) -> Executor:
     "local or slurm, by name."
     if name == 'local': return Local(jobs)
+    if name == 'slurm': return Slurm(**(slurm or {}))
     raise ConfigError(f'executor={name!r}: possible are local and slurm')
 
-# %% ../../nbs/workbench/06_executors.ipynb #1b84a663
+# %% ../../nbs/workbench/06_executors.ipynb #8c8da014
 AGAIN = ('interrupted', 'preempted')  # ends that are no fault of the settings
 
 
@@ -80,7 +82,7 @@ def drive(sweeps: list[Sweep], executor: Executor, retry: bool = False, attempts
     tasks = {t.id: t for s in sweeps for t in s.tasks}
     if retry:
         for t in tasks.values():
-            if not t.found and t.job.info['state'] == 'failed': t.job.say('planned', reason=None, attempts=0)
+            if not t.found and t.job.info['state'] == 'failed': t.job.say('planned', reason=None, tries=0)
     def asked(number, frame): raise _Stop(signal.Signals(number).name)
     before = {s: signal.signal(s, asked) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -113,7 +115,7 @@ def _turn(tasks: dict[str, Task], executor: Executor, attempts: int, before: dic
     states = _look(tasks, executor)
     for i, t in tasks.items():
         if t.needs and states[t.needs]['state'] == 'failed' and states[i]['state'] != 'done': states[i] = {'state': 'failed', 'reason': f'not started: its {tasks[t.needs].stage} ({tasks[t.needs].label}) failed'}
-        if states[i]['state'] in AGAIN and (states[i]['attempts'] or 0) >= attempts:
+        if states[i]['state'] in AGAIN and (t.job.info.get('tries') or 0) >= attempts:
             t.job.say('failed', reason=f'ended {attempts} times without an error of its own ({states[i]["reason"] or "its process was killed"})')
             states[i] |= {'state': 'failed', 'reason': t.job.info['reason']}
         old = before.get(i, {}).get('state')

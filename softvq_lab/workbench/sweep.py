@@ -139,7 +139,7 @@ def readable_name(workflow: str, cfg, given: dict) -> str:
 QUIET = (*ANYHOW, 'recipe', 'tokenizer_run', 'quantizer', 'tokens', 'latent_dim', 'generator', 'size', 'steps', 'batch_size', 'warmup_steps', 'eval_every', 'checkpoint_every', 'log_every', 'ema_decay', 'lr',
          'dataset', 'data_path', 'flip', 'crop', 'processes')  # said already, or how long and on what: not in names
 
-# %% ../../nbs/workbench/05_sweep.ipynb #0435b614
+# %% ../../nbs/workbench/05_sweep.ipynb #041b4f83
 @dataclass
 class Task:
     "One job of a sweep."
@@ -187,7 +187,7 @@ def plan(sweep: SweepConfig, root='runs') -> list[Task]:
             for before, v in itertools.product(made, settings_of(s)):
                 vary = (before.vary if before else {}) | {k if not before or k not in before.parameters else f'{stage}.{k}': x for k, x in v.items()} | {'seed': seed}
                 link = {} if before is None else {'run': before.run} if stage == 'evaluation' else {'tokenizer_run': before.run}
-                rows.append(add(stage, s.set | v | link | {'seed': s.set.get('seed', seed) if stage == 'evaluation' else seed}, vary, before))
+                rows.append(add(stage, s.set | v | link | {'seed': s.set.get('seed', 0) if stage == 'evaluation' else seed}, vary, before))
             made = rows
     return list(tasks.values())
 

@@ -1,4 +1,4 @@
-"""A real Slurm of one node on this machine, for tests: munged, slurmctld, slurmd, in a folder of their own."""
+"""A real Slurm on this machine, for tests: munged, slurmctld and a slurmd for each node, in a folder of their own."""
 import os
 import platform
 import shutil
@@ -26,27 +26,28 @@ def _free_ports(n: int) -> list[int]:
 
 
 @contextmanager
-def cluster(folder: Path, cpus: int = 2):
-    "Start it; yields when the node is idle, with SLURM_CONF set in the environment."
+def cluster(folder: Path, nodes: int = 1, cpus: int = 2):
+    "Start it; yields when its nodes are idle, with SLURM_CONF set in the environment. Several nodes are several slurmd here, which Debian's Slurm can do."
     folder, host = Path(folder), platform.node().split('.')[0]
-    for d in ('state', 'spool'): (folder/d).mkdir(parents=True)
-    ports = _free_ports(2)
+    (folder/'state').mkdir(parents=True)
+    names, ports = [f'n{i}' for i in range(1, nodes + 1)], _free_ports(nodes + 1)
+    lines = [f'NodeName={n} NodeHostname={host} NodeAddr=127.0.0.1 Port={p} CPUs={cpus} RealMemory=1000 State=UNKNOWN' for n, p in zip(names, ports[1:])]
     text = (Path(__file__).parent/'slurm.conf').read_text()
-    for k, v in {'@DIR@': folder, '@HOST@': host, '@PORT1@': ports[0], '@PORT2@': ports[1], '@CPUS@': cpus}.items(): text = text.replace(k, str(v))
+    for k, v in {'@DIR@': folder, '@HOST@': host, '@PORT1@': ports[0], '@NODES@': '\n'.join(lines)}.items(): text = text.replace(k, str(v))
     (folder/'slurm.conf').write_text(text)
     (folder/'munge.key').write_bytes(os.urandom(256))
     (folder/'munge.key').chmod(0o400)
     env = {**os.environ, 'SLURM_CONF': str(folder/'slurm.conf'), 'PATH': f'{os.environ["PATH"]}:/usr/sbin:/sbin'}
     munge = [f'--{k}-file={folder}/munge.{k}' for k in ('key', 'log', 'pid', 'seed')]
-    commands = (['munged', '--foreground', '--force', f'--socket={folder}/munge.socket', *munge], ['slurmctld', '-D', '-i'], ['slurmd', '-D', '-N', host])
+    commands = (['munged', '--foreground', '--force', f'--socket={folder}/munge.socket', *munge], ['slurmctld', '-D', '-i'], *(['slurmd', '-D', '-N', n] for n in names))
     before, processes = os.environ.get('SLURM_CONF'), []
     try:
-        for c in commands:
-            with open(folder/f'{c[0]}.out', 'w') as out: processes.append(subprocess.Popen(c, env=env, stdout=out, stderr=subprocess.STDOUT))
+        for i, c in enumerate(commands):
+            with open(folder/f'{c[0]}-{i}.out', 'w') as out: processes.append(subprocess.Popen(c, env=env, stdout=out, stderr=subprocess.STDOUT))
             time.sleep(0.5)
         os.environ['SLURM_CONF'] = env['SLURM_CONF']
         deadline = time.time() + 40
-        while subprocess.run(['sinfo', '-h', '-o', '%T'], capture_output=True, text=True).stdout.strip() != 'idle':
+        while subprocess.run(['sinfo', '-h', '-o', '%T %D'], capture_output=True, text=True).stdout.strip() != f'idle {nodes}':
             if time.time() > deadline or any(p.poll() is not None for p in processes): raise RuntimeError('no cluster:\n' + '\n'.join(f'{f.name}: {f.read_text(errors="replace")[-1500:]}' for f in sorted([*folder.glob('*.out'), *folder.glob('*.log')])))
             time.sleep(0.3)
         yield folder

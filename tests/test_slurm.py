@@ -1,4 +1,5 @@
-"""Sweeps on a real one-node Slurm: submitted by submitit, requeued, preempted, and the same weights in the end."""
+"""Sweeps on a real Slurm: submitted by submitit, requeued, preempted, and the same weights in the end."""
+import math
 import os
 import subprocess
 import threading
@@ -6,11 +7,13 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import slurm_cluster
-from softvq_lab.core import read_json, sha256
-from softvq_lab.runs import Run
+from softvq_lab.core import read_json, sha256, write_json
+from softvq_lab.runs import Run, read_metrics
 from softvq_lab.train import images_of, prepare, train_here
+from softvq_lab.training.checkpoint import newest_checkpoint
 from softvq_lab.workbench.executors import drive
 from softvq_lab.workbench.slurm import Slurm
 from softvq_lab.workbench.sweep import open_sweep, read_report
@@ -23,7 +26,7 @@ def slurm(tmp_path_factory):
     if why := slurm_cluster.missing():
         if os.environ.get('REQUIRE_SLURM'): pytest.fail(f'no Slurm: {why}')
         pytest.skip(f'no Slurm: {why}')
-    with slurm_cluster.cluster(tmp_path_factory.mktemp('slurm')) as folder: yield folder
+    with slurm_cluster.cluster(tmp_path_factory.mktemp('slurm'), nodes=2, cpus=1) as folder: yield folder
 
 
 def command(*words) -> str: return subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout
@@ -90,3 +93,32 @@ def undisturbed(task, folder) -> str:
     torch.set_num_threads(1)  # as the jobs have it
     train_here(run := prepare(config, folder, images := images_of(config)), images)
     return weights(run)
+
+
+def test_two_ranks_on_two_nodes_train_as_one_process(slurm, tmp_path, monkeypatch):
+    "A run of two nodes in an allocation of two: the notebook on the first, a launcher on each. As near to one process as two ranks of one node are (tests/test_training.py)."
+    monkeypatch.setenv('PLOTLY_RENDERER', 'plotly_mimetype')
+    few = dict(steps=12, warmup_steps=2, batch_size=16, tokens=4, codebook_size=64, eval_every=12, checkpoint_every=12, log_every=1, tracker='none')
+    sweep = open_sweep(dict(name='nodes', tokenizer=dict(set=few | dict(processes=2, nodes=2))), tmp_path/'slurm')
+    task, = sweep.tasks
+    assert drive([sweep], Slurm(partition='debug', nodes=2, cpus=1, hours=1)), task.job.info['reason'] + task.job.last_lines()
+    two = Run(task.run)
+    assert two.status['state'] == 'done' and two.info['config']['engine']['nodes'] == 2
+
+    config = check_parameters('train', few | {'run': str(tmp_path/'one')})
+    train_here(one := prepare(config, tmp_path/'one', images := images_of(config)), images)
+    for a, b in zip(read_metrics(one), read_metrics(two), strict=True):
+        for k in ('rec', 'kl', 'loss', 'grad_norm'): assert k not in a or math.isclose(a[k], b[k], rel_tol=1e-5 if k in ('rec', 'loss') or a['step'] <= 5 else 1e-3), (k, a, b)
+    a, b = (load_file(newest_checkpoint(r.checkpoints)/'model.safetensors') for r in (one, two))
+    for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_that_died_with_its_node_may_go_on_elsewhere(tmp_path):
+    from softvq_lab.workbench.execute import Job
+    from softvq_lab.workbench.slurm import free_after_a_crash
+    for whose, after in (('gone', 'interrupted'), ('another', 'running')):
+        job, run = Job(tmp_path/whose/'notebook.ipynb'), Run(tmp_path/whose)
+        write_json(run.path/'status.json', {'state': 'running', 'host': 'gone', 'pid': 1, 'step': 7})
+        write_json(job.file, {'state': 'running', 'host': whose})
+        free_after_a_crash(job)
+        assert run.status['state'] == after and run.status['step'] == 7

@@ -29,7 +29,7 @@ def read_settings(words: list[str]) -> dict:
         except yaml.YAMLError: settings[name] = value
     return settings
 
-# %% ../../nbs/workbench/08_cli.ipynb #e4c00568
+# %% ../../nbs/workbench/08_cli.ipynb #d8e9cb5a
 app = typer.Typer(name='softvq-lab', help='Tokenizers, generators, and a night of experiments with them.', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Settings = Annotated[list[str] | None, typer.Argument(metavar='[NAME=VALUE]...', help='settings; the notebook and softvq_lab.config explain them')]
 Root = Annotated[Path, typer.Option('--root', help='folder of the runs')]
@@ -62,6 +62,7 @@ def _output(workflow: str, given: dict, root: Path, resume: bool) -> Path:
     from softvq_lab.workbench.sweep import readable_name
     from softvq_lab.workbench.workflow import check_parameters
     cfg = check_parameters(workflow, given)
+    if workflow == 'sweep': return Path(cfg.sweep.split(',')[0].strip())/'morning.ipynb'
     if workflow not in TRAININGS: return Path(given['run'])/f'{workflow}.ipynb' if given.get('run') else root/f'{workflow}.ipynb'
     if given.get('run'): return Path(given['run'])/'notebook.ipynb'
     name = readable_name(workflow, cfg, given)

@@ -146,7 +146,7 @@ def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | No
             print(f'--- {state}: {reason}', file=log)
             return state, reason
 
-# %% ../../nbs/workbench/04_execute.ipynb #77ea2c60
+# %% ../../nbs/workbench/04_execute.ipynb #e61af050
 def start(job: Job, env: dict[str, str] | None = None) -> subprocess.Popen:
     "Execute a planned job in a new session; `env` is added to the environment."
     job.file.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,8 @@ def stop(job: Job) -> bool:
 
 def _prepare(workflow: str, output, resume: bool, parameters: dict) -> Job:
     "A planned job, after everything that can be checked was."
-    from softvq_lab.workbench.papermill_io import keep  # these two import half the library
+    import papermill.iorw  # noqa: F401, before the next: it imports it by its entry point
+    from softvq_lab.workbench.papermill_io import keep
     from softvq_lab.workbench.workflow import check_parameters
     job, notebook = Job(output), workflow_notebook(workflow)
     if workflow in TRAININGS: parameters = {'run': str(job.output.parent)} | parameters

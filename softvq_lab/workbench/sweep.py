@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Rows', 'STAGES', 'QUIET', 'RandomConfig', 'StageConfig', 'SweepConfig', 'read_sweep', 'override', 'settings_of',
-           'digest', 'digest_of_run', 'readable_name', 'Task', 'plan', 'Sweep', 'open_sweep', 'read_report']
+           'digest', 'digest_of_run', 'readable_name', 'Task', 'plan', 'Sweep', 'open_sweep', 'read_report',
+           'join_reports']
 
 # %% ../../nbs/workbench/05_sweep.ipynb #b603dc0b
 import datetime
@@ -191,7 +192,7 @@ def plan(sweep: SweepConfig, root='runs') -> list[Task]:
             made = rows
     return list(tasks.values())
 
-# %% ../../nbs/workbench/05_sweep.ipynb #8b4c24ed
+# %% ../../nbs/workbench/05_sweep.ipynb #aca87f21
 class Sweep:
     "A sweep and its folder."
 
@@ -234,3 +235,14 @@ def read_report(path) -> dict:
         except psutil.Error: alive = False
         if not alive: d['state'] = 'gone'
     return report
+
+
+def join_reports(reports: list[dict]) -> dict:
+    "Several sweeps as one report; a task of several counts once."
+    if len(reports) == 1: return reports[0]
+    tasks = {t['id']: t for r in reports for t in r['tasks']}
+    for t in tasks.values(): t['vary'] = {k: v for r in reports for u in r['tasks'] if u['id'] == t['id'] for k, v in u['vary'].items()}
+    for t in tasks.values(): t['label'] = ', '.join(f'{k}={v}' for k, v in t['vary'].items())
+    drivers = [r['driver'] for r in reports]
+    return {**reports[0], 'name': ', '.join(r['name'] for r in reports), 'about': '; '.join(r['about'] for r in reports), 'tasks': list(tasks.values()), 'driver': next((d for d in drivers if d['state'] == 'running'), drivers[0]),
+            'counts': {s: sum(t['state'] == s for t in tasks.values()) for s in reports[0]['counts']}}

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import slurm_cluster
+from test_training import FEW
 from softvq_lab.core import read_json, sha256, write_json
 from softvq_lab.runs import Run, read_metrics
 from softvq_lab.train import images_of, prepare, train_here
@@ -98,7 +99,7 @@ def undisturbed(task, folder) -> str:
 def test_two_ranks_on_two_nodes_train_as_one_process(slurm, tmp_path, monkeypatch):
     "A run of two nodes in an allocation of two: the notebook on the first, a launcher on each. As near to one process as two ranks of one node are (tests/test_training.py)."
     monkeypatch.setenv('PLOTLY_RENDERER', 'plotly_mimetype')
-    few = dict(steps=12, warmup_steps=2, batch_size=16, tokens=4, codebook_size=64, eval_every=12, checkpoint_every=12, log_every=1, tracker='none')
+    few = FEW | dict(steps=12, eval_every=12, checkpoint_every=12, codebook_size=64)  # what the test of two ranks on one node trains
     sweep = open_sweep(dict(name='nodes', tokenizer=dict(set=few | dict(processes=2, nodes=2))), tmp_path/'slurm')
     task, = sweep.tasks
     assert drive([sweep], Slurm(partition='debug', nodes=2, cpus=1, hours=1)), task.job.info['reason'] + task.job.last_lines()

@@ -138,3 +138,18 @@ def test_a_job_whose_process_is_killed_is_resumed_and_one_that_always_dies_is_gi
     assert executor.begun == 3 and t['state'] == 'failed' and 'ended 3 times' in t['reason']
     assert not drive([sweep], executor, attempts=3, poll=0) and executor.begun == 3
     assert not drive([sweep], executor, attempts=2, poll=0, retry=True) and executor.begun == 5
+
+
+# several sweeps on one page
+def test_sweeps_join_to_one_report_in_which_shared_runs_count_once(tmp_path):
+    from softvq_lab.workbench.sweep import join_reports
+    reports = []
+    for name, steps, vary in (('a', 6, 'tau'), ('b', 6, 'latent_dim'), ('c', 7, 'tau')):
+        sweep = open_sweep(dict(name=name, tokenizer=dict(set=FEW | dict(steps=steps), grid={vary: [0.07, 0.5] if vary == 'tau' else [8, 4]})), tmp_path)
+        sweep.write({t.id: {'state': 'planned', 'reason': None} for t in sweep.tasks}, 'local')
+        reports.append(read_report(sweep.folder))
+    both = join_reports(reports[:2])
+    assert len(both['tasks']) == 3 == both['counts']['planned'] and both['name'] == 'a, b'
+    assert [t['label'] for t in both['tasks']] == ['tau=0.07, seed=0, latent_dim=8', 'tau=0.5, seed=0', 'latent_dim=4, seed=0']
+    other = join_reports([reports[0], reports[2]])
+    assert len({t['label'] for t in other['tasks']}) == 4, 'other steps, other settings: never averaged'

@@ -192,7 +192,7 @@ def plan(sweep: SweepConfig, root='runs') -> list[Task]:
             made = rows
     return list(tasks.values())
 
-# %% ../../nbs/workbench/05_sweep.ipynb #aca87f21
+# %% ../../nbs/workbench/05_sweep.ipynb #f53d9ffe
 class Sweep:
     "A sweep and its folder."
 
@@ -238,10 +238,15 @@ def read_report(path) -> dict:
 
 
 def join_reports(reports: list[dict]) -> dict:
-    "Several sweeps as one report; a task of several counts once."
+    "Several sweeps as one report; a task of several counts once. Settings that read alike and are not the same get the name of their sweep."
     if len(reports) == 1: return reports[0]
-    tasks = {t['id']: t for r in reports for t in r['tasks']}
-    for t in tasks.values(): t['vary'] = {k: v for r in reports for u in r['tasks'] if u['id'] == t['id'] for k, v in u['vary'].items()}
+    tasks, labels = {t['id']: t for r in reports for t in r['tasks']}, {}
+    for t in tasks.values():
+        t['vary'] = {k: v for r in reports for u in r['tasks'] if u['id'] == t['id'] for k, v in u['vary'].items()}
+        labels.setdefault((t['stage'], json.dumps(t['vary'], sort_keys=True)), []).append(t)
+    home = {t['id']: r['name'] for r in reports for t in r['tasks']}
+    for same in labels.values():
+        for t in same if len(same) > 1 else []: t['vary'] = {'sweep': home[t['id']]} | t['vary']
     for t in tasks.values(): t['label'] = ', '.join(f'{k}={v}' for k, v in t['vary'].items())
     drivers = [r['driver'] for r in reports]
     return {**reports[0], 'name': ', '.join(r['name'] for r in reports), 'about': '; '.join(r['about'] for r in reports), 'tasks': list(tasks.values()), 'driver': next((d for d in drivers if d['state'] == 'running'), drivers[0]),

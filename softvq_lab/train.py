@@ -98,7 +98,7 @@ def _everywhere(run: Run, config) -> list[str]:
     endpoint = f'{platform.node()}:{20_000 + int(os.environ["SLURM_JOB_ID"]) % 20_000}'
     return ['srun', '--overlap', f'--nodes={nodes}', f'--ntasks={nodes}', '--ntasks-per-node=1', '--kill-on-bad-exit=1', *launcher(run, config, endpoint)]
 
-# %% ../nbs/08_train.ipynb #61151c4d
+# %% ../nbs/08_train.ipynb #31329569
 def _die_with_parent():
     "Linux: send this process SIGTERM when its parent is gone."
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
@@ -111,8 +111,8 @@ def launch(run: Run, images: ImageData | None = None):
     if processes == 1: return train_here(run, images)
     here = processes // config.engine.nodes
     if (gpus := torch.cuda.device_count()) and gpus < here: raise ConfigError(f'processes={processes} on nodes={config.engine.nodes} are {here} on a machine with {gpus} GPUs: more nodes, or fewer processes')
-    command = _everywhere(run, config)
-    env = {**os.environ, 'SOFTVQ_LAB_LAUNCHED_BY': str(os.getpid()), 'OMP_NUM_THREADS': str(max(1, (os.cpu_count() or 1) // here))} | ({} if gpus else {'ACCELERATE_USE_CPU': 'true'})
+    command, cores = _everywhere(run, config), int(os.environ.get('SLURM_CPUS_ON_NODE', 0)) or os.cpu_count() or 1
+    env = {**os.environ, 'SOFTVQ_LAB_LAUNCHED_BY': str(os.getpid()), 'OMP_NUM_THREADS': str(max(1, cores // here))} | ({} if gpus else {'ACCELERATE_USE_CPU': 'true'})
     with open(run.path/'train.log', 'a') as log: p = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, preexec_fn=_die_with_parent)
     try:
         with _Asked() as requests: _follow(p, run, config.optim.steps, requests)

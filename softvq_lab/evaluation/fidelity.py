@@ -80,18 +80,23 @@ def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> dict
     out = prc_features_to_metric(samples, real, prc_neighborhood=neighbours, prc_batch_size=1000, save_cpu_ram=True, verbose=False)
     return {'precision': out['precision'], 'recall': out['recall']}
 
-# %% ../../nbs/evaluation/02_fidelity.ipynb #041d8574
-def frechet_infinity(samples: Tensor, real: Moments, points: int = 10, draws: int = 4, seed: int = 0) -> float:
-    "The Fréchet distance of samples (N, F) extended to infinitely many of them: the intercept of a line in 1/n through `points` numbers of samples from N/4 (at least 20) to N. Can be negative when the distance is small."
-    N = len(samples)
+# %% ../../nbs/evaluation/02_fidelity.ipynb #1bf9da6d
+def frechet_infinity(samples: Tensor, real: Moments | Tensor, points: int = 10, draws: int = 4, seed: int = 0) -> float:
+    "The Fréchet distance of samples (N, F) extended to infinitely many of them: the intercept of a line in 1/n through `points` numbers of samples from N/4 (at least 20) to N. Can be negative when the distance is small. `real` (N, F): the original of each sample, drawn along with it."
+    N, distance = len(samples), _distance_to(samples, real)
     sizes = np.unique(np.linspace(max(20, N // 4), N, points).round().astype(int))
     if N < 40: raise ValueError(f'extending to infinitely many samples needs at least 40, got {N}')
-    root, g, values = _root(real.cov), rng('frechet-infinity', seed), []
-    for n in sizes:
-        pick = [torch.randperm(N, generator=g)[:n] for _ in range(draws if n < N else 1)]
-        values.append(np.mean([frechet(real, Moments.of(samples[i]), root) for i in pick]))
+    g, values = rng('frechet-infinity', seed), []
+    for n in sizes: values.append(np.mean([distance(torch.randperm(N, generator=g)[:n]) for _ in range(draws if n < N else 1)]))
     slope, intercept = np.polyfit(1 / sizes, values, 1)
     return float(intercept)
+
+
+def _distance_to(samples: Tensor, real: Moments | Tensor) -> Callable[[Tensor], float]:
+    "The distance of some of the samples (their numbers) to moments, or to those of the same numbers of `real`."
+    if isinstance(real, Tensor): return lambda i: frechet(Moments.of(real[i]), Moments.of(samples[i]))
+    root = _root(real.cov)
+    return lambda i: frechet(real, Moments.of(samples[i]), root)
 
 
 def bootstrap(figure: Callable[[Tensor], float], count: int, draws: int = 50, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
@@ -102,20 +107,19 @@ def bootstrap(figure: Callable[[Tensor], float], count: int, draws: int = 50, se
     return float(low), float(high)
 
 
-def frechet_interval(samples: Tensor, real: Moments, draws: int = 50, seed: int = 0) -> tuple[float, float]:
-    "The 95% interval of the Fréchet distance of samples (N, F) under their choice; the reference is taken as it is. It does not go below 0."
-    root = _root(real.cov)
-    low, high = bootstrap(lambda i: frechet(real, Moments.of(samples[i]), root), len(samples), draws, seed)
+def frechet_interval(samples: Tensor, real: Moments | Tensor, draws: int = 50, seed: int = 0) -> tuple[float, float]:
+    "The 95% interval of the Fréchet distance of samples (N, F) under their choice; moments of a reference are taken as they are, originals `real` (N, F) are drawn along. It does not go below 0."
+    low, high = bootstrap(_distance_to(samples, real), len(samples), draws, seed)
     return max(0., low), high
 
-# %% ../../nbs/evaluation/02_fidelity.ipynb #b73f9e82
+# %% ../../nbs/evaluation/02_fidelity.ipynb #4049a68b
 ENOUGH = 10_000  # samples below which an FID is not worth comparing
 
 
 def remarks(features: Tensor, what: str, distance: float, infinity: float | None) -> list[str]:
     "What a reader of a Fréchet distance `what` of features (N, F) must know."
     (N, width), notes = features.shape, []
-    if N < ENOUGH: notes.append(f'warning: {what} over {N} samples is biased upwards' + (f' (extended to infinitely many: {infinity:.4g} instead of {distance:.4g})' if infinity is not None else '') + f'; compare it only with the same number of samples, and quote it from {ENOUGH} on')
+    if N < ENOUGH: notes.append(f'warning: {what} over {N} samples is biased by their number' + (f' (extended to infinitely many: {infinity:.4g} instead of {distance:.4g})' if infinity is not None else '') + f'; compare it only with the same number of samples, and quote it from {ENOUGH} on')
     if N <= width: notes.append(f'warning: {N} samples in {width} dimensions have a covariance of rank {N - 1} at most; {what} is a finite number that says little')
     if (features == features[0]).all(): notes.append(f'warning: all {N} samples have the same features; {what} is the distance of a point to the reference')
     return notes
@@ -126,17 +130,19 @@ def fidelity_figures(
     logits: Tensor | None,  # (N, C), for the score
     real: Moments,
     real_features: Tensor | None,  # (M, F) for KID, precision and recall; None where a reference has moments only
+    paired: bool = False,  # sample i is the reconstruction of real image i
     prefix: str = '',  # '' for Inception, else what the figures are called by
     draws: int = 50,  # of the bootstrap; 0: no interval
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
     "Figures, intervals and notes of samples against a reference. By Inception they are called fid, inception_score, kid, precision, recall; else PREFIXfrechet, PREFIXscore, ..."
     if len(features) < 2: raise ValueError('figures of one image alone mean nothing: at least 2 are needed')
-    name = prefix + 'frechet' if prefix else 'fid'
-    figures, notes = {name: frechet(real, Moments.of(features))}, []
-    if len(features) >= 40: figures[f'{name}_infinity'] = frechet_infinity(features, real)
+    name, to, notes = prefix + 'frechet' if prefix else 'fid', real_features if paired else real, []
+    figures = {name: frechet(real, Moments.of(features))}
+    if len(features) >= 40: figures[f'{name}_infinity'] = frechet_infinity(features, to)
     notes += remarks(features, name, figures[name], figures.get(f'{name}_infinity'))
     if logits is not None: figures |= {(prefix or 'inception_') + k: v for k, v in inception_score(logits).items()}
-    if real_features is None: notes.append('the reference has mean and covariance only: no KID, precision and recall')
-    elif min(len(features), len(real_features)) <= 3: notes.append(f'{min(len(features), len(real_features))} images are too few for precision and recall')
+    if real_features is None: notes.append('The reference has mean and covariance only: no KID, precision and recall.')
+    elif paired: notes.append('KID, precision and recall are left out: they suppose that images are drawn independently, and a reconstruction is not independent of its original.')
+    elif min(len(features), len(real_features)) <= 3: notes.append(f'{min(len(features), len(real_features))} images are too few for precision and recall.')
     else: figures |= {prefix + k: v for k, v in (kid(features, real_features) | precision_recall(features, real_features)).items()}
-    return figures, {name: frechet_interval(features, real, draws)} if draws else {}, notes
+    return figures, {name: frechet_interval(features, to, draws)} if draws else {}, notes

@@ -32,7 +32,7 @@ def load_lpips(file: str = '') -> tuple[nn.Module | None, str]:
     if needed.path is None: return None, f'LPIPS is left out, for {needed.name} is not there (looked for {", ".join(needed.looked)}).'
     return make_perceptual('lpips', str(needed.path)).eval(), f'LPIPS (VGG) with the heads of {versioned("lpips")}, VGG {needed.sha256[:8]}'
 
-# %% ../../nbs/evaluation/01_image_metrics.ipynb #17887bed
+# %% ../../nbs/evaluation/01_image_metrics.ipynb #a16362a9
 @torch.no_grad()
 def reconstructions(tokenizer: Tokenizer, split: Dataset, batch_size: int = 128) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     "Originals (B, 3, H, W), reconstructions (clipped) and z_hat (None for an external autoencoder), batch by batch."
@@ -49,7 +49,7 @@ def reconstruct_split(
     data: ImageData,
     batch_size: int = 128,
     lpips: nn.Module | None = None,  # of `load_lpips`
-    extractor=None,  # of `softvq_lab.evaluation.extractors`: its features of both are kept, `features_original` and `features_reconstruction`
+    extractor=None,  # of `softvq_lab.evaluation.extractors`: what it sees is kept, `features_original`, `features_reconstruction` and, of a classifier, `logits_reconstruction`
     hold: bool = True,  # keep the images, `original` and `reconstruction`
 ) -> dict[str, Tensor]:
     "PSNR, SSIM and L1 (LPIPS) of each held-out image, what else was asked for, and `stats` of the codebook over all of them (as many as fit in a GiB of weights)."
@@ -59,7 +59,9 @@ def reconstruct_split(
         if sum(map(len, latents)) < most: latents.append(z_hat)
         row = {'psnr': psnr(x, y), 'ssim': ssim(x, y), 'l1': reconstruction_loss('l1', x, y)}
         if lpips is not None: row['lpips'] = lpips(x, y)
-        if extractor is not None: row |= {'features_original': extractor(to_uint8(x))[0], 'features_reconstruction': extractor(to_uint8(y))[0]}
+        if extractor is not None:
+            row |= {'features_original': extractor(to_uint8(x))[0], 'features_reconstruction': (seen := extractor(to_uint8(y)))[0]}
+            if seen[1] is not None: row['logits_reconstruction'] = seen[1]
         if hold: row |= {'original': x, 'reconstruction': y}
         for k, v in row.items(): rows.setdefault(k, []).append(v.cpu())
     out = {k: torch.cat(v) for k, v in rows.items()}

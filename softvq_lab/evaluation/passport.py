@@ -17,7 +17,7 @@ from .. import __version__
 from ..core import read_json, write_json
 from ..runs import passport_differences
 
-# %% ../../nbs/evaluation/00_passport.ipynb #7c727f3c
+# %% ../../nbs/evaluation/00_passport.ipynb #6dfaa447
 def passport(evaluator: str, reference: str, count: int, **protocol) -> dict:
     "What a figure was measured with: evaluator (network and weights, or metric), reference set, number of images, and the rest of the protocol (sampler, steps, guidance, seed)."
     return {'evaluator': evaluator, 'reference': reference, 'count': count, 'precision': 'float32', **protocol, 'softvq_lab': __version__, 'torch': torch.__version__}
@@ -50,7 +50,7 @@ class Measured:
 
     def __str__(self):
         rows = [f'{k:24} {v:10.4f}' + (f'   {self.intervals[k][0]:.4g} .. {self.intervals[k][1]:.4g}' if k in self.intervals else '') for k, v in self.figures.items()]
-        return '\n'.join([*rows, *(f'note: {n}' for n in self.notes), *(f'  {k:22} {v}' for k, v in self.passport.items())])
+        return '\n'.join([*rows, *self.notes, *(f'  {k:22} {v}' for k, v in self.passport.items())])
 
 # %% ../../nbs/evaluation/00_passport.ipynb #f58032d6
 def compare(

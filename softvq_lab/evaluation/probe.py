@@ -24,13 +24,10 @@ from .passport import Measured, passport, versioned
 from ..generators.base import Generator
 from ..latents.stats import encode_dataset
 
-# %% ../../nbs/evaluation/04_probe.ipynb #502cd146
+# %% ../../nbs/evaluation/04_probe.ipynb #ac39a2bd
 def make_probe(width: int, num_classes: int) -> nn.Sequential:
     "Batch norm without weights, then a linear layer: features (B, F) -> logits (B, C)."
-    probe = nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), nn.Linear(width, num_classes))
-    nn.init.trunc_normal_(probe[1].weight, std=0.01)
-    nn.init.zeros_(probe[1].bias)
-    return probe
+    return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), nn.Linear(width, num_classes))  # torch's start: LAMB moves a weight by a share of its norm, and small ones hardly move
 
 
 def linear_probe(
@@ -50,8 +47,7 @@ def linear_probe(
         seed_everything(seed, 'probe')
         probe = make_probe(x.shape[1], classes).to(x.device)
     finally: torch.random.set_rng_state(state)
-    groups = [{'params': [probe[1].weight], 'always_adapt': True}, {'params': [probe[1].bias]}]  # timm's is plain Adam on what does not decay, unless told so; a bias is left that way
-    optimizer = Lamb(groups, lr=lr, weight_decay=0.)
+    optimizer = Lamb(probe.parameters(), lr=lr, weight_decay=0., always_adapt=True)  # timm's is plain Adam on weights that do not decay, unless told so
     for epoch in range(epochs):
         order = torch.randperm(len(x), generator=rng(seed, 'probe order', epoch)).to(x.device)
         for b in range(per_epoch):  # a rest smaller than a batch is left out: batch norm would see few

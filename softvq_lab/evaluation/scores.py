@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reconstruction_fidelity', 'diversity', 'sample_figures', 'sampling_protocol', 'score_samples']
 
-# %% ../../nbs/evaluation/02b_scores.ipynb #895d589e
+# %% ../../nbs/evaluation/02b_scores.ipynb #86cd81c9
 from pathlib import Path
 
 import torch
@@ -15,28 +15,28 @@ from torch.utils.data import Subset
 from ..core import read_json
 from ..data import ImageData, labels_of
 from .extractors import Extractor, extract
-from .fidelity import Moments, fidelity_figures, frechet, frechet_interval, kid_subset, remarks, score_splits
+from .fidelity import Moments, fidelity_figures, frechet, kid_subset, score_splits
 from .passport import Measured, passport, versioned
 from .references import Reference, split_reference
 from .sampling import SampleFolder
 from ..images import spread
 
-# %% ../../nbs/evaluation/02b_scores.ipynb #6302def8
+# %% ../../nbs/evaluation/02b_scores.ipynb #e721eaaa
 def _evaluator(extractor: Extractor, logits: bool, count: int, real: int) -> str:
-    how = [f'{versioned("torch-fidelity")}: KID over subsets of {kid_subset(count, real)}, 3 neighbours'] + ([f'score over {score_splits(count)} splits'] if logits else [])
-    return f'{extractor.name}, 8-bit images; Fréchet distance in float64; {", ".join(how)}'
+    how = ([f'KID over subsets of {kid_subset(count, real)}, 3 neighbours'] if real else []) + ([f'score over {score_splits(count)} splits'] if logits else [])
+    return f'{extractor.name}, 8-bit images; Fréchet distance in float64' + (f'; {versioned("torch-fidelity")}: {", ".join(how)}' if how else '')
 
 
 def reconstruction_fidelity(result: dict, data: ImageData, extractor: Extractor, draws: int = 50) -> Measured:
-    "rFID and the rest, of reconstructions against their originals: `result` is that of `reconstruct_split(..., extractor=extractor)`."
+    "rFID and score of reconstructions against their originals, Fréchet bias and interval from pairs: `result` is that of `reconstruct_split(..., extractor=extractor)`."
     if 'features_original' not in result: raise ValueError('these reconstructions hold no features: reconstruct_split(..., extractor=...)')
     real, f = result['features_original'], result['features_reconstruction']
-    figures, intervals, notes = fidelity_figures(f, None, Moments.of(real), real, extractor.prefix, draws)
-    r = lambda k: 'r' + k if not extractor.prefix else 'r_' + k
-    about = passport(_evaluator(extractor, False, len(f), len(real)), f'originals of the held-out split of {data.source}, the same crops', len(f))
+    figures, intervals, notes = fidelity_figures(f, result.get('logits_reconstruction'), Moments.of(real), real, True, extractor.prefix, draws)
+    r = lambda k: 'rfid' + k.removeprefix('fid') if k.startswith('fid') else 'r_' + k
+    about = passport(_evaluator(extractor, 'logits_reconstruction' in result, len(f), 0), f'originals of the held-out split of {data.source}, the same crops', len(f))
     return Measured({r(k): v for k, v in figures.items()}, about, {r(k): v for k, v in intervals.items()}, notes)
 
-# %% ../../nbs/evaluation/02b_scores.ipynb #c321db20
+# %% ../../nbs/evaluation/02b_scores.ipynb #2a520e1d
 def diversity(features: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float | None:
     "Mean distance of two samples of one class over that of two real images of it: 1, when as different. None where no class has two. At most 500 images a class are looked at."
     def within(f, y): return [torch.pdist(f[y == c][:500]).mean() for c in labels.unique() if (y == c).sum() > 1]
@@ -57,11 +57,11 @@ def sample_figures(
     reference = reference or split_reference(data, extractor)
     if reference.extractor != extractor.name: raise ValueError(f'the reference is made of features of {reference.extractor}, not of {extractor.name}')
     f, logits = extract(extractor, images)
-    figures, intervals, notes = fidelity_figures(f, logits, reference.moments, reference.features, extractor.prefix, draws)
+    figures, intervals, notes = fidelity_figures(f, logits, reference.moments, reference.features, False, extractor.prefix, draws)
     held, _ = extract(extractor, data.heldout if len(data.heldout) <= 50_000 else Subset(data.heldout, spread(len(data.heldout), 50_000)))
     if len(held) > 1: figures[f'heldout_{"frechet" if extractor.prefix else "fid"}'] = frechet(reference.moments, Moments.of(held))
     if logits is not None and logits.shape[1] == data.num_classes: figures |= _by_class(f, logits, labels, extractor, data)
-    count = len(reference.features) if reference.features is not None else len(f)
+    count = len(reference.features) if reference.features is not None else 0
     return Measured(figures, passport(_evaluator(extractor, logits is not None, len(f), count), reference.name, len(f), **protocol), intervals, notes)
 
 

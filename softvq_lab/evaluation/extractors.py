@@ -132,7 +132,7 @@ def make_extractor(
     needed, = require([find(model, 'features for figures', file)])
     return Extractor('dinov2' if name == 'dinov2' else model, TimmFeatures(model, file=str(needed.path)), f'{versioned("timm")} {model}, weights {needed.sha256[:8]}')
 
-# %% ../../nbs/evaluation/01a_extractors.ipynb #4af12986
+# %% ../../nbs/evaluation/01a_extractors.ipynb #f6ac4de5
 def uint8_batches(images, batch_size: int = 64, workers: int = 0) -> Iterator[Tensor]:
     "Batches (B, 3, H, W) of 8-bit images from a tensor (N, 3, H, W) in [-1, 1], a data set of (image, label), or an iterator of such batches, which is passed on."
     if isinstance(images, Tensor): images = iter([to_uint8(x) for x in images.split(batch_size)])
@@ -142,7 +142,7 @@ def uint8_batches(images, batch_size: int = 64, workers: int = 0) -> Iterator[Te
 
 def extract(extractor: Extractor, images, batch_size: int = 64, workers: int = 0) -> tuple[Tensor, Tensor | None]:
     "Features (N, F) and logits (N, C) of images (see `uint8_batches`), on the CPU; a `ValueError` when there are none or some are not finite."
-    parts = [extractor(x) for x in uint8_batches(images, batch_size, workers)]
+    parts = [extractor(x) for x in uint8_batches(images, batch_size, workers) if len(x)]
     if not parts: raise ValueError('there are no images to compare')
     f = torch.cat([p[0] for p in parts])
     if not (fine := f.isfinite().all(1)).all(): raise ValueError(f'features of images {(~fine).nonzero().flatten()[:5].tolist()} are not finite')

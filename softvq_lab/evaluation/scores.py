@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reconstruction_fidelity', 'diversity', 'sample_figures', 'sampling_protocol', 'score_samples']
 
-# %% ../../nbs/evaluation/02b_scores.ipynb #86cd81c9
+# %% ../../nbs/evaluation/02b_scores.ipynb #0fb6aff6
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 from ..core import read_json
 from ..data import ImageData, labels_of
 from .extractors import Extractor, extract
-from .fidelity import Moments, fidelity_figures, frechet, kid_subset, score_splits
+from .fidelity import Moments, fidelity_figures, frechet, frechet_infinity, kid_subset, score_splits
 from .passport import Measured, passport, versioned
 from .references import Reference, split_reference
 from .sampling import SampleFolder
@@ -36,7 +36,7 @@ def reconstruction_fidelity(result: dict, data: ImageData, extractor: Extractor,
     about = passport(_evaluator(extractor, 'logits_reconstruction' in result, len(f), 0), f'originals of the held-out split of {data.source}, the same crops', len(f))
     return Measured({r(k): v for k, v in figures.items()}, about, {r(k): v for k, v in intervals.items()}, notes)
 
-# %% ../../nbs/evaluation/02b_scores.ipynb #2a520e1d
+# %% ../../nbs/evaluation/02b_scores.ipynb #4e2e7405
 def diversity(features: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float | None:
     "Mean distance of two samples of one class over that of two real images of it: 1, when as different. None where no class has two. At most 500 images a class are looked at."
     def within(f, y): return [torch.pdist(f[y == c][:500]).mean() for c in labels.unique() if (y == c).sum() > 1]
@@ -59,7 +59,9 @@ def sample_figures(
     f, logits = extract(extractor, images)
     figures, intervals, notes = fidelity_figures(f, logits, reference.moments, reference.features, False, extractor.prefix, draws)
     held, _ = extract(extractor, data.heldout if len(data.heldout) <= 50_000 else Subset(data.heldout, spread(len(data.heldout), 50_000)))
-    if len(held) > 1: figures[f'heldout_{"frechet" if extractor.prefix else "fid"}'] = frechet(reference.moments, Moments.of(held))
+    beside = 'heldout_' + ('frechet' if extractor.prefix else 'fid')
+    if len(held) > 1: figures[beside] = frechet(reference.moments, Moments.of(held))
+    if len(held) >= 40: figures[f'{beside}_infinity'] = frechet_infinity(held, reference.moments)
     if logits is not None and logits.shape[1] == data.num_classes: figures |= _by_class(f, logits, labels, extractor, data)
     count = len(reference.features) if reference.features is not None else 0
     return Measured(figures, passport(_evaluator(extractor, logits is not None, len(f), count), reference.name, len(f), **protocol), intervals, notes)

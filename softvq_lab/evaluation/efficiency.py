@@ -208,7 +208,7 @@ def tokenizer_step(config: TokenizerConfig, batch: int, device: torch.device, pr
         return (y.float() - x).square().mean() + sum(out.losses.values())
     return _step(t, loss, batch, device, precision)
 
-# %% ../../nbs/evaluation/06_efficiency.ipynb #fbed72d8
+# %% ../../nbs/evaluation/06_efficiency.ipynb #6bf4e15b
 def _wait(device: torch.device):
     if device.type == 'cuda': torch.cuda.synchronize()
 
@@ -227,7 +227,7 @@ def race(loads: dict, device: torch.device, rounds: int = 5, turn: float = 0.05)
     names, times = list(loads), {}
     for name, load in loads.items():
         _seconds(load, device, 1)
-        times[name] = min(50, math.ceil(turn / max(_seconds(load, device, 1), 1e-9)))
+        times[name] = min(50, max(1, math.ceil(turn / max(_seconds(load, device, 1), 1e-9))))
     seconds = {n: [] for n in loads}
     for r in range(rounds):
         for name in names[r % len(names):] + names[:r % len(names)]: seconds[name].append(_seconds(loads[name], device, times[name]))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['umap_2d', 'neighbour_purity', 'chance_purity', 'cknna', 'cknna_by_chance', 'teacher_features', 'posterior_entropy',
-           'codewords_of', 'token_space', 'choose', 'token_maps', 'by_position', 'image_metrics']
+           'codewords_of', 'token_space', 'choose', 'token_maps', 'by_position', 'image_metrics', 'rows_of']
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #21087fc9
 import warnings
@@ -142,3 +142,10 @@ def image_metrics(tokenizer, split: Dataset, z: Tensor, batch_size: int = 128) -
         y = tokenizer.decode(part.to(device)).clamp(-1, 1).cpu()
         rows.append((psnr(x, y), ssim(x, y)))
     return dict(zip(('psnr', 'ssim'), map(torch.cat, zip(*rows))))
+
+# %% ../../nbs/evaluation/03_latent_map.ipynb #84c93462
+def rows_of(maps: dict[str, np.ndarray], **columns) -> list[dict]:
+    "What `latent_map.json` holds of points: a dict for each, its values of `columns` and its place [x, y] on each map, by the first word of the map's title."
+    plain = lambda v: v if isinstance(v, (str, int)) else round(float(v), 4) if not isinstance(v, Tensor) or v.is_floating_point() else int(v)
+    n = len(next(iter(maps.values())))
+    return [{**{k: plain(v[i]) for k, v in columns.items()}, **{title.split()[0]: [round(float(v), 4) for v in xy[i]] for title, xy in maps.items()}} for i in range(n)]

@@ -71,7 +71,7 @@ def notebook_thumbnails(thumbnails: list[Image.Image]) -> str:
   const timer = setInterval(() => {{ attach(); if (++tries > 40) clearInterval(timer); }}, 500);
 }})()</script><small>The points of the maps above show their images in a running notebook.</small>'''
 
-# %% ../../nbs/workbench/01a_maps.ipynb #da688764
+# %% ../../nbs/workbench/01a_maps.ipynb #c7b0d963
 def _spread(xy: np.ndarray, count: int, distance: float) -> list[int]:
     "Up to `count` points, in their order, none nearer than `distance` to another."
     chosen: list[int] = []
@@ -107,7 +107,7 @@ def _panel(xy: np.ndarray, colours: list[str], thumbnails: list[Image.Image] | N
 def _rgb(colour: str) -> str: return '#' + ''.join(f'{int(float(v)):02x}' for v in colour[4:-1].split(',')) if colour.startswith('rgb') else colour
 
 
-def map_picture(maps: dict[str, np.ndarray], labels: list[str], thumbnails: list[Image.Image] | None = None, codewords: dict[str, np.ndarray] | None = None, side: int = 460, tile: int = 22) -> Image.Image:
+def map_picture(maps: dict[str, np.ndarray], labels: list[str], thumbnails: list[Image.Image] | None = None, codewords: dict[str, np.ndarray] | None = None, side: int = 460, tile: int = 18) -> Image.Image:
     "The panels of `latent_map` as a picture, with a legend (up to 24 classes)."
     colour = {n: _rgb(c) for n, c in class_colours(labels).items()}
     names, font, gap = list(colour)[:24] + (['codewords'] if codewords else []), ImageFont.load_default(15), 12

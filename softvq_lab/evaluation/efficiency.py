@@ -113,7 +113,7 @@ def tokenizer_table(lengths=LENGTHS) -> list[dict]:
     rows = [row(f'SoftVQ-{p}', n, v) for p in ('S', 'B', 'BL', 'L') for n, v in by_length(lambda n: count_tokenizer(paper_tokenizer(p, n)), list(lengths)).items()]
     return rows + [row('CNN', n, count_tokenizer(paper_tokenizer('cnn', n))) for n in (256, 1024) if n in lengths]
 
-# %% ../../nbs/evaluation/06_efficiency.ipynb #9e13ec3e
+# %% ../../nbs/evaluation/06_efficiency.ipynb #ce5423af
 def wide_table(rows: list[dict], value: str, digits: int = 2) -> str:
     "Markdown: a line for each model, `value` of each number of tokens, the paper's in brackets."
     lengths, models = sorted({r['tokens'] for r in rows}), list(dict.fromkeys(r['model'] for r in rows))
@@ -131,16 +131,18 @@ def wide_table(rows: list[dict], value: str, digits: int = 2) -> str:
 
 
 def gflops_figure(rows: list[dict]) -> go.Figure:
-    "GFLOPs against tokens, both logarithmic, a line for each model; the paper's numbers as open diamonds."
+    "GFLOPs against tokens, both logarithmic, a line for each model; the paper's numbers as open diamonds, named where they are far from the count."
     models = list(dict.fromkeys(r['model'] for r in rows))
     fig, colours = go.Figure(), px.colors.qualitative.D3 * 3
     shade = {k: c for k, c in zip(dict.fromkeys(m.split('-')[0] for m in models), colours)}
     dash = {k: d for k, d in zip(dict.fromkeys(m.split('-')[-1] for m in models), ['dot', 'dashdot', 'dash', 'solid', 'longdash'])}
     for m in models:
         own = [r for r in rows if r['model'] == m]
-        fig.add_scatter(x=[r['tokens'] for r in own], y=[r['gflops'] for r in own], mode='lines+markers', name=m, line=dict(color=shade[m.split('-')[0]], dash=dash[m.split('-')[-1]]))
+        fig.add_scatter(x=[r['tokens'] for r in own], y=[r['gflops'] for r in own], mode='lines+markers', name=m,
+                        line=dict(color=shade[m.split('-')[0]], dash=dash[m.split('-')[-1]], width=6 if m.startswith('SiT') else 2), opacity=0.45 if m.startswith('SiT') else 1)  # SiT lies under DiT: they cost the same
     told = [r for r in rows if r['gflops_paper']]
-    fig.add_scatter(x=[r['tokens'] for r in told], y=[r['gflops_paper'] for r in told], mode='markers', name='paper', text=[r['model'] for r in told], marker=dict(symbol='diamond-open', size=13, color='black', line_width=2))
+    fig.add_scatter(x=[r['tokens'] for r in told], y=[r['gflops_paper'] for r in told], mode='markers+text', name='paper', textposition='bottom right',
+                    text=[f'{r["model"]}: {r["gflops_paper"]} in the paper' if abs(r['gflops_paper'] / r['gflops'] - 1) > 0.02 else '' for r in told], marker=dict(symbol='diamond-open', size=13, color='black', line_width=2))
     ticks = sorted({r['tokens'] for r in rows})
     fig.update_xaxes(type='log', title='tokens', tickvals=ticks, ticktext=[str(t) for t in ticks]).update_yaxes(type='log', title='GFLOPs (multiply-adds) of a forward pass', dtick=1)
     return fig.update_layout(template='plotly_white', height=520, width=860, margin=dict(l=60, r=20, t=20, b=50))

@@ -54,7 +54,7 @@ def chance_purity(labels: Tensor) -> float:
     n, counts = len(labels), torch.bincount(labels).double()
     return (counts * (counts - 1)).sum().item() / (n * (n - 1))
 
-# %% ../../nbs/evaluation/03_latent_map.ipynb #f6fc8edd
+# %% ../../nbs/evaluation/03_latent_map.ipynb #998a07ea
 def _kernel(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     "Features (N, F) -> row-centred inner products (N, N) of unit vectors, and where the k nearest others are (N, N)."
     u = F.normalize(x.double().flatten(1), dim=1)
@@ -70,7 +70,7 @@ def cknna(a: Tensor, b: Tensor, k: int = 10, most: int = 4000) -> float:
     if not 1 <= k < len(a): raise ValueError(f'k={k} neighbours need at least {k + 1} images, got {len(a)}')
     (K, near_a), (L, near_b) = _kernel(a, k), _kernel(b, k)
     scale = K[near_a].square().sum() * L[near_b].square().sum()
-    return ((K * L)[near_a & near_b].sum() / scale.sqrt()).item() if scale > 0 else 0.
+    return ((K * L)[near_a & near_b].sum() / scale.sqrt()).item() if scale > 1e-20 else 0.  # features that are all the same agree with nothing
 
 
 def cknna_by_chance(a: Tensor, b: Tensor, k: int = 10, times: int = 5, seed: int = 0) -> float:

@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from softvq_lab.core import write_atomic
 from softvq_lab.runs import Run, list_runs
 from softvq_lab.workbench.lens import heldout_gallery, open_lens, read_upload
 
@@ -68,7 +68,11 @@ def served(image: Image.Image | bytes, suffix: str = 'png') -> str:
         image.save(memory, 'png')
         data = memory.getvalue()
     path = Path(get_upload_folder())/f'{hashlib.sha256(data).hexdigest()}.{suffix}'
-    if not path.exists(): write_atomic(path, data)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f'.{uuid.uuid4().hex}.tmp')  # of this call alone: two threads may write the same picture
+        aside.write_bytes(data)
+        aside.replace(path)
     return str(path)
 
 

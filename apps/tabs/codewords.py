@@ -6,7 +6,7 @@ from softvq_lab.workbench.codewords import Edit, attention, can_attend, codeword
 from softvq_lab.workbench.lens import chosen_image, enlarge, open_lens
 from tabs.picker import LATEST, Context, chooser, failed, focus, picture, plain, resolve, served
 
-TOP = 6  # codewords of a token that are shown and can be edited
+TOP = 5  # codewords of a token that are shown and can be edited
 CLICK = '''() => { for (const plot of document.querySelectorAll('#cw-heatmap .js-plotly-plot')) { if (plot.tokenClick) continue; plot.tokenClick = true;
     plot.on('plotly_click', e => { const box = document.querySelector('#cw-token input[type=number]');
         Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(box, e.points[0].y); box.dispatchEvent(new Event('input', {bubbles: true})); box.dispatchEvent(new Event('blur')); }); } }'''
@@ -34,10 +34,10 @@ def build(ctx: Context):
             with gr.Row():
                 with gr.Column(min_width=280):
                     gr.Markdown('Codewords of this token, each alone in it while all others are at their mean (the first picture); bright: what the codeword adds')
-                    alone = gr.Gallery(show_label=False, columns=3, height=330, fit_columns=False, allow_preview=False, object_fit='contain', elem_id='cw-alone', elem_classes='pixel', buttons=[])
+                    alone = gr.Gallery(show_label=False, columns=3, height=240, fit_columns=False, allow_preview=False, object_fit='contain', elem_id='cw-alone', elem_classes='pixel', buttons=[])
                 with gr.Column(min_width=280):
                     used_says = gr.Markdown('Held-out images that use its strongest codeword most', elem_id='cw-used-says')
-                    used = gr.Gallery(show_label=False, columns=3, height=330, fit_columns=False, allow_preview=False, object_fit='contain', elem_id='cw-used', elem_classes='pixel', buttons=[])
+                    used = gr.Gallery(show_label=False, columns=3, height=240, fit_columns=False, allow_preview=False, object_fit='contain', elem_id='cw-used', elem_classes='pixel', buttons=[])
             gr.Markdown('Where the encoder looked for this token (attention over the patches, block by block, with its share; the rest goes to other tokens)')
             looked = gr.Gallery(show_label=False, columns=4, height=220, fit_columns=False, allow_preview=False, object_fit='contain', elem_id='cw-attention', elem_classes='pixel', buttons=[])
     edits = gr.State({})  # token -> codeword -> weight
@@ -100,7 +100,7 @@ def build(ctx: Context):
     def nearest(lens, token, codeword):
         t = lens.tokenizer
         n = codeword_name(token // (t.tokens // t.quantizer.codebooks), codeword, t.quantizer.codebooks)
-        return f'Held-out images that use codeword {n} most, with its weight and the token', [(served(to_pil(lens.images.heldout[i][0])), f'{w:.0%} t{l}') for i, l, w in where_used(lens, token, codeword)]
+        return f'Held-out images that use codeword {n} most, with its weight and the token', [(served(to_pil(lens.images.heldout[i][0])), f'{w:.0%} t{l}') for i, l, w in where_used(lens, token, codeword, 6)]
 
     def on_codeword(name, token, top, event: gr.SelectData):
         "A codeword clicked in the gallery: where it is used. The first tile is the mean."

@@ -77,7 +77,7 @@ def build(ctx: Context):
             lens = find(name)
             chosen, names = labels(lens, label), lens.images.class_names
             y, film = classes_of(lens, chosen, max(1, min(64, int(count)))), Film()
-            columns = min(len(y), 8 if chosen else 10)
+            columns = min(len(y), 5 if len(y) <= 10 else 8 if chosen else 10)
             for i, x in sample_steps(lens, y, guidance=guidance, **settings(lens, sampler, steps, seed, temperature, low, high)):
                 film.add(x[0])
                 sheet = served(grid(x, columns, max(1, 96 // x.shape[-1])))

@@ -16,10 +16,10 @@ def build(ctx: Context):
         with gr.Column(scale=2, min_width=280): chooser(ctx, 'tc', height=260)
         with gr.Column(scale=5, min_width=300):
             message = gr.Markdown(elem_id='tc-message')
-            gallery = gr.Gallery(show_label=False, columns=4, height='auto', fit_columns=False, allow_preview=False, object_fit='contain', elem_id='tc-rows', elem_classes='pixel', buttons=[])
+            gallery = gr.Gallery(show_label=False, columns=4, height='max-content', fit_columns=False, allow_preview=False, object_fit='contain', elem_id='tc-rows', elem_classes='pixel', buttons=[])
             metric = gr.Radio([('PSNR', 'psnr'), ('SSIM', 'ssim')], value='psnr', label='Rate and distortion over the held-out set', elem_id='tc-metric')
             plot = gr.Plot(show_label=False, elem_id='tc-curve')
-            table = gr.Dataframe(headers=['run', 'tokens', 'numbers', 'PSNR', 'SSIM', 'images', 'figures'], interactive=False, elem_id='tc-table', wrap=True)
+            table = gr.Dataframe(headers=['run', 'tokens', 'numbers', 'PSNR', 'SSIM', 'images', 'figures'], interactive=False, elem_id='tc-table')
     rows = gr.State([])
 
     def counts_of(name):

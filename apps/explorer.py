@@ -14,7 +14,14 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
 import gradio as gr
 
-from tabs import picker, reconstruct, sample
+from tabs import codewords, picker, reconstruct, sample, token_counts
+
+TABS = [
+    ('Reconstruct', reconstruct.build),
+    ('Codewords', codewords.build),
+    ('Token counts', token_counts.build),
+    ('Sample', sample.build),
+]  # title and builder, which fills the tab from what all tabs share (`picker.Context`)
 
 THEME = gr.themes.Default(primary_hue='blue')
 CSS = '.pixel img {image-rendering: pixelated} footer {display: none !important}'
@@ -24,9 +31,13 @@ def build(runs: str) -> gr.Blocks:
     "The app over the run folders under `runs`."
     with gr.Blocks(title='softvq_lab explorer', analytics_enabled=False, fill_width=True) as app:
         gr.Markdown('# softvq_lab explorer\nAn image becomes a few latent tokens and an image again; a generator draws new ones. Choose a run, then touch it.')
-        run = picker.build(app, runs)
-        with gr.Tab('Reconstruct', id='reconstruct'): reconstruct.build(run, runs)
-        with gr.Tab('Sample', id='sample'): sample.build(run, runs)
+        ctx = picker.build(app, runs)
+        with gr.Tabs(elem_id='tabs') as ctx.tabs:
+            for title, fill in TABS:
+                name = title.lower().replace(' ', '-')
+                with gr.Tab(title, id=name) as tab: fill(ctx)
+                tab.select(lambda name=name: name, None, ctx.tab, show_progress='hidden', api_name=False)
+        picker.link(ctx)
     return app
 
 

@@ -17,11 +17,13 @@ os.environ.pop('GRADIO_ALLOWED_PATHS', None)  # no folder is served
 
 import gradio as gr
 
-from tabs import latent_map, picker, reconstruct, runs, sample
+from tabs import codewords, latent_map, picker, reconstruct, runs, sample, token_counts
 
 TABS = [
-    ('Reconstruct', lambda ctx: reconstruct.build(ctx.run, ctx.runs)),
-    ('Sample', lambda ctx: sample.build(ctx.run, ctx.runs)),
+    ('Reconstruct', reconstruct.build),
+    ('Codewords', codewords.build),
+    ('Token counts', token_counts.build),
+    ('Sample', sample.build),
     ('Latent map', latent_map.build),
     ('Runs', runs.build),
 ]  # title and builder, which fills the tab from what all tabs share (`picker.Context`)

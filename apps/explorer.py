@@ -38,7 +38,7 @@ def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
     with gr.Blocks(title='softvq_lab explorer', analytics_enabled=False, fill_width=True) as app:
         gr.Markdown('# softvq_lab explorer\nAn image becomes a few latent tokens and an image again; a generator draws new ones. Choose a run, then touch it.')
         ctx = picker.build(app, runs)
-        ctx.data = (runs, *data)
+        ctx.data = runs, *data
         with gr.Tabs(elem_id='tabs') as ctx.tabs:
             for title, fill in TABS:
                 name = title.lower().replace(' ', '-')

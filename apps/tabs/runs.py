@@ -1,10 +1,13 @@
 """Tab Runs: what there is, what was measured, what is at work; start, follow, stop, compare."""
 import re
+import shutil
+import tempfile
 import threading
 from html import escape
 from pathlib import Path
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from softvq_lab.runs import Run, read_metrics
 from softvq_lab.strict import ConfigError
@@ -25,8 +28,8 @@ SHOWN = {  # the fields a form shows; the rest are lines of text
     'latent_map': ('neighbors', 'min_dist', 'images', 'seed'),
 }
 NAME = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}')
-CSS = (' .sheet {overflow-x: auto} .sheet table {border-collapse: collapse; width: 100%; font-size: 14px} .sheet th, .sheet td {text-align: left; padding: 4px 10px; border-bottom: 1px solid var(--border-color-primary); white-space: nowrap}'
-       ' .sheet td.n {text-align: right; font-variant-numeric: tabular-nums} .sheet button {color: var(--link-text-color); text-decoration: underline; cursor: pointer} .sheet h4 {margin: 14px 0 2px} .sheet p {margin: 0 0 4px; font-size: 13px; color: var(--body-text-color-subdued)}'
+CSS = (' .sheet {overflow-x: auto} .sheet table {border-collapse: collapse; width: 100%; font-size: 14px} .sheet th, .sheet td {text-align: left; padding: 4px 10px; border-bottom: 1px solid var(--border-color-primary); white-space: nowrap; color: var(--body-text-color)} .sheet th {font-weight: 600}'
+       ' .sheet td.n {text-align: right; font-variant-numeric: tabular-nums} .sheet button {color: var(--link-text-color); text-decoration: underline; cursor: pointer; padding: 4px 0} .sheet h4 {margin: 18px 0 2px; font-weight: 600; color: var(--body-text-color)} .sheet p {margin: 0 0 4px; font-size: 13px; color: var(--body-text-color); opacity: .75; white-space: normal} #watch-status p {color: var(--body-text-color); margin: 4px 0}'
        ' .bar {height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; margin-top: 4px} .bar i {display: block; height: 100%; background: var(--color-accent)} #paper iframe {width: 100%; height: 75vh; border: 1px solid var(--border-color-primary); border-radius: 6px; background: #fff}')
 CLICK = "element.addEventListener('click', e => { const b = e.target.closest('button[data-run]'); if (b) trigger('select', {run: b.dataset.run}); });"
 
@@ -82,12 +85,12 @@ def build(ctx):
     drawn = gr.State(())
     with gr.Tabs(elem_id='runs-tabs') as inner:
         with gr.Tab('All', id='all'):
-            listing = gr.HTML(js_on_load=CLICK, elem_id='runs-table')
+            listing = gr.HTML(js_on_load=CLICK, elem_id='runs-table', apply_default_css=False)
             gr.Markdown('### Figures\nOnly figures that were measured in the same way stand in one table.')
-            figures = gr.HTML(elem_id='runs-figures')
+            figures = gr.HTML(elem_id='runs-figures', apply_default_css=False)
         with gr.Tab('Watch', id='watch') as watch_tab:
             watched = gr.Dropdown([], label='Run to watch', elem_id='watch', allow_custom_value=True)
-            status = gr.HTML(elem_id='watch-status')
+            status = gr.HTML(elem_id='watch-status', apply_default_css=False)
             with gr.Row():
                 stop = gr.Button('Stop', variant='stop', size='sm', scale=0, min_width=120, elem_id='watch-stop')
                 said = gr.Markdown(elem_id='watch-said')
@@ -108,13 +111,13 @@ def build(ctx):
             with gr.Row():
                 left = gr.Dropdown([], label='Run', elem_id='compare-a', allow_custom_value=True, min_width=160)
                 right = gr.Dropdown([], label='and run', elem_id='compare-b', allow_custom_value=True, min_width=160)
-            differs = gr.HTML(elem_id='compare-table')
+            differs = gr.HTML(elem_id='compare-table', apply_default_css=False)
         with gr.Tab('Notebook', id='notebook') as notebook_tab:
             gr.Markdown('The executed notebooks of the run chosen at the top.')
             with gr.Row():
                 which = gr.Dropdown([], label='Notebook', elem_id='paper-which', allow_custom_value=True)
                 file = gr.DownloadButton('Download', size='sm', scale=0, min_width=120, visible=False, elem_id='paper-file')
-            paper = gr.HTML(elem_id='paper')
+            paper = gr.HTML(elem_id='paper', apply_default_css=False)
 
     def names(): return [r['name'] for r in overview(root)]
 
@@ -145,7 +148,7 @@ def build(ctx):
             try: shown = gr.Plot(value=adapt(curves(rows, CURVES[:None if wide else 4], log=('rec', 'grad_norm'), columns=3 if wide else 1)), visible=True)
             except ValueError: shown = gr.Plot(value=None, visible=False)
         newest = max(work, key=lambda j: str(j.info.get('begun', '')), default=None)
-        return standing(run), sick, shown, newest.tail() if newest else '', gr.Button(interactive=bool(alive)), mark
+        return standing(run), sick, shown, gr.Textbox(value=newest.tail() if newest else '', visible=bool(newest)), gr.Button(interactive=bool(alive)), mark
 
     def on_tick(name, width, drawn): return table(root), *look(name, width, drawn)
 
@@ -172,7 +175,10 @@ def build(ctx):
         label = str(job.run.path.relative_to(root))
         return gr.Textbox(value=f'{flow} of {label} has begun.', visible=True, lines=1), gr.Dropdown(choices=names(), value=label), gr.Tabs(selected='watch'), gr.Timer(active=True)
 
-    def on_flow(flow): return gr.Textbox(visible=flow in TRAINS), gr.Checkbox(visible=flow in TRAINS), gr.Markdown(visible=flow not in TRAINS), *(gr.Group(visible=f == flow) for f in SHOWN)
+    def on_flow(flow):
+        trains = flow in TRAINS
+        tokenizers = [str(root/r['name']) for r in overview(root) if r['kind'] == 'tokenizer']
+        return gr.Textbox(visible=trains), gr.Checkbox(visible=trains), gr.Markdown(visible=not trains), gr.Dropdown(choices=tokenizers, value=next(iter(tokenizers), None)), *(gr.Group(visible=f == flow) for f in SHOWN)
 
     def on_compare(a, b):
         if not a or not b: return ''
@@ -195,12 +201,13 @@ def build(ctx):
     view = [status, health, plot, log, stop, drawn]
     ctx.app.load(None, None, width, js='() => window.innerWidth', api_name=False)
     ctx.app.load(on_open, [watched, ctx.run], [listing, figures, watched, timer], show_progress='hidden', api_name=False)
+    ctx.run.change(lambda name: name or gr.skip(), ctx.run, watched, show_progress='hidden', api_name=False)
     ctx.tab.change(lambda tab: gr.Timer(active=tab == 'runs'), ctx.tab, timer, show_progress='hidden', api_name=False)
     watched.change(look, [watched, width, drawn], view, show_progress='hidden', trigger_mode='always_last', api_name=False)
     timer.tick(on_tick, [watched, width, drawn], [listing, *view], show_progress='hidden', api_name=False)
     stop.click(on_stop, watched, said, show_progress='hidden', api_name='stop')
     go.click(on_start, [flow, ctx.run, name, resume, rest, *controls.values()], [answer, watched, inner, timer], show_progress='minimal', api_name=False)
-    flow.change(on_flow, flow, [name, resume, target, *groups], show_progress='hidden', api_name=False)
+    flow.change(on_flow, flow, [name, resume, target, controls['train_generator', 'tokenizer_run'], *groups], show_progress='hidden', api_name=False)
 
     def on_select(event: gr.EventData): return event.run, event.run, gr.Tabs(selected='watch')
     listing.select(on_select, None, [ctx.run, watched, inner], show_progress='hidden', api_name=False)
@@ -216,10 +223,6 @@ def build(ctx):
 
 def served_file(path: Path) -> str:
     "A file of a run as a copy that may be sent, under its own name."
-    import shutil
-    import tempfile
-
-    from gradio.utils import get_upload_folder
     copy = Path(tempfile.mkdtemp(dir=get_upload_folder()))/path.name
     shutil.copy(path, copy)
     return str(copy)
@@ -238,8 +241,9 @@ def form() -> tuple[dict[tuple[str, str], object], list[gr.Group]]:
         with gr.Group(visible=flow == 'train') as group, gr.Row():
             for n in shown:
                 f, look = known[n], dict(label=n, min_width=200, elem_id=f'{flow}-{n}')
-                about = dict(info=f.comment.split(';')[0][:90])
-                if f.choices: c = gr.Dropdown(list(f.choices), value=f.default, **look, **about)
+                about = dict(info=None if f.choices and ';' in f.comment else f.comment.split(';')[0][:90])  # of choices, a comment explains one after the other
+                if n == 'tokenizer_run': c = gr.Dropdown([], value=None, allow_custom_value=True, **look, **about)
+                elif f.choices: c = gr.Dropdown(list(f.choices), value=f.default, **look, **about)
                 elif f.kind is bool: c = gr.Checkbox(f.default, **look, **about)
                 elif f.kind in (int, float) or f.default is None: c = gr.Number(f.default, precision=0 if f.kind is int else None, **look, **about)
                 else: c = gr.Textbox(f.default, **look, **about)

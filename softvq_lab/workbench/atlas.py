@@ -49,14 +49,14 @@ def read_atlas(run: Run) -> Atlas | None:
         return Atlas(maps, [str(p['class']) for p in points], numbers, [int(p['index']) for p in points], str(d.get('tokenizer', '')), f'{len(points)} images; UMAP with {about}')
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e: raise ValueError(f'The latent map of this run cannot be read ({e}). Compute it again.') from None
 
-# %% ../../nbs/workbench/06_atlas.ipynb #e0fffc31
+# %% ../../nbs/workbench/06_atlas.ipynb #6e99d0f9
 GREY = 'rgba(128,128,128,0.25)'
 
 
 def adapt(fig: go.Figure) -> go.Figure:
     "A figure for a page of any width, light or dark."
     fig.update_xaxes(gridcolor=GREY, zerolinecolor=GREY, linecolor=GREY).update_yaxes(gridcolor=GREY, zerolinecolor=GREY, linecolor=GREY)
-    return fig.update_layout(width=None, autosize=True, paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)', font_color='#7f8793')
+    return fig.update_layout(width=None, autosize=True, paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)', font_color='#7f8793', modebar=dict(bgcolor='rgba(0,0,0,0)', color='#7f8793'))
 
 
 def draw(atlas: Atlas, which: str, colour: str = 'class', height: int = 560) -> go.Figure:
@@ -73,7 +73,7 @@ def draw(atlas: Atlas, which: str, colour: str = 'class', height: int = 560) -> 
     else: raise ValueError(f'colour {colour!r}: there are class, {", ".join(atlas.figures)}')
     fig.update_xaxes(showticklabels=False).update_yaxes(showticklabels=False)
     legend = dict(orientation='h', y=-0.04, itemsizing='constant')
-    return adapt(fig.update_layout(template=TEMPLATE, height=height, margin=dict(l=10, r=10, t=10, b=10), legend=legend, hovermode='closest'))
+    return adapt(fig.update_layout(template=TEMPLATE, height=height, margin=dict(l=10, r=10, t=10, b=10), legend=legend, hovermode='closest', dragmode=False))  # a finger scrolls the page; boxes by the button
 
 
 def _safe(text: str) -> str: return text.replace('&', '&amp;').replace('<', '&lt;')  # plotly reads some HTML

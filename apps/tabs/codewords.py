@@ -6,7 +6,7 @@ from softvq_lab.workbench.codewords import Edit, attention, can_attend, codeword
 from softvq_lab.workbench.lens import chosen_image, enlarge, open_lens
 from tabs.picker import LATEST, Context, chooser, failed, focus, picture, plain, resolve, served
 
-TOP = 6  # codewords of a token that are shown and can be edited
+TOP = 5  # codewords of a token that are shown and can be edited
 CLICK = '''() => { for (const plot of document.querySelectorAll('#cw-heatmap .js-plotly-plot')) { if (plot.tokenClick) continue; plot.tokenClick = true;
     plot.on('plotly_click', e => { const box = document.querySelector('#cw-token input[type=number]');
         Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(box, e.points[0].y); box.dispatchEvent(new Event('input', {bubbles: true})); box.dispatchEvent(new Event('blur')); }); } }'''
@@ -17,7 +17,7 @@ def build(ctx: Context):
     gr.Markdown('A token is a weighted sum of codewords. Click one in the map, look at its codewords one by one, change its weights, or put another token in its place: the reconstruction follows.')
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            with gr.Accordion('Image', open=False, elem_id='cw-chooser'): chooser(ctx, 'cw', columns=4, height=220)
+            with gr.Accordion('Image', open=False, elem_id='cw-chooser'): chooser(ctx, 'cw', height=220)
             token = gr.Slider(0, 31, 0, step=1, label='Token', elem_id='cw-token')
             heat = gr.Slider(0.1, 5, 1, step=0.1, label='Temperature, times the trained tau', elem_id='cw-heat')
             sharp = gr.Checkbox(False, label='Sharpen to the strongest codeword (what VQ would do)', elem_id='cw-sharp')
@@ -29,17 +29,17 @@ def build(ctx: Context):
         with gr.Column(scale=5, min_width=300):
             message = gr.Markdown(elem_id='cw-message')
             with gr.Row():
-                pictures = [picture(f'cw-{i}', caption) for i, caption in [('original', 'Original'), ('before', 'Reconstruction'), ('after', 'With the changes'), ('change', 'Change (brightest: half the range or more)')]]
+                pictures = [picture(f'cw-{i}', caption) for i, caption in [('original', 'Original'), ('before', 'Reconstruction'), ('after', 'With the changes'), ('change', 'Change')]]
             plot = gr.Plot(show_label=False, elem_id='cw-heatmap')
             with gr.Row():
                 with gr.Column(min_width=280):
-                    gr.Markdown('Codewords of this token, each alone in it (first: all tokens at their mean)')
-                    alone = gr.Gallery(show_label=False, columns=4, height=230, allow_preview=False, object_fit='contain', elem_id='cw-alone', elem_classes='pixel', buttons=[])
+                    gr.Markdown('Codewords of this token, each alone in it while all others are at their mean (the first picture); bright: what the codeword adds')
+                    alone = gr.Gallery(show_label=False, columns=3, height=240, fit_columns=False, allow_preview=False, object_fit='contain', elem_id='cw-alone', elem_classes='pixel', buttons=[])
                 with gr.Column(min_width=280):
                     used_says = gr.Markdown('Held-out images that use its strongest codeword most', elem_id='cw-used-says')
-                    used = gr.Gallery(show_label=False, columns=4, height=230, allow_preview=False, object_fit='contain', elem_id='cw-used', elem_classes='pixel', buttons=[])
-            gr.Markdown('Where the encoder looked for this token (attention over the patches, block by block)')
-            looked = gr.Gallery(show_label=False, columns=6, height=190, allow_preview=False, object_fit='contain', elem_id='cw-attention', elem_classes='pixel', buttons=[])
+                    used = gr.Gallery(show_label=False, columns=3, height=240, fit_columns=False, allow_preview=False, object_fit='contain', elem_id='cw-used', elem_classes='pixel', buttons=[])
+            gr.Markdown('Where the encoder looked for this token (attention over the patches, block by block, with its share; the rest goes to other tokens)')
+            looked = gr.Gallery(show_label=False, columns=4, height=220, fit_columns=False, allow_preview=False, object_fit='contain', elem_id='cw-attention', elem_classes='pixel', buttons=[])
     edits = gr.State({})  # token -> codeword -> weight
     strongest = gr.State([])  # codewords in the gallery `alone`
 
@@ -72,7 +72,7 @@ def build(ctx: Context):
             else: lines.append(plain(what_instead(t)))
             lines.append(f'PSNR {f["before"]:.1f} dB' + (f', with the changes **{f["after"]:.1f} dB** ({f["after"] - f["before"]:+.1f})' if f['between'] < 100 else '; nothing is changed'))
             if edits: lines.append('Edited weights in token ' + ', '.join(map(str, edits)))
-            fig = heatmap(r['weights'], t.quantizer.codebooks, token=token) if weights else None
+            fig = heatmap(r['weights'], t.quantizer.codebooks, max(24, min(48, t.tokens)), token) if weights else None
             return *(served(enlarge(p, 240)) for p in (to_pil(x), to_pil(r['before']), to_pil(r['after']), r['change'])), '  \n'.join(lines), fig
         except ValueError as e: return None, None, None, None, failed(e), None
 
@@ -87,7 +87,7 @@ def build(ctx: Context):
             token, blocks = min(int(token), t.tokens - 1), []
             if can_attend(t):
                 a = attention(lens, x)[:, token]
-                blocks = [(served(overlay(x, m, 160)), f'block {i + 1}: {m.sum():.0%} of it') for i, m in list(enumerate(a))[-6:]]
+                blocks = [(served(overlay(x, m, 160)), f'block {i + 1}: {m.sum():.0%}') for i, m in list(enumerate(a))[-6:]]
             if not has_weights(t): return [], [], '*This tokenizer has no codeword weights.*', [], [], blocks
             q = touch(lens, x, Edit(heat, bool(sharp), edits))['weights'][token]
             top = sorted({*q.topk(min(TOP, len(q))).indices.tolist(), *edits.get(token, {})}, key=lambda k: -q[k])
@@ -100,7 +100,7 @@ def build(ctx: Context):
     def nearest(lens, token, codeword):
         t = lens.tokenizer
         n = codeword_name(token // (t.tokens // t.quantizer.codebooks), codeword, t.quantizer.codebooks)
-        return f'Held-out images that use codeword {n} most (in which token)', [(served(to_pil(lens.images.heldout[i][0])), f'token {l}: {w:.0%}') for i, l, w in where_used(lens, token, codeword)]
+        return f'Held-out images that use codeword {n} most, with its weight and the token', [(served(to_pil(lens.images.heldout[i][0])), f'{w:.0%} t{l}') for i, l, w in where_used(lens, token, codeword, 6)]
 
     def on_codeword(name, token, top, event: gr.SelectData):
         "A codeword clicked in the gallery: where it is used. The first tile is the mean."

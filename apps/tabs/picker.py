@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from softvq_lab.core import write_atomic
 from softvq_lab.runs import Run, list_runs
 from softvq_lab.workbench.lens import heldout_gallery, open_lens, read_upload
 
@@ -69,7 +69,11 @@ def served(image: Image.Image | bytes, suffix: str = 'png') -> str:
         image.save(memory, 'png')
         data = memory.getvalue()
     path = Path(get_upload_folder())/f'{hashlib.sha256(data).hexdigest()}.{suffix}'
-    if not path.exists(): write_atomic(path, data)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f'.{uuid.uuid4().hex}.tmp')  # of this call alone: two threads may write the same picture
+        aside.write_bytes(data)
+        aside.replace(path)
     return str(path)
 
 
@@ -88,7 +92,7 @@ def focus(images: list[str] | None) -> str:
 def build(app: gr.Blocks, runs: str) -> Context:
     "Dropdown of runs, refreshed on load and on demand; what is chosen is kept in the address of the page, and read from it."
     with gr.Row():
-        run = gr.Dropdown(choices(runs), value=None, label='Run', elem_id='run', scale=5, allow_custom_value=True)  # resolve checks it: runs appear while the app is open
+        run = gr.Dropdown(choices(runs), value=None, label='Run', elem_id='run', scale=5, min_width=280, allow_custom_value=True)  # resolve checks it: runs appear while the app is open
         again = gr.Button('Look again', scale=0, min_width=110, size='sm')
     empty = gr.Markdown(EMPTY, visible=not choices(runs), elem_id='empty')
     ctx = Context(runs, app, run, gr.State([]), gr.State('reconstruct'), gr.State(0))

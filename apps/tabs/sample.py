@@ -1,7 +1,7 @@
 """Tab Sample: new images of a class, seen as they come out of the noise; where they came from, and whether they are only remembered."""
 import gradio as gr
 
-from softvq_lab.data import grid
+from softvq_lab.data import grid, to_pil
 from softvq_lab.workbench.drawing import Film, classes_of, guidance_sweep, memorised, nearest_training
 from softvq_lab.workbench.lens import generator_for, open_lens, sample_steps
 from tabs.picker import Context, failed, picture, plain, resolve, served
@@ -26,8 +26,8 @@ def build(ctx: Context):
             seed = gr.Number(0, precision=0, minimum=0, maximum=2**31 - 1, label='Seed', elem_id='seed')
             with gr.Row():
                 go = gr.Button('Sample', variant='primary', elem_id='go', min_width=90)
-                sweep = gr.Button('Sweep guidance', elem_id='sweep', min_width=130)
-                stop = gr.Button('Stop', elem_id='stop', min_width=70)
+                stop = gr.Button('Stop', elem_id='stop', min_width=90)
+            sweep = gr.Button('Sweep guidance', elem_id='sweep')
         with gr.Column(scale=5, min_width=300):
             samples = picture('samples', 'Samples')
             message = gr.Markdown(elem_id='sample-message')
@@ -35,7 +35,7 @@ def build(ctx: Context):
             strip = gr.Image(show_label=False, format='png', interactive=False, buttons=['download'], elem_id='trajectory', elem_classes='pixel')
             gr.Markdown('One sample and the training images nearest to it (memorised?)')
             which = gr.Slider(1, 10, 1, step=1, label='Sample number', elem_id='which')
-            near = gr.Gallery(show_label=False, columns=7, height=190, allow_preview=False, object_fit='contain', elem_id='nearest', elem_classes='pixel', buttons=[])
+            near = gr.Gallery(show_label=False, columns=7, height=150, allow_preview=False, object_fit='contain', elem_id='nearest', elem_classes='pixel', buttons=[])
             near_says = gr.Markdown(elem_id='nearest-says')
     drawn = gr.State(None)  # (run, images (B, 3, H, W)) of the last sampling
 
@@ -77,7 +77,7 @@ def build(ctx: Context):
             lens = find(name)
             chosen, names = labels(lens, label), lens.images.class_names
             y, film = classes_of(lens, chosen, max(1, min(64, int(count)))), Film()
-            columns = min(len(y), 8 if chosen else 10)
+            columns = min(len(y), 5 if len(y) <= 10 else 8 if chosen else 10)
             for i, x in sample_steps(lens, y, guidance=guidance, **settings(lens, sampler, steps, seed, temperature, low, high)):
                 film.add(x[0])
                 sheet = served(grid(x, columns, max(1, 96 // x.shape[-1])))
@@ -103,7 +103,7 @@ def build(ctx: Context):
             lens = find(name)
             chosen = x[min(int(which), len(x)) - 1]
             found = nearest_training(lens, chosen)
-            return [(served(grid(chosen[None])), 'sample'), *((served(p), f'{c}: {d:.2f}') for _, c, d, p in found['nearest'])], plain(memorised(found))
+            return [(served(to_pil(chosen)), 'sample'), *((served(p), f'{c}: {d:.2f}') for _, c, d, p in found['nearest'])], plain(memorised(found))
         except (ValueError, LookupError) as e: return [], says(e)
 
     asked = [label, guidance, low, high, sampler, steps, temperature, samples, message]

@@ -13,13 +13,13 @@ ALONE = ('*No other run differs from this one in the number of tokens only. Trai
 def build(ctx: Context):
     gr.Markdown('How many tokens does an image need? The runs that differ from the chosen one in the number of tokens only, and the first k tokens of a run trained with `keep=uniform`, on one image and over the held-out set.')
     with gr.Row():
-        with gr.Column(scale=2, min_width=280): chooser(ctx, 'tc', columns=4, height=260)
+        with gr.Column(scale=2, min_width=280): chooser(ctx, 'tc', height=260)
         with gr.Column(scale=5, min_width=300):
             message = gr.Markdown(elem_id='tc-message')
-            gallery = gr.Gallery(show_label=False, columns=4, height=420, allow_preview=False, object_fit='contain', elem_id='tc-rows', elem_classes='pixel', buttons=[])
+            gallery = gr.Gallery(show_label=False, columns=4, height='max-content', fit_columns=False, allow_preview=False, object_fit='contain', elem_id='tc-rows', elem_classes='pixel', buttons=[])
             metric = gr.Radio([('PSNR', 'psnr'), ('SSIM', 'ssim')], value='psnr', label='Rate and distortion over the held-out set', elem_id='tc-metric')
             plot = gr.Plot(show_label=False, elem_id='tc-curve')
-            table = gr.Dataframe(headers=['run', 'tokens', 'numbers', 'PSNR', 'SSIM', 'images', 'figures'], interactive=False, elem_id='tc-table', wrap=True)
+            table = gr.Dataframe(headers=['run', 'tokens', 'numbers', 'PSNR', 'SSIM', 'images', 'figures'], interactive=False, elem_id='tc-table')
     rows = gr.State([])
 
     def counts_of(name):
@@ -36,7 +36,7 @@ def build(ctx: Context):
         try:
             lens, counts, says = counts_of(name)
             tiles = [(served(enlarge(to_pil(chosen_image(lens, focus(images))), 160)), 'original')]
-            for c, r in zip(counts, one_image(counts, lens, focus(images))): tiles += [(served(enlarge(r['reconstruction'], 160)), f'{c.tokens} tokens ({c.name}): {r["figures"]["psnr"]:.1f} dB')]
+            for c, r in zip(counts, one_image(counts, lens, focus(images))): tiles += [(served(enlarge(r['reconstruction'], 160)), f'{c.tokens}: {r["figures"]["psnr"]:.1f} dB')]
             return tiles, '  \n'.join([*([ALONE] if len(counts) < 2 else []), *(f'Left out: {plain(s)}' for s in says)])
         except ValueError as e: return [], failed(e)
 

@@ -149,15 +149,16 @@ def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = Non
     of = lambda a, b: psnr(a[None], b[None]).item()
     return {'own': own, 'weights': q, 'before': before, 'after': after, 'change': error_map(before, after), 'figures': {'before': of(before, x), 'after': of(after, x), 'between': of(before, after)}}
 
-# %% ../../nbs/workbench/02a_codewords.ipynb #c3019520
+# %% ../../nbs/workbench/02a_codewords.ipynb #c2fa4886
 @torch.no_grad()
 def codewords_alone(lens: Lens, token: int, codewords: list[int]) -> tuple[Image.Image, list[Image.Image]]:
-    "The picture of all mean tokens, and the same with each codeword alone in `token`."
+    "The picture of all mean tokens, and the same with each codeword alone in `token`, under the map of what that changes (on a scale of their own)."
     t, mean = lens.tokenizer, mean_tokens(lens)
     z = mean.expand(len(codewords) + 1, -1, -1).clone()
     z[1:, token] = t.quantizer.codewords()[token // (t.tokens // t.quantizer.codebooks), codewords].to(z)
     first, *rest = t.decode(z).clamp(-1, 1)
-    return to_pil(first), [to_pil(y) for y in rest]
+    full = max(1e-6, max((y - first).abs().mean(0).max().item() for y in rest))
+    return to_pil(first), [Image.blend(to_pil(y), error_map(y, first, full), 0.6) for y in rest]
 
 
 @torch.no_grad()

@@ -121,9 +121,9 @@ def generator_for(run: Run, root) -> Run | None:
             except (ValueError, OSError): continue
     return None
 
-# %% ../../nbs/workbench/02_lens.ipynb #e7471359
+# %% ../../nbs/workbench/02_lens.ipynb #84ed1d4f
 MAX_BYTES, MAX_PIXELS = 40 * 2**20, 80_000_000
-FORMATS = ('PNG', 'JPEG', 'MPO', 'WEBP', 'GIF', 'BMP', 'TIFF', *(['AVIF'] if features.check('avif') else []))  # no more: PIL's EPS, for one, starts another program
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', *(['AVIF'] if features.check('avif') else []))  # no more: PIL's EPS, for one, starts another program
 
 
 def read_upload(path, size: Size) -> Tensor:
@@ -133,6 +133,7 @@ def read_upload(path, size: Size) -> Tensor:
     if (n := path.stat().st_size) > MAX_BYTES: raise ValueError(f'The file has {n / 2**20:.0f} MiB; at most {MAX_BYTES // 2**20} MiB are read.')
     try:
         with warnings.catch_warnings():
+            Image.init()  # else PIL may not know all of them yet
             warnings.simplefilter('ignore')  # PIL's own size warning: the size is checked here
             with Image.open(path, formats=FORMATS) as image:
                 if (p := image.width * image.height) > MAX_PIXELS: raise ValueError(f'The image has {image.width} x {image.height} pixels; at most {MAX_PIXELS // 10**6} million are read.')

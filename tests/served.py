@@ -8,6 +8,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parent.parent
 WATCH = '''import os, sys
 def watch(event, args):
@@ -21,7 +23,7 @@ INSIDE = re.compile(r'127\.\d+\.\d+\.\d+|localhost|::1|0\.0\.0\.0|None')
 
 
 class Explorer:
-    "Start it; `url`, `log`, `process`, `ready` (seconds until it answered), `outside()`."
+    "Start it; `url`, `log`, `process`, `ready` (seconds until it answered, of which `cpu` computing), `outside()`."
 
     def __init__(self, runs, folder: Path, *arguments):
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +41,8 @@ class Explorer:
             assert self.process.poll() is None, self.log.read_text()
             assert time.time() - began < 120, 'the explorer does not answer'
             time.sleep(0.1)
-        self.ready = time.time() - began
+        self.ready, used = time.time() - began, psutil.Process(self.process.pid).cpu_times()
+        self.cpu = used.user + used.system
 
     def answers(self) -> bool:
         try: return bool(urllib.request.build_opener(urllib.request.ProxyHandler({})).open(self.url, timeout=5))

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from served import Explorer
 from test_jobs import LONG, gone, wait_for
+from test_load import slowdown
 
 from softvq_lab.core import read_json, write_json
 from softvq_lab.hub import load_tokenizer
@@ -237,9 +238,11 @@ def test_with_a_password_nobody_else_comes_in(runs, tmp_path):
 
 
 def test_it_answers_soon_after_it_was_started(app, open_page):
+    slow = max(1, slowdown())
+    page = open_page(app.url)  # chromium and the connection are there: what is timed is the app
     began = time.time()
-    page = open_page(app.url)
-    page.get_by_text('softvq_lab explorer').first.wait_for(timeout=30_000)
+    page.reload(wait_until='commit')
+    page.get_by_text('softvq_lab explorer').first.wait_for(timeout=60_000)
     painted = time.time() - began
-    print(f'ready after {app.ready:.1f} s, first paint after {painted:.1f} s')
-    assert painted < 10 and app.ready < 60  # 2 and 10 s on two cores that nobody else uses
+    print(f'{app.cpu:.1f} s of computing ({app.ready:.1f} s) until it answered, {painted:.1f} s to the first paint on a machine {slow:.1f} times slower than when idle')
+    assert app.cpu < 10 and painted < 2 * slow

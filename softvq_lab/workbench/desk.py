@@ -56,7 +56,7 @@ def differences(a: Run, b: Run) -> list[tuple[str, object, object]]:
     x, y = ({**flat(r.info['config']), 'kind': r.kind, 'data': r.info.get('data_source', '-'), **flat(r.info.get('versions', {}), 'version.')} for r in (a, b))
     return [(k, x.get(k, '-'), y.get(k, '-')) for k in [*x, *(k for k in y if k not in x)] if x.get(k, '-') != y.get(k, '-')]
 
-# %% ../../nbs/workbench/05_desk.ipynb #e382f5fa
+# %% ../../nbs/workbench/05_desk.ipynb #8674adf2
 @dataclasses.dataclass(frozen=True)
 class Field:
     "A parameter as a form shows it."
@@ -86,6 +86,7 @@ def fields_of(workflow: str) -> dict[str, Field]:
 
 def keep_inside(params: dict, folders):
     "A `ConfigError` when a parameter names a file outside `folders`: a form in a browser must not reach further than its server was told."
+    if params.get('plugins'): raise ConfigError('plugins are code, which is not taken from a page: name them to the server by SOFTVQ_LAB_PLUGINS')
     roots = [Path(f).resolve() for f in folders]
     for name, value in params.items():
         if not isinstance(value, str) or not ('/' in value or value.startswith(('~', '..')) or os.path.exists(value)): continue

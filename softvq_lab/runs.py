@@ -80,11 +80,11 @@ def trim_metrics(run: Run, step: int):
     if (run.path/'metrics.jsonl').exists():
         write_atomic(run.path/'metrics.jsonl', ''.join(json.dumps(m) + '\n' for m in read_metrics(run) if m['step'] <= step))
 
-# %% ../nbs/04_runs.ipynb #a83487a1
+# %% ../nbs/04_runs.ipynb #0bc7ca9b
 PACKAGES = ('torch', 'timm', 'accelerate', 'numpy', 'softvq_lab')
 
 
-ANYHOW = ('run', 'resume', 'workers', 'tracker', 'keep_checkpoints')  # settings that change nothing of what is learned
+ANYHOW = ('run', 'resume', 'plugins', 'workers', 'tracker', 'keep_checkpoints')  # settings that change nothing of what is learned
 
 
 def _same(a: dict, b: dict) -> list[str]:

@@ -22,7 +22,7 @@ PAPER_GENERATOR = dict(  # lr and batch are the paper's, 400,000 steps the lengt
     lr=1e-4, schedule='constant', steps=400_000, batch_size=256, warmup_steps=0, weight_decay=0., ema_decay=0.9999, log_every=100, eval_every=50_000, checkpoint_every=10_000, precision='bf16')
 PAPER_MAR = dict(lr=2e-4, warmup_steps=50_000)  # MAR warms up; for how long in the paper is not stated
 
-# %% ../nbs/01_workflows.ipynb #155034c8
+# %% ../nbs/01_workflows.ipynb #800857bc
 def _shares(optim: OptimConfig, engine: EngineConfig):
     parts = engine.processes * engine.accumulate
     if optim.batch_size % parts: raise ValueError(f'batch_size={optim.batch_size} cannot be shared out to processes={engine.processes} x accumulate={engine.accumulate}; the nearest that can is {max(1, round(optim.batch_size / parts)) * parts}')
@@ -85,6 +85,7 @@ class EvaluateConfig:
     run: str = 'runs/tokenizer'  # a run folder of a tokenizer or of a generator, or a folder of a diffusers autoencoder
     data: DataConfig = DataConfig()  # for a diffusers autoencoder only: a run knows its own data
     image_size: int = Field(32, ge=8, le=2048)  # likewise
+    plugins: str = ''  # .py files or modules that register what the run was made with (softvq_lab.plugins)
     sample: SampleConfig = SampleConfig()
     seed: int = Field(0, ge=0, lt=2**31)  # of the samples
 
@@ -93,6 +94,7 @@ class EvaluateConfig:
 class SamplerQualityConfig:
     "nbs/sampler_quality.ipynb: quality against network evaluations, by sampler."
     runs: str = 'runs/generator'  # run folders of generators, separated by commas
+    plugins: str = ''  # .py files or modules that register what the run was made with (softvq_lab.plugins)
     samples: int = Field(400, ge=2)  # for each sampler and number of steps, classes in turn
     sample_guidance: float | None = Field(None, ge=0, le=100)  # guidance scale; None: the generator's own
     seed: int = Field(0, ge=0, lt=2**31)  # of the samples
@@ -102,6 +104,7 @@ class SamplerQualityConfig:
 class LatentMapConfig:
     "nbs/latent_map.ipynb: UMAP of the latents."
     run: str = 'runs/tokenizer'  # a run folder of a tokenizer
+    plugins: str = ''  # .py files or modules that register what the run was made with (softvq_lab.plugins)
     neighbors: int = Field(15, ge=2, le=500)  # UMAP: how local the map is
     min_dist: float = Field(0.1, ge=0, le=1)  # UMAP: how tight points may lie
     images: int = Field(1000, ge=10, le=100_000)  # at most so many images

@@ -6,7 +6,7 @@
 __all__ = ['PER_IMAGE', 'ssim', 'load_lpips', 'reconstructions', 'reconstruct_split', 'reconstruction_figures', 'worst_and_best',
            'pairs']
 
-# %% ../../nbs/evaluation/01_image_metrics.ipynb #fcd255a1
+# %% ../../nbs/evaluation/01_image_metrics.ipynb #92145327
 from typing import Iterator
 
 import torch
@@ -16,6 +16,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from ..data import ImageData, to_uint8
 from .passport import Measured, passport, versioned
+from ..plugins import registered
 from ..tokenizer.model import Tokenizer
 from ..training.losses import make_perceptual, psnr, reconstruction_loss
 from ..weights import find_vgg
@@ -32,7 +33,7 @@ def load_lpips(file: str = '') -> tuple[nn.Module | None, str]:
     if needed.path is None: return None, f'LPIPS is left out, for {needed.name} is not there (looked for {", ".join(needed.looked)}).'
     return make_perceptual('lpips', str(needed.path)).eval(), f'LPIPS (VGG) with the heads of {versioned("lpips")}, VGG {needed.sha256[:8]}'
 
-# %% ../../nbs/evaluation/01_image_metrics.ipynb #a16362a9
+# %% ../../nbs/evaluation/01_image_metrics.ipynb #18b1af34
 @torch.no_grad()
 def reconstructions(tokenizer: Tokenizer, split: Dataset, batch_size: int = 128) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     "Originals (B, 3, H, W), reconstructions (clipped) and z_hat (None for an external autoencoder), batch by batch."
@@ -52,13 +53,14 @@ def reconstruct_split(
     extractor=None,  # of `softvq_lab.evaluation.extractors`: what it sees is kept, `features_original`, `features_reconstruction` and, of a classifier, `logits_reconstruction`
     hold: bool = True,  # keep the images, `original` and `reconstruction`
 ) -> dict[str, Tensor]:
-    "PSNR, SSIM and L1 (LPIPS) of each held-out image, what else was asked for, and `stats` of the codebook over all of them (as many as fit in a GiB of weights)."
+    "PSNR, SSIM and L1 (LPIPS, registered metrics as `plugin_NAME`) of each held-out image, what else was asked for, and `stats` of the codebook over all of them (as many as fit in a GiB of weights)."
     rows, latents, quantizer = {}, [], getattr(tokenizer, 'quantizer', None)
     most = max(1, 2**28 // (tokenizer.tokens * tokenizer.config.codebook_size)) if quantizer is not None else 0  # so many images' weights fit in a GiB
     for x, y, z_hat in reconstructions(tokenizer, data.heldout, batch_size):
         if sum(map(len, latents)) < most: latents.append(z_hat)
         row = {'psnr': psnr(x, y), 'ssim': ssim(x, y), 'l1': reconstruction_loss('l1', x, y)}
         if lpips is not None: row['lpips'] = lpips(x, y)
+        row |= {f'plugin_{name}': measure(x, y) for name, measure in registered('metric').items()}
         if extractor is not None:
             row |= {'features_original': extractor(to_uint8(x))[0], 'features_reconstruction': (seen := extractor(to_uint8(y)))[0]}
             if seen[1] is not None: row['logits_reconstruction'] = seen[1]
@@ -67,14 +69,15 @@ def reconstruct_split(
     out = {k: torch.cat(v) for k, v in rows.items()}
     return out | {'stats': quantizer(torch.cat(latents)[:most]).stats if latents else {}}
 
-# %% ../../nbs/evaluation/01_image_metrics.ipynb #596c34e2
+# %% ../../nbs/evaluation/01_image_metrics.ipynb #faecc91f
 PER_IMAGE = ('psnr', 'ssim', 'l1', 'lpips')
 
 
 def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = '') -> Measured:
     "Mean figures of `reconstruct_split`, the worst PSNR, and their passport. `lpips_says`: what `load_lpips` said."
-    figures = {k: result[k].mean().item() for k in PER_IMAGE if k in result} | {'psnr_worst': result['psnr'].min().item()} | {k: v.item() for k, v in result['stats'].items()}
-    evaluator = f'PSNR of the clipped image; SSIM by {versioned("torchmetrics")} (Gaussian window 11); L1 in [-1, 1]' + (f'; {lpips_says}' if 'lpips' in result else '')
+    own = [k for k in result if k.startswith('plugin_')]
+    figures = {k: result[k].mean().item() for k in (*PER_IMAGE, *own) if k in result} | {'psnr_worst': result['psnr'].min().item()} | {k: v.item() for k, v in result['stats'].items()}
+    evaluator = f'PSNR of the clipped image; SSIM by {versioned("torchmetrics")} (Gaussian window 11); L1 in [-1, 1]' + (f'; {lpips_says}' if 'lpips' in result else '') + ''.join(f'; {k} by {registered("metric")[k.removeprefix("plugin_")].__module__}' for k in own)
     notes = [lpips_says] if lpips_says and 'lpips' not in result else []
     return Measured(figures, passport(evaluator, f'held-out split of {data.source}', len(result['psnr'])), notes=notes)
 

@@ -30,6 +30,7 @@ class Context:
     tab: gr.State  # id of the open tab
     seed: gr.State  # of the samples
     tabs: gr.Tabs | None = None
+    data: tuple[str, ...] = ()  # folders that a training started here may read
 
 
 def choices(runs: str) -> list[tuple[str, str]]:

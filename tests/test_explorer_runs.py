@@ -32,7 +32,7 @@ def runs(trained, tmp_path_factory):
     write_json(runs/'generator'/'config.json', g)
     xy = np.random.default_rng(0).normal(size=(60, 2)).round(3).tolist()
     lens = open_lens(runs/'tokenizer')
-    points = [{'index': i, 'class': str(int(lens.images.heldout.labels[i])), 'z': xy[i], 'z_hat': xy[-i], 'psnr': 20 + i / 10} for i in range(60)]
+    points = [{'index': i, 'class': str(int(lens.images.heldout[i][1])), 'z': xy[i], 'z_hat': xy[-i], 'psnr': 20 + i / 10} for i in range(60)]
     write_json(runs/'tokenizer'/'evaluation'/'latent_map.json', {'tokenizer': load_tokenizer(runs/'tokenizer').fingerprint, 'neighbors': 15, 'min_dist': 0.1, 'seed': 0, 'points': points})
     evil = '<img src=x onerror=document.title=1>'
     shutil.copytree(runs/'tokenizer', runs/evil, ignore=shutil.ignore_patterns('checkpoints'))
@@ -80,6 +80,8 @@ def open_page(chromium):
 
 def open_tab(page, bar: str, name: str):
     "Click a tab, also where a narrow page hides it behind the three dots."
+    page.locator(f'{bar} button[role=tab]').first.wait_for(timeout=60_000)
+    page.wait_for_timeout(500)  # the bar measures itself
     tab = page.locator(bar).get_by_role('tab', name=name, exact=True).first
     if tab.count() and tab.is_visible(): return tab.click()
     page.locator(f'{bar} .overflow-menu button').first.click()

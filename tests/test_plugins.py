@@ -8,12 +8,13 @@ import torch
 
 from softvq_lab import plugins
 from softvq_lab.config import TokenizerConfig
+from softvq_lab.data import digits, load_data
+from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
 from softvq_lab.hub import load_tokenizer, save
 from softvq_lab.quantizers.base import check_quantizer
 from softvq_lab.strict import ConfigError, parse
 from softvq_lab.tokenizer.model import Tokenizer, make_quantizer
 from softvq_lab.training.tokenizer_task import make_teacher
-from softvq_lab.data import digits, load_data
 from softvq_lab.workflows import TrainConfig
 
 MINE = '''
@@ -40,6 +41,9 @@ class Means(nn.Module):
     width = 3
     def __init__(self, images, config): super().__init__()
     def forward(self, x): return nn.functional.adaptive_avg_pool2d(x, 8).flatten(2).transpose(1, 2)
+
+@register('metric', 'worst_pixel')
+def worst(x, y): return (x - y).abs().flatten(1).amax(1)
 '''
 
 
@@ -49,7 +53,7 @@ def mine(tmp_path, monkeypatch):
     path = tmp_path/'mine.py'
     path.write_text(MINE)
     yield path
-    for kind, name in (('quantizer', 'rounded'), ('dataset', 'few-digits'), ('teacher', 'means')): plugins._registered[kind].pop(name, None)
+    for kind, name in (('quantizer', 'rounded'), ('dataset', 'few-digits'), ('teacher', 'means'), ('metric', 'worst_pixel')): plugins._registered[kind].pop(name, None)
 
 
 def test_a_name_that_nobody_registered_is_refused_with_what_is_possible():
@@ -72,6 +76,15 @@ def test_what_a_file_registers_is_a_choice_like_any_other(mine):
     images = load_data(c.data, 16)
     assert len(images.train) == len(digits(16).train)
     assert make_teacher('means', '', c.tokenizer, images)(images.train[0][0][None]).shape == (1, 64, 3)
+
+
+def test_a_metric_stands_among_the_figures_and_in_the_passport(mine):
+    parse(TrainConfig, dict(plugins=str(mine)))
+    images, t = digits(16), Tokenizer(TokenizerConfig(tokens=4, image_size=16)).eval()
+    r = reconstruct_split(t, images)
+    m = reconstruction_figures(r, images)
+    assert m.figures['plugin_worst_pixel'] == pytest.approx((r['original'] - r['reconstruction']).abs().flatten(1).amax(1).mean().item())
+    assert 'plugin_worst_pixel by softvq_lab_plugin_mine' in m.passport['evaluator']
 
 
 def test_a_saved_tokenizer_needs_its_plugin_and_says_so(mine, tmp_path):

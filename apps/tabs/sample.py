@@ -83,7 +83,7 @@ def build(ctx: Context):
                 sheet = served(grid(x, columns, max(1, 96 // x.shape[-1])))
                 yield sheet, f'step {i}', None, gr.skip(), gr.skip()
             told = ', '.join(names[c] for c in y.tolist()) if len(chosen) != 1 else f'{len(y)} of class {chosen[0]}'
-            yield sheet, plain(f'Done: {told}. ').rstrip() + f' Seed {int(seed or 0)} draws the same again.', served(film.strip(max(1, 64 // x.shape[-1]))), (name, x), gr.Slider(maximum=max(2, len(y)), value=1)
+            yield sheet, f'Done: {plain(told)}. Seed {int(seed or 0)} draws the same again.', served(film.strip(max(1, 64 // x.shape[-1]))), (name, x), gr.Slider(maximum=max(2, len(y)), value=1)
         except (ValueError, LookupError) as e: yield None, says(e), None, None, gr.skip()
 
     def on_sweep(name, label, count, sampler, steps, seed, temperature, low, high):

@@ -68,7 +68,7 @@ def standing(run: Run) -> str:
     "State of a run and of its jobs, with a bar for what is at work."
     s, parts = run.status, []
     if s['state'] != 'unknown':
-        parts.append(f'<b>{escape(run.name)}</b>: {escape(str(s["state"]))}' + (f', step {s["step"]} of {s.get("steps", "?")}' if 'step' in s else '') + (f'<br>{escape(str(s["error"]))}' if s.get('error') else ''))
+        parts.append(f'<b>{escape(run.name)}</b>: {escape(str(s["state"]))}' + escape(f', step {s["step"]} of {s.get("steps", "?")}' if 'step' in s else '') + (f'<br>{escape(str(s["error"]))}' if s.get('error') else ''))
     for j in jobs_of(run):
         done, of, unit = j.progress
         state = j.state

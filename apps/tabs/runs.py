@@ -16,7 +16,6 @@ from softvq_lab.workbench.atlas import adapt
 from softvq_lab.workbench.desk import by_passport, differences, fields_of, keep_inside, notebook_html, notebooks, overview
 from softvq_lab.workbench.jobs import TRAINS, Job, cancel, jobs, jobs_of, read_lines, start
 from softvq_lab.workbench.plots import curves
-from softvq_lab.workflows import WORKFLOWS
 from tabs.picker import failed, plain, resolve
 
 CURVES = ['heldout_psnr', 'loss', 'rec', 'kl', 'perplexity', 'effective_codewords', 'window_usage', 'grad_norm', 'lr', 'adv', 'percep', 'align', 'commitment', 'd_loss']
@@ -250,6 +249,3 @@ def form() -> tuple[dict[tuple[str, str], object], list[gr.Group]]:
                 controls[flow, n] = c
         groups.append(group)
     return controls, groups
-
-
-assert SHOWN.keys() == WORKFLOWS.keys()

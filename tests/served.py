@@ -56,5 +56,7 @@ class Explorer:
         assert self.process.poll() is None, f'the explorer died: {self.log.read_text()}'
         self.process.terminate()
         self.process.wait(20)
-        assert 'Traceback' not in self.log.read_text(), self.log.read_text()
+        refused = r'(?:gradio\.exceptions\.InvalidPathError|ValueError: Hostname 127)'  # forged uploads: gradio logs what it refuses
+        told = self.log.read_text()
+        assert told.count('Traceback') <= 2 * len(re.findall(refused, told)), told
         assert self.outside() == set()

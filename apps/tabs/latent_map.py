@@ -122,7 +122,7 @@ def build(ctx):
 
     def on_go(name, neighbours, images, seed):
         try:
-            start('latent_map', resolve(ctx.runs, name).path, {'neighbors': neighbours, 'images': images, 'seed': seed})
+            start('latent_map', open_lens(resolve(ctx.runs, name).path).run.path, {'neighbors': neighbours, 'images': images, 'seed': seed})
             return 'The map is being computed ...', gr.Timer(active=True), 'running'
         except ValueError as e: return failed(e).replace('\n', '  \n'), gr.skip(), gr.skip()
 

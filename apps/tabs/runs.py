@@ -16,7 +16,6 @@ from softvq_lab.workbench.atlas import adapt
 from softvq_lab.workbench.desk import by_passport, differences, fields_of, keep_inside, notebook_html, notebooks, overview
 from softvq_lab.workbench.jobs import TRAINS, Job, cancel, jobs, jobs_of, read_lines, start
 from softvq_lab.workbench.plots import curves
-from softvq_lab.workflows import WORKFLOWS
 from tabs.picker import failed, plain, resolve
 
 CURVES = ['heldout_psnr', 'loss', 'rec', 'kl', 'perplexity', 'effective_codewords', 'window_usage', 'grad_norm', 'lr', 'adv', 'percep', 'align', 'commitment', 'd_loss']
@@ -68,7 +67,7 @@ def standing(run: Run) -> str:
     "State of a run and of its jobs, with a bar for what is at work."
     s, parts = run.status, []
     if s['state'] != 'unknown':
-        parts.append(f'<b>{escape(run.name)}</b>: {escape(str(s["state"]))}' + (f', step {s["step"]} of {s.get("steps", "?")}' if 'step' in s else '') + (f'<br>{escape(str(s["error"]))}' if s.get('error') else ''))
+        parts.append(f'<b>{escape(run.name)}</b>: {escape(str(s["state"]))}' + escape(f', step {s["step"]} of {s.get("steps", "?")}' if 'step' in s else '') + (f'<br>{escape(str(s["error"]))}' if s.get('error') else ''))
     for j in jobs_of(run):
         done, of, unit = j.progress
         state = j.state
@@ -250,6 +249,3 @@ def form() -> tuple[dict[tuple[str, str], object], list[gr.Group]]:
                 controls[flow, n] = c
         groups.append(group)
     return controls, groups
-
-
-assert SHOWN.keys() == WORKFLOWS.keys()

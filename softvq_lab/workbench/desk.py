@@ -6,7 +6,7 @@
 __all__ = ['POLICY', 'STYLE', 'overview', 'by_passport', 'differences', 'Field', 'fields_of', 'keep_inside', 'notebook_html',
            'notebooks']
 
-# %% ../../nbs/workbench/05_desk.ipynb #1af5c084
+# %% ../../nbs/workbench/05_desk.ipynb #3226f35c
 import dataclasses
 import inspect
 import json
@@ -18,6 +18,7 @@ from typing import Literal, get_args, get_origin
 import nbformat
 from nbconvert import HTMLExporter
 
+from ..plugins import Choice
 from ..runs import Run, figures, list_runs
 from ..strict import ConfigError, parameters
 from .jobs import jobs
@@ -56,14 +57,14 @@ def differences(a: Run, b: Run) -> list[tuple[str, object, object]]:
     x, y = ({**flat(r.info['config']), 'kind': r.kind, 'data': r.info.get('data_source', '-'), **flat(r.info.get('versions', {}), 'version.')} for r in (a, b))
     return [(k, x.get(k, '-'), y.get(k, '-')) for k in [*x, *(k for k in y if k not in x)] if x.get(k, '-') != y.get(k, '-')]
 
-# %% ../../nbs/workbench/05_desk.ipynb #8674adf2
+# %% ../../nbs/workbench/05_desk.ipynb #6ceb9af2
 @dataclasses.dataclass(frozen=True)
 class Field:
     "A parameter as a form shows it."
     name: str
     kind: type  # bool, int, float or str
     default: object
-    choices: tuple[str, ...]  # of a Literal, else ()
+    choices: tuple[str, ...]  # of a Literal or a Choice, else ()
     comment: str
 
 
@@ -76,7 +77,8 @@ def fields_of(workflow: str) -> dict[str, Field]:
         for f in dataclasses.fields(cls):
             if dataclasses.is_dataclass(f.default): add(type(f.default))
             else:
-                choices = tuple(map(str, get_args(f.type))) if get_origin(f.type) is Literal else ()
+                offered = next((m.options for m in getattr(f.type, '__metadata__', ()) if isinstance(m, Choice)), ())
+                choices = tuple(map(str, get_args(f.type))) if get_origin(f.type) is Literal else offered
                 kind = next((k for k in (bool, int, float) if isinstance(known[f.name], k)), str)
                 found[f.name] = Field(f.name, kind, known[f.name], choices, comments.get(f.name, ''))
 

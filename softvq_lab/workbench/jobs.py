@@ -45,7 +45,7 @@ def find_process(named: dict) -> psutil.Process | None:
         return p if same and p.status() != psutil.STATUS_ZOMBIE else None
     except (psutil.Error, KeyError, TypeError, ValueError): return None
 
-# %% ../../nbs/workbench/04_jobs.ipynb #6b48fb25
+# %% ../../nbs/workbench/04_jobs.ipynb #a8d4b493
 @dataclasses.dataclass(frozen=True)
 class Job:
     "The newest job of a workflow in a run folder. Everything is read from the folder when it is asked for."
@@ -89,7 +89,7 @@ class Job:
     def progress(self) -> tuple[int, int, str]:
         "(done, of, unit): steps of a training that has begun, else cells of the notebook."
         s = self.run.status
-        if self.workflow in TRAINS and s.get('steps') and s.get('updated', '') >= self.info.get('begun', ''): return s.get('step', 0), s['steps'], 'steps'
+        if self.workflow in TRAINS and isinstance(s.get('steps'), int) and isinstance(s.get('step'), int) and str(s.get('updated', '')) >= str(self.info.get('begun', '')): return s['step'], s['steps'], 'steps'
         found = re.findall(r'Executing:[^\r\n]*?(\d+)/(\d+) ', _end(self.log))
         return (*map(int, found[-1]), 'cells') if found else (0, 0, 'cells')
 

@@ -67,8 +67,8 @@ lock: setup  ## new requirements.lock from pyproject.toml
 	sed -i -E "s/ and platform_machine == 'x86_64' and sys_platform == 'linux'//; s/ ; platform_machine == 'x86_64' and sys_platform == 'linux'//" requirements.lock
 
 system-deps:  ## Debian packages that only some tests need (root)
-	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
-	else echo "make system-deps needs root: sudo apt-get install chromium fonts-dejavu-core"; exit 1; fi
+	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core slurm-wlm munge; \
+	else echo "make system-deps needs root: sudo apt-get install chromium fonts-dejavu-core slurm-wlm munge"; exit 1; fi
 
 clean:  ## everything that can be made again, except runs
 	rm -rf $(VENV) build softvq_lab.egg-info

@@ -110,7 +110,7 @@ def divisors(n: int, low: int, high: int) -> list[int]:
     "The divisors of `n` between `low` and `high`, for messages that say what is possible."
     return [d for d in range(low, min(n, high) + 1) if n % d == 0]
 
-# %% ../nbs/01_config.ipynb #cc023a43
+# %% ../nbs/01_config.ipynb #5a1f8974
 @config
 class OptimConfig:
     "How weights move. Steps, not epochs: what was seen is steps x batch_size images."
@@ -136,6 +136,7 @@ class OptimConfig:
 class EngineConfig:
     "What computes. None of it changes what is learned, but for rounding (and `accumulate` and `processes` what is averaged over a batch within each part of it)."
     processes: int = Field(1, ge=1, le=4096)  # ranks, one a GPU (or CPU processes with gloo); more than one are started by torch's launcher
+    nodes: int = Field(1, ge=1, le=1024)  # machines that the ranks are on, equally many on each, with one file system: in a Slurm allocation, or started by hand on each
     precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'  # of matrix products; weights, norms, softmaxes and losses stay in float32
     accumulate: int = Field(1, ge=1, le=1024)  # parts into which a process cuts its share of a batch, for memory
     recompute: bool = False  # activations of transformer blocks are computed again in the backward pass, for memory
@@ -143,6 +144,9 @@ class EngineConfig:
     tf32: bool = True  # matrix products of float32 in TF32 on GPUs that have it
     keep_checkpoints: int = Field(2, ge=1, le=1000)  # the newest ones, beside the best
     tracker: Literal['none', 'tensorboard', 'wandb'] = 'tensorboard'  # where curves and pictures go beside the run folder
+
+    def __post_init__(self):
+        if self.processes % self.nodes: raise ValueError(f'processes={self.processes} cannot be shared out to nodes={self.nodes}; possible nodes: {divisors(self.processes, 1, 1024)}')
 
 
 @config

@@ -19,7 +19,7 @@ import psutil
 from .core import read_json, write_atomic, write_json
 from .strict import ConfigError
 
-# %% ../nbs/04_runs.ipynb #a48764d1
+# %% ../nbs/04_runs.ipynb #f4c43d66
 def _now() -> str: return datetime.datetime.now().astimezone().isoformat(timespec='seconds')
 
 
@@ -43,6 +43,7 @@ class Run:
         "state, step, steps, updated, error. A 'running' whose process is gone reads 'interrupted'."
         try: s = read_json(self.path/'status.json')
         except (OSError, ValueError): return {'state': 'unknown'}
+        if not isinstance(s, dict) or 'state' not in s: return {'state': 'unknown'}
         if s.get('state') == 'running' and not _alive(s): s['state'] = 'interrupted'
         return s
 
@@ -80,7 +81,7 @@ def trim_metrics(run: Run, step: int):
     if (run.path/'metrics.jsonl').exists():
         write_atomic(run.path/'metrics.jsonl', ''.join(json.dumps(m) + '\n' for m in read_metrics(run) if m['step'] <= step))
 
-# %% ../nbs/04_runs.ipynb #0bc7ca9b
+# %% ../nbs/04_runs.ipynb #4847e820
 PACKAGES = ('torch', 'timm', 'accelerate', 'numpy', 'softvq_lab')
 
 
@@ -115,7 +116,7 @@ def list_runs(root) -> list[Run]:
     found = []
     for p in Path(root).glob('**/config.json') if Path(root).is_dir() else []:
         if 'checkpoints' in p.relative_to(root).parts: continue
-        try: created = Run(p.parent).info['created']
+        try: created = str(Run(p.parent).info['created'])
         except (OSError, ValueError, KeyError, TypeError): continue
         found.append((created, Run(p.parent)))
     return [r for _, r in sorted(found, key=lambda f: (f[0], f[1].name), reverse=True)]

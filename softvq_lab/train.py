@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['CONFIGS', 'USAGE', 'PREEMPTED', 'load_config', 'images_of', 'prepare', 'broken_files', 'make_task', 'train_here',
-           'launch', 'main']
+           'launcher', 'launch', 'main']
 
-# %% ../nbs/08_train.ipynb #50f22e76
+# %% ../nbs/08_train.ipynb #6969f2fa
 import ctypes
 import dataclasses
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from .runs import Run, open_run
 from .strict import ConfigError, parse
 from .tokenizer.model import Tokenizer
 from .training.generator_task import GeneratorTask
-from .training.loop import Preempted, fit
+from .training.loop import Preempted, Requests, fit
 from .training.task import Task
 from .training.tokenizer_task import TokenizerTask
 from .workflows import TrainConfig, TrainGeneratorConfig
@@ -81,7 +82,23 @@ def train_here(run: Run, images: ImageData | None = None):
     if int(os.environ.get('WORLD_SIZE', 1)) > 1: PartialState(cpu=not torch.cuda.is_available())  # ranks know each other before the task is made: they share the caching of latents
     fit(make_task(run, config, images), run, config.optim, config.where.seed, resume=True, engine=config.engine, workers=config.data.workers if isinstance(config, TrainConfig) else 0)
 
-# %% ../nbs/08_train.ipynb #c7953eea
+# %% ../nbs/08_train.ipynb #5d927aeb
+def launcher(run: Run, config, endpoint: str = '') -> list[str]:
+    "The command that starts one node's share of a run's ranks. With several nodes it is started on each, with the same `endpoint` (HOST:PORT on one of them)."
+    e = config.engine
+    meet = ['--standalone'] if e.nodes == 1 else [f'--nnodes={e.nodes}', '--rdzv-backend=c10d', f'--rdzv-endpoint={endpoint}', f'--rdzv-id={run.name}', '--max-restarts=0']
+    return [sys.executable, '-m', 'torch.distributed.run', *meet, f'--nproc-per-node={e.processes // e.nodes}', '-m', 'softvq_lab.train', str(run.path)]
+
+
+def _everywhere(run: Run, config) -> list[str]:
+    "The launcher of this machine, or by srun those of all nodes of the Slurm allocation that this process is in."
+    nodes, had = config.engine.nodes, int(os.environ.get('SLURM_JOB_NUM_NODES', 0))
+    if nodes == 1: return launcher(run, config)
+    if had != nodes: raise ConfigError(f'nodes={nodes}, but this is {f"a Slurm allocation of {had}" if had else "no Slurm allocation"}. By hand: start on each node, with one of them as HOST,\n  {" ".join(launcher(run, config, "HOST:29500"))}')
+    endpoint = f'{platform.node()}:{20_000 + int(os.environ["SLURM_JOB_ID"]) % 20_000}'
+    return ['srun', '--overlap', f'--nodes={nodes}', f'--ntasks={nodes}', '--ntasks-per-node=1', '--kill-on-bad-exit=1', *launcher(run, config, endpoint)]
+
+# %% ../nbs/08_train.ipynb #31329569
 def _die_with_parent():
     "Linux: send this process SIGTERM when its parent is gone."
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
@@ -92,11 +109,13 @@ def launch(run: Run, images: ImageData | None = None):
     config = load_config(run)
     processes = config.engine.processes
     if processes == 1: return train_here(run, images)
-    if (gpus := torch.cuda.device_count()) and gpus < processes: raise ConfigError(f'processes={processes} on a machine with {gpus} GPUs: on several nodes start `torchrun ... -m softvq_lab.train {run.path}` on each')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}', '-m', 'softvq_lab.train', str(run.path)]
-    env = {**os.environ, 'OMP_NUM_THREADS': str(max(1, (os.cpu_count() or 1) // processes))} | ({} if gpus else {'ACCELERATE_USE_CPU': 'true'})
+    here = processes // config.engine.nodes
+    if (gpus := torch.cuda.device_count()) and gpus < here: raise ConfigError(f'processes={processes} on nodes={config.engine.nodes} are {here} on a machine with {gpus} GPUs: more nodes, or fewer processes')
+    command, cores = _everywhere(run, config), int(os.environ.get('SLURM_CPUS_ON_NODE', 0)) or os.cpu_count() or 1
+    env = {**os.environ, 'SOFTVQ_LAB_LAUNCHED_BY': str(os.getpid()), 'OMP_NUM_THREADS': str(max(1, cores // here))} | ({} if gpus else {'ACCELERATE_USE_CPU': 'true'})
     with open(run.path/'train.log', 'a') as log: p = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, preexec_fn=_die_with_parent)
-    try: _follow(p, run, config.optim.steps)
+    try:
+        with _Asked() as requests: _follow(p, run, config.optim.steps, requests)
     finally:
         if p.poll() is None:
             p.terminate()
@@ -104,11 +123,18 @@ def launch(run: Run, images: ImageData | None = None):
     if p.returncode: _explain(run, p.returncode)
 
 
-def _follow(p: subprocess.Popen, run: Run, steps: int):
-    "A progress bar fed by the run's files until the process ends."
+class _Asked(Requests): SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+
+
+def _follow(p: subprocess.Popen, run: Run, steps: int, requests: Requests):
+    "A progress bar fed by the run's files until the process ends; a signal is handed on, once, and the ranks save."
+    told = False
     with tqdm(total=steps, desc=run.name, mininterval=0.5 if sys.stdout.isatty() else 5, file=sys.stdout) as bar:
         while True:
             ended = p.poll() is not None
+            if requests.asked and not told and not ended:
+                p.terminate()
+                told = True
             bar.update(run.status.get('step', 0) - bar.n)
             if ended: return
             time.sleep(0.3)
@@ -120,13 +146,13 @@ def _explain(run: Run, code: int):
     tail = '\n'.join(l for l in (run.path/'train.log').read_text(errors='replace').splitlines()[-40:])
     raise RuntimeError(f'training of {run.path} failed (exit status {code}): {status.get("error") or ""}\nthe last lines of {run.path}/train.log:\n{tail}')
 
-# %% ../nbs/08_train.ipynb #7e5c01ea
+# %% ../nbs/08_train.ipynb #89791ad8
 USAGE = 'usage: python -m softvq_lab.train RUN_FOLDER   (a folder that a notebook, the explorer or softvq_lab.train.prepare made)'
 PREEMPTED = 75  # EX_TEMPFAIL: try again later
 
 
 def _check_free(run: Run):
-    status, mine = run.status, {os.getpid(), *(p.pid for p in psutil.Process().parents())}
+    status, mine = run.status, {os.getpid(), *(p.pid for p in psutil.Process().parents()), int(os.environ.get('SOFTVQ_LAB_LAUNCHED_BY', 0))}  # srun's tasks are no descendants of who launched them
     if status['state'] == 'running' and status.get('pid') not in mine: raise ConfigError(f'{run.path} is being trained by process {status.get("pid")} on {status.get("host")}')
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'PAPER_GENERATOR', 'PAPER_MAR', 'WORKFLOWS', 'TrainConfig', 'TrainGeneratorConfig', 'EvaluateConfig',
-           'SamplerQualityConfig', 'LatentMapConfig', 'EfficiencyConfig']
+           'SamplerQualityConfig', 'SweepPageConfig', 'LatentMapConfig', 'EfficiencyConfig']
 
 # %% ../nbs/01_workflows.ipynb #f0fe4554
 from typing import Literal
@@ -22,7 +22,7 @@ PAPER_GENERATOR = dict(  # lr and batch are the paper's, 400,000 steps the lengt
     lr=1e-4, schedule='constant', steps=400_000, batch_size=256, warmup_steps=0, weight_decay=0., ema_decay=0.9999, log_every=100, eval_every=50_000, checkpoint_every=10_000, precision='bf16')
 PAPER_MAR = dict(lr=2e-4, warmup_steps=50_000)  # MAR warms up; for how long in the paper is not stated
 
-# %% ../nbs/01_workflows.ipynb #4c726dde
+# %% ../nbs/01_workflows.ipynb #56386387
 def _shares(optim: OptimConfig, engine: EngineConfig):
     parts = engine.processes * engine.accumulate
     if optim.batch_size % parts: raise ValueError(f'batch_size={optim.batch_size} cannot be shared out to processes={engine.processes} x accumulate={engine.accumulate}; the nearest that can is {max(1, round(optim.batch_size / parts)) * parts}')
@@ -107,6 +107,15 @@ class SamplerQualityConfig:
 
 
 @config
+class SweepPageConfig:
+    "nbs/sweep.ipynb: the morning page of a sweep."
+    sweep: str = 'runs/sweeps/digits-tau'  # folder of a sweep; several, separated by commas, are shown as one
+    figure: str = 'psnr'  # by which tokenizers are ranked
+    sample_figure: str = 'reference_frechet'  # by which generators are ranked
+    curve: str = 'rec'  # which metric of the training is overlaid
+
+
+@config
 class LatentMapConfig:
     "nbs/latent_map.ipynb: UMAP of the latents."
     run: str = 'runs/tokenizer'  # a run folder of a tokenizer
@@ -150,4 +159,4 @@ class EfficiencyConfig:
         if self.image_size % self.patch_size: raise ValueError(f'image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; possible patch sizes: {divisors(self.image_size, 2, 64)}')
 
 
-WORKFLOWS = {'train': TrainConfig, 'train_generator': TrainGeneratorConfig, 'evaluate': EvaluateConfig, 'sampler_quality': SamplerQualityConfig, 'latent_map': LatentMapConfig, 'efficiency': EfficiencyConfig}
+WORKFLOWS = {'train': TrainConfig, 'train_generator': TrainGeneratorConfig, 'evaluate': EvaluateConfig, 'sampler_quality': SamplerQualityConfig, 'latent_map': LatentMapConfig, 'sweep': SweepPageConfig, 'efficiency': EfficiencyConfig}

@@ -6,7 +6,7 @@
 __all__ = ['INCEPTION', 'INCEPTION_SHA256', 'find_inception', 'TimmFeatures', 'ReferenceFeatures', 'Extractor', 'make_extractor',
            'uint8_batches', 'extract']
 
-# %% ../../nbs/evaluation/01a_extractors.ipynb #501bdb76
+# %% ../../nbs/evaluation/01a_extractors.ipynb #e4de2314
 import os
 from pathlib import Path
 from typing import Iterator
@@ -21,7 +21,6 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.utils import create_feature_extractor
 
 from ..config import PRETRAINED
-from ..core import sha256
 from ..data import ImageData, from_uint8, to_uint8
 from .passport import versioned
 from ..reference import ReferenceNet, reference_network

@@ -6,7 +6,7 @@
 __all__ = ['Reference', 'reference_of', 'split_reference', 'folder_reference', 'npz_images', 'npz_reference', 'save_reference',
            'make_reference']
 
-# %% ../../nbs/evaluation/02a_references.ipynb #364918f2
+# %% ../../nbs/evaluation/02a_references.ipynb #7b091dd1
 import io
 import zipfile
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
 from ..core import sha256, write_atomic
-from ..data import ImageData, ImageFiles, Size, height_width, pixels
+from ..data import ImageData, ImageFiles, Size, pixels
 from .extractors import Extractor, extract
 from .fidelity import Moments
 from ..files import IMAGE_SUFFIXES

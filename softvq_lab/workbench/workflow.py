@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['assigned_names', 'given_parameters', 'papermill_folder', 'run_folder', 'project_root', 'read_parameters',
-           'show_config']
+           'check_parameters', 'show_config']
 
-# %% ../../nbs/workbench/00_workflow.ipynb #298e1036
+# %% ../../nbs/workbench/00_workflow.ipynb #a111a35a
 import ast
 import dataclasses
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from ..hub import load_tokenizer
-from ..strict import ConfigError, flatten, parameters, parse
+from ..strict import ConfigError, closest, flatten, parameters, parse
 from ..workflows import WORKFLOWS
 
 # %% ../../nbs/workbench/00_workflow.ipynb #418e4bd4
@@ -60,7 +60,7 @@ def run_folder(config, name: str) -> Path:
     free = next(i for i, p in enumerate(tries) if not (p/'config.json').exists())
     return tries[max(0, free - 1)] if config.where.resume else tries[free]
 
-# %% ../../nbs/workbench/00_workflow.ipynb #24026020
+# %% ../../nbs/workbench/00_workflow.ipynb #278678a4
 def project_root():
     "Climb out of `nbs/`: Jupyter starts a kernel beside the notebook, papermill where one calls it, and paths are meant from the project's root."
     if Path.cwd().name == 'nbs' and Path('../settings.ini').exists(): os.chdir('..')
@@ -69,7 +69,12 @@ def project_root():
 def read_parameters(workflow: str, namespace: dict):
     "The checked config of a workflow notebook from its parameter cells; a `ConfigError` before any work otherwise."
     project_root()
-    given = given_parameters(namespace, parameters(WORKFLOWS[workflow]))
+    return check_parameters(workflow, given_parameters(namespace, parameters(WORKFLOWS[workflow])))
+
+
+def check_parameters(workflow: str, given: dict):
+    "The config that a workflow makes of the parameters given; a `ConfigError` that lists every mistake."
+    if workflow not in WORKFLOWS: raise ConfigError(f'there is no workflow {workflow!r}; possible: {", ".join(WORKFLOWS)}.{closest(workflow, WORKFLOWS)}')
     return parse(WORKFLOWS[workflow], {**_architecture(given.get('start_from', '')), **given})
 
 

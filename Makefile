@@ -6,7 +6,7 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 RUNS    ?= runs
 
-.PHONY: help setup demo explorer lab test check bench export lock system-deps clean
+.PHONY: help setup demo explorer lab test check export docs lock system-deps clean bench
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -58,6 +58,11 @@ bench: setup  ## speed and memory beside the plain way: benchmarks/README.md (12
 export: setup  ## notebooks -> library, outputs cleaned
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
+
+docs: setup  ## the documentation site in build/site, from the notebooks, links checked
+	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings, mkdocstrings_handlers.python, latex2mathml' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock $$(sed -n '/^docs = \[/,/^]/s/^ *"\(.*\)",*$$/\1/p' pyproject.toml)  # -c: nothing that is installed changes
+	$(BIN)/python docs/site.py
+	@echo 'Look at it: build/site/index.html'
 
 lock: setup  ## new requirements.lock from pyproject.toml
 	$(BIN)/pip install --quiet uv

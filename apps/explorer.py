@@ -5,43 +5,100 @@
 `build(runs)` makes the app; this file starts a server only when it is run as a script.
 """
 import argparse
+import ipaddress
 import os
+import signal
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
-os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')  # nothing goes to the outside network
-os.environ.setdefault('HF_HUB_OFFLINE', '1')
+os.environ |= {'GRADIO_ANALYTICS_ENABLED': 'False', 'HF_HUB_OFFLINE': '1'}  # nothing goes to the outside network
+os.environ.pop('GRADIO_ALLOWED_PATHS', None)  # no folder is served
 
 import gradio as gr
 
-from tabs import picker, reconstruct, sample
+from softvq_lab.plugins import registered
+from tabs import codewords, latent_map, picker, reconstruct, runs, sample, token_counts
+
+TABS = [
+    ('Reconstruct', reconstruct.build),
+    ('Codewords', codewords.build),
+    ('Token counts', token_counts.build),
+    ('Sample', sample.build),
+    ('Latent map', latent_map.build),
+    ('Runs', runs.build),
+]  # title and builder, which fills the tab from what all tabs share (`picker.Context`)
 
 THEME = gr.themes.Default(primary_hue='blue')
-CSS = '.pixel img {image-rendering: pixelated} footer {display: none !important}'
+CSS = '.pixel img {image-rendering: pixelated} footer {display: none !important}' + latent_map.CSS + runs.CSS
+LIMITS = dict(default_concurrency_limit=4), dict(max_threads=16)  # of one handler at a time, of all together: the one place for both
 
 
-def build(runs: str) -> gr.Blocks:
-    "The app over the run folders under `runs`."
+def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
+    "The app over the run folders under `runs`; a training that it starts may also read what lies under `data`."
     with gr.Blocks(title='softvq_lab explorer', analytics_enabled=False, fill_width=True) as app:
         gr.Markdown('# softvq_lab explorer\nAn image becomes a few latent tokens and an image again; a generator draws new ones. Choose a run, then touch it.')
-        run = picker.build(app, runs)
-        with gr.Tab('Reconstruct', id='reconstruct'): reconstruct.build(run, runs)
-        with gr.Tab('Sample', id='sample'): sample.build(run, runs)
+        ctx = picker.build(app, runs)
+        ctx.data = runs, *data
+        with gr.Tabs(elem_id='tabs') as ctx.tabs:
+            for title, fill in [*TABS, *registered('tab').items()]:
+                name = title.lower().replace(' ', '-')
+                with gr.Tab(title, id=name) as tab: fill(ctx)
+                tab.select(lambda name=name: name, None, ctx.tab, show_progress='hidden', api_name=False)
+        picker.link(ctx)
     return app
 
 
-def main(argv=None):
-    "Parse the command line and serve on 127.0.0.1."
+def credentials(told: str) -> list[tuple[str, str]]:
+    "(user, password) pairs of `user:password`, or of a file with one such line for each user; a `ValueError` that does not repeat a password."
+    if told and Path(told).is_file(): lines = [l for l in Path(told).read_text(encoding='utf-8').splitlines() if l.strip()]
+    elif ':' in told: lines = [told]
+    else: raise ValueError('neither user:password nor a file of such lines')
+    pairs = [tuple(l.strip().split(':', 1)) for l in lines]
+    if not pairs or any(len(p) != 2 or not all(p) for p in pairs): raise ValueError('a user and a password are needed, as user:password')
+    return pairs
+
+
+def is_loopback(host: str) -> bool:
+    if host == 'localhost': return True
+    try: return ipaddress.ip_address(host.strip('[]')).is_loopback
+    except ValueError: return False
+
+
+def options(argv=None) -> argparse.Namespace:
+    "The command line; what cannot be served ends with exit status 2."
     parser = argparse.ArgumentParser(prog='explorer.py', description='Explore tokenizers and generators in the browser.')
     parser.add_argument('--runs', default='runs', help='folder of run folders (default: runs)')
-    parser.add_argument('--port', type=int, default=7860, help='port on 127.0.0.1 (default: 7860)')
+    parser.add_argument('--data', action='append', default=[], metavar='FOLDER', help='a folder whose files a training started in the app may read; may be given several times')
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen on (default: 127.0.0.1; another one needs --auth)')
+    parser.add_argument('--port', type=int, default=7860, help='port (default: 7860)')
+    parser.add_argument('--share', action='store_true', help="a public link through gradio's servers (needs --auth)")
+    parser.add_argument('--auth', default=os.environ.pop('EXPLORER_AUTH', ''), metavar='USER:PASSWORD|FILE', help='who may come in; a file of user:password lines, or the environment variable EXPLORER_AUTH, keeps it out of the list of processes')
     args = parser.parse_args(argv)
-    try:
-        build(args.runs).queue(default_concurrency_limit=4).launch(server_name='127.0.0.1', server_port=args.port, theme=THEME, css=CSS, max_file_size='40mb', ssr_mode=False, quiet=True, prevent_thread_lock=True)
-    except OSError as e: sys.exit(f'explorer: port {args.port} cannot be used ({e}); take another by --port')
-    print(f'explorer: http://127.0.0.1:{args.port}  (Ctrl-C ends it)', flush=True)
-    try: threading.Event().wait()
-    except KeyboardInterrupt: pass
+    try: args.auth = credentials(args.auth) if args.auth else None
+    except (ValueError, OSError) as e: parser.error(f'--auth: {e}')
+    if not args.auth and (args.share or not is_loopback(args.host)):
+        parser.error(('--share makes the app public' if args.share else f'--host {args.host} lets other machines in') + ': that needs --auth user:password (or a file, or EXPLORER_AUTH). People who come in can start trainings.')
+    if not 0 <= args.port < 65536: parser.error(f'--port {args.port}: ports are 0 to 65535')
+    return args
+
+
+def main(argv=None):
+    "Parse the command line and serve."
+    args = options(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder of uploads goes
+    with tempfile.TemporaryDirectory(prefix='explorer-') as uploads:  # of this server alone: gradio's own folder is shared by all of a machine
+        os.environ['GRADIO_TEMP_DIR'] = uploads
+        queue, launch = LIMITS
+        host = f'[{args.host}]' if ':' in args.host and not args.host.startswith('[') else args.host
+        try:
+            _, url, public = build(args.runs, tuple(args.data)).queue(**queue).launch(
+                server_name=host, server_port=args.port, share=args.share, auth=args.auth, theme=THEME, css=CSS, max_file_size='40mb', ssr_mode=False, quiet=True, prevent_thread_lock=True, **launch)
+        except OSError as e: sys.exit(f'explorer: {host}:{args.port} cannot be used ({e}); take another by --port')
+        print(f'explorer: {url.rstrip("/")}  (Ctrl-C ends it; jobs go on)' + (f'\npublic: {public}' if public else ''), flush=True)
+        try: threading.Event().wait()
+        except KeyboardInterrupt: pass
 
 
 if __name__ == '__main__': main()

@@ -9,10 +9,10 @@ import statistics
 import sys
 from pathlib import Path
 
-from softvq_lab.evaluation.fidelity import features, frechet_distance
+from softvq_lab.evaluation.extractors import make_extractor
+from softvq_lab.evaluation.fidelity import frechet_distance
 from softvq_lab.evaluation.image_metrics import reconstruct_split
 from softvq_lab.hub import load_tokenizer
-from softvq_lab.reference import reference_network
 from softvq_lab.runs import Run
 from softvq_lab.strict import parse
 from softvq_lab.train import images_of, prepare, train_here
@@ -30,8 +30,8 @@ def main(root: str = 'runs', *seeds: str):
             images = images_of(config)
             run = prepare(config, root/f'loss-{name}-{seed}', images)
             if run.status['state'] != 'done': train_here(run, images)
-            result, judge = reconstruct_split(load_tokenizer(Run(run.path).path), images), reference_network(images, seed=1)
-            rows[name, seed] = frechet_distance(features(judge, result['reconstruction']), features(judge, result['original'])), result['psnr'].mean().item(), result['ssim'].mean().item()
+            result = reconstruct_split(load_tokenizer(Run(run.path).path), images, extractor=make_extractor('reference', images))
+            rows[name, seed] = frechet_distance(result['features_reconstruction'], result['features_original']), result['psnr'].mean().item(), result['ssim'].mean().item()
     print('| losses | seed | reference Fréchet distance | PSNR (dB) | SSIM |\n| --- | --- | --- | --- | --- |')
     for (name, seed), (f, p, s) in rows.items(): print(f'| {name} | {seed} | {f:.4f} | {p:.2f} | {s:.3f} |')
     for name in VARIANTS: print(f'| {name} | mean | {statistics.fmean(v[0] for (n, _), v in rows.items() if n == name):.4f} | {statistics.fmean(v[1] for (n, _), v in rows.items() if n == name):.2f} | |')

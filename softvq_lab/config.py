@@ -6,18 +6,19 @@
 __all__ = ['PRESETS', 'PRETRAINED', 'DataConfig', 'TokenizerConfig', 'divisors', 'OptimConfig', 'EngineConfig', 'LossConfig',
            'RunConfig', 'GeneratorConfig', 'RepaConfig', 'SampleConfig']
 
-# %% ../nbs/01_config.ipynb #abd0e41a
-from typing import Literal
+# %% ../nbs/01_config.ipynb #fda27e85
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from .plugins import Choice
 from .strict import config
 
-# %% ../nbs/01_config.ipynb #e8c84b33
+# %% ../nbs/01_config.ipynb #d316c3a6
 @config
 class DataConfig:
     "Which images."
-    dataset: Literal['digits', 'shapes', 'folder', 'hf', 'webdataset'] = 'digits'  # real digits; drawn scenes; a folder of images; a Hugging Face data set; WebDataset tars
+    dataset: Annotated[str, Choice('dataset', ('digits', 'shapes', 'folder', 'hf', 'webdataset'))] = 'digits'  # real digits; drawn scenes; a folder of images; a Hugging Face data set; WebDataset tars
     data_path: str = ''  # folder: with one sub-folder for each class, or images of one class; hf: name on the hub or folder; webdataset: folder of .tar files or pattern (a-{000..146}.tar)
     data_size: int = Field(4096, ge=20, le=10_000_000)  # training images of dataset='shapes', an eighth of it held out
     crop: Literal['center', 'random'] = 'center'  # in training; random: ADM's crop of 0.8 to 1 of the shorter side
@@ -27,7 +28,7 @@ class DataConfig:
     def __post_init__(self):
         needs = {'folder': 'a folder with one sub-folder of images for each class', 'hf': 'the name of a data set on the Hugging Face hub, or a folder that save_to_disk wrote', 'webdataset': 'a folder of .tar files, or a pattern such as a-{000..146}.tar'}
         if self.dataset in needs and not self.data_path: raise ValueError(f'dataset={self.dataset!r} needs data_path: {needs[self.dataset]}')
-        if self.dataset not in needs and self.data_path: raise ValueError(f"data_path is only for dataset={', '.join(map(repr, needs))}, not for dataset={self.dataset!r}")
+        if self.dataset in ('digits', 'shapes') and self.data_path: raise ValueError(f"data_path is only for dataset={', '.join(map(repr, needs))}, not for dataset={self.dataset!r}")
 
 
 PRESETS = {  # encoder, decoder of the ViT tokenizers; millions of parameters with 64 tokens and 4 codebooks of 8192 x 32
@@ -65,7 +66,7 @@ class TokenizerConfig:
     keep: Literal['all', 'uniform'] = 'all'  # uniform: in training only the first k tokens reach the decoder, k uniform in 1..L, so that any k serves later
     mask_patches: float = Field(0.0, ge=0, lt=1)  # share of patches hidden from the encoder in training (MAETok)
     latent_noise: float = Field(0.0, ge=0)  # deviation of noise on the latents in training (denoising tokenizers)
-    quantizer: Literal['softvq', 'gmmvq', 'vq', 'ae', 'kl', 'fsq', 'lfq', 'simvq', 'rotation'] = 'softvq'  # what stands between encoder and decoder
+    quantizer: Annotated[str, Choice('quantizer', ('softvq', 'gmmvq', 'vq', 'ae', 'kl', 'fsq', 'lfq', 'simvq', 'rotation'))] = 'softvq'  # what stands between encoder and decoder
     codebook_size: int = Field(256, ge=2, le=1_000_000)  # K: codewords in each codebook
     codebooks: int = Field(1, ge=1, le=64)  # G: runs of tokens, each with its own codebook (softvq, gmmvq, vq)
     groups: int = Field(1, ge=1, le=64)  # product quantization: groups of channels, each with its own quantizer (equation 12)
@@ -102,14 +103,14 @@ class TokenizerConfig:
         if self.encoder_weights and self.encoder_init == 'scratch': raise ValueError("encoder_weights is for encoder_init='dinov2', 'clip' or 'eva02', not for 'scratch'")
         if self.latent_dim % self.groups: raise ValueError(f'latent_dim={self.latent_dim} cannot be split in groups={self.groups}; possible groups: {divisors(self.latent_dim, 1, 64)}')
         composed = {n for n, v in (('codebooks', self.codebooks), ('groups', self.groups), ('residual', self.residual)) if v > 1}
-        if composed and self.quantizer not in ('softvq', 'gmmvq', 'vq'): raise ValueError(f'{", ".join(sorted(composed))} above 1 is for softvq, gmmvq and vq, not for quantizer={self.quantizer!r}')
+        if composed and self.quantizer in ('ae', 'kl', 'fsq', 'lfq', 'simvq', 'rotation'): raise ValueError(f'{", ".join(sorted(composed))} above 1 is for softvq, gmmvq and vq, not for quantizer={self.quantizer!r}')
 
 
 def divisors(n: int, low: int, high: int) -> list[int]:
     "The divisors of `n` between `low` and `high`, for messages that say what is possible."
     return [d for d in range(low, min(n, high) + 1) if n % d == 0]
 
-# %% ../nbs/01_config.ipynb #4eb4e13b
+# %% ../nbs/01_config.ipynb #cc023a43
 @config
 class OptimConfig:
     "How weights move. Steps, not epochs: what was seen is steps x batch_size images."
@@ -163,7 +164,7 @@ class LossConfig:
     diffaug: float = Field(1.0, ge=0, le=1)  # share of images that the discriminator sees with colour, place and cutout changed
     consistency: float = Field(4.0, ge=0)  # weight: the discriminator should say the same of an image with and without these changes
     lecam: float = Field(0.001, ge=0)  # weight of LeCAM's regularisation of the discriminator
-    align: Literal['none', 'reference', 'dinov2', 'clip', 'eva02'] = 'none'  # teacher of the latents
+    align: Annotated[str, Choice('teacher', ('none', 'reference', 'dinov2', 'clip', 'eva02'))] = 'none'  # teacher of the latents
     align_weight: float = Field(0.1, ge=0)
     align_how: Literal['repeat', 'avg_1d', 'global'] = 'repeat'  # repeat: each latent for N/L patches (paper); the others are its ablations
     align_file: str = ''  # weights of the teacher, if they lie elsewhere
@@ -173,10 +174,11 @@ class LossConfig:
 class RunConfig:
     "Where a run lives, and its seed."
     run: str = ''  # the run's folder; empty: beside papermill's output notebook, else a name made of the settings
+    plugins: str = ''  # .py files or modules, separated by commas, that register quantizers, data sets, teachers, ... of one's own (softvq_lab.plugins)
     resume: bool = False  # go on from the newest intact checkpoint of that folder
     seed: int = Field(0, ge=0, lt=2**31)  # of weights, order of data, noise
 
-# %% ../nbs/01_config.ipynb #55c45584
+# %% ../nbs/01_config.ipynb #76c72a06
 @config
 class GeneratorConfig:
     "The architecture of a generator of latents, and how it is trained and sampled by default."
@@ -224,7 +226,7 @@ class GeneratorConfig:
 @config
 class RepaConfig:
     "Alignment of a layer of the generator with a teacher's features (REPA, Yu et al. 2024, arXiv 2410.06940)."
-    align: Literal['none', 'reference', 'dinov2', 'clip', 'eva02'] = 'none'  # teacher
+    align: Annotated[str, Choice('teacher', ('none', 'reference', 'dinov2', 'clip', 'eva02'))] = 'none'  # teacher
     align_layer: int = Field(2, ge=1, le=100)  # which block's output, from 1
     align_weight: float = Field(0.5, ge=0)
     align_file: str = ''  # weights of the teacher, if they lie elsewhere

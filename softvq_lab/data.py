@@ -7,7 +7,7 @@ __all__ = ['SHAPES', 'digits', 'draw_scene', 'Scenes', 'shapes', 'Augmented', 'W
            'describe_data', 'BrokenFiles', 'ImageData', 'ImageFiles', 'Size', 'center_crop', 'folder', 'from_pil',
            'from_uint8', 'grid', 'height_width', 'labels_of', 'pixels', 'record_broken', 'stack', 'to_pil', 'to_uint8']
 
-# %% ../nbs/02_data.ipynb #568f5791
+# %% ../nbs/02_data.ipynb #d32178fe
 import colorsys
 import math
 import random
@@ -24,6 +24,7 @@ from .core import derive_seed
 from .files import BrokenFiles, ImageFiles, Pictures, folder, record_broken
 from .images import ImageData, Size, center_crop, from_pil, from_rgb, from_uint8, grid, height_width, labels_of, pixels, random_crop, spread, stack, to_pil, to_uint8
 from .packed import hf, webdataset
+from .plugins import registered
 
 # %% ../nbs/02_data.ipynb #4b12f59f
 # The front door: whoever uses images needs this module only.
@@ -137,12 +138,12 @@ def training_view(images: ImageData, cfg: DataConfig, seed: int) -> Dataset:
     "The training split as `cfg` wants it seen: itself, or `Augmented`."
     return images.train if cfg.crop == 'center' and not cfg.flip else Augmented(images.train, cfg.crop, cfg.flip, seed)
 
-# %% ../nbs/02_data.ipynb #4b75d848
+# %% ../nbs/02_data.ipynb #02941fa2
 def load_data(cfg: DataConfig, size: Size) -> ImageData:
     "The data set that `cfg` names, at `size` pixels."
     if cfg.dataset == 'digits': return digits(size)
     if cfg.dataset == 'shapes': return shapes(size, cfg.data_size)
-    return {'folder': folder, 'hf': hf, 'webdataset': webdataset}[cfg.dataset](cfg.data_path, size)
+    return {'folder': folder, 'hf': hf, 'webdataset': webdataset, **registered('dataset')}[cfg.dataset](cfg.data_path, size)
 
 # %% ../nbs/02_data.ipynb #146a1e32
 def describe_data(images: ImageData, sample: int = 64) -> str:

@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['ConfigError', 'config', 'flatten', 'parameters', 'closest', 'parse']
 
-# %% ../nbs/00a_strict.ipynb #889a4b3b
+# %% ../nbs/00a_strict.ipynb #36c6b967
 import dataclasses
 import difflib
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from .plugins import load_plugins
 
 # %% ../nbs/00a_strict.ipynb #cf38c8bd
 class ConfigError(ValueError):
@@ -53,11 +55,14 @@ def _explain(e: dict, given: dict) -> str:
 
 def _options(e: dict) -> list[str]: return [o.strip("' ") for o in e['ctx']['expected'].replace(' or ', ', ').split(',')]
 
-# %% ../nbs/00a_strict.ipynb #91b61355
+# %% ../nbs/00a_strict.ipynb #4b539a2b
 def parse(cls, given: dict):
     "`given` (flat names) as a checked `cls`; a `ConfigError` that lists every mistake at once."
     given = {**(cls.defaults(given) if hasattr(cls, 'defaults') else {}), **given}
     known, wrong, nested = parameters(cls), [], {}
+    if given.get('plugins') and 'plugins' in known:  # they bring names that are checked below
+        try: load_plugins(str(given['plugins']))
+        except ValueError as e: raise ConfigError(str(e)) from e
     for name, value in given.items():
         if name not in known: wrong.append(f'{name}={value!r}: unknown.{closest(name, known)}')
         elif isinstance(value, bool) and not isinstance(known[name], bool): wrong.append(f'{name}={value!r}: should be {type(known[name]).__name__}, not a truth value')

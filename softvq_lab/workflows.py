@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'PAPER_GENERATOR', 'PAPER_MAR', 'WORKFLOWS', 'TrainConfig', 'TrainGeneratorConfig', 'EvaluateConfig',
-           'SamplerQualityConfig', 'LatentMapConfig']
+           'SamplerQualityConfig', 'LatentMapConfig', 'EfficiencyConfig']
 
 # %% ../nbs/01_workflows.ipynb #f0fe4554
 from typing import Literal
@@ -22,7 +22,7 @@ PAPER_GENERATOR = dict(  # lr and batch are the paper's, 400,000 steps the lengt
     lr=1e-4, schedule='constant', steps=400_000, batch_size=256, warmup_steps=0, weight_decay=0., ema_decay=0.9999, log_every=100, eval_every=50_000, checkpoint_every=10_000, precision='bf16')
 PAPER_MAR = dict(lr=2e-4, warmup_steps=50_000)  # MAR warms up; for how long in the paper is not stated
 
-# %% ../nbs/01_workflows.ipynb #155034c8
+# %% ../nbs/01_workflows.ipynb #4c726dde
 def _shares(optim: OptimConfig, engine: EngineConfig):
     parts = engine.processes * engine.accumulate
     if optim.batch_size % parts: raise ValueError(f'batch_size={optim.batch_size} cannot be shared out to processes={engine.processes} x accumulate={engine.accumulate}; the nearest that can is {max(1, round(optim.batch_size / parts)) * parts}')
@@ -85,6 +85,13 @@ class EvaluateConfig:
     run: str = 'runs/tokenizer'  # a run folder of a tokenizer or of a generator, or a folder of a diffusers autoencoder
     data: DataConfig = DataConfig()  # for a diffusers autoencoder only: a run knows its own data
     image_size: int = Field(32, ge=8, le=2048)  # likewise
+    extractor: str = Field('reference', pattern='^(reference|inception|dinov2|timm:.+)$')  # network in whose features images are compared: the small reference network; Inception (FID); DINOv2; a model of timm, timm:NAME
+    extractor_file: str = ''  # its weights, if they lie elsewhere
+    reference: str = 'train'  # what samples are compared with: train, heldout, a folder of images, or an ADM-style .npz
+    confidence: int = Field(50, ge=0, le=10_000)  # draws of the bootstrap behind the intervals; 0: none
+    probe: Literal['none', 'ridge', 'lamb'] = 'lamb'  # linear probe on the latents: none; closed form; the paper's
+    proxy: bool = False  # a tokenizer's proxy gFID: trains a small generator
+    plugins: str = ''  # .py files or modules that register what the run was made with (softvq_lab.plugins)
     sample: SampleConfig = SampleConfig()
     seed: int = Field(0, ge=0, lt=2**31)  # of the samples
 
@@ -93,6 +100,7 @@ class EvaluateConfig:
 class SamplerQualityConfig:
     "nbs/sampler_quality.ipynb: quality against network evaluations, by sampler."
     runs: str = 'runs/generator'  # run folders of generators, separated by commas
+    plugins: str = ''  # .py files or modules that register what the run was made with (softvq_lab.plugins)
     samples: int = Field(400, ge=2)  # for each sampler and number of steps, classes in turn
     sample_guidance: float | None = Field(None, ge=0, le=100)  # guidance scale; None: the generator's own
     seed: int = Field(0, ge=0, lt=2**31)  # of the samples
@@ -102,10 +110,44 @@ class SamplerQualityConfig:
 class LatentMapConfig:
     "nbs/latent_map.ipynb: UMAP of the latents."
     run: str = 'runs/tokenizer'  # a run folder of a tokenizer
+    plugins: str = ''  # .py files or modules that register what the run was made with (softvq_lab.plugins)
     neighbors: int = Field(15, ge=2, le=500)  # UMAP: how local the map is
     min_dist: float = Field(0.1, ge=0, le=1)  # UMAP: how tight points may lie
     images: int = Field(1000, ge=10, le=100_000)  # at most so many images
+    points: int = Field(1500, ge=10, le=100_000)  # at most so many single tokens, and half as many codewords, on their map
+    position: int = Field(-1, ge=-1, le=4095)  # token position that gets a map of its own; -1: the one whose neighbourhoods are purest
+    teacher: Literal['none', 'reference', 'dinov2', 'clip', 'eva02'] = 'reference'  # whose features the latents are compared with (CKNNA)
+    teacher_file: str = ''  # its weights, if they lie elsewhere
     seed: int = Field(0, ge=0, lt=2**31)  # of UMAP
 
 
-WORKFLOWS = {'train': TrainConfig, 'train_generator': TrainGeneratorConfig, 'evaluate': EvaluateConfig, 'sampler_quality': SamplerQualityConfig, 'latent_map': LatentMapConfig}
+@config
+class EfficiencyConfig:
+    "nbs/efficiency.ipynb: parameters, FLOPs, throughput and memory. What is counted is counted for every preset; the rest is about what is measured."
+    device: Literal['auto', 'cpu', 'cuda'] = 'auto'  # auto: cuda where there is one
+    generator: Literal['sit', 'dit', 'mar'] = 'sit'
+    size: Literal['tiny', 'S', 'B', 'L', 'XL', 'H'] = 'tiny'  # of the generator
+    preset: Literal['tiny', 'S', 'B', 'BL', 'L'] = 'tiny'  # of the tokenizer
+    image_size: int = Field(32, ge=8, le=2048)  # of the tokenizer; preset S to L: 256, in patches of 16
+    patch_size: int = Field(8, ge=2, le=64)
+    latent_dim: int = Field(32, ge=1, le=1024)
+    tokens: str | int = '32,64'  # numbers of tokens, separated by commas; 256 and 1024 are always measured: they are what the others are compared with
+    batch_size: int = Field(2, ge=1)  # images at once
+    sample_steps: int = Field(2, ge=1, le=1000)  # of the default sampler
+    rounds: int = Field(3, ge=1, le=1000)  # in which all numbers of tokens take turns; medians over them
+    precision: Literal['fp32', 'bf16'] = 'fp32'  # of matrix products
+    save: str = 'runs/efficiency.json'  # where all numbers go; empty: nowhere
+
+    @staticmethod
+    def defaults(given: dict) -> dict: return {} if given.get('preset', 'tiny') == 'tiny' else {'image_size': 256, 'patch_size': 16}
+
+    @property
+    def lengths(self) -> list[int]: return [int(n) for n in str(self.tokens).split(',')]
+
+    def __post_init__(self):
+        GeneratorConfig(generator=self.generator, size=self.size)  # refuses sizes that the generator does not have
+        if not all(n.strip().isdigit() and 1 <= int(n) <= 4096 for n in str(self.tokens).split(',')): raise ValueError(f'tokens={self.tokens!r} must be numbers from 1 to 4096, separated by commas')
+        if self.image_size % self.patch_size: raise ValueError(f'image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; possible patch sizes: {divisors(self.image_size, 2, 64)}')
+
+
+WORKFLOWS = {'train': TrainConfig, 'train_generator': TrainGeneratorConfig, 'evaluate': EvaluateConfig, 'sampler_quality': SamplerQualityConfig, 'latent_map': LatentMapConfig, 'efficiency': EfficiencyConfig}

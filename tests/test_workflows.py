@@ -46,11 +46,12 @@ def test_from_pixels_to_figures(root, tmp_path):
     assert done.returncode == 0, done.stderr
     assert Run(tmp_path/'runs'/'g').status['state'] == 'done'
 
-    done = papermill(root, tmp_path, 'evaluate', 'runs/g/evaluate.ipynb', run='runs/g', samples=20, sample_steps=2)
+    done = papermill(root, tmp_path, 'evaluate', 'runs/g/evaluate.ipynb', run='runs/g', samples=20, sample_steps=2, probe='ridge', confidence=3)
     assert done.returncode == 0, done.stderr
     measured = figures(Run(tmp_path/'runs'/'g'))['samples']
     assert {'reference_frechet', 'class_accuracy', 'diversity'} <= measured['figures'].keys()
     assert measured['passport']['count'] == 20 and measured['passport']['steps'] == 2 and 'reference' in measured['passport']['evaluator']
+    assert {'reconstruction', 'reconstruction_fidelity', 'probe-ridge-z-flat', 'probe-ridge-z_hat-mean', 'probe-ridge-pixels'} <= figures(Run(tmp_path/'runs'/'g')).keys()
 
     done = papermill(root, tmp_path, 'latent_map', 'runs/a/latent_map.ipynb', run='runs/a', images=60)
     assert done.returncode == 0, done.stderr
@@ -66,7 +67,7 @@ def test_an_external_autoencoder_is_measured_in_the_same_notebook(root, tmp_path
     import diffusers
     blocks = dict(block_out_channels=(32, 32), down_block_types=('DownEncoderBlock2D',) * 2, up_block_types=('UpDecoderBlock2D',) * 2)
     diffusers.AutoencoderKL(**blocks).save_pretrained(tmp_path/'vae')
-    done = papermill(root, tmp_path, 'evaluate', 'runs/vae.ipynb', run='vae', dataset='shapes', data_size=40)
+    done = papermill(root, tmp_path, 'evaluate', 'runs/vae.ipynb', run='vae', dataset='shapes', data_size=40, probe='ridge', confidence=3)
     assert done.returncode == 0, done.stderr
     f = figures(Run(tmp_path/'vae'))['reconstruction']
     assert f['passport']['count'] == 80 and 'shapes' in f['passport']['reference'] and f['figures']['psnr'] < 30

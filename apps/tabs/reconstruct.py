@@ -1,67 +1,90 @@
-"""Tab Reconstruct: an image, what came back, where they differ."""
+"""Tab Reconstruct: an image, what came back, where they differ; two runs under one slider."""
 import gradio as gr
 
-from softvq_lab.workbench.lens import enlarge, heldout_gallery, open_lens, read_upload, reconstruct
-from tabs.picker import picture, resolve, served
+from softvq_lab.workbench.lens import bundle, can_keep, chosen_image, enlarge, in_words, open_lens, perceptual_soon, read_upload, reconstruct, same_image, sheet
+from tabs.picker import LATEST, Context, choices, chooser, failed, focus, picture, plain, resolve, served
 
-ANY = 'all classes'
+NOBODY = 'no second run'
+WAIT = 'The perceptual distance comes with the next picture: its network is being trained, once.'
 
 
-def build(run: gr.Dropdown, runs: str):
-    gr.Markdown('Pick a held-out image (the tokenizer has never seen it) or upload your own: it is cropped to the centre square, encoded into latent tokens and decoded again.')
+def build(ctx: Context):
+    gr.Markdown('Pick a held-out image (the tokenizer has never seen it) or upload your own: it is cropped to the centre, encoded into latent tokens and decoded again.')
     with gr.Row():
-        with gr.Column(scale=2, min_width=300):
-            classes = gr.Dropdown([ANY], value=ANY, label='Class', elem_id='rec-class')
-            gr.Markdown('Held-out images')
-            gallery = gr.Gallery(show_label=False, columns=3, height=330, allow_preview=False, object_fit='contain', elem_id='heldout', elem_classes='pixel', buttons=[])
-            upload = gr.File(label='Your own image', type='filepath', elem_id='upload', height=120)
-        with gr.Column(scale=5, min_width=320):
+        with gr.Column(scale=2, min_width=280): chooser(ctx, 'rec', several=True)
+        with gr.Column(scale=5, min_width=300):
             with gr.Row():
-                pictures = [picture(f'rec-{i}', caption) for i, caption in
-                            [('original', 'Original'), ('reconstruction', 'Reconstruction'), ('error', 'Error (brightest: half the range or more)')]]
+                pictures = [picture(f'rec-{i}', caption) for i, caption in [('original', 'Original'), ('reconstruction', 'Reconstruction'), ('error', 'Error (brightest: half the range or more)')]]
             message = gr.Markdown(elem_id='rec-message')
-    shown = gr.State([])  # indices of the gallery's images
-
-    def show(lens, x):
-        r = reconstruct(lens, x)
-        t = lens.tokenizer
-        says = f'### PSNR {r["psnr"]:.1f} dB\n{t.tokens} tokens of width {t.latent_dim}'
-        if 'effective_codewords' in r: says += f'; a token mixes {r["effective_codewords"]:.1f} codewords on average'
-        return *(served(enlarge(r[k])) for k in ('original', 'reconstruction', 'error')), says
-
-    def failed(e): return None, None, None, f'**{e}**'
+            kept = gr.Slider(1, 8, 8, step=1, label='Tokens kept (the first k; this run was trained for any k)', elem_id='rec-kept', visible=False)
+            download = gr.DownloadButton('Download pictures and figures', size='sm', elem_id='rec-download')
+            with gr.Column(visible=False) as several:
+                gr.Markdown('All chosen images')
+                rows = gr.Image(show_label=False, format='png', interactive=False, elem_id='rec-sheet', elem_classes='pixel', buttons=['download'])
+                numbers = gr.Dataframe(headers=['picture', 'PSNR', 'SSIM', 'perceptual'], interactive=False, elem_id='rec-numbers')
+            other = gr.Dropdown([(NOBODY, '')], value='', label='Beside it', elem_id='rec-other', allow_custom_value=True)
+            with gr.Column(visible=False) as beside:
+                swipe = gr.ImageSlider(show_label=False, interactive=False, type='filepath', format='png', elem_id='rec-swipe', elem_classes='pixel', max_height=420)
+                second = gr.Markdown(elem_id='rec-second')
+    with gr.Column(visible=False):  # for programs: /reconstruct takes a run and a file
+        api_file, api_go = gr.File(type='filepath', label='image'), gr.Button()
 
     def on_run(name):
-        "Another run: its classes, its images, and the first of them reconstructed."
+        "The slider of kept tokens and the runs that may stand beside this one."
+        offered = [(NOBODY, ''), *((label, value) for label, value in choices(ctx.runs) if value != name)]
         try:
-            lens = open_lens(resolve(runs, name).path)
-            tiles = heldout_gallery(lens)
-            return gr.Dropdown(choices=[ANY, *lens.images.class_names], value=ANY), [(served(p), c) for _, p, c in tiles], [i for i, _, _ in tiles], *show(lens, lens.images.heldout[tiles[0][0]][0])
-        except ValueError as e: return gr.Dropdown(choices=[ANY], value=ANY), [], [], *(failed(e) if name else (None, None, None, ''))
+            t = open_lens(resolve(ctx.runs, name).path).tokenizer
+            return gr.Slider(maximum=max(2, t.tokens), value=t.tokens, visible=can_keep(t)), gr.Dropdown(choices=offered, value='')
+        except ValueError: return gr.Slider(visible=False), gr.Dropdown(choices=offered, value='')
 
-    def on_class(name, label):
+    def told(lens, result, k):
+        t, f = lens.tokenizer, result['figures']
+        says = f'### {in_words(f)}\n{t.tokens if k is None else f"first {k} of {t.tokens}"} tokens of width {t.latent_dim}'
+        if 'effective_codewords' in f: says += f'; a token mixes {f["effective_codewords"]:.1f} codewords on average'
+        return says
+
+    def three(result): return [served(enlarge(result[k])) for k in ('original', 'reconstruction', 'error')]
+
+    def show(name, images, tab, k, name2):
+        "Everything of the tab, from the chosen run and pictures."
+        nothing = [None, None, None], None, gr.Column(visible=False), None, None, gr.Column(visible=False), None, ''
+        if tab != 'reconstruct': return [gr.skip()] * 11
+        pack = lambda pictures, message, file, *rest: [*pictures, message, gr.DownloadButton(value=file), *rest]
+        if not name: return pack(nothing[0], '', *nothing[1:])
         try:
-            lens = open_lens(resolve(runs, name).path)
-            names = lens.images.class_names
-            tiles = heldout_gallery(lens, names.index(label) if label in names else None)
-            return [(served(p), c) for _, p, c in tiles], [i for i, _, _ in tiles]
-        except ValueError: return [], []
+            lens = open_lens(resolve(ctx.runs, name).path)
+            distance, k = perceptual_soon(lens), int(k) if can_keep(lens.tokenizer) and k < lens.tokenizer.tokens else None
+            keys = images or [focus(images)]
+            results = [reconstruct(lens, chosen_image(lens, key), k, distance) for key in keys]
+            says = told(lens, results[-1], k) + ('' if distance else f'  \n*{WAIT}*')
+            names = [f'{i + 1}-{"upload" if key.startswith("file:") else key.replace(":", "-")}' for i, key in enumerate(keys)]
+            table = [[n, *(round(r['figures'][m], 4) for m in ('psnr', 'ssim')), round(r['figures'][distance[0]], 4) if distance else None] for n, r in zip(names, results)]
+            many = [gr.Column(visible=True), served(sheet(results, max(1, 96 // results[0]['original'].width))), table] if len(keys) > 1 else nothing[2:5]
+            return pack(three(results[-1]), says, served(bundle(dict(zip(names, results))), 'zip'), *many, *compare(lens, keys[-1], results[-1], name2))
+        except ValueError as e: return pack(nothing[0], failed(e), *nothing[1:])
 
-    def on_pick(name, indices, event: gr.SelectData):
+    def compare(lens, key, mine, name2):
+        if not name2: return gr.Column(visible=False), None, ''
         try:
-            lens = open_lens(resolve(runs, name).path)
-            return show(lens, lens.images.heldout[indices[event.index]][0])
-        except (ValueError, IndexError) as e: return failed(e)
+            two = open_lens(resolve(ctx.runs, name2).path)
+            theirs = reconstruct(two, same_image(lens, key, two), None, perceptual_soon(two))
+            a = enlarge(mine['reconstruction'], 400)
+            pair = (served(a), served(theirs['reconstruction'].resize(a.size, 0)))  # 0: a pixel is seen as a pixel
+            return gr.Column(visible=True), pair, f'Left: {plain(lens.run.name)}, {in_words(mine["figures"])}. Right: {plain(two.run.name)}, {two.tokenizer.tokens} tokens, {in_words(theirs["figures"])}.'
+        except ValueError as e: return gr.Column(visible=True), None, failed(e)
 
-    def on_upload(name, path):
-        if path is None: return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+    def on_api(name, path):
+        "A file through a run's tokenizer: original, reconstruction, error map and figures."
         try:
-            lens = open_lens(resolve(runs, name).path)
-            return show(lens, read_upload(path, lens.tokenizer.image_size))
-        except ValueError as e: return failed(e)
+            if not path: raise ValueError('No file was given.')
+            lens = open_lens(resolve(ctx.runs, name).path)
+            result = reconstruct(lens, read_upload(path, lens.tokenizer.image_size), None, perceptual_soon(lens))
+            return *three(result), told(lens, result, None)
+        except ValueError as e: return None, None, None, failed(e)
 
-    out = [*pictures, message]
-    run.change(on_run, run, [classes, gallery, shown, *out], api_name=False)
-    classes.input(on_class, [run, classes], [gallery, shown], api_name=False)
-    gallery.select(on_pick, [run, shown], out, show_progress='minimal', api_name=False)
-    upload.upload(on_upload, [run, upload], out, api_name='reconstruct')
+    out = [*pictures, message, download, several, rows, numbers, beside, swipe, second]
+    asked = [ctx.run, ctx.images, ctx.tab, kept, other]
+    ctx.run.change(on_run, ctx.run, [kept, other], show_progress='hidden', api_name=False).then(show, asked, out, **LATEST)
+    gr.on([ctx.images.change, ctx.tab.change], show, asked, out, **LATEST)
+    gr.on([kept.input, other.input], show, asked, out, **LATEST)
+    api_go.click(on_api, [ctx.run, api_file], [*pictures, message], api_name='reconstruct')

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['ResBlock', 'FinalLayer', 'DiffusionHead', 'DiffusionLoss']
 
-# %% ../../nbs/generators/07_diffusion_head.ipynb #0bd63099
+# %% ../../nbs/generators/07_diffusion_head.ipynb #5aff9715
 from typing import Callable
 
 import torch
 from torch import Tensor, nn
 
+from ..core import full_precision
 from .diffusion import Diffusion, diffuse_back
 from .transformer import TimeEmbedder
 
-# %% ../../nbs/generators/07_diffusion_head.ipynb #78a23444
+# %% ../../nbs/generators/07_diffusion_head.ipynb #4d3d26d8
 class ResBlock(nn.Module):
     "x (N, W) + gate * MLP(modulated norm of x), the modulation from c (N, W)."
 
@@ -39,7 +40,7 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             shift, scale = self.adaLN_modulation(c).chunk(2, -1)
             return self.linear(self.norm_final(x) * (1 + scale) + shift)
 

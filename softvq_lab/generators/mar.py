@@ -113,7 +113,7 @@ class MaskedTransformer(nn.Module):
 
     def forward(self, x: Tensor, visible: Tensor, y: Tensor) -> Tensor: return self.decode(self.encode(x, visible, y), visible)
 
-# %% ../../nbs/generators/08_mar.ipynb #2d42e894
+# %% ../../nbs/generators/08_mar.ipynb #67bf65ff
 RELEASED = dict(buffer_tokens=64, head_repeats=4, head_steps=100, std=0.02)
 PRESETS = {
     'tiny': dict(width=128, depth=2, heads=4, buffer_tokens=8, head_width=128, head_depth=3, head_repeats=1, head_steps=30, std=0.5),  # the digits, two CPU cores
@@ -137,6 +137,11 @@ class MAR(Generator):
         self.net = MaskedTransformer(tokens, latent_dim, num_classes, encoder, decoder, s['buffer_tokens'], config.mlp_ratio, config.qk_norm, config.dropout, s['std'])
         self.head_repeats, self.head_steps = s['head_repeats'], s['head_steps']
         self.diffloss = DiffusionLoss(latent_dim, decoder[0], s['head_width'], s['head_depth'], config.noise_schedule or 'cosine')
+
+    def check_sampler(self, sampler: str | None, steps: int | None, options: dict) -> tuple[str, int]:
+        "As every generator's; there are no more steps than tokens."
+        sampler, steps = super().check_sampler(sampler, steps, options)
+        return sampler, min(steps, self.tokens)
 
     def loss(self,
         z: Tensor,  # latents (B, L, D) as the tokenizer makes them

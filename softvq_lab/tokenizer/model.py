@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_quantizer', 'make_ends', 'fingerprint', 'Tokenizer', 'start_encoder']
 
-# %% ../../nbs/tokenizer/02_model.ipynb #ce204344
+# %% ../../nbs/tokenizer/02_model.ipynb #dba150b3
 import dataclasses
 import hashlib
 import json
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import PRESETS, TokenizerConfig
+from ..plugins import registered
 from ..quantizers.base import QuantOut, Quantizer
 from ..quantizers.composed import Product, Residual
 from ..quantizers.continuous import AE, KL
@@ -25,7 +26,7 @@ from .conv import ConvDecoder, ConvEncoder
 from .vit import Decoder, Encoder, add_lora, add_rope, make_trunk, pretrained_trunk
 from ..weights import preflight
 
-# %% ../../nbs/tokenizer/02_model.ipynb #c25dc6a9
+# %% ../../nbs/tokenizer/02_model.ipynb #ff0cdd16
 def make_quantizer(c: TokenizerConfig) -> Quantizer:
     "The quantizer that the config names, residual and product wrapped around it where asked for."
     def plain(d: int) -> Quantizer:
@@ -34,6 +35,7 @@ def make_quantizer(c: TokenizerConfig) -> Quantizer:
         if c.quantizer == 'vq': return VQ(d, c.codebook_size, c.codebooks, c.similarity, c.commitment, c.codebook_ema, c.revive)
         if c.quantizer == 'softvq': return SoftVQ(d, c.codebook_size, c.codebooks, c.similarity, c.tau, c.detach_logits, c.kl_tau, c.kl_weight, c.learn_tau)
         if c.quantizer == 'gmmvq': return GMMVQ(d, c.codebook_size, c.codebooks, c.similarity, c.tau, c.detach_logits, c.kl_tau, c.kl_weight)
+        if (own := registered('quantizer').get(c.quantizer)) is not None: return own(c, d)
         return External(c.quantizer, d, c.codebook_size)
     layers = (lambda d: Residual(c.residual, d, plain)) if c.residual > 1 else plain
     return Product(c.groups, c.latent_dim, layers) if c.groups > 1 else layers(c.latent_dim)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_teacher', 'make_judges', 'TokenizerTask', 'side_by_side']
 
-# %% ../../nbs/training/10_tokenizer_task.ipynb #398eb78a
+# %% ../../nbs/training/10_tokenizer_task.ipynb #0531fefc
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -14,6 +14,7 @@ from ..config import LossConfig, TokenizerConfig
 from ..core import seed_everything
 from ..data import ImageData, grid, stack
 from ..latents.stats import LatentStats, encode_dataset
+from ..plugins import registered
 from ..reference import reference_network
 from ..runs import Run
 from ..tokenizer.model import Tokenizer, start_encoder
@@ -25,10 +26,11 @@ from .losses import make_perceptual, psnr, reconstruction_loss
 from .task import Task
 from ..weights import fit_weights, loss_weights, preflight, require
 
-# %% ../../nbs/training/10_tokenizer_task.ipynb #575f2b24
+# %% ../../nbs/training/10_tokenizer_task.ipynb #ca9f83be
 def make_teacher(name: str, file: str, t: TokenizerConfig, images: ImageData) -> nn.Module:
     "The frozen teacher of a name (`align`), for images of a tokenizer; a `ConfigError` when its file is missing."
     if name == 'reference': return ReferenceTeacher(reference_network(images))
+    if (own := registered('teacher').get(name)) is not None: return own(images, t)
     needed, = require(list(loss_weights(LossConfig(align=name, align_file=file)).values()))
     return TimmTeacher(needed.name, t.image_shape, t.patch_size, True, str(needed.path))
 

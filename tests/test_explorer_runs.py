@@ -1,0 +1,248 @@
+"""The explorer's tabs Latent map and Runs in a real browser; trainings that outlive the app; what the server does not give away."""
+import json
+import os
+import re
+import shutil
+import signal
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+from served import Explorer
+from test_jobs import LONG, gone, wait_for
+from test_load import slowdown
+
+from softvq_lab.core import read_json, write_json
+from softvq_lab.hub import load_tokenizer
+from softvq_lab.runs import Run
+from softvq_lab.workbench.jobs import family, jobs
+from softvq_lab.workbench.lens import open_lens
+
+
+@pytest.fixture(scope='module')
+def runs(trained, tmp_path_factory):
+    "Two runs, a map of one of them (of made-up coordinates), an executed notebook, and a run of somebody who means ill."
+    runs = tmp_path_factory.mktemp('shown')/'runs'
+    shutil.copytree(trained, runs)
+    g = read_json(runs/'generator'/'config.json')
+    g['config']['tokenizer_run'] = str(runs/'tokenizer')
+    write_json(runs/'generator'/'config.json', g)
+    xy = np.random.default_rng(0).normal(size=(60, 2)).round(3).tolist()
+    lens = open_lens(runs/'tokenizer')
+    points = [{'index': i, 'class': str(int(lens.images.heldout.labels[i])), 'z': xy[i], 'z_hat': xy[-i], 'psnr': 20 + i / 10} for i in range(60)]
+    write_json(runs/'tokenizer'/'evaluation'/'latent_map.json', {'tokenizer': load_tokenizer(runs/'tokenizer').fingerprint, 'neighbors': 15, 'min_dist': 0.1, 'seed': 0, 'points': points})
+    evil = '<img src=x onerror=document.title=1>'
+    shutil.copytree(runs/'tokenizer', runs/evil, ignore=shutil.ignore_patterns('checkpoints'))
+    config = read_json(runs/evil/'config.json')
+    write_json(runs/evil/'config.json', {**config, 'kind': evil, 'data_source': evil})
+    write_json(runs/evil/'status.json', {'state': 'failed', 'step': evil, 'error': evil})
+    write_json(runs/evil/'evaluation'/'x.json', {'figures': {evil: 1.}, 'passport': {evil: evil}})
+    html = '<script>parent.document.title = 1</script><img src="https://example.com/x.png"><h1>Shown</h1>'
+    cell = {'cell_type': 'code', 'id': 'a', 'execution_count': 1, 'metadata': {}, 'source': '1', 'outputs': [{'output_type': 'display_data', 'metadata': {}, 'data': {'text/html': html}}]}
+    for name in ('tokenizer', evil): (runs/name/'notebook.ipynb').write_text(json.dumps({'cells': [cell], 'metadata': {}, 'nbformat': 4, 'nbformat_minor': 5}))
+    for name, content in [('broken', '{'), ('foreign', '[]'), ('other', '{"_class_name": "AutoencoderKL"}'), ('bare', '{"created": "x", "kind": "tokenizer"}')]:
+        (runs/name).mkdir()
+        (runs/name/'config.json').write_text(content)
+    (runs.parent/'secret.txt').write_text('secret')
+    return runs
+
+
+@pytest.fixture(scope='module')
+def app(runs, tmp_path_factory):
+    app = Explorer(runs, tmp_path_factory.mktemp('app'))
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def open_page(chromium):
+    "open_page(url, width, dark) -> a page that notes outside requests and errors of its scripts."
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        browser, pages = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-background-networking']), []
+
+        def new(url, width=1280, dark=False):
+            page = browser.new_page(viewport={'width': width, 'height': 900})
+            page.outside, page.problems = [], []
+            page.on('request', lambda r: page.outside.append(r.url) if not re.match(r'(https?|wss?)://127\.0\.0\.1[:/]|data:|blob:|about:', r.url) else None)
+            page.on('pageerror', lambda e: page.problems.append(str(e)))
+            page.goto(url + ('&' if '?' in url else '?') + ('__theme=dark' if dark else '__theme=light'))
+            pages.append(page)
+            return page
+
+        yield new
+        for page in pages: assert page.outside == [] and page.problems == []
+        browser.close()
+
+
+def open_tab(page, bar: str, name: str):
+    "Click a tab, also where a narrow page hides it behind the three dots."
+    tab = page.locator(bar).get_by_role('tab', name=name, exact=True).first
+    if tab.count() and tab.is_visible(): return tab.click()
+    page.locator(f'{bar} .overflow-menu button').first.click()
+    page.locator(f'{bar} .overflow-dropdown button', has_text=name).first.click()
+
+
+def click_point(page, n: int):
+    point = page.locator('#map-plot .scatterlayer .point').nth(n)
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    x, y = box['x'] + box['width'] / 2, box['y'] + box['height'] / 2
+    page.mouse.move(x, y)
+    page.locator('.map-tip').wait_for(timeout=10_000)  # the thumbnail
+    page.mouse.click(x, y)
+
+
+@pytest.mark.parametrize('width,dark', [(1280, False), (390, True), (1280, True), (390, False)])
+def test_a_person_walks_the_map_and_the_runs(open_page, app, root, width, dark):
+    shots = root/'build'/'screenshots'
+    shots.mkdir(parents=True, exist_ok=True)
+    shot = lambda page, name: page.screenshot(path=shots/f'{name}-{width}-{"dark" if dark else "light"}.png', full_page=True)
+    page = open_page(f'{app.url}?run=tokenizer&tab=latent-map', width, dark)
+    page.locator('#map-plot .scatterlayer .point').first.wait_for(timeout=60_000)
+    page.locator('#map-hook .map-tip').wait_for(state='attached')
+    page.wait_for_function("document.querySelector('#map-plot .js-plotly-plot')?._ev?._events?.plotly_click")
+    click_point(page, 3)
+    page.get_by_text('Now click a second point').wait_for(timeout=20_000)
+    click_point(page, 40)
+    page.get_by_text(re.compile(r'From class \d')).wait_for(timeout=20_000)
+    page.locator('#map-way img').wait_for(timeout=20_000)
+    shot(page, 'latent-map')
+    page.locator('#map-show').click()
+    page.locator('#tabs button[role=tab][aria-selected=true]', has_text='Reconstruct').wait_for(timeout=20_000)
+    assert 'image=' in page.url
+
+    open_tab(page, '#tabs', 'Runs')
+    page.locator('#runs-table button[data-run=tokenizer]').wait_for(timeout=20_000)
+    shot(page, 'runs')
+    page.locator('#runs-table button[data-run=tokenizer]').click()  # leads to Watch
+    page.locator('#watch-curves .js-plotly-plot').wait_for(timeout=20_000)
+    page.locator('#watch-status', has_text='tokenizer: done, step 40 of 40').wait_for(timeout=20_000)
+    shot(page, 'runs-watch')
+    open_tab(page, '#runs-tabs', 'Start')
+    page.locator('#start-go').click()
+    page.wait_for_function("[...document.querySelectorAll('#start-answer textarea')].some(t => t.value.includes('Give the run a name'))")
+    page.locator('#start-name input, #start-name textarea').fill('x')
+    page.locator('#start-rest textarea').fill('tokns=3\nlr=fast')
+    page.locator('#start-go').click()
+    page.wait_for_function("[...document.querySelectorAll('#start-answer textarea')].some(t => t.value.includes(\"Did you mean 'tokens'\") && t.value.includes('lr='))")
+    shot(page, 'runs-start')
+    open_tab(page, '#runs-tabs', 'Compare')
+    page.locator('#compare-table table').wait_for(timeout=20_000)
+    shot(page, 'runs-compare')
+    open_tab(page, '#runs-tabs', 'Notebook')
+    page.frame_locator('#paper iframe').get_by_text('Shown').wait_for(timeout=30_000)
+    shot(page, 'runs-notebook')
+    assert page.evaluate('document.documentElement.scrollWidth') <= width and page.title() == 'softvq_lab explorer'
+
+
+def test_names_in_run_folders_are_text(open_page, app):
+    page = open_page(f'{app.url}?tab=runs')
+    page.locator('#runs-table button[data-run^="<img"]').click(timeout=60_000)
+    page.locator('#watch-status', has_text='<img src=x').wait_for(timeout=20_000)
+    page.locator('#runs-figures h4').first.wait_for(state='attached')
+    open_tab(page, '#runs-tabs', 'Notebook')
+    page.locator('#paper iframe').wait_for(timeout=20_000)
+    assert page.locator('img[src="x"]').count() == 0 and page.title() == 'softvq_lab explorer'
+    assert page.locator('#paper iframe').get_attribute('sandbox') == ''
+
+
+def test_a_training_outlives_the_app(open_page, chromium, tmp_path):
+    runs = tmp_path/'runs'
+    runs.mkdir()
+    first = Explorer(runs, tmp_path/'first')
+    page = open_page(f'{first.url}?tab=runs')
+    open_tab(page, '#runs-tabs', 'Start')
+    page.locator('#start-name input, #start-name textarea').fill('night')
+    page.locator('#start-rest textarea').fill('\n'.join(f'{k}={v}' for k, v in LONG.items() if k not in ('tokens', 'steps', 'batch_size')))
+    for name in ('tokens', 'steps', 'batch_size'): page.locator(f'#train-{name} input').fill(str(LONG[name]))
+    page.locator('#start-go').click()
+    page.locator('#watch-status', has_text='job train: running').wait_for(timeout=60_000)
+    page.locator('#watch-status', has_text='steps').wait_for(timeout=200_000)
+    page.locator('#watch-curves .js-plotly-plot').wait_for(timeout=60_000)
+    job, = jobs(runs)
+    ours = family(job.process)
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.process.wait(10)
+    then = job.progress[0]
+    wait_for(lambda: job.progress[0] > then + 5, 60, job.tail)
+    assert job.state == 'running' and not any(gone(p) for p in ours)
+
+    second = Explorer(runs, tmp_path/'second')
+    page.goto(f'{second.url}?tab=runs&run=night')
+    page.problems.clear()  # the connection that was lost
+    open_tab(page, '#runs-tabs', 'Watch')
+    page.locator('#watch-status', has_text='job train: running').wait_for(timeout=60_000)
+    shown = int(re.search(r'steps (\d+)', page.locator('#watch-status').inner_text())[1])
+    page.wait_for_function(f"+(document.querySelector('#watch-status').innerText.match(/steps (\\d+)/) || [0, 0])[1] > {shown}", timeout=30_000)
+    page.locator('#watch-stop').click()
+    page.locator('#watch-status', has_text='job train: stopped').wait_for(timeout=60_000)
+    assert all(gone(p) for p in ours) and Run(runs/'night').status['state'] == 'preempted'
+    second.close()
+
+
+def get(url) -> tuple[int, bytes]:
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=20) as r: return r.status, r.read()
+    except urllib.error.HTTPError as e: return e.code, e.read()
+
+
+def test_no_file_is_given_away(app, runs, root, tmp_path):
+    there = ['/etc/passwd', str(runs.parent/'secret.txt'), str(runs/'tokenizer'/'config.json'), str(root/'README.md'), 'README.md', str(root/'apps'/'explorer.py'), f'{runs}/../secret.txt', str(app.log), '/proc/self/environ', str(runs)]
+    for path in there:
+        for form in (path, path.replace('/', '%2f'), path.replace('..', '%2e%2e'), '/' + path, f'../../../../../..{path}', f'file://{path}'):
+            for route in ('gradio_api/file=', 'file=', 'gradio_api/file/', 'static/', 'assets/', 'gradio_api/proxy=', 'theme/', 'custom_component/', ''):
+                try: status, body = get(f'{app.url}{route}{form}')
+                except (OSError, ValueError): continue
+                assert b'secret' not in body and b'root:' not in body and b'"config"' not in body and b'GRADIO_TEMP_DIR' not in body and b'import gradio' not in body, (route, form, status)
+                if route == 'gradio_api/file=': assert status in (403, 404), (form, status)
+
+
+def test_no_file_comes_in_by_a_forged_upload(app, runs):
+    from gradio_client import Client
+    client, secret = Client(app.url, verbose=False), runs.parent/'secret.png'
+    Image.new('RGB', (32, 32), 'red').save(secret)
+    endpoint = next(e for e in client.endpoints.values() if e.api_name == '/reconstruct')
+    import httpx
+    for path in (str(secret), f'{app.url}gradio_api/file={secret}', f'file://{secret}', '/etc/passwd'):
+        told = httpx.post(f'{app.url}gradio_api/call/reconstruct', json={'data': ['tokenizer', {'path': path, 'meta': {'_type': 'gradio.FileData'}}]}, trust_env=False)
+        if told.status_code != 200: continue
+        answer = httpx.get(f'{app.url}gradio_api/call/reconstruct/{told.json()["event_id"]}', timeout=60, trust_env=False).text
+        assert 'event: error' in answer or 'PSNR' not in answer, answer[:500]
+    assert endpoint
+
+
+@pytest.mark.parametrize('name', ['broken', 'foreign', 'other', 'bare', '../tokenizer', '/etc', '<b>', ''])
+def test_a_damaged_or_foreign_run_is_a_message(app, name):
+    from gradio_client import Client
+    client = Client(app.url, verbose=False)
+    assert isinstance(client.predict(name, 'tokenizer', api_name='/compare'), str)
+    assert isinstance(client.predict(name, api_name='/stop'), str)
+    said, *_ = client.predict(name, 15, 50, 0, api_name='/latent_map')
+    assert 'run' in said.lower()
+
+
+def test_with_a_password_nobody_else_comes_in(runs, tmp_path):
+    (tmp_path/'users').write_text('ann:correct horse\n')
+    app = Explorer(runs, tmp_path/'app', '--auth', str(tmp_path/'users'))
+    from gradio_client import Client
+    for route in ('config', 'gradio_api/info', 'gradio_api/file=/etc/passwd', 'gradio_api/queue/data?session_hash=x'): assert get(f'{app.url}{route}')[0] in (401, 403, 404), route
+    assert b'"dependencies"' not in get(app.url)[1]
+    with pytest.raises(Exception): Client(app.url, auth=('ann', 'wrong'), verbose=False)
+    assert isinstance(Client(app.url, auth=('ann', 'correct horse'), verbose=False).predict('tokenizer', 'generator', api_name='/compare'), str)
+    assert 'correct horse' not in app.log.read_text()
+    app.close()
+
+
+def test_it_answers_soon_after_it_was_started(app, open_page):
+    slow = max(1, slowdown())
+    page = open_page(app.url)  # chromium and the connection are there: what is timed is the app
+    began = time.time()
+    page.reload(wait_until='commit')
+    page.get_by_text('softvq_lab explorer').first.wait_for(timeout=60_000)
+    painted = time.time() - began
+    print(f'{app.cpu:.1f} s of computing ({app.ready:.1f} s) until it answered, {painted:.1f} s to the first paint on a machine {slow:.1f} times slower than when idle')
+    assert app.cpu < 10 and painted < 2 * slow

@@ -1,0 +1,99 @@
+"""One's own quantizers, data sets and teachers, brought by a file: known by name in settings, in training, after loading, in child processes."""
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from softvq_lab import plugins
+from softvq_lab.config import TokenizerConfig
+from softvq_lab.data import digits, load_data
+from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
+from softvq_lab.hub import load_tokenizer, save
+from softvq_lab.quantizers.base import check_quantizer
+from softvq_lab.strict import ConfigError, parse
+from softvq_lab.tokenizer.model import Tokenizer, make_quantizer
+from softvq_lab.training.tokenizer_task import make_teacher
+from softvq_lab.workflows import TrainConfig
+
+MINE = '''
+import torch
+from torch import nn
+from softvq_lab.data import digits
+from softvq_lab.plugins import register
+from softvq_lab.quantizers.base import QuantOut, Quantizer
+
+@register('quantizer', 'rounded')
+class Rounded(Quantizer):
+    def __init__(self, config, width):
+        super().__init__()
+        self.latent_dim, self.step = width, config.tau
+    def forward(self, z_hat):
+        h = z_hat.clamp(-1e3, 1e3)
+        return QuantOut(h + ((h / self.step).round() * self.step - h).detach(), h)
+
+@register('dataset', 'few-digits')
+def few(data_path, size): return digits(size)
+
+@register('teacher', 'means')
+class Means(nn.Module):
+    width = 3
+    def __init__(self, images, config): super().__init__()
+    def forward(self, x): return nn.functional.adaptive_avg_pool2d(x, 8).flatten(2).transpose(1, 2)
+
+@register('metric', 'worst_pixel')
+def worst(x, y): return (x - y).abs().flatten(1).amax(1)
+'''
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    monkeypatch.setenv('SOFTVQ_LAB_PLUGINS', '')
+    path = tmp_path/'mine.py'
+    path.write_text(MINE)
+    yield path
+    for kind, name in (('quantizer', 'rounded'), ('dataset', 'few-digits'), ('teacher', 'means'), ('metric', 'worst_pixel')): plugins._registered[kind].pop(name, None)
+
+
+def test_a_name_that_nobody_registered_is_refused_with_what_is_possible():
+    with pytest.raises(ConfigError, match="(?s)quantizer='rounded': should be one of 'softvq'.*plugins=FILE.py"): parse(TrainConfig, dict(quantizer='rounded'))
+    with pytest.raises(ConfigError, match="Did you mean 'softvq'"): parse(TrainConfig, dict(quantizer='softqv'))
+
+
+@pytest.mark.parametrize('text,says', [(None, 'there is no file'), ('1 / 0', 'ZeroDivisionError'), ("from softvq_lab.plugins import register\nregister('quantiser', 'x')", 'possible: quantizer')])
+def test_a_plugin_that_fails_says_so_by_its_name(tmp_path, text, says):
+    path = tmp_path/'bad.py'
+    if text: path.write_text(text)
+    with pytest.raises(ConfigError, match=f'(?s)bad.py cannot be loaded.*{says}'): parse(TrainConfig, dict(plugins=str(path)))
+
+
+def test_what_a_file_registers_is_a_choice_like_any_other(mine):
+    c = parse(TrainConfig, dict(plugins=str(mine), quantizer='rounded', dataset='few-digits', align='means', tau=0.25, tokens=4))
+    q = make_quantizer(c.tokenizer)
+    check_quantizer(q, 4)
+    assert torch.equal(q(torch.tensor([[[0.3] * 8]])).z, torch.full((1, 1, 8), 0.25))
+    images = load_data(c.data, 16)
+    assert len(images.train) == len(digits(16).train)
+    assert make_teacher('means', '', c.tokenizer, images)(images.train[0][0][None]).shape == (1, 64, 3)
+
+
+def test_a_metric_stands_among_the_figures_and_in_the_passport(mine):
+    parse(TrainConfig, dict(plugins=str(mine)))
+    images, t = digits(16), Tokenizer(TokenizerConfig(tokens=4, image_size=16)).eval()
+    r = reconstruct_split(t, images)
+    m = reconstruction_figures(r, images)
+    assert m.figures['plugin_worst_pixel'] == pytest.approx((r['original'] - r['reconstruction']).abs().flatten(1).amax(1).mean().item())
+    assert 'plugin_worst_pixel by softvq_lab_plugin_mine' in m.passport['evaluator']
+
+
+def test_a_saved_tokenizer_needs_its_plugin_and_says_so(mine, tmp_path):
+    parse(TrainConfig, dict(plugins=str(mine)))
+    t = Tokenizer(TokenizerConfig(quantizer='rounded', tokens=4, image_size=16)).eval()
+    save(t, tmp_path/'saved')
+    assert load_tokenizer(tmp_path/'saved').fingerprint == t.fingerprint
+    code = f'from softvq_lab.hub import load_tokenizer; print(load_tokenizer({str(tmp_path / "saved")!r}).fingerprint)'
+    child = lambda **env: subprocess.run([sys.executable, '-c', code], env={**os.environ, **env}, capture_output=True, text=True, timeout=120)
+    without = child(SOFTVQ_LAB_PLUGINS='')
+    assert without.returncode and "quantizer='rounded'" in without.stderr and 'plugins' in without.stderr
+    assert child().stdout.strip() == t.fingerprint  # parse has put the file into the environment, for children

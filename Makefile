@@ -6,7 +6,7 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 RUNS    ?= runs
 
-.PHONY: help setup demo explorer lab test check export docs lock system-deps clean
+.PHONY: help setup demo explorer lab test check export docs lock system-deps clean bench
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -51,6 +51,9 @@ check: setup
 	.ci/in-step
 	OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/nbdev_test --n_workers 2  # no browser draws figures as PNG here: it has been seen to hang
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: setup  ## speed and memory beside the plain way: benchmarks/README.md (12 minutes)
+	$(BIN)/python benchmarks/bench.py
 
 export: setup  ## notebooks -> library, outputs cleaned
 	$(BIN)/nbdev_export

@@ -5,22 +5,20 @@
 # %% auto #0
 __all__ = ['DIFFUSIONS', 'guided', 'euler', 'heun', 'dopri5', 'score', 'sde', 'dpm']
 
-# %% ../../nbs/generators/04_samplers.ipynb #cea910f3
+# %% ../../nbs/generators/04_samplers.ipynb #0f541327
 from typing import Callable
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
-from torchdiffeq import odeint
 
 from .base import Guidance
 from .diffusion import Diffusion
 from .paths import Path, make_path
 from ..strict import closest
 
-# %% ../../nbs/generators/04_samplers.ipynb #c91033f3
+# %% ../../nbs/generators/04_samplers.ipynb #b39f752b
 def guided(
-    model: Callable,  # model(x (B, L, D), t (B), y (B)) -> (B, L, D or more)
+    model: Callable,  # model(x (B, L, D), t (1), y (B)) -> (B, L, D or more)
     y: Tensor,  # classes (B)
     null: int,  # the null class
     guidance: Guidance,
@@ -28,14 +26,14 @@ def guided(
 ) -> Callable:
     "The guided field(x, t, at): t is a float that the model is told, `at` (t unless given) is where guidance is asked for its scale."
     def field(x: Tensor, t: float, at: float | None = None) -> Tensor:
-        ts = torch.full((len(x),), t, device=x.device, dtype=torch.float32)
+        ts = torch.full((1,), t, device=x.device, dtype=torch.float32)  # one for all
         if (scale := guidance.at(t if at is None else at)) == 1: return model(x, ts, y)
-        v, v_null = model(torch.cat([x, x]), torch.cat([ts, ts]), torch.cat([y, torch.full_like(y, null)])).chunk(2)
+        v, v_null = model(torch.cat([x, x]), ts, torch.cat([y, torch.full_like(y, null)])).chunk(2)
         v_null, v_own, rest = v_null[..., :channels], v[..., :channels], v[..., v.shape[-1] if channels is None else channels:]
         return torch.cat([v_null + scale * (v_own - v_null), rest], -1)
     return field
 
-# %% ../../nbs/generators/04_samplers.ipynb #4a4e227d
+# %% ../../nbs/generators/04_samplers.ipynb #baac3b05
 def euler(field: Callable, x: Tensor, steps: int, on_step: Callable | None = None) -> Tensor:
     "Euler from t = 1 to 0 in `steps` equal steps; `on_step(i, x)` after each."
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
@@ -73,6 +71,7 @@ class _Field:
 
 def dopri5(field: Callable, x: Tensor, steps: int = 1, on_step: Callable | None = None, rtol: float = 1e-3, atol: float = 1e-6, jumps: tuple[float, ...] = ()) -> Tensor:
     "Dormand-Prince with steps of its own choice (`steps` is not used) within relative and absolute tolerances; at the times `jumps` the field may jump."
+    from torchdiffeq import odeint  # here: it brings scipy.stats, a second
     edges, z, done = [1., *sorted({t for t in jumps if 0 < t < 1}, reverse=True), 0.], x.double(), []
     def tell(z):
         if on_step and done: on_step(len(done), z.to(x.dtype))
@@ -108,10 +107,11 @@ def sde(field: Callable, x: Tensor, steps: int, on_step: Callable | None = None,
         if on_step: on_step(i + 1, z.to(x.dtype))
     return z.to(x.dtype)
 
-# %% ../../nbs/generators/04_samplers.ipynb #85437f09
+# %% ../../nbs/generators/04_samplers.ipynb #3be96e81
 def dpm(d: Diffusion, model: Callable, x: Tensor, steps: int, on_step: Callable | None = None) -> Tensor:
     "Noise (B, ...) to data by DPM-Solver++ of second order, with the betas of `d`; `model(x, timestep)` gives the noise in x."
     if steps > d.total: raise ValueError(f'steps={steps} must lie between 1 and {d.total}, the number of diffusion steps')
+    from diffusers import DPMSolverMultistepScheduler  # here: it takes a second
     solver = DPMSolverMultistepScheduler(d.total, trained_betas=d.betas, lambda_min_clipped=-5.1 if d.schedule == 'cosine' else -float('inf'))
     solver.set_timesteps(steps)
     for i, t in enumerate(solver.timesteps.tolist()):

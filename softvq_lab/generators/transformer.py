@@ -77,7 +77,7 @@ class Block(nn.Module):
         x = x + gate_a[:, None] * self.attn(modulate(norm(x), shift_a, scale_a))
         return x + gate_m[:, None] * self.mlp(modulate(norm(x), shift_m, scale_m))
 
-# %% ../../nbs/generators/03_transformer.ipynb #7d47675a
+# %% ../../nbs/generators/03_transformer.ipynb #9019af39
 PRESETS = {
     'tiny': dict(width=128, depth=4, heads=4),  # the digits, two CPU cores
     'S': dict(width=384, depth=12, heads=6),  # 33 M parameters
@@ -88,7 +88,7 @@ PRESETS = {
 
 
 class DiffusionTransformer(nn.Module):
-    "Noised latents (B, L, D), times (B) and classes (B) -> prediction (B, L, out_dim)."
+    "Noised latents (B, L, D), times (B), or (1) for all, and classes (B) -> prediction (B, L, out_dim)."
 
     def __init__(self,
         tokens: int,  # L

@@ -62,7 +62,7 @@ class StepSampler(Sampler):
                 items.append((order[at % self.size], epoch) if self.draws else order[at % self.size])
             yield items[self.rank::self.world]
 
-# %% ../../nbs/training/06_task.ipynb #5d7944d2
+# %% ../../nbs/training/06_task.ipynb #c0a59e3c
 def lr_at(step: int, c: OptimConfig, peak: float | None = None) -> float:
     "Learning rate of step `step` (from 0): linear warm-up to `peak` (the config's `lr` unless given), then constant, or by a cosine down to `min_lr`."
     peak = peak or c.lr
@@ -81,4 +81,4 @@ def make_optimizer(module: nn.Module, c: OptimConfig) -> torch.optim.AdamW:
     exempt = lambda name, p: p.ndim < 2 or any(w in name for w in EXEMPT)
     params = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     groups = [{'params': [p for n, p in params if not exempt(n, p)], 'weight_decay': c.weight_decay}, {'params': [p for n, p in params if exempt(n, p)], 'weight_decay': 0.}]
-    return torch.optim.AdamW(groups, c.lr, betas=(0.9, 0.95))
+    return torch.optim.AdamW(groups, c.lr, betas=(0.9, 0.95), fused=all(p.device.type in ('cpu', 'cuda') for _, p in params))  # one pass over the weights

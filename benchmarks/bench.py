@@ -1,0 +1,310 @@
+"""Speed and memory beside the plain way, in one run: `make bench` (12 minutes on two CPU cores).
+
+    python benchmarks/bench.py [--only ROW ...] [--rounds 5] [--name MACHINE]
+
+Writes benchmarks/results/MACHINE.json, MACHINE-growth.png and the table of benchmarks/README.md. A row that fails says so in the table and does not stop the others.
+"""
+import argparse
+import json
+import os
+import platform
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from measure import agree, alternate, compare, exponent, grads, high_water, peak, seconds
+from plain import DenseSoftVQ, released_euler
+from softvq_lab.config import OptimConfig, TokenizerConfig
+from softvq_lab.core import best_device
+from softvq_lab.generators.base import Guidance
+from softvq_lab.generators.samplers import euler, guided
+from softvq_lab.generators.transformer import PRESETS, DiffusionTransformer
+from softvq_lab.quantizers.softvq import SoftVQ
+from softvq_lab.tokenizer.model import Tokenizer
+from softvq_lab.training.losses import reconstruction_loss
+from softvq_lab.training.task import make_optimizer
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[1]
+WAYS = {'ours': SoftVQ, 'plain': DenseSoftVQ}
+PAPER, DIGITS = dict(B=32, L=64, D=32, K=8192, G=4), dict(B=64, L=32, D=8, K=256, G=1)
+
+
+# ---- the quantizer
+def quantizers(B: int, L: int, D: int, K: int, G: int, ways=('ours', 'plain')):
+    "Both ways with the same codewords, and fresh random latents."
+    made = {w: WAYS[w](D, K, G).to(best_device()) for w in ways}
+    for m in made.values(): m.load_state_dict(made[ways[0]].state_dict())
+    return made, torch.randn(B, L, D, device=best_device()).requires_grad_()
+
+
+def quantize(m: nn.Module, z: Tensor) -> list[Tensor]:
+    "Forward and backward: z, the loss, and the gradients."
+    out = m(z)
+    return [out.z.detach(), out.losses['kl'].detach(), *grads(out.z.square().mean() + out.losses['kl'], [z, m.codebook])]
+
+
+def quantizer_peak(way: str, **size) -> int:
+    (m, ), z = quantizers(**size, ways=(way,))[0].values(), torch.randn(size['B'], size['L'], size['D'], device=best_device()).requires_grad_()
+    quantize(m, z[:1, :size['G']])  # libraries wake up
+    return high_water(lambda: quantize(m, z))
+
+
+def products(B: int, L: int, D: int, K: int, G: int) -> float:
+    "Seconds of the six products of a forward and backward pass alone, in blocks of 32 tokens."
+    u, C, S = torch.randn(1, 32, D), torch.randn(1, K, D), torch.randn(1, 32, K)
+    def once():
+        torch.bmm(u, C.mT, out=S); torch.bmm(S, C); torch.bmm(u, C.mT, out=S); torch.bmm(u, C.mT, out=S); torch.bmm(S, C); torch.bmm(S.mT, u)
+    once()
+    return seconds(lambda: [once() for _ in range(B * L // 32)])
+
+
+def row_quantizer(rounds: int, size=PAPER) -> dict:
+    made, z = quantizers(**size)
+    differ = agree(*(quantize(m, z) for m in made.values()), 1e-4)
+    found = compare({w: lambda m=m: quantize(m, z) for w, m in made.items()}, rounds)
+    sizes = {w: peak('quantizer', way=w, **size) for w in WAYS}
+    if size['K'] >= 4096 and best_device().type == 'cpu': found['products_s'] = products(**size)
+    return found | {'differ': differ, 'ours_bytes': sizes['ours'], 'plain_bytes': sizes['plain']}
+
+
+# ---- sampling
+def transformer(tokens: int, size: str = 'XL', grid=None, latent_dim: int = 32, like: nn.Module | None = None) -> DiffusionTransformer:
+    "With random weights that do something; `like`: the blocks of another, for memory's sake."
+    m = DiffusionTransformer(tokens, latent_dim, 1000, **(PRESETS[size] | ({'depth': 0} if like else {})), grid=grid)
+    if like: m.blocks = like.blocks
+    for n, p in m.named_parameters():
+        if 'modulation' in n and not (like and n.startswith('blocks')): nn.init.normal_(p, std=0.02)
+    nn.init.normal_(m.final_linear.weight, std=0.02)
+    return m.to(best_device()).eval().requires_grad_(False)
+
+
+def row_sampling(rounds: int, tokens: int, size: str = 'XL', batch: int = 2, steps: int = 4, shared: dict = {}) -> dict:
+    net = shared[tokens] = transformer(tokens, size, like=next(iter(shared.values()), None))
+    x, y = torch.randn(batch, tokens, 32, device=best_device()), torch.randint(1000, (batch,), device=best_device())
+    ways = {'ours': lambda: euler(guided(net, y, 1000, Guidance(1.75, high=0.7)), x, steps), 'plain': lambda: released_euler(net, x, y, 1000, steps, 1.75, 0.7)}
+    with torch.no_grad():
+        differ = agree([ways['ours']()], [ways['plain']()], 1e-4)  # warms up too
+        found = compare(ways, rounds, warm=0)
+    return found | {'differ': differ, 'ours_images_s': batch / found['ours_s'], 'plain_images_s': batch / found['plain_s']}
+
+
+def row_claim(rounds: int, size: str = 'XL', shared: dict = {}) -> dict:
+    "Seconds an image of one evaluation: 1-D latents against grids in patches of 2 x 2."
+    shapes = {'32': (32, 32, None, 4), '64': (64, 32, None, 4), '256': (1024, 4, (32, 2), 2), '1024': (4096, 4, (64, 2), 1)}  # length, width, grid, batch
+    ways, flops = {}, {}
+    for name, (n, d, grid, B) in shapes.items():
+        net = shared.get(n) or transformer(n, size, grid, d, like=next(iter(shared.values()), None))
+        shared.setdefault(n, net)
+        x, t, y = torch.randn(B, n, d), torch.rand(B), torch.zeros(B, dtype=torch.long)
+        ways[name] = lambda net=net, x=x, t=t, y=y: net(x, t, y)
+        with torch.device('meta'): m, inputs = DiffusionTransformer(n, d, 1000, **PRESETS[size], grid=grid), (torch.empty(1, n, d), torch.empty(1), torch.empty(1, dtype=torch.long))
+        with FlopCounterMode(display=False) as counter: m(*inputs)
+        flops[name] = counter.get_total_flops()
+    with torch.no_grad(): times = alternate(ways, max(1, rounds // 2), warm=0)
+    image = {n: statistics.median(t) / shapes[n][3] for n, t in times.items()}
+    return {'image_s': image, 'flops': flops} | {f'{a}_vs_{b}': {'faster': image[b] / image[a], 'flops': flops[b] / flops[a]} for a in ('32', '64') for b in ('256', '1024')}
+
+
+# ---- the training step
+class Step:
+    "A training step of SoftVQ-S: `plain` has the dense quantizer, an optimiser that walks over its tensors, and reads its losses every step."
+
+    def __init__(self, way: str, config: TokenizerConfig, judges: dict[str, nn.Module] | None = None):
+        torch.manual_seed(0)
+        self.model, self.plain, self.judges = Tokenizer(config), way == 'plain', judges or {}
+        if self.plain:
+            c, q = config, self.model.quantizer
+            self.model.quantizer = DenseSoftVQ(c.latent_dim, c.codebook_size, c.codebooks)
+            self.model.quantizer.load_state_dict(q.state_dict())
+        self.optimizer = make_optimizer(self.model, OptimConfig(lr=1e-4))
+        if self.plain: self.optimizer = torch.optim.AdamW([{k: g[k] for k in ('params', 'weight_decay')} for g in self.optimizer.param_groups], 1e-4, betas=(0.9, 0.95), foreach=False)
+        self.parts = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        began = time.perf_counter()
+        y, out = self.model(x)
+        loss = {'rec': reconstruction_loss('l2', y, x).mean(), **out.losses}
+        self.parts['tokenizer forward'] = time.perf_counter() - began
+        for name, judge in self.judges.items():  # frozen networks; plain: with gradients to everything, as if nothing were known
+            began = time.perf_counter()
+            loss[name] = judge(y, x, self.plain)
+            self.parts[f'{name} forward'] = time.perf_counter() - began
+        began, total = time.perf_counter(), sum(loss.values())
+        total.backward()
+        self.parts['backward'] = time.perf_counter() - began
+        if self.plain: [v.item() for v in loss.values()]
+        began = time.perf_counter()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.parts['clipping and AdamW'] = time.perf_counter() - began
+        return total.detach()
+
+
+def stand_ins(size: int) -> dict:
+    "A VGG16 with random weights in LPIPS' place and a random ViT-S/16 in DINO's (the files cannot be had here): the same work. f(y, x, plain) -> scalar."
+    import timm
+    import torchvision
+    vgg = torchvision.models.vgg16(weights=None).features.eval()
+    vit = timm.create_model('vit_small_patch16_224', img_size=size, num_classes=0).eval()
+    def judge(net, features):
+        def f(y, x, plain):
+            net.requires_grad_(plain)
+            with torch.set_grad_enabled(plain): real = features(x)
+            loss = (features(y) - real).square().mean()
+            return loss
+        return f
+    return {'perceptual (random VGG16)': judge(vgg, vgg), 'features (random ViT-S/16)': judge(vit, vit.forward_features)}
+
+
+def row_step(rounds: int, losses: str = 'none', batch: int = 4, **config) -> dict:
+    c = TokenizerConfig(**(dict(preset='S', image_size=256, patch_size=16, tokens=64, latent_dim=32, codebook_size=8192, codebooks=4) | config))
+    judges = stand_ins(c.image_size) if losses == 'all' else None
+    steps, x = {w: Step(w, c, judges) for w in WAYS}, torch.rand(batch, 3, c.image_size, c.image_size) * 2 - 1
+    differ = agree([steps['ours'](x)], [steps['plain'](x)], 1e-4)
+    found = compare({w: lambda s=s: s(x) for w, s in steps.items()}, rounds, warm=0)
+    return found | {'differ': differ, 'ours_images_s': batch / found['ours_s'], 'plain_images_s': batch / found['plain_s'], 'parts_s': steps['ours'].parts, 'plain_parts_s': steps['plain'].parts}
+
+
+# ---- growth
+GROWTH = {'L': (16, 32, 64, 128, 256), 'K': (512, 2048, 8192, 32_768, 65_536), 'B': (4, 8, 16, 32, 64)}
+
+
+def row_growth(rounds: int, base=dict(B=8, L=64, D=32, K=8192, G=4), sizes=GROWTH, pixels=(64, 128, 256)) -> dict:
+    "Seconds and peak bytes of both ways against one size at a time, and of a forward pass of SoftVQ-S against the side of the image."
+    found = {}
+    for axis, values in sizes.items():
+        points = {w: {'s': [], 'bytes': []} for w in WAYS}
+        for v in values:
+            size = base | {axis: v}
+            made, z = quantizers(**size)
+            times = alternate({w: lambda m=m: quantize(m, z) for w, m in made.items()}, max(2, rounds // 2))
+            del made
+            for w in WAYS:
+                points[w]['s'].append(statistics.median(times[w]))
+                points[w]['bytes'].append(peak('quantizer', way=w, **size) if v in (values[0], values[len(values) // 2], values[-1]) else None)
+        found[axis] = {'values': list(values)} | {w: p | {'time_exponent': exponent(values, p['s']), 'memory_exponent': exponent(*zip(*[(v, max(b, 1)) for v, b in zip(values, p['bytes']) if b is not None]))} for w, p in points.items()}
+    times = []
+    for side in pixels:
+        m = Tokenizer(TokenizerConfig(preset='S', image_size=side, patch_size=16, tokens=16, latent_dim=32, codebook_size=512)).eval()
+        x = torch.rand(1, 3, side, side)
+        with torch.no_grad(): times.append(statistics.median(alternate({'ours': lambda: m(x)}, 3)['ours']))
+    found['pixels'] = {'values': list(pixels), 'ours': {'s': times, 'time_exponent': exponent(pixels, times)}}
+    return found
+
+
+# ---- start-up
+def answers(deadline: float = 60) -> float:
+    "Seconds until apps/explorer.py answers a request."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    began = time.perf_counter()
+    app = subprocess.Popen([sys.executable, str(ROOT/'apps'/'explorer.py'), '--port', str(port)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while time.perf_counter() - began < deadline:
+            try:
+                urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=5).read()
+                return time.perf_counter() - began
+            except OSError: time.sleep(0.1)
+        return float('inf')
+    finally:
+        app.terminate()
+        app.wait()
+
+
+def row_startup(rounds: int) -> dict:
+    "Seconds of fresh interpreters, and until the explorer answers; the differences are medians of pairs."
+    run = lambda code: seconds(lambda: subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT))
+    codes = {'torch': 'import torch', 'package': 'import torch, softvq_lab', 'hub': 'import torch, softvq_lab.hub', 'timm': 'import torch, timm'}
+    times = alternate({n: lambda c=c: run(c) for n, c in codes.items()}, max(2, rounds // 2))
+    above = lambda n: statistics.median(a - b for a, b in zip(times[n], times['torch']))
+    return {'torch_s': statistics.median(times['torch']), 'package_adds_s': above('package'), 'hub_adds_s': above('hub'), 'timm_adds_s': above('timm'), 'explorer_s': answers()}
+
+
+ROWS = {
+    'SoftVQ, the paper\'s size': lambda n: row_quantizer(n), 'SoftVQ, digits': lambda n: row_quantizer(2 * n, DIGITS), 'start-up': row_startup,
+    'training step, tokenizer': lambda n: row_step(n), 'training step, judges': lambda n: row_step(max(2, n // 2), 'all', 2),
+    'sampling, 32 tokens': lambda n: row_sampling(max(2, n // 2), 32), 'sampling, 64 tokens': lambda n: row_sampling(max(2, n // 2), 64), 'claim': row_claim, 'growth': row_growth,
+}
+MEMORY = {'quantizer': quantizer_peak}
+
+
+# ---- the page
+def table(rows: dict) -> str:
+    "Markdown of the rows that were measured."
+    mib = lambda b: f'{b / 2**20:.0f} MiB'
+    lines = ['| work | ours | plain | faster (range) | peak memory, ours | plain | less | differ by |', '| --- | --- | --- | --- | --- | --- | --- | --- |']
+    for name, r in rows.items():
+        if 'faster' not in r: continue
+        memory = f"{mib(r['ours_bytes'])} | {mib(r['plain_bytes'])} | {r['plain_bytes'] / max(r['ours_bytes'], 1):.1f}x" if r.get('plain_bytes') else ' | | '
+        lines.append(f"| {name} | {r['ours_s']:.3g} s | {r['plain_s']:.3g} s | **{r['faster']:.2f}x** ({r['range'][0]:.2f} to {r['range'][1]:.2f}) | {memory} | {r['differ']:.0e} |")
+    lines += [f'\n`{n}` failed: {r["failed"]}' for n, r in rows.items() if 'failed' in r]
+    if r := next((r for r in rows.values() if 'products_s' in r), None): lines.append(f"\nThe six matrix products of SoftVQ alone take {r['products_s']:.3g} s.")
+    if (r := rows.get('claim', {})) and 'flops' in r:
+        lines += ['\n| SiT-XL, one evaluation | an image faster | FLOPs promise | paper |', '| --- | --- | --- | --- |']
+        lines += [f"| {a} against {b} tokens | {v['faster']:.1f}x | {v['flops']:.1f}x | {said} |" for (a, b), said in {('32', '256'): '18x', ('64', '256'): '10x', ('32', '1024'): '', ('64', '1024'): ''}.items() if (v := r[f'{a}_vs_{b}'])]
+    if (r := rows.get('growth', {})) and 'L' in r:
+        lines += ['\n| grows with | range | time, ours | time, plain | memory, ours | memory, plain |', '| --- | --- | --- | --- | --- | --- |']
+        lines += [f"| {a} | {p['values'][0]} to {p['values'][-1]} | " + ' | '.join(f"{p[w][k]:.2f}" if k in p.get(w, {}) else '' for k in ('time_exponent', 'memory_exponent') for w in ('ours', 'plain')) + ' |' for a, p in r.items()]
+    if (r := rows.get('start-up', {})) and 'torch_s' in r:
+        lines.append(f"\n`import torch` {r['torch_s']:.2f} s; `import softvq_lab` adds {r['package_adds_s']:.2f} s, `softvq_lab.hub` (all models) {r['hub_adds_s']:.2f} s, of which timm and torchvision {r['timm_adds_s']:.2f} s. `explorer.py` answers after {r['explorer_s']:.1f} s.")
+    for name in ('training step, tokenizer', 'training step, judges'):
+        if parts := rows.get(name, {}).get('parts_s'): lines.append(f'\n{name}: ' + ', '.join(f'{k} {v / sum(parts.values()):.0%}' for k, v in parts.items()) + '.')
+    return '\n'.join(lines)
+
+
+def write_page(text: str, about: str):
+    "Put the table between the markers of README.md."
+    page = HERE/'README.md'
+    page.write_text(re.sub(r'(<!-- table -->\n).*(<!-- /table -->)', lambda m: f'{m[1]}{about}\n\n{text}\n{m[2]}', page.read_text(), flags=re.S))
+
+
+def draw(growth: dict, path: Path):
+    "The growth of time, log-log, as a PNG."
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+    fig = make_subplots(1, len(growth), subplot_titles=[f'against {a}' for a in growth])
+    for i, (axis, p) in enumerate(growth.items(), 1):
+        for w, colour in (('ours', '#1f77b4'), ('plain', '#d62728')):
+            if w in p: fig.add_scatter(x=p['values'], y=p[w]['s'], name=f"{w}: {axis}^{p[w]['time_exponent']:.2f}", line_color=colour, row=1, col=i)
+    fig.update_xaxes(type='log').update_yaxes(type='log').update_layout(width=1200, height=380, yaxis_title='seconds', template='plotly_white')
+    fig.write_image(path)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--only', nargs='*', choices=list(ROWS))
+    p.add_argument('--rounds', type=int, default=5)
+    p.add_argument('--name', default=re.sub(r'\W+', '-', torch.cuda.get_device_name() if torch.cuda.is_available() else f'{platform.machine()}-{os.cpu_count()}-cores'))
+    p.add_argument('--peak', nargs=2, help=argparse.SUPPRESS)
+    a = p.parse_args()
+    if a.peak: return print(MEMORY[a.peak[0]](**json.loads(a.peak[1])))
+    path = HERE/'results'/f'{a.name}.json'
+    path.parent.mkdir(exist_ok=True)
+    rows = json.loads(path.read_text())['rows'] if a.only and path.exists() else {}
+    for name in a.only or ROWS:
+        began = time.perf_counter()
+        try: rows[name] = ROWS[name](a.rounds)
+        except Exception as e: rows[name] = {'failed': f'{type(e).__name__}: {str(e)[:300]}'}
+        print(f'{name}: {time.perf_counter() - began:.0f} s', json.dumps({k: v for k, v in rows[name].items() if not isinstance(v, dict)}), flush=True)
+    machine = {'name': a.name, 'threads': torch.get_num_threads(), 'torch': torch.__version__, 'python': platform.python_version(), 'load': os.getloadavg()[0]}
+    path.write_text(json.dumps({'machine': machine, 'rows': {n: rows[n] for n in ROWS if n in rows}}, indent=1) + '\n')
+    about = f"Machine `{a.name}`, {machine['threads']} threads, torch {machine['torch']}, float32; load of the machine at the end {machine['load']:.1f}."
+    write_page(table(rows), about)
+    print(table(rows))
+    if 'L' in rows.get('growth', {}):
+        try: subprocess.run([sys.executable, '-c', f"import sys, json; sys.path.insert(0, {str(HERE)!r}); from bench import draw; from pathlib import Path; draw(json.loads(Path({str(path)!r}).read_text())['rows']['growth'], Path({str(path.with_name(a.name + '-growth.png'))!r}))"], timeout=120, check=True)
+        except (subprocess.SubprocessError, OSError) as e: print(f'no picture of the growth: {e}')  # kaleido's browser may be missing or hang
+
+
+if __name__ == '__main__': main()

@@ -89,21 +89,21 @@ def test_a_person_walks_the_map_and_the_runs(open_page, app, looks):
     page.locator('#map-hook .map-tip').wait_for(state='attached')
     page.wait_for_function("!!document.querySelector('#map-plot .js-plotly-plot')?._ev?._events?.plotly_click")
     click_point(page, 3)
-    page.get_by_text('Now click a second point').wait_for(timeout=20_000)
+    page.get_by_text('Now click a second point').wait_for(timeout=60_000)
     click_point(page, 40)
-    page.get_by_text(re.compile(r'From class \d')).wait_for(timeout=20_000)
-    page.locator('#map-way img').wait_for(timeout=20_000)
+    page.get_by_text(re.compile(r'From class \d')).wait_for(timeout=60_000)
+    page.locator('#map-way img').wait_for(timeout=60_000)
     looks(page, 'latent-map')
     page.locator('#map-show').click()
-    page.locator('#tabs button[role=tab][aria-selected=true]', has_text='Reconstruct').wait_for(timeout=20_000)
+    page.locator('#tabs button[role=tab][aria-selected=true]', has_text='Reconstruct').wait_for(timeout=60_000)
     assert 'image=' in page.url
 
     open_tab(page, '#tabs', 'Runs')
-    page.locator('#runs-table button[data-run=tokenizer]').wait_for(timeout=20_000)
+    page.locator('#runs-table button[data-run=tokenizer]').wait_for(timeout=60_000)
     looks(page, 'runs')
     page.locator('#runs-table button[data-run=tokenizer]').click()  # leads to Watch
-    page.locator('#watch-curves .js-plotly-plot').wait_for(timeout=20_000)
-    page.locator('#watch-status', has_text='tokenizer: done, step 40 of 40').wait_for(timeout=20_000)
+    page.locator('#watch-curves .js-plotly-plot').wait_for(timeout=60_000)
+    page.locator('#watch-status', has_text='tokenizer: done, step 40 of 40').wait_for(timeout=60_000)
     looks(page, 'runs-watch')
     open_tab(page, '#runs-tabs', 'Start')
     page.locator('#start-go').click()
@@ -114,11 +114,14 @@ def test_a_person_walks_the_map_and_the_runs(open_page, app, looks):
     page.wait_for_function("[...document.querySelectorAll('#start-answer textarea')].some(t => t.value.includes(\"Did you mean 'tokens'\") && t.value.includes('lr='))")
     looks(page, 'runs-start')
     open_tab(page, '#runs-tabs', 'Compare')
-    page.locator('#compare-table table').wait_for(timeout=20_000)
+    page.locator('#compare-table', has_text='nothing to compare').wait_for(timeout=60_000)  # the newest other run is the damaged one
+    page.locator('#compare-b input').click()
+    page.get_by_role('option', name='generator', exact=True).click()
+    page.locator('#compare-table table').wait_for(timeout=60_000)
     looks(page, 'runs-compare')
     open_tab(page, '#runs-tabs', 'Sweeps')
-    page.locator('#sweep-told', has_text='tau=<img').wait_for(timeout=20_000)
-    page.locator('#sweep-plot-1 .js-plotly-plot').wait_for(timeout=20_000)
+    page.locator('#sweep-told', has_text='tau=<img').wait_for(timeout=60_000)
+    page.locator('#sweep-plot-1 .js-plotly-plot').wait_for(timeout=60_000)
     assert 'not-for-you' not in page.locator('#sweep-told').inner_text() and page.locator('img[src="x"]').count() == 0
     looks(page, 'runs-sweeps')
     open_tab(page, '#runs-tabs', 'Notebook')
@@ -137,10 +140,10 @@ def test_every_workflow_is_in_the_form_or_left_out_on_purpose():
 def test_names_in_run_folders_are_text(open_page, app):
     page = open_page(f'{app.url}?tab=runs')
     page.locator('#runs-table button[data-run^="<img"]').click(timeout=60_000)
-    page.locator('#watch-status', has_text='<img src=x').wait_for(timeout=20_000)
+    page.locator('#watch-status', has_text='<img src=x').wait_for(timeout=60_000)
     page.locator('#runs-figures h4').first.wait_for(state='attached')
     open_tab(page, '#runs-tabs', 'Notebook')
-    page.locator('#paper iframe').wait_for(timeout=20_000)
+    page.locator('#paper iframe').wait_for(timeout=60_000)
     assert page.locator('img[src="x"]').count() == 0 and page.title() == 'softvq_lab explorer'
     assert page.locator('#paper iframe').get_attribute('sandbox') == ''
 

@@ -31,15 +31,17 @@ SHOWN = {  # the fields a form shows; the rest are lines of text
 NOT_SHOWN = {'efficiency': 'it measures a machine, not a run', 'sweep': 'the tab Sweeps shows it'}  # workflows that the form leaves to a terminal, and why
 NAME = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}')
 CSS = (' .sheet {overflow-x: auto} .sheet table {border-collapse: collapse; width: 100%; font-size: 14px} .sheet th, .sheet td {text-align: left; padding: 4px 10px; border-bottom: 1px solid var(--border-color-primary); white-space: nowrap; color: var(--body-text-color)} .sheet th {font-weight: 600}'
-       ' .sheet td.n {text-align: right; font-variant-numeric: tabular-nums} .sheet button {color: var(--link-text-color); text-decoration: underline; cursor: pointer; padding: 4px 0} .sheet h4 {margin: 18px 0 2px; font-weight: 600; color: var(--body-text-color)} .sheet p {margin: 0 0 4px; font-size: 13px; color: var(--body-text-color); opacity: .75; white-space: normal} #watch-status p {color: var(--body-text-color); margin: 4px 0}'
+       ' .sheet .n {text-align: right; font-variant-numeric: tabular-nums} .sheet button {color: var(--link-text-color); text-decoration: underline; cursor: pointer; padding: 4px 0} .sheet h4 {margin: 18px 0 2px; font-weight: 600; color: var(--body-text-color)} .sheet p {margin: 0 0 4px; font-size: 13px; color: var(--body-text-color); opacity: .75; white-space: normal} #watch-status p {color: var(--body-text-color); margin: 4px 0}'
        ' .bar {height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden; margin-top: 4px} .bar i {display: block; height: 100%; background: var(--color-accent)} #paper iframe {width: 100%; height: 75vh; border: 1px solid var(--border-color-primary); border-radius: 6px; background: #fff}')
 CLICK = "element.addEventListener('click', e => { const b = e.target.closest('button[data-run]'); if (b) trigger('select', {run: b.dataset.run}); });"
 
 
 def sheet(head: list[str], rows: list[list], numbers: bool = False) -> str:
     "A table as HTML; every cell is text and nothing but text."
-    cell = lambda x, i: x if isinstance(x, Raw) else f'<td{" class=n" if numbers and i else ""}>{escape(f"{x:.4g}" if isinstance(x, float) else str(x))}</td>'
-    return f'<div class="sheet"><table><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr>{"".join("<tr>" + "".join(cell(x, i) for i, x in enumerate(r)) + "</tr>" for r in rows)}</table></div>'
+    kind = lambda i: ' class=n' if numbers and i else ''
+    cell = lambda x, i: x if isinstance(x, Raw) else f'<td{kind(i)}>{escape(f"{x:.4g}" if isinstance(x, float) else str(x))}</td>'
+    titles = ''.join(f'<th{kind(i)}>{escape(h)}</th>' for i, h in enumerate(head))
+    return f'<div class="sheet"><table><tr>{titles}</tr>{"".join("<tr>" + "".join(cell(x, i) for i, x in enumerate(r)) + "</tr>" for r in rows)}</table></div>'
 
 
 class Raw(str):
@@ -185,7 +187,8 @@ def build(ctx):
     def on_compare(a, b):
         if not a or not b: return ''
         try: rows = differences(resolve(ctx.runs, a), resolve(ctx.runs, b))
-        except (ValueError, KeyError, TypeError, AttributeError) as e: return f'<p>{escape(str(e))}</p>'
+        except ValueError as e: return f'<p>{escape(str(e))}</p>'
+        except (KeyError, TypeError, AttributeError): return '<p>One of these runs has a config.json that is not of a run of ours: there is nothing to compare.</p>'
         return sheet(['setting', a, b], [list(r) for r in rows]) if rows else '<p>No difference.</p>'
 
     def on_notebooks(name):
@@ -220,8 +223,10 @@ def build(ctx):
     sweeps_tab.select(on_sweeps, which_sweep, which_sweep, show_progress='hidden', api_name=False)
 
     def on_pair(a, b, name):
-        offered = names()
-        return gr.Dropdown(choices=offered, value=a or name or next(iter(offered), None)), gr.Dropdown(choices=offered, value=b or next((n for n in offered if n != (a or name)), None))
+        kinds = {r['name']: r['kind'] for r in overview(root)}
+        one = a or name or next(iter(kinds), None)
+        others = sorted((n for n in kinds if n != one), key=lambda n: kinds[n] != kinds.get(one))  # of the same kind first
+        return gr.Dropdown(choices=list(kinds), value=one), gr.Dropdown(choices=list(kinds), value=b or next(iter(others), None))
     compare_tab.select(on_pair, [left, right, ctx.run], [left, right], show_progress='hidden', api_name=False)
     gr.on([left.change, right.change], on_compare, [left, right], differs, show_progress='hidden', api_name='compare')
     gr.on([notebook_tab.select, ctx.run.change], on_notebooks, ctx.run, which, show_progress='hidden', api_name=False)

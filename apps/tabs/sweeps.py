@@ -53,7 +53,8 @@ def page(runs, name: str, sheet) -> tuple[str, list]:
         figs.append(overlaid(as_text(rows), curve))
     failed = failures(report)
     if len(failed): parts.append('<h4>What failed</h4>' + sheet(['stage', 'setting', 'reason'], failed[['stage', 'setting', 'reason']].astype(str).values.tolist()))
-    return ''.join(parts), [adapt(f) for f in figs]
+    for f in figs: adapt(f).update_traces(marker_line_color='#7f8793', selector={'marker.symbol': 'line-ns'})  # means, on light and dark
+    return ''.join(parts), figs
 
 
 def build(ctx, sheet) -> gr.Dropdown:

@@ -1,5 +1,6 @@
 """What all tests share: the apps on the path, a cache of their own, a tiny trained pair of runs."""
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,55 @@ def chromium() -> str:
     if not path and os.environ.get('REQUIRE_BROWSER'): pytest.fail('no chromium: make system-deps')
     if not path: pytest.skip('no chromium: make system-deps')
     return path
+
+
+@pytest.fixture(scope='module')
+def browser(chromium):
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-background-networking'])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    "open_page(url) -> a page of 1280 pixels in light colours; at the end: no request left the machine, no script failed."
+    pages = []
+
+    def new(url: str):
+        page = browser.new_page(viewport={'width': 1280, 'height': 900})
+        page.outside, page.problems = [], []
+        page.on('request', lambda r: page.outside.append(r.url) if not re.match(r'(https?|wss?)://127\.0\.0\.1[:/]|data:|blob:|about:', r.url) else None)
+        page.on('pageerror', lambda e: page.problems.append(str(e)))
+        page.goto(url + ('&' if '?' in url else '?') + '__theme=light')
+        pages.append(page)
+        return page
+
+    yield new
+    for page in pages:
+        page.close()
+        assert page.outside == [] and page.problems == []
+
+
+@pytest.fixture
+def looks(root):
+    "looks(page, name): pictures of the page at 1280 and 390 pixels, light and dark, in build/screenshots; nothing is wider than the page."
+    folder = root/'build'/'screenshots'
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def take(page, name: str):
+        for width in (1280, 390):
+            page.set_viewport_size({'width': width, 'height': 900})
+            for theme in ('light', 'dark'):
+                page.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == 'dark')
+                page.wait_for_timeout(500)  # figures are drawn anew
+                page.screenshot(path=folder/f'{name}-{width}-{theme}.png', full_page=True)
+            assert page.evaluate('document.documentElement.scrollWidth') <= width, f'{name} is wider than {width} pixels'
+        page.evaluate("document.body.classList.remove('dark')")
+        page.set_viewport_size({'width': 1280, 'height': 900})
+
+    return take
 
 
 @pytest.fixture(scope='session')

@@ -2,6 +2,7 @@
 import gradio as gr
 
 from softvq_lab.data import grid, to_pil
+from softvq_lab.workbench.atlas import adapt
 from softvq_lab.workbench.codewords import Edit, attention, can_attend, codeword_name, codewords_alone, has_weights, heatmap, overlay, token_figures, touch, what_instead, where_used
 from softvq_lab.workbench.lens import chosen_image, enlarge, open_lens
 from tabs.picker import LATEST, Context, chooser, failed, focus, picture, plain, resolve, served
@@ -72,7 +73,7 @@ def build(ctx: Context):
             else: lines.append(plain(what_instead(t)))
             lines.append(f'PSNR {f["before"]:.1f} dB' + (f', with the changes **{f["after"]:.1f} dB** ({f["after"] - f["before"]:+.1f})' if f['between'] < 100 else '; nothing is changed'))
             if edits: lines.append('Edited weights in token ' + ', '.join(map(str, edits)))
-            fig = heatmap(r['weights'], t.quantizer.codebooks, max(24, min(48, t.tokens)), token) if weights else None
+            fig = adapt(heatmap(r['weights'], t.quantizer.codebooks, max(24, min(48, t.tokens)), token)) if weights else None
             return *(served(enlarge(p, 240)) for p in (to_pil(x), to_pil(r['before']), to_pil(r['after']), r['change'])), '  \n'.join(lines), fig
         except ValueError as e: return None, None, None, None, failed(e), None
 
@@ -87,7 +88,7 @@ def build(ctx: Context):
             token, blocks = min(int(token), t.tokens - 1), []
             if can_attend(t):
                 a = attention(lens, x)[:, token]
-                blocks = [(served(overlay(x, m, 160)), f'block {i + 1}: {m.sum():.0%}') for i, m in list(enumerate(a))[-6:]]
+                blocks = [(served(overlay(x, m, 160)), f'{i + 1}: {m.sum():.0%}') for i, m in list(enumerate(a))[-6:]]
             if not has_weights(t): return [], [], '*This tokenizer has no codeword weights.*', [], [], blocks
             q = touch(lens, x, Edit(heat, bool(sharp), edits))['weights'][token]
             top = sorted({*q.topk(min(TOP, len(q))).indices.tolist(), *edits.get(token, {})}, key=lambda k: -q[k])

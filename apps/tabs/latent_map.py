@@ -5,10 +5,12 @@ import gradio as gr
 
 from softvq_lab.data import grid, to_pil
 from softvq_lab.workbench.atlas import SIDE, draw, latent_path, picture_of, read_atlas, thumbnails
-from softvq_lab.workbench.jobs import Job, start
+from softvq_lab.workbench.execute import Job
+from softvq_lab.workbench.jobs import output_of, progress, start
 from softvq_lab.workbench.lens import enlarge, open_lens
 from tabs.picker import failed, picture, plain, resolve, served
 
+AT_WORK = ('queued', 'running')
 NONE = '**No map of this run yet.** Compute one: a separate process that takes about a minute for a thousand small images. You may leave the page meanwhile.'
 HINT = 'Hover over a point to see its image; click one, and it is the image that *Reconstruct* shows. The last two clicked are the ends of the way below.'
 CSS = ' .map-tip {position: fixed; display: none; pointer-events: none; z-index: 50; border: 2px solid #888; border-radius: 4px; background: #fff; image-rendering: pixelated} #map-hook {min-height: 0 !important; padding: 0 !important}'
@@ -130,12 +132,12 @@ def build(ctx):
         "Progress of the job, if there is one; True for a map that has come since."
         try: run = resolve(ctx.runs, name)
         except ValueError: return gr.skip(), gr.Timer(active=False), '', gr.skip()
-        job = Job(run, 'latent_map')
-        state = job.state if job.info else ''
-        if state in ('running', 'stopping'):
-            done, of, unit = job.progress
+        job = Job(output_of(run, 'latent_map'))
+        state = job.info['state']
+        if state in AT_WORK:
+            done, of, unit = progress(job)
             return f'The map is being computed: {unit} {done} of {of or "?"}. You may leave the page.', gr.skip(), state, gr.skip()
-        if seen in ('running', 'stopping'):
+        if seen in AT_WORK:
             if state == 'done': return gr.skip(), gr.Timer(active=False), state, name
             return f'**The map was not computed ({state}).** The tab *Runs* has the log.', gr.Timer(active=False), state, gr.skip()
         return gr.skip(), gr.Timer(active=False), state, gr.skip()

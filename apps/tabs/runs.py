@@ -14,7 +14,8 @@ from softvq_lab.strict import ConfigError
 from softvq_lab.training.health import alarms
 from softvq_lab.workbench.atlas import adapt
 from softvq_lab.workbench.desk import by_passport, differences, fields_of, keep_inside, notebook_html, notebooks, overview
-from softvq_lab.workbench.jobs import TRAINS, Job, cancel, jobs, jobs_of, read_lines, start
+from softvq_lab.workbench.execute import TRAININGS
+from softvq_lab.workbench.jobs import cancel, is_alive, jobs, jobs_of, process_of, progress, read_lines, run_of, start
 from softvq_lab.workbench.plots import curves
 from tabs.picker import failed, plain, resolve
 
@@ -69,10 +70,9 @@ def standing(run: Run) -> str:
     if s['state'] != 'unknown':
         parts.append(f'<b>{escape(run.name)}</b>: {escape(str(s["state"]))}' + escape(f', step {s["step"]} of {s.get("steps", "?")}' if 'step' in s else '') + (f'<br>{escape(str(s["error"]))}' if s.get('error') else ''))
     for j in jobs_of(run):
-        done, of, unit = j.progress
-        state = j.state
-        bar = f' &middot; {unit} {done} of {of}<div class="bar"><i style="width:{100 * done / max(of, 1):.1f}%"></i></div>' if state in ('running', 'stopping') and of else ''
-        parts.append(f'job <i>{escape(j.workflow)}</i>: {escape(state)}{bar}')
+        info, (done, of, unit) = j.info, progress(j)
+        bar = f' &middot; {unit} {done} of {of}<div class="bar"><i style="width:{100 * done / max(of, 1):.1f}%"></i></div>' if info['state'] == 'running' and of else ''
+        parts.append(f'job <i>{escape(str(info["workflow"]))}</i>: {escape(str(info["state"]))}' + (f'<br>{escape(str(info["reason"]))}' if info.get('reason') else '') + bar)
     return ''.join(f'<p>{p}</p>' for p in parts) or '<p>Nothing here yet.</p>'
 
 
@@ -123,7 +123,7 @@ def build(ctx):
     def folder(name: str) -> Run:
         "The run of that name, also of a job that has no config yet."
         for j in jobs(root):
-            if str(j.run.path.relative_to(root)) == name: return j.run
+            if str(run_of(j).path.relative_to(root)) == name: return run_of(j)
         return resolve(ctx.runs, name)
 
     def on_open(now, name):
@@ -136,7 +136,7 @@ def build(ctx):
         try: run = folder(name)
         except ValueError as e: return f'<p>{escape(str(e))}</p>', '', gr.Plot(value=None, visible=False), '', gr.Button(interactive=False), ()
         work = jobs_of(run)
-        alive = [j for j in work if j.process]
+        alive = [j for j in work if is_alive(j)]
         file = run.path/'metrics.jsonl'
         mark = (name, file.stat().st_size, width) if file.exists() else (name, 0, width)
         shown, sick = gr.skip(), gr.skip()
@@ -146,16 +146,16 @@ def build(ctx):
             wide = (width or 0) >= 700
             try: shown = gr.Plot(value=adapt(curves(rows, CURVES[:None if wide else 4], log=('rec', 'grad_norm'), columns=3 if wide else 1)), visible=True)
             except ValueError: shown = gr.Plot(value=None, visible=False)
-        newest = max(work, key=lambda j: str(j.info.get('begun', '')), default=None)
-        return standing(run), sick, shown, gr.Textbox(value=newest.tail() if newest else '', visible=bool(newest)), gr.Button(interactive=bool(alive)), mark
+        newest = next(iter(work), None)
+        return standing(run), sick, shown, gr.Textbox(value=newest.last_lines(12) if newest else '', visible=bool(newest)), gr.Button(interactive=bool(alive)), mark
 
     def on_tick(name, width, drawn): return table(root), *look(name, width, drawn)
 
     def on_stop(name):
-        try: alive = [j for j in jobs_of(folder(name)) if j.process]
+        try: alive = [j for j in jobs_of(folder(name)) if process_of(j)]
         except ValueError as e: return failed(e)
         for j in alive: threading.Thread(target=cancel, args=(j,)).start()
-        return 'Asked to stop: a training finishes its step and saves first.' if alive else 'Nothing of this run was started from here; what a shell started, stop there.'
+        return 'Asked to stop: a training finishes its step and saves first.' if alive else 'No job of this run is at work on this machine. What papermill itself or a cluster started, stop there.'
 
     def on_start(flow, run, name, resume, rest, *values):
         "Start a job with the fields that were changed and the lines of text; what is wrong is said whole."
@@ -163,19 +163,19 @@ def build(ctx):
             given = {n: v for (f, n), v in zip(controls, values) if f == flow and not same(fields_of(flow)[n], v)}
             more = read_lines(rest)
             if both := given.keys() & more.keys(): raise ConfigError(f'{min(both)} is given in the form and in the lines')
-            params = {**given, **more, **({'resume': True} if resume and flow in TRAINS else {})}
+            params = {**given, **more, **({'resume': True} if resume and flow in TRAININGS else {})}
             keep_inside(params, ctx.data)
-            if flow not in TRAINS: path = resolve(ctx.runs, run).path
+            if flow not in TRAININGS: path = resolve(ctx.runs, run).path
             elif not NAME.fullmatch(name.strip()): raise ConfigError('Give the run a name of letters, digits, - and _ (folders by /).')
             else: path = root/name.strip()
             if not path.resolve().is_relative_to(root.resolve()): raise ConfigError('The run lies outside the folder of runs.')
             job = start(flow, path, params)
         except ValueError as e: return gr.Textbox(value=str(e), visible=True, lines=min(12, str(e).count('\n') + 2)), gr.skip(), gr.skip(), gr.skip()
-        label = str(job.run.path.relative_to(root))
+        label = str(run_of(job).path.relative_to(root))
         return gr.Textbox(value=f'{flow} of {label} has begun.', visible=True, lines=1), gr.Dropdown(choices=names(), value=label), gr.Tabs(selected='watch'), gr.Timer(active=True)
 
     def on_flow(flow):
-        trains = flow in TRAINS
+        trains = flow in TRAININGS
         tokenizers = [str(root/r['name']) for r in overview(root) if r['kind'] == 'tokenizer']
         return gr.Textbox(visible=trains), gr.Checkbox(visible=trains), gr.Markdown(visible=not trains), gr.Dropdown(choices=tokenizers, value=next(iter(tokenizers), None)), *(gr.Group(visible=f == flow) for f in SHOWN)
 

@@ -2,6 +2,7 @@
 import gradio as gr
 
 from softvq_lab.data import to_pil
+from softvq_lab.workbench.atlas import adapt
 from softvq_lab.workbench.lens import chosen_image, enlarge, open_lens
 from softvq_lab.workbench.token_counts import one_image, rate_distortion, rate_distortion_figure, token_counts
 from tabs.picker import LATEST, Context, chooser, failed, focus, plain, resolve, served
@@ -46,9 +47,9 @@ def build(ctx: Context):
         try:
             if not name: return None, [], []
             found = rate_distortion(counts_of(name)[1])
-            return rate_distortion_figure(found, metric), [[r['name'], r['tokens'], r['numbers'], round(r['psnr'], 2), round(r['ssim'], 4), r['images'], r['source']] for r in found], found
+            return adapt(rate_distortion_figure(found, metric)), [[r['name'], r['tokens'], r['numbers'], round(r['psnr'], 2), round(r['ssim'], 4), r['images'], r['source']] for r in found], found
         except ValueError: return None, [], []
 
     gr.on([ctx.run.change, ctx.images.change, ctx.tab.change], show, [ctx.run, ctx.images, ctx.tab], [gallery, message], **LATEST)
     gr.on([ctx.run.change, ctx.tab.change], curve, [ctx.run, ctx.tab, metric], [plot, table, rows], **LATEST)
-    metric.input(lambda found, m: rate_distortion_figure(found, m) if found else None, [rows, metric], plot, **LATEST)
+    metric.input(lambda found, m: adapt(rate_distortion_figure(found, m)) if found else None, [rows, metric], plot, **LATEST)

@@ -25,7 +25,7 @@ from ..training.losses import psnr
 from .lens import Lens, error_map, remembered
 from .plots import TEMPLATE
 
-# %% ../../nbs/workbench/02a_codewords.ipynb #6ab6dad6
+# %% ../../nbs/workbench/02a_codewords.ipynb #0235bd78
 def has_weights(tokenizer) -> bool:
     "Are its tokens weighted sums of codewords (SoftVQ, GMMVQ)?"
     return isinstance(getattr(tokenizer, 'quantizer', None), SoftVQ)
@@ -53,10 +53,10 @@ def soften(quantizer: SoftVQ, z_hat: Tensor, heat: float = 1., sharp: bool = Fal
 
 def token_figures(q: Tensor) -> tuple[Tensor, Tensor]:
     "Entropy in nats (L) and effective codewords (L), its exponential, of weights (L, K)."
-    entropy = -torch.xlogy(q, q).sum(-1)
+    entropy = torch.special.entr(q).sum(-1)
     return entropy, entropy.exp()
 
-# %% ../../nbs/workbench/02a_codewords.ipynb #f3463554
+# %% ../../nbs/workbench/02a_codewords.ipynb #93f28da6
 def strongest(q: Tensor, codebooks: int = 1, top: int = 24) -> tuple[list[tuple[int, int]], Tensor]:
     "(codebook, codeword) of the `top` columns of weights (L, K) with the largest weight in any token, ordered by the token that has it, and their weights (L, top); 0 in tokens of another codebook."
     L, K = q.shape
@@ -78,10 +78,10 @@ def heatmap(q: Tensor, codebooks: int = 1, top: int = 24, token: int | None = No
     columns, w = strongest(q, codebooks, top)
     names, (entropy, effective) = [codeword_name(g, k, codebooks) for g, k in columns], token_figures(q)
     told = np.repeat(np.array([f'entropy {e:.2f} nats, {n:.1f} effective codewords' for e, n in zip(entropy.tolist(), effective.tolist())])[:, None], len(names), 1)
-    fig = go.Figure(go.Heatmap(z=w.numpy().round(4), x=names, y=list(range(len(q))), customdata=told, colorscale='Blues', zmin=0, zmax=max(0.05, float(w.max())), xgap=1, ygap=1 if len(q) <= 64 else 0,
+    fig = go.Figure(go.Heatmap(z=w.numpy().round(4), x=names, y=list(range(len(q))), customdata=told, colorscale=[[0, 'rgba(33,113,181,0)'], [1, 'rgba(33,113,181,1)']], zmin=0, zmax=max(0.05, float(w.max())), xgap=1, ygap=1 if len(q) <= 64 else 0,
                                colorbar=dict(title='weight', thickness=12), hovertemplate='token %{y}, codeword %{x}: weight %{z:.3f}<br>%{customdata}<extra></extra>'))
     if token is not None: fig.add_hrect(token - 0.5, token + 0.5, line=dict(color='#d62728', width=2), fillcolor='rgba(0,0,0,0)')
-    fig.update_xaxes(type='category', title='codeword (' + ('codebook:number, ' if codebooks > 1 else '') + 'strongest somewhere in this image)', tickangle=-60).update_yaxes(title='token', autorange='reversed', tickformat='d')
+    fig.update_xaxes(type='category', title='codeword' + ' (codebook:number)' * (codebooks > 1), tickangle=-60).update_yaxes(title='token', autorange='reversed', tickformat='d')
     return fig.update_layout(template=TEMPLATE, height=max(320, min(900, 130 + 13 * len(q))), margin=dict(l=50, r=10, t=10, b=80))
 
 # %% ../../nbs/workbench/02a_codewords.ipynb #49cf2993

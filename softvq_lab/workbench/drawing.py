@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['classes_of', 'Film', 'guidance_sweep', 'nearest_training', 'memorised']
 
-# %% ../../nbs/workbench/02c_drawing.ipynb #7d61123a
+# %% ../../nbs/workbench/02c_drawing.ipynb #19f49a8d
 from typing import Iterator
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Subset
 
 from ..data import grid, spread, stack, to_pil
-from ..evaluation.fidelity import features
-from ..reference import reference_network
+from ..evaluation.extractors import Extractor, extract, make_extractor
 from ..strict import closest
 from .lens import Lens, remembered, sample_steps
 
@@ -56,25 +56,22 @@ def guidance_sweep(lens: Lens, classes: Tensor, scales: list[float], **how) -> I
         rows.append(last)
         yield scales[:len(rows)], torch.stack(rows)
 
-# %% ../../nbs/workbench/02c_drawing.ipynb #cd893c1f
+# %% ../../nbs/workbench/02c_drawing.ipynb #f32adab5
 @remembered
-@torch.no_grad()
-def _training_features(lens: Lens, limit: int) -> tuple[list[int], Tensor, Tensor]:
-    "Indices and features of training images, and the sorted distances of held-out images to the nearest of them."
-    net, f = reference_network(lens.images, seed=1), []
-    indices = spread(len(lens.images.train), limit)
-    for at in range(0, len(indices), 256): f.append(features(net, torch.stack([lens.images.train[i][0] for i in indices[at:at + 256]])))
-    f = torch.cat(f)
-    held = features(net, stack(lens.images.heldout, 500)[0])
-    return indices, f, torch.cdist(held, f).min(1).values.sort().values
+def _training_features(lens: Lens, limit: int) -> tuple[Extractor, list[int], Tensor, Tensor]:
+    "The judge, indices and features of training images, and the sorted distances of held-out images to the nearest of them."
+    judge, indices = make_extractor('reference', lens.images), spread(len(lens.images.train), limit)
+    f, _ = extract(judge, Subset(lens.images.train, indices), batch_size=256)
+    held, _ = extract(judge, stack(lens.images.heldout, 500)[0])
+    return judge, indices, f, torch.cdist(held, f).min(1).values.sort().values
 
 
 def nearest_training(lens: Lens, x: Tensor, top: int = 6, limit: int = 10_000) -> dict:
     """The training images nearest to an image x (3, H, W), of at most `limit` spread evenly.
 
     `nearest`: (index, class name, distance, PIL) of each; `closer_than`: the share of real held-out images whose nearest training image is farther away; `typical`: their median distance; `searched`: how many training images were looked at."""
-    indices, f, held = _training_features(lens, limit)
-    d = torch.cdist(features(reference_network(lens.images, seed=1), x[None]), f)[0]
+    judge, indices, f, held = _training_features(lens, limit)
+    d = torch.cdist(extract(judge, x[None])[0], f)[0]
     near, at = d.topk(min(top, len(d)), largest=False)
     rows = []
     for value, i in zip(near.tolist(), at.tolist()):

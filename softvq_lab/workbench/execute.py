@@ -23,7 +23,7 @@ import psutil
 from ..core import read_json, write_json
 from ..strict import ConfigError
 
-# %% ../../nbs/workbench/04_execute.ipynb #04964e8f
+# %% ../../nbs/workbench/04_execute.ipynb #7737ad81
 PREEMPTED = 75  # exit status: asked to stop, saved, try again later (EX_TEMPFAIL)
 TRAININGS = ('train', 'train_generator')
 ENDED = ('done', 'failed')
@@ -52,6 +52,7 @@ class Job:
         "workflow, parameters, state (planned, queued, running, done, failed, preempted), reason, attempts, begun, ended, seconds. A 'running' or 'queued' whose process is gone reads 'interrupted'."
         try: s = read_json(self.file)
         except (OSError, ValueError): return {'state': 'planned'}
+        if not isinstance(s, dict) or 'state' not in s: return {'state': 'planned'}
         if s.get('state') in ('running', 'queued') and not _alive(s): s['state'] = 'interrupted'
         return s
 
@@ -85,8 +86,10 @@ def _now() -> str: return datetime.datetime.now().astimezone().isoformat(timespe
 
 def _alive(s: dict) -> bool:
     if s.get('host') != platform.node(): return True  # of another machine only its scheduler knows
-    try: return abs(psutil.Process(s['pid']).create_time() - s['created']) < 1
-    except (psutil.Error, KeyError, TypeError): return False
+    try:
+        p = psutil.Process(s['pid'])
+        return abs(p.create_time() - s['created']) < 1 and p.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, KeyError, TypeError, ValueError): return False
 
 # %% ../../nbs/workbench/04_execute.ipynb #cb3f7e12
 def _outcome(e: BaseException) -> tuple[str, str]:
@@ -146,7 +149,7 @@ def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | No
             print(f'--- {state}: {reason}', file=log)
             return state, reason
 
-# %% ../../nbs/workbench/04_execute.ipynb #e61af050
+# %% ../../nbs/workbench/04_execute.ipynb #c9ede545
 def start(job: Job, env: dict[str, str] | None = None) -> subprocess.Popen:
     "Execute a planned job in a new session; `env` is added to the environment."
     job.file.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +191,8 @@ def run_workflow(workflow: str, output, resume: bool = False, **parameters) -> i
 
 def begin_workflow(workflow: str, output, resume: bool = False, **parameters) -> Job:
     "`run_workflow` in a process and session of its own; returns at once."
-    start(job := _prepare(workflow, output, resume, parameters))
+    p = start(job := _prepare(workflow, output, resume, parameters))
+    threading.Thread(target=p.wait, daemon=True).start()  # no zombie is left behind in a server
     return job
 
 

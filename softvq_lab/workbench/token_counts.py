@@ -71,7 +71,7 @@ def one_image(counts: list[Count], lens: Lens, key: str, distance=None) -> list[
     "`reconstruct` of the picture `key` of `lens` for each of `counts`."
     return [reconstruct(c.lens, same_image(lens, key, c.lens), c.kept, distance) for c in counts]
 
-# %% ../../nbs/workbench/02b_token_counts.ipynb #80484d24
+# %% ../../nbs/workbench/02b_token_counts.ipynb #c217c8b5
 class _Kept(torch.nn.Module):
     "A tokenizer that decodes the first `kept` tokens only, for the measurements of a whole one."
 
@@ -124,4 +124,4 @@ def rate_distortion_figure(rows: list[dict], metric: str = 'psnr') -> go.Figure:
         fig.add_scatter(x=[r['tokens'] for r in mine], y=[r[metric] for r in mine], mode='lines+markers', name=html.escape(f'first k tokens of {key[0]}') if key[0] else f'runs of their own ({mine[0]["images"]} images)', line_dash='dot' if key[0] else 'solid',
                         text=[html.escape(f'{r["name"]}: {r["tokens"]} tokens, {r["numbers"]} numbers, {r["psnr"]:.2f} dB, SSIM {r["ssim"]:.3f}; {r["source"]}') for r in mine], hovertemplate='%{text}<extra></extra>')
     fig.update_xaxes(type='log', title='tokens', tickvals=sorted({r['tokens'] for r in rows}), ticktext=[str(n) for n in sorted({r['tokens'] for r in rows})]).update_yaxes(title=told)
-    return fig.update_layout(template=TEMPLATE, height=340, showlegend=True, legend=dict(orientation='h', y=1.15), margin=dict(l=50, r=10, t=30, b=50))
+    return fig.update_layout(template=TEMPLATE, height=340, showlegend=True, legend=dict(orientation='h', y=1.02, yanchor='bottom'), margin=dict(l=50, r=10, t=30, b=50))

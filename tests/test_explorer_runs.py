@@ -46,6 +46,13 @@ def runs(trained, tmp_path_factory):
         (runs/name).mkdir()
         (runs/name/'config.json').write_text(content)
     (runs.parent/'secret.txt').write_text('not-for-you')
+    tasks = []
+    for i, (tau, seed) in enumerate([('0.1', 0), ('0.1', 1), (evil, 0), (evil, 1)]):  # a sweep as its driver leaves it, of runs that were made elsewhere
+        made = shutil.copytree(runs/'tokenizer', runs/'pool'/f'made-{i}', ignore=shutil.ignore_patterns('checkpoints', 'notebook.ipynb'))
+        write_json(made/'evaluation'/'reconstruction.json', {'figures': {'psnr': 20. + i * i}, 'passport': {'count': 10}})
+        tasks.append({'stage': 'tokenizer', 'state': 'done', 'run': f'runs/pool/made-{i}', 'output': f'runs/pool/made-{i}/notebook.ipynb', 'vary': {'tau': tau, 'seed': seed}, 'label': f'tau={tau}', 'reason': None, 'seconds': 9.})
+    tasks += [{**tasks[0], 'state': 'failed', 'reason': evil, 'run': 'runs/pool/none', 'output': 'runs/pool/none/notebook.ipynb'}, {**tasks[0], 'state': 'failed', 'reason': 'not-for-you', 'run': str(runs.parent), 'output': str(runs.parent/'secret.ipynb')}]
+    write_json(runs/'sweeps'/'night'/'sweep.json', {'name': evil, 'about': evil, 'driver': {'state': 'ended'}, 'counts': {'done': 4, 'failed': 2}, 'tasks': tasks})
     return runs
 
 
@@ -109,10 +116,22 @@ def test_a_person_walks_the_map_and_the_runs(open_page, app, looks):
     open_tab(page, '#runs-tabs', 'Compare')
     page.locator('#compare-table table').wait_for(timeout=20_000)
     looks(page, 'runs-compare')
+    open_tab(page, '#runs-tabs', 'Sweeps')
+    page.locator('#sweep-told', has_text='tau=<img').wait_for(timeout=20_000)
+    page.locator('#sweep-plot-1 .js-plotly-plot').wait_for(timeout=20_000)
+    assert 'not-for-you' not in page.locator('#sweep-told').inner_text() and page.locator('img[src="x"]').count() == 0
+    looks(page, 'runs-sweeps')
     open_tab(page, '#runs-tabs', 'Notebook')
     page.frame_locator('#paper iframe').get_by_text('Shown').wait_for(timeout=30_000)
     looks(page, 'runs-notebook')
     assert page.title() == 'softvq_lab explorer'
+
+
+def test_every_workflow_is_in_the_form_or_left_out_on_purpose():
+    from tabs.runs import NOT_SHOWN, SHOWN
+
+    from softvq_lab.workflows import WORKFLOWS
+    assert set(WORKFLOWS) == {*SHOWN, *NOT_SHOWN} and not SHOWN.keys() & NOT_SHOWN.keys() and all(NOT_SHOWN.values())
 
 
 def test_names_in_run_folders_are_text(open_page, app):

@@ -17,6 +17,7 @@ from softvq_lab.workbench.desk import by_passport, differences, fields_of, keep_
 from softvq_lab.workbench.execute import TRAININGS
 from softvq_lab.workbench.jobs import cancel, is_alive, jobs, jobs_of, process_of, progress, read_lines, run_of, start
 from softvq_lab.workbench.plots import curves
+from tabs import sweeps
 from tabs.picker import failed, plain, resolve
 
 CURVES = ['heldout_psnr', 'loss', 'rec', 'kl', 'perplexity', 'effective_codewords', 'window_usage', 'grad_norm', 'lr', 'adv', 'percep', 'align', 'commitment', 'd_loss']
@@ -27,6 +28,7 @@ SHOWN = {  # the fields a form shows; the rest are lines of text
     'sampler_quality': ('samples', 'seed'),
     'latent_map': ('neighbors', 'min_dist', 'images', 'seed'),
 }
+NOT_SHOWN = {'efficiency': 'it measures a machine, not a run', 'sweep': 'the tab Sweeps shows it'}  # workflows that the form leaves to a terminal, and why
 NAME = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}')
 CSS = (' .sheet {overflow-x: auto} .sheet table {border-collapse: collapse; width: 100%; font-size: 14px} .sheet th, .sheet td {text-align: left; padding: 4px 10px; border-bottom: 1px solid var(--border-color-primary); white-space: nowrap; color: var(--body-text-color)} .sheet th {font-weight: 600}'
        ' .sheet td.n {text-align: right; font-variant-numeric: tabular-nums} .sheet button {color: var(--link-text-color); text-decoration: underline; cursor: pointer; padding: 4px 0} .sheet h4 {margin: 18px 0 2px; font-weight: 600; color: var(--body-text-color)} .sheet p {margin: 0 0 4px; font-size: 13px; color: var(--body-text-color); opacity: .75; white-space: normal} #watch-status p {color: var(--body-text-color); margin: 4px 0}'
@@ -111,6 +113,7 @@ def build(ctx):
                 left = gr.Dropdown([], label='Run', elem_id='compare-a', allow_custom_value=True, min_width=160)
                 right = gr.Dropdown([], label='and run', elem_id='compare-b', allow_custom_value=True, min_width=160)
             differs = gr.HTML(elem_id='compare-table', apply_default_css=False)
+        with gr.Tab('Sweeps', id='sweeps') as sweeps_tab: which_sweep = sweeps.build(ctx, sheet)
         with gr.Tab('Notebook', id='notebook') as notebook_tab:
             gr.Markdown('The executed notebooks of the run chosen at the top.')
             with gr.Row():
@@ -210,6 +213,11 @@ def build(ctx):
 
     def on_select(event: gr.EventData): return event.run, event.run, gr.Tabs(selected='watch')
     listing.select(on_select, None, [ctx.run, watched, inner], show_progress='hidden', api_name=False)
+
+    def on_sweeps(now):
+        offered = sweeps.names(root)
+        return gr.Dropdown(choices=offered, value=now if now in offered else next(iter(offered), None))
+    sweeps_tab.select(on_sweeps, which_sweep, which_sweep, show_progress='hidden', api_name=False)
 
     def on_pair(a, b, name):
         offered = names()

@@ -219,7 +219,8 @@ def answers(deadline: float = 60) -> float:
         return float('inf')
     finally:
         app.terminate()
-        app.wait()
+        try: app.wait(10)
+        except subprocess.TimeoutExpired: app.kill()
 
 
 def row_startup(rounds: int) -> dict:
@@ -297,10 +298,9 @@ def main():
         try: rows[name] = ROWS[name](a.rounds)
         except Exception as e: rows[name] = {'failed': f'{type(e).__name__}: {str(e)[:300]}'}
         print(f'{name}: {time.perf_counter() - began:.0f} s', json.dumps({k: v for k, v in rows[name].items() if not isinstance(v, dict)}), flush=True)
-    machine = {'name': a.name, 'threads': torch.get_num_threads(), 'torch': torch.__version__, 'python': platform.python_version(), 'load': os.getloadavg()[0]}
-    path.write_text(json.dumps({'machine': machine, 'rows': {n: rows[n] for n in ROWS if n in rows}}, indent=1) + '\n')
-    about = f"Machine `{a.name}`, {machine['threads']} threads, torch {machine['torch']}, float32; load of the machine at the end {machine['load']:.1f}."
-    write_page(table(rows), about)
+        machine = {'name': a.name, 'threads': torch.get_num_threads(), 'torch': torch.__version__, 'python': platform.python_version(), 'load': os.getloadavg()[0]}
+        path.write_text(json.dumps({'machine': machine, 'rows': {n: rows[n] for n in ROWS if n in rows}}, indent=1) + '\n')  # after each row: what was measured stays, whatever becomes of the next
+        write_page(table(rows), f"Machine `{a.name}`, {machine['threads']} threads, torch {machine['torch']}, float32; load of the machine at the end {machine['load']:.1f}.")
     print(table(rows))
     if 'L' in rows.get('growth', {}):
         try: subprocess.run([sys.executable, '-c', f"import sys, json; sys.path.insert(0, {str(HERE)!r}); from bench import draw; from pathlib import Path; draw(json.loads(Path({str(path)!r}).read_text())['rows']['growth'], Path({str(path.with_name(a.name + '-growth.png'))!r}))"], timeout=120, check=True)

@@ -5,8 +5,8 @@
 Trains, for each seed, one tokenizer by squared error alone and one with perceptual loss, alignment and discriminator on the reference network (seed 0) as well, in RUNS/loss-NAME-SEED (finished runs are kept, killed ones go on),
 and prints a table. Judge: the reference network of seed 1, which no loss has seen; Fréchet distance of held-out reconstructions to their originals.
 """
+import argparse
 import statistics
-import sys
 from pathlib import Path
 
 from softvq_lab.evaluation.extractors import make_extractor
@@ -22,9 +22,13 @@ EVERYTHING = dict(percep='reference', align='reference', adv='reference', adv_lr
 VARIANTS = {'plain': {}, 'all': EVERYTHING}
 
 
-def main(root: str = 'runs', *seeds: str):
-    rows, root = {}, Path(root)
-    for seed in map(int, seeds or '012'):
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('runs', nargs='?', default='runs', type=Path, metavar='RUNS', help='folder of the runs (default: %(default)s)')
+    p.add_argument('seeds', nargs='*', default=[0, 1, 2], type=int, metavar='SEED', help='default: 0 1 2')
+    a = p.parse_args()
+    rows, root = {}, a.runs
+    for seed in a.seeds:
         for name, settings in VARIANTS.items():
             config = parse(TrainConfig, dict(tokens=32, steps=600, seed=seed, resume=True, tracker='none', **settings))
             images = images_of(config)
@@ -37,4 +41,4 @@ def main(root: str = 'runs', *seeds: str):
     for name in VARIANTS: print(f'| {name} | mean | {statistics.fmean(v[0] for (n, _), v in rows.items() if n == name):.4f} | {statistics.fmean(v[1] for (n, _), v in rows.items() if n == name):.2f} | |')
 
 
-if __name__ == '__main__': main(*sys.argv[1:])
+if __name__ == '__main__': main()

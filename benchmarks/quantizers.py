@@ -5,8 +5,8 @@
 The runs are those of the commands in VARIANTS (`papermill nbs/train.ipynb RUNS/q-NAME/notebook.ipynb ...`). Steps are timed here, in one process, the variants in turn, medians; the ratio is to the plain
 autoencoder's step of the same round.
 """
+import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -42,7 +42,10 @@ def step_ratios(rounds: int = 15, batch: int = 64) -> dict[str, float]:
     return {n: statistics.median(a / b for a, b in zip(t[1:], times['ae'][1:])) for n, t in times.items()}  # the first round warms up
 
 
-def main(runs: str):
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('runs', nargs='?', default='runs', metavar='RUNS', help='folder of the runs (default: %(default)s)')
+    runs = p.parse_args().runs
     ratios = step_ratios()
     print('| run | parameters | PSNR (dB) | SSIM | usage | perplexity | effective codewords | step time / AE |\n| --- | --- | --- | --- | --- | --- | --- | --- |')
     for name, given in VARIANTS.items():
@@ -52,4 +55,4 @@ def main(runs: str):
         print(f'| {name} | {params} | {cell("psnr", ".2f")} | {cell("ssim", ".3f")} | {cell("usage", ".2f")} | {cell("perplexity", ".0f")} | {cell("effective_codewords", ".1f")} | {ratios[name]:.2f} |')
 
 
-if __name__ == '__main__': main(sys.argv[1] if len(sys.argv) > 1 else 'runs')
+if __name__ == '__main__': main()

@@ -2,6 +2,7 @@
 
     python docs/rooms.py [--check]
 """
+import argparse
 import ast
 import sys
 from collections import Counter
@@ -70,10 +71,13 @@ def svg(edges: Counter) -> str:
 
 
 def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--check', action='store_true', help='draw nothing: say whether the picture is what the imports say')
+    told = p.parse_args()
     edges = imports()
     if wrong := against(edges): print('imports against the order of rooms:', *wrong, sep='\n  ')
     path = ROOT/'docs'/'architecture.svg'
-    if '--check' in sys.argv[1:]:
+    if told.check:
         if stale := path.read_text() != svg(edges): print('docs/architecture.svg is not what the imports say: python docs/rooms.py')
         return bool(wrong or stale)
     path.write_text(svg(edges))

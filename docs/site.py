@@ -5,6 +5,7 @@
 Pages are laid out as the files of the repository, so that links mean the same here and there. Each notebook becomes a page (its stored outputs, nothing is executed), each module a page of signatures and sources. Formulas become MathML. At the end every
 link and anchor of the built pages is checked, and that no script, style, font or image comes from elsewhere. This file is also the hook module that mkdocs loads.
 """
+import argparse
 import base64
 import html
 import os
@@ -78,7 +79,7 @@ def write_pages() -> dict[str, str]:
     "All Markdown pages under build/pages; page -> module of the notebooks' pages."
     shutil.rmtree(PAGES, ignore_errors=True)
     modules = {}
-    for path in [*ROOT.glob('*.md'), *(ROOT/'docs').glob('*')]:
+    for path in [*ROOT.glob('*.md'), *(ROOT/'docs').glob('*'), *(ROOT/'benchmarks').glob('*.md'), *(ROOT/'benchmarks'/'results').glob('*')]:
         if path.suffix not in ('.md', '.png', '.svg'): continue
         to = PAGES/path.relative_to(ROOT)
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +108,7 @@ def nav(modules: dict[str, str]) -> list:
     rooms = {r: [p for p in pages if room(p) == r and p in modules] for r in dict.fromkeys(['', *map(room, pages)]) if r != 'tutorials'}
     return [{'Home': 'README.md'}, {'Tutorials': [p for p in pages if p.startswith(TUTORIALS)]}, {'Workflows': [p for p in pages if room(p) == '' and p not in modules]},
             {'Library': [{r or 'softvq_lab': ps} for r, ps in rooms.items() if ps]}, {'API': ['api/index.md', *(api_page(m) for m in modules.values())]},
-            {'About': ['docs/architecture.md', 'docs/decisions.md', 'docs/reproduction.md', 'CONTRIBUTING.md', 'CHANGELOG.md']}]
+            {'About': ['docs/architecture.md', 'docs/decisions.md', 'docs/reproduction.md', 'benchmarks/README.md', 'CONTRIBUTING.md', 'CHANGELOG.md']}]
 
 
 def config(modules: dict[str, str]) -> dict:
@@ -171,7 +172,9 @@ def check(site: Path = SITE) -> list[str]:
 
 
 def main() -> int:
-    if '--check-only' not in sys.argv[1:]:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--check-only', action='store_true', help='only check the pages that are there')
+    if not p.parse_args().check_only:
         import yaml
         modules = write_pages()
         (PAGES/'site.css').write_text(CSS)

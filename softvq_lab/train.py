@@ -146,7 +146,7 @@ def _explain(run: Run, code: int):
     tail = '\n'.join(l for l in (run.path/'train.log').read_text(errors='replace').splitlines()[-40:])
     raise RuntimeError(f'training of {run.path} failed (exit status {code}): {status.get("error") or ""}\nthe last lines of {run.path}/train.log:\n{tail}')
 
-# %% ../nbs/08_train.ipynb #89791ad8
+# %% ../nbs/08_train.ipynb #5335acc6
 USAGE = 'usage: python -m softvq_lab.train RUN_FOLDER   (a folder that a notebook, the explorer or softvq_lab.train.prepare made)'
 PREEMPTED = 75  # EX_TEMPFAIL: try again later
 
@@ -166,6 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if int(os.environ.get('RANK', 0)) == 0: _check_free(run)
         train_here(run)
+        if int(os.environ.get('RANK', 0)) == 0: print(f'{run.path}: {run.status["state"]} at step {run.status["step"]}')
     except ConfigError as e:
         print(e, file=sys.stderr)
         return 2

@@ -1,5 +1,4 @@
 """Every command of the README: run in a few steps where it can be, checked by the strict parser where it cannot; an unknown one fails and says what to add."""
-import argparse
 import os
 import re
 import runpy
@@ -10,11 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+from typer.main import get_command
 
 from softvq_lab import hub
 from softvq_lab.runs import Run
 from softvq_lab.strict import ConfigError, parameters, parse
+from softvq_lab.workbench.cli import app, read_settings
+from softvq_lab.workbench.slurm import SlurmConfig
+from softvq_lab.workbench.sweep import open_sweep, override
 from softvq_lab.workflows import WORKFLOWS
 
 ROOT = Path(__file__).parent.parent
@@ -28,18 +32,20 @@ RUN = [  # commands that are run to their end, in this order: each needs what th
     'papermill nbs/train.ipynb runs/a/notebook.ipynb -p tokens 32',
     'papermill nbs/train.ipynb runs/b/notebook.ipynb -p dataset folder -p data_path my_photos -p image_size 64',
     'python -m softvq_lab.train runs/a',
+    'papermill nbs/evaluate.ipynb runs/a/evaluate.ipynb -p run runs/a',
     'papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run runs/a',
     'papermill nbs/evaluate.ipynb runs/g/evaluate.ipynb -p run runs/g',
     'papermill nbs/latent_map.ipynb runs/a/latent_map.ipynb -p run runs/a',
-    'python -m softvq_lab.sample runs/g --count 50000 --processes 2 --npz',
+    'python -m softvq_lab.sample runs/g --count 50000 --npz',
+    'softvq-lab runs', 'softvq-lab show runs/a', 'softvq-lab compare runs/a runs/b', 'softvq-lab sweep sweeps/digits-quantizer.yaml --dry',
 ]
-INSTEAD = {'--count 50000 --processes 2': '--count 6 --processes 1'}  # of a command's text, when it is run
+INSTEAD = {'--count 50000': '--count 6', ' sweeps/': f' {ROOT}/sweeps/', ' nbs/': f' {ROOT}/nbs/'}  # of a command's text, when it is run
 NOT_RUN = {  # other commands -> why they are not run here
     'make demo': 'six minutes; its lines are the papermill commands above', 'make test': 'this is a part of it', 'make explorer': 'a server; tests/test_explorer.py starts it', 'make lab': 'a server',
-    'make docs': 'tests/test_docs.py', 'make': 'shows the targets', 'source .venv/bin/activate': 'a shell of one\'s own', 'nbdev_export': '.ci/in-step runs it in a copy', 'nbdev_clean': '.ci/in-step runs it in a copy',
+    'make docs': 'tests/test_docs.py', 'make bench': '12 minutes; tests/test_benchmarks.py', 'make': 'shows the targets', 'export SOFTVQ_LAB_PLUGINS=my.py': 'tests/test_plugins.py', 'source .venv/bin/activate': 'a shell of one\'s own', 'nbdev_export': '.ci/in-step runs it in a copy', 'nbdev_clean': '.ci/in-step runs it in a copy',
 }
 TOGETHER = {'train_only': {'start_from': 'runs/a'}, 'encoder_init': {'preset': 'B', 'patch_size': 16, 'image_size': 256}}  # settings that only make sense beside others, where the README shows them alone
-PLACEHOLDERS = {'NAME_OR_FOLDER': 'user/name', 'FOLDER_OR_REPO': 'user/name', 'FOLDER': 'runs/a', 'FILE.py': '', 'NAME': 'x'}
+PLACEHOLDERS = {'NAME_OR_FOLDER': 'user/name', 'FOLDER_OR_REPO': 'user/name', 'FOLDER': 'runs/a', 'FILE.py': '', 'FILE.npz': 'x.npz', 'timm:NAME': 'timm:vit', 'NAME': 'x'}
 
 
 def commands(text: str) -> list[str]:
@@ -47,8 +53,8 @@ def commands(text: str) -> list[str]:
     blocks = [line for block in re.findall(r'^```(?:bash|sh)?\n(.*?)^```', text, re.S | re.M) for line in block.splitlines()]
     inline = re.findall(r'(?<!`)`([^`\n]+)`(?!`)', re.sub(r'^```.*?^```', '', text, flags=re.S | re.M))
     found = [re.sub(r'\s+(#|\().*$', '', c).strip() for c in blocks + inline]
-    starts = ('papermill ', 'make ', 'python ', 'nbdev_', 'source ', 'pip ', 'torchrun ', 'softvq', '... ', '-p ', './', 'bash ', 'cp ', 'git ')
-    return list(dict.fromkeys(c for c in found if c.startswith(starts) and not c.startswith('softvq_lab/') and not re.fullmatch(r'softvq_lab(\.[a-z_.]+)?', c)))
+    starts = ('papermill ', 'make ', 'python ', 'nbdev_', 'source ', 'pip ', 'torchrun ', 'softvq', '... ', '-p ', './', 'bash ', 'cp ', 'git ', 'export ')
+    return list(dict.fromkeys(c for c in found if c.startswith(starts) and not c.startswith('softvq_lab/') and c != 'softvq-lab' and not re.fullmatch(r'softvq_lab(\.[a-z_.]+)?', c)))
 
 
 def settings(command: str) -> dict[str, str]:
@@ -73,10 +79,11 @@ def workflow_of(command: str) -> str | None:
 
 
 def classify(command: str) -> str:
-    "'papermill', 'settings', 'script', 'listed', or '' for what this test does not know."
+    "'papermill', 'settings', 'script', 'cli', 'listed', or '' for what this test does not know."
     if command in NOT_RUN or command.split()[0] == 'make' and re.search(rf'^{re.escape(command.split()[-1])}:', (ROOT/'Makefile').read_text(), re.M): return 'listed'
     if workflow_of(command) in WORKFLOWS: return 'papermill'
     if command.startswith(('... ', '-p ')): return 'settings'
+    if command.startswith('softvq-lab '): return 'cli'
     if m := re.match(r'python ((?:-m )?)([\w./]+)', command): return 'script' if m.group(1) or (ROOT/m.group(2)).is_file() else ''
     return ''
 
@@ -111,21 +118,44 @@ def test_settings_pass_the_strict_parser(command):
 
 
 @pytest.mark.parametrize('command', [c for c in COMMANDS if classify(c) == 'script'])
-def test_scripts_take_the_arguments_shown(command, monkeypatch, capsys):
-    "By their own parser where they have one; all answer to --help."
+def test_scripts_take_the_arguments_shown(command, tmp_path, monkeypatch):
+    "By their own parser."
     words = shlex.split(command)
-    target = words[2] if words[1] == '-m' else words[1]
+    target, arguments = (words[2], words[3:]) if words[1] == '-m' else (words[1], words[2:])
     if target == 'softvq_lab.sample':
         from softvq_lab.sample import parser
-        parser().parse_args([w for w in words[3:] if w != '...'])
-    if target.startswith('softvq_lab.'): assert (ROOT/(target.replace('.', '/') + '.py')).is_file() or (ROOT/target.replace('.', '/')/'__main__.py').is_file()
+        parser().parse_args(arguments)
+    elif target == 'softvq_lab.train': assert len(arguments) == 1
+    elif target == 'apps/explorer.py':
+        monkeypatch.syspath_prepend(str(ROOT/'apps'))
+        (tmp_path/'FILE').write_text('me:a secret')
+        monkeypatch.chdir(tmp_path)
+        runpy.run_path(str(ROOT/target))['options'](arguments)
+    else: pytest.fail(f'say here how the arguments of {target} are checked')
 
 
-@pytest.mark.parametrize('script', ['apps/explorer.py', *sorted(str(p.relative_to(ROOT)) for p in (ROOT/'benchmarks').glob('*.py')), '-m softvq_lab.train', '-m softvq_lab.sample', 'docs/site.py', 'docs/rooms.py'])
+@pytest.mark.parametrize('command', [c for c in COMMANDS if classify(c) == 'cli'])
+def test_the_command_line_takes_the_arguments_shown(command, tmp_path):
+    name, *arguments = shlex.split(command)[1:]
+    parsed = get_command(app).commands[name].make_context(name, [str(tmp_path) if a.startswith('runs/') else a for a in arguments]).params
+    if name != 'sweep': return
+    given = read_settings([w for w in parsed['files'] if '=' in w])
+    for f in parsed['files']:
+        if '=' not in f: assert open_sweep(override(str(ROOT/f), given), tmp_path).tasks
+    if parsed['executor'] == 'slurm': assert SlurmConfig(**yaml.safe_load(parsed['slurm']))
+
+
+SCRIPTS = ['apps/explorer.py', *sorted(str(p.relative_to(ROOT)) for p in (ROOT/'benchmarks').glob('*.py') if "__name__ == '__main__'" in p.read_text()), 'docs/site.py', 'docs/rooms.py', '-m softvq_lab.train', '-m softvq_lab.sample', '-m softvq_lab.workbench.cli']
+
+
+@pytest.mark.parametrize('script', [*SCRIPTS, *(f'-m softvq_lab.workbench.cli {name}' for name in get_command(app).commands)])
 @pytest.mark.slow
-def test_help(script):
-    done = subprocess.run([sys.executable, *script.split(), '--help'], cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and 'python' in done.stdout.lower() or 'usage' in done.stdout.lower(), done.stdout + done.stderr
+def test_help(script, tmp_path):
+    "Usage, and nothing done."
+    words = [str(ROOT/w) if w.endswith('.py') else w for w in script.split()]
+    done = subprocess.run([sys.executable, *words, '--help'], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and 'usage' in done.stdout.lower() and not done.stderr, done.stdout + done.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def test_python_of_the_readme_names_what_exists():
@@ -150,7 +180,7 @@ def test_the_path_of_a_newcomer(tmp_path):
     (tmp_path/'my_photos'/'red'/'broken.jpg').write_text('no picture')
     env = {**os.environ, 'PATH': f'{BIN}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT)}
     for command in RUN:
-        line = command.replace(' nbs/', f' {ROOT}/nbs/') + ''.join(f' -p {k} {v}' for k, v in SMALL.get(workflow_of(command), {}).items())
+        line = command + ''.join(f' -p {k} {v}' for k, v in SMALL.get(workflow_of(command), {}).items())
         for old, new in INSTEAD.items(): line = line.replace(old, new)
         done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f'{line}\n{done.stderr[-3000:]}'

@@ -95,7 +95,7 @@ def test_twenty_kills_at_random_moments(whole, tmp_path):
     for name in ('others', 'opponent_optimizer'): assert same(*([load_file(newest_checkpoint(tmp_path/r/'checkpoints')/f'{name}.safetensors')] for r in ('run', 'calm')))
 
 
-@pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize('how', [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.slow)])  # SIGUSR2: tests/test_slurm.py has it too
 def test_asked_to_stop_it_saves_and_says_so(whole, tmp_path, how):
     folder = tmp_path/'run'
     assert train(folder, lambda r: len(read_metrics(r)) >= 9, how) == PREEMPTED
@@ -144,16 +144,23 @@ def test_nothing_is_left_behind_but_the_newest_and_the_best(whole):
     assert kept[-2:] == ['step-000036', 'step-000040'] and kept == sorted({*kept[-2:], best_checkpoint(whole/'checkpoints').name})
 
 
-def test_two_processes_train_as_one(tmp_path):
-    "The same global batch: the loss agrees within 1e-5 of its size at each of 12 steps, the sensitive KL term (temperature 0.01) and gradient norm within 1e-5 for 5 steps; rounding grows from there, and they stay within 1e-3."
-    settings = dict(steps=12, eval_every=12, checkpoint_every=12, codebook_size=64)
-    one, two = prepared(tmp_path/'one', **settings), prepared(tmp_path/'two', processes=2, **settings)
-    launch(one), launch(two)
-    assert two.status['state'] == 'done' and 'Warning' not in (two.path/'train.log').read_text()
+ALIKE = FEW | dict(steps=12, eval_every=12, checkpoint_every=12, codebook_size=64, lr=3e-4)  # at ten times this rate rounding grows tenfold in a step: the KL term's temperature is 0.01
+
+
+def alike(one: Run, two: Run):
+    "One process and two ranks: losses and gradient norm agree within 1e-5 of their size at each step."
     for a, b in zip(read_metrics(one), read_metrics(two), strict=True):
-        for k in ('rec', 'kl', 'loss', 'grad_norm'): assert k not in a or math.isclose(a[k], b[k], rel_tol=1e-5 if k in ('rec', 'loss') or a['step'] <= 5 else 1e-3), (k, a, b)
+        for k in ('rec', 'kl', 'loss', 'grad_norm'): assert k not in a or math.isclose(a[k], b[k], rel_tol=1e-5), (k, a, b)
     for a, b in zip(last(one.path), last(two.path)):
         for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    "The same global batch."
+    one, two = prepared(tmp_path/'one', **ALIKE), prepared(tmp_path/'two', processes=2, **ALIKE)
+    launch(one), launch(two)
+    assert two.status['state'] == 'done' and 'Warning' not in (two.path/'train.log').read_text()
+    alike(one, two)
 
 
 def test_two_processes_with_every_loss(tmp_path):

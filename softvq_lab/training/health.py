@@ -48,7 +48,7 @@ def ema_ready(decay: float, share: float = 0.01) -> int:
     while sum(math.log(max(decays(s), 1e-12)) for s in range(step // 2, step)) > math.log(share): step = math.ceil(step * 1.1)
     return step
 
-# %% ../../nbs/training/08_health.ipynb #dc76a261
+# %% ../../nbs/training/08_health.ipynb #8a76c9d9
 def alarms(metrics: list[dict]) -> list[str]:
     "What should worry one in the lines of metrics.jsonl, each with what to try; empty when nothing does."
     rows, found = [m for m in metrics if 'grad_norm' in m], []
@@ -60,6 +60,8 @@ def alarms(metrics: list[dict]) -> list[str]:
     usage, codewords = mean('window_usage'), mean('perplexity')
     if usage is not None and usage < 0.1: found.append(f'codebook collapse: {usage:.1%} of the codewords were used lately: a larger kl_weight or tau (softvq, gmmvq), revive or codebook_ema (vq), or a smaller codebook_size')
     elif codewords is not None and codewords < 2: found.append(f'codebook collapse: perplexity {codewords:.2f}, all tokens mix the same codewords: a larger kl_weight, a smaller tau')
+    reached, floor = ([m[name] for m in metrics if name in m] for name in ('heldout_psnr', 'heldout_mean_image'))
+    if reached and floor and reached[-1] < floor[-1] + 0.5: found.append(f'held-out PSNR {reached[-1]:.1f} dB, no better than the mean image ({floor[-1]:.1f} dB): the decoder does not listen to the tokens yet; if that lasts, a smaller tau or another lr')
     right = [r for r in (mean('d_real_right'), mean('d_fake_right')) if r is not None]
     if right and (right := statistics.fmean(right)) > 0.97: found.append(f'the discriminator wins outright: {right:.1%} of its verdicts were right lately, so its gradients say little: a lower adv_lr, a larger lecam, diffaug or adv_start')
     return found

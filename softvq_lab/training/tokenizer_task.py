@@ -48,7 +48,7 @@ def make_judges(c: LossConfig, t: TokenizerConfig, images: ImageData) -> tuple[n
     discriminator = make_discriminator(c.adv, t.image_shape, net=net, file=file('adv'))
     return percep, aligner, Adversary(discriminator, augment, c.adv_loss, c.adv_loss, c.lecam, c.consistency if augment else 0.)
 
-# %% ../../nbs/training/10_tokenizer_task.ipynb #a3d1ebda
+# %% ../../nbs/training/10_tokenizer_task.ipynb #3d9a91b3
 class TokenizerTask(Task):
     "A tokenizer's objective on a data set."
     best = 'heldout_psnr'
@@ -96,8 +96,9 @@ class TokenizerTask(Task):
     def evaluate(self, model: Tokenizer, step: int) -> dict[str, float]:
         device = next(model.parameters()).device
         values = torch.cat([psnr(model(x.to(device))[0], x.to(device)) for x in self.heldout.split(128)])
+        blind = psnr(self.heldout.mean(0, keepdim=True).expand_as(self.heldout), self.heldout)  # what a decoder reaches that hears nothing: the floor that `alarms` knows
         side_by_side(model, self.preview.to(device), self.run.path/'samples'/f'step-{step:06d}.png')
-        return {'heldout_psnr': values.mean().item()}
+        return {'heldout_psnr': values.mean().item(), 'heldout_mean_image': blind.mean().item()}
 
     def describe(self, model: Tokenizer, last: bool) -> dict:
         if last: model.latent_stats = LatentStats.measure(encode_dataset(model, self.images.train)[0])

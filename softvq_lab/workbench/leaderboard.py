@@ -6,18 +6,16 @@
 __all__ = ['LESS_IS_BETTER', 'FIRST', 'better_small', 'passport_id', 'board', 'differences', 'results', 'settings', 'effect',
            'verdict', 'gflops', 'pareto', 'progress', 'failures']
 
-# %% ../../nbs/workbench/07_leaderboard.ipynb #d9aa9174
+# %% ../../nbs/workbench/07_leaderboard.ipynb #dd904053
 import hashlib
 import json
 import math
 
 import pandas as pd
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from ..evaluation.efficiency import count_tokenizer
 from ..runs import Run, figures
 from ..strict import flatten
-from ..tokenizer.model import Tokenizer
 from ..train import load_config
 from .execute import Job
 
@@ -112,14 +110,11 @@ def verdict(table: pd.DataFrame, figure: str) -> str:
     if wins == n and mean > 2 * error: return said + f' The difference is {mean / error if error else math.inf:.1f} times its standard error.'
     return said + f' The difference ({mean:.3g} with a standard error of {error:.2g}) is not told from chance by {n} seeds.'
 
-# %% ../../nbs/workbench/07_leaderboard.ipynb #db61ac43
+# %% ../../nbs/workbench/07_leaderboard.ipynb #299db02d
 def gflops(run: Run) -> float:
-    "GFLOPs (a multiply-add is two) of a tokenizer's run for one image, encoded and decoded."
-    config = load_config(run).tokenizer
-    with torch.device('meta'), torch.no_grad():
-        model, x = Tokenizer(config).eval(), torch.empty(1, 3, *config.image_shape)
-        with FlopCounterMode(display=False) as counter: model.decode(model.encode(x).z)
-    return counter.get_total_flops() / 1e9
+    "GFLOPs (multiply-adds) of a tokenizer's run for one image, encoded and decoded."
+    counted = count_tokenizer(load_config(run).tokenizer)
+    return (counted['encode'] + counted['decode']) / 1e9
 
 
 def pareto(frame: pd.DataFrame, cost: str, quality: str) -> pd.Series:

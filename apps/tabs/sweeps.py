@@ -6,7 +6,7 @@ import gradio as gr
 
 from softvq_lab.workbench.atlas import adapt
 from softvq_lab.workbench.leaderboard import failures, progress, results, settings, verdict
-from softvq_lab.workbench.morning import effects, overlaid, progress_bar, ranking
+from softvq_lab.workbench.morning import STATES, effects, overlaid, progress_bar, ranking
 from softvq_lab.workbench.sweep import read_report
 
 FIGURES = {'tokenizer': ('reconstruction', 'psnr', 'rec'), 'generator': ('samples', 'reference_frechet', 'loss')}  # of a stage: evaluation, figure that ranks, curve
@@ -27,6 +27,7 @@ def report_of(runs, name: str) -> dict:
         for t in report['tasks']:
             if Path(t['run']).parent.name == 'pool': t['output'], t['run'] = (str(root/'pool'/Path(t['run']).name/n) for n in (Path(t['output']).name, ''))
         report['tasks'] = [t for t in report['tasks'] if Path(t['run']).resolve().is_relative_to(root) and Path(t['output']).resolve().is_relative_to(root)]
+        report['counts'] = {s: sum(t['state'] == s for t in report['tasks']) for s in STATES}
         progress(report)
         return report
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f'sweep.json of {name} cannot be read ({type(e).__name__}).') from None
@@ -68,7 +69,7 @@ def build(ctx, sheet) -> gr.Dropdown:
         hidden = [gr.Plot(value=None, visible=False)] * len(plots)
         if not name: return EMPTY, *hidden
         try: html, figs = page(ctx.runs, name, sheet)
-        except ValueError as e: return f'<p>{escape(str(e))}</p>', *hidden
+        except (ValueError, KeyError, TypeError) as e: return f'<p>{escape(str(e) if isinstance(e, ValueError) else "This sweep.json is not of a sweep of ours.")}</p>', *hidden
         return f'<div class="sheet">{html}</div>', *([gr.Plot(value=f, visible=True) for f in figs] + hidden)[:len(plots)]
 
     which.change(show, which, [told, *plots], show_progress='minimal', trigger_mode='always_last', api_name='sweep_page')

@@ -178,7 +178,8 @@ def test_a_training_outlives_the_app(open_page, tmp_path):
     page.wait_for_function(f"+(document.querySelector('#watch-status').innerText.match(/steps (\\d+)/) || [0, 0])[1] > {shown}", timeout=30_000)
     page.locator('#watch-stop').click()
     page.locator('#watch-status', has_text='job train: preempted').wait_for(timeout=60_000)
-    assert all(gone(p) for p in ours) and Run(runs/'night').status['state'] == 'preempted'
+    wait_for(lambda: all(gone(p) for p in ours), 30, 'they live')  # the state is written just before the last of them ends
+    assert Run(runs/'night').status['state'] == 'preempted'
     second.close()
 
 

@@ -216,7 +216,8 @@ def answers(deadline: float = 60) -> float:
                 urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=5).read()
                 return time.perf_counter() - began
             except OSError: time.sleep(0.1)
-        return float('inf')
+            if app.poll() is not None: raise RuntimeError(f'apps/explorer.py ended with {app.returncode} before it answered')
+        raise RuntimeError(f'apps/explorer.py did not answer within {deadline} s')
     finally:
         app.terminate()
         try: app.wait(10)

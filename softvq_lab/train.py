@@ -6,7 +6,7 @@
 __all__ = ['CONFIGS', 'USAGE', 'PREEMPTED', 'load_config', 'images_of', 'prepare', 'broken_files', 'make_task', 'train_here',
            'launcher', 'launch', 'main']
 
-# %% ../nbs/08_train.ipynb #6969f2fa
+# %% ../nbs/08_train.ipynb #7f098eba
 import ctypes
 import dataclasses
 import os
@@ -28,7 +28,7 @@ from .data import ImageData, load_data, training_view
 from .files import BrokenFiles, record_broken
 from .hub import load_tokenizer
 from .runs import Run, open_run
-from .strict import ConfigError, parse
+from .strict import ConfigError, closest, parse
 from .tokenizer.model import Tokenizer
 from .training.generator_task import GeneratorTask
 from .training.loop import Preempted, Requests, fit
@@ -36,14 +36,16 @@ from .training.task import Task
 from .training.tokenizer_task import TokenizerTask
 from .workflows import TrainConfig, TrainGeneratorConfig
 
-# %% ../nbs/08_train.ipynb #a1a628e8
+# %% ../nbs/08_train.ipynb #8d76eafe
 CONFIGS = {'tokenizer': TrainConfig, 'generator': TrainGeneratorConfig}
 
 
 def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
     "The settings that a run folder was prepared with; a `ConfigError` when it holds none."
     try: info = run.info
-    except (OSError, ValueError) as e: raise ConfigError(f'{run.path} is not a run folder: {e}') from None
+    except (OSError, ValueError) as e:
+        if run.path.exists(): raise ConfigError(f'{run.path} is not a run folder: {e}') from None
+        raise ConfigError(f'there is no run folder {run.path}.{closest(run.path.name, [p.name for p in run.path.parent.glob("*/")])}') from None
     if info.get('kind') not in CONFIGS: raise ConfigError(f'{run.path} holds a {info.get("kind")!r}; what can be trained: {", ".join(CONFIGS)}')
     try: return TypeAdapter(CONFIGS[info['kind']]).validate_python(info['config'])
     except (KeyError, ValueError) as e: raise ConfigError(f'{run.path}/config.json does not fit this version of softvq_lab: {e}') from None
@@ -51,7 +53,9 @@ def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
 
 def images_of(config: TrainConfig | TrainGeneratorConfig, tokenizer: Tokenizer | None = None) -> ImageData:
     "The images that a run is about: a generator's are its tokenizer's."
-    if isinstance(config, TrainConfig): return load_data(config.data, config.tokenizer.image_shape)
+    if isinstance(config, TrainConfig):
+        try: return load_data(config.data, config.tokenizer.image_shape)
+        except ValueError as e: raise ConfigError(f'dataset={config.data.dataset!r}: {e}') from None
     return load_data(parse(DataConfig, Run(config.tokenizer_run).info['config']['data']), tokenizer.image_size)
 
 

@@ -70,7 +70,7 @@ def test_main_prints_the_message_and_no_traceback(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['softvq-lab', 'show', 'nowhere'])
     with pytest.raises(SystemExit) as e: cli.main()
     said = capsys.readouterr().err
-    assert e.value.code == 2 and 'nowhere is not a run folder' in said and 'Traceback' not in said
+    assert e.value.code == 2 and 'there is no run folder' in said and 'Traceback' not in said
 
 
 def test_a_training_is_started_stopped_and_resumed(tmp_path, monkeypatch):

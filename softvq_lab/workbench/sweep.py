@@ -31,7 +31,7 @@ from .execute import ENDED, Job
 from .workflow import check_parameters
 from ..workflows import WORKFLOWS
 
-# %% ../../nbs/workbench/05_sweep.ipynb #774a1530
+# %% ../../nbs/workbench/05_sweep.ipynb #08002960
 @config
 class RandomConfig:
     "A random draw of `count` settings; each parameter is a list to choose from or {low, high, log}."
@@ -73,6 +73,7 @@ def read_sweep(source) -> SweepConfig:
     "A sweep of a YAML file or a dict; a `ConfigError` that says what is wrong with it."
     if isinstance(source, SweepConfig): return source
     try: given = source if isinstance(source, dict) else yaml.safe_load(Path(source).read_text(encoding='utf-8'))
+    except FileNotFoundError: raise ConfigError(f'there is no sweep file {source}.{closest(Path(source).name, [p.name for p in Path(source).parent.glob("*.yaml")])}') from None
     except (OSError, yaml.YAMLError) as e: raise ConfigError(f'{source} cannot be read as a sweep: {e}') from None
     if not isinstance(given, dict): raise ConfigError(f'{source} is not a sweep: name, seeds, tokenizer, generator, evaluation')
     try: return TypeAdapter(SweepConfig).validate_python(given)

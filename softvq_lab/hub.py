@@ -119,15 +119,21 @@ def load_generator(folder) -> Generator:
     if (folder/'config.json').is_file() and is_released_generator(read_json(folder/'config.json')): return load_released_generator(folder)
     return _build(folder, 'generator', lambda i: make_generator(parse(GeneratorConfig, i['config']), i['tokens'], i['latent_dim'], i['num_classes'], _stats(i['latent_stats']), i['tokenizer_fingerprint']))
 
-# %% ../nbs/07_hub.ipynb #254e2b27
+# %% ../nbs/07_hub.ipynb #bc4dcff0
 def find_tokenizer(folder) -> Path:
-    "The run of the tokenizer that the generator's run in `folder` was trained on: as written there, or a folder of the same name beside it."
+    "The run of the tokenizer that the generator's run in `folder` was trained on: as written there, or a folder of the same name beside it; of the two the one with the right weights."
     folder = Path(folder)
     try: written = Path(read_json(folder/'config.json')['config']['tokenizer_run'])
     except (OSError, KeyError, TypeError): raise ValueError(f'{folder} does not say on which tokenizer it was trained, as the run of a generator does') from None
-    for p in (written, folder.parent/written.name):
-        if (p/'config.json').is_file(): return p
+    there = [p for p in (written, folder.parent/written.name) if (p/'config.json').is_file()]
+    if there: return next((p for p in there if _said(p, 'fingerprint') == _said(folder, 'tokenizer_fingerprint')), there[0])
     raise ValueError(f'{folder} was trained on the tokenizer of {written}, which is not there (nor is {folder.parent/written.name})')
+
+
+def _said(folder: Path, key: str):
+    "An entry of the newest checkpoint's config.json, None where there is none."
+    try: return read_json(_model_folder(folder)/'config.json').get(key)
+    except (OSError, ValueError, AttributeError): return None
 
 
 def load_pair(folder, tokenizer=None) -> tuple[Generator, Tokenizer]:

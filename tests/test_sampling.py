@@ -266,5 +266,13 @@ def test_runs_that_were_moved_together_find_each_other(trained, tmp_path):
     info['config']['tokenizer_run'] = '/where/it/was/tokenizer'
     (tmp_path/'generator'/'config.json').write_text(json.dumps(info))
     assert find_tokenizer(tmp_path/'generator') == tmp_path/'tokenizer' and load_pair(tmp_path/'generator')[1].fingerprint == load_pair(trained/'generator')[1].fingerprint
+    other = tmp_path/'elsewhere'/'tokenizer'  # of two that could be meant, the one with the right weights
+    shutil.copytree(trained/'tokenizer', other)
+    for p in (other/'checkpoints').glob('*/config.json'): p.write_text(json.dumps(json.loads(p.read_text()) | {'fingerprint': 'another'}))
+    info['config']['tokenizer_run'] = str(other)
+    (tmp_path/'generator'/'config.json').write_text(json.dumps(info))
+    assert find_tokenizer(tmp_path/'generator') == tmp_path/'tokenizer'
+    info['config']['tokenizer_run'] = '/where/it/was/tokenizer'
+    (tmp_path/'generator'/'config.json').write_text(json.dumps(info))
     shutil.rmtree(tmp_path/'tokenizer')
     with pytest.raises(ValueError, match='/where/it/was/tokenizer, which is not there'): load_pair(tmp_path/'generator')

@@ -53,7 +53,7 @@ def test_from_pixels_to_figures(root, tmp_path):
     assert measured['passport']['count'] == 20 and measured['passport']['steps'] == 2 and 'reference' in measured['passport']['evaluator']
     assert {'reconstruction', 'reconstruction_fidelity', 'probe-ridge-z-flat', 'probe-ridge-z_hat-mean', 'probe-ridge-pixels'} <= figures(Run(tmp_path/'runs'/'g')).keys()
 
-    done = papermill(root, tmp_path, 'latent_map', 'runs/a/latent_map.ipynb', run='runs/a', images=60)
+    done = papermill(root, tmp_path, 'latent_map', 'runs/a/latent_map.ipynb', run='runs/a', images=60, points=50)
     assert done.returncode == 0, done.stderr
     assert len(json.loads((a.path/'evaluation'/'latent_map.json').read_text())['points']) == 60
 

@@ -92,7 +92,7 @@ def focus(images: list[str] | None) -> str:
 def build(app: gr.Blocks, runs: str) -> Context:
     "Dropdown of runs, refreshed on load and on demand; what is chosen is kept in the address of the page, and read from it."
     with gr.Row():
-        run = gr.Dropdown(choices(runs), value=None, label='Run', elem_id='run', scale=5, min_width=280, allow_custom_value=True)  # resolve checks it: runs appear while the app is open
+        run = gr.Dropdown([], value=None, label='Run', elem_id='run', scale=5, min_width=280, allow_custom_value=True)  # resolve checks it. Names come when the page is opened: what stands here at the start is in the page that asks for a password
         again = gr.Button('Look again', scale=0, min_width=110, size='sm')
     empty = gr.Markdown(EMPTY, visible=not choices(runs), elem_id='empty')
     ctx = Context(runs, app, run, gr.State([]), gr.State('reconstruct'), gr.State(0))

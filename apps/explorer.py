@@ -17,6 +17,7 @@ os.environ |= {'GRADIO_ANALYTICS_ENABLED': 'False', 'HF_HUB_OFFLINE': '1'}  # no
 os.environ.pop('GRADIO_ALLOWED_PATHS', None)  # no folder is served
 
 import gradio as gr
+import safehttpx
 
 from softvq_lab.plugins import registered
 from tabs import codewords, latent_map, picker, reconstruct, runs, sample, token_counts
@@ -33,6 +34,13 @@ TABS = [
 THEME = gr.themes.Default(primary_hue='blue')
 CSS = '.pixel img {image-rendering: pixelated} footer {display: none !important}' + latent_map.CSS + runs.CSS
 LIMITS = dict(default_concurrency_limit=4), dict(max_threads=16)  # of one handler at a time, of all together: the one place for both
+
+
+async def _refuse(hostname: str):
+    raise ValueError(f'{hostname}: no address is opened for a visitor')
+
+
+safehttpx.async_validate_url = _refuse  # gradio would fetch a URL that stands in place of an upload, and asks a public name server about its host
 
 
 def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:

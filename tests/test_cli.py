@@ -57,8 +57,8 @@ def test_runs_show_and_compare_read_the_folders(trained, tmp_path):
     assert 'no runs' in call('runs', '--root', tmp_path/'nothing')
 
 
-@pytest.mark.parametrize('words,says', [(('run', 'train', 'tokns=3'), "Did you mean 'tokens'?"), (('run', 'trian'), "Did you mean 'train'?"), (('run', 'train', 'tokens'), 'NAME=VALUE'), (('show', 'nowhere'), 'not a run folder'),
-                                        (('sweep', 'nowhere.yaml'), 'nowhere.yaml cannot be read'), (('resume', 'nowhere'), 'not a run folder'), (('stop', 'nowhere'), 'is not running')])
+@pytest.mark.parametrize('words,says', [(('run', 'train', 'tokns=3'), "Did you mean 'tokens'?"), (('run', 'trian'), "Did you mean 'train'?"), (('run', 'train', 'tokens'), 'NAME=VALUE'), (('show', 'nowhere'), 'no run folder nowhere'),
+                                        (('sweep', 'nowhere.yaml'), 'no sweep file nowhere.yaml'), (('resume', 'nowhere'), 'no run folder nowhere'), (('stop', 'nowhere'), 'is not running')])
 def test_a_mistake_is_a_message(words, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as e: call(*words)

@@ -15,7 +15,9 @@ from PIL import Image
 
 from softvq_lab.data import to_uint8
 from softvq_lab.evaluation.sampling import pack_npz, read_samples, sample_folder, sample_settings, sample_to_folder
-from softvq_lab.hub import find_tokenizer, load_pair
+from softvq_lab.config import TokenizerConfig
+from softvq_lab.hub import find_tokenizer, load_pair, save
+from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.sample import main
 
 
@@ -267,8 +269,7 @@ def test_runs_that_were_moved_together_find_each_other(trained, tmp_path):
     (tmp_path/'generator'/'config.json').write_text(json.dumps(info))
     assert find_tokenizer(tmp_path/'generator') == tmp_path/'tokenizer' and load_pair(tmp_path/'generator')[1].fingerprint == load_pair(trained/'generator')[1].fingerprint
     other = tmp_path/'elsewhere'/'tokenizer'  # of two that could be meant, the one with the right weights
-    shutil.copytree(trained/'tokenizer', other)
-    for p in (other/'checkpoints').glob('*/config.json'): p.write_text(json.dumps(json.loads(p.read_text()) | {'fingerprint': 'another'}))
+    save(Tokenizer(TokenizerConfig(tokens=4, image_size=16)), other)
     info['config']['tokenizer_run'] = str(other)
     (tmp_path/'generator'/'config.json').write_text(json.dumps(info))
     assert find_tokenizer(tmp_path/'generator') == tmp_path/'tokenizer'

@@ -46,6 +46,7 @@ def open_page(browser):
         page = browser.new_page(viewport={'width': 1280, 'height': 900})
         page.outside, page.problems = [], []
         page.on('request', lambda r: page.outside.append(r.url) if not re.match(r'(https?|wss?)://127\.0\.0\.1[:/]|data:|blob:|about:', r.url) else None)
+        page.on('requestfailed', lambda r: page.outside.remove(r.url) if 'csp' in str(r.failure).lower() and r.url in page.outside else None)  # the page's own policy stopped it: nothing left the machine
         page.on('pageerror', lambda e: page.problems.append(str(e)))
         page.goto(url + ('&' if '?' in url else '?') + '__theme=light')
         pages.append(page)

@@ -32,6 +32,13 @@ def test_the_loss_is_one_value_an_image_and_reaches_every_weight(kind):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in g.parameters())
 
 
+@pytest.mark.parametrize('kind', GENERATORS)
+def test_a_training_step_never_waits_for_the_device(kind):
+    "The meta device holds no values: whoever asks for one fails."
+    g = make(kind).train().to('meta')
+    g.loss(torch.randn(4, 5, 3, device='meta'), torch.zeros(4, dtype=torch.long, device='meta')).mean().backward()
+
+
 @pytest.mark.parametrize('kw', [dict(interpolant='cosine'), dict(prediction='noise'), dict(prediction='data', interpolant='cosine'), dict(time_sampling='lognormal'), dict(qk_norm=True),
                                 dict(generator='dit', noise_schedule='cosine'), dict(tokens=24, latent_rows=4, latent_patch=2), dict(generator='dit', tokens=32, latent_rows=8, latent_patch=4)])
 def test_every_choice_learns_and_draws(kw):
@@ -129,7 +136,7 @@ def test_bad_requests_say_what_is_possible(kind, call, says):
 
 
 @pytest.mark.parametrize('cls,given,says', [(GeneratorConfig, dict(generator='sitt'), "Did you mean 'sit'"), (GeneratorConfig, dict(latent_patch=3), 'latent_patch=3'), (GeneratorConfig, dict(latent_patch=2), 'latent_rows above 0'),
-                                            (GeneratorConfig, dict(guidance_low=0.8, guidance_high=0.5), 'is above'), (SampleConfig, dict(sampler='dmp++'), "Did you mean 'dpm++'")])
+                                            (GeneratorConfig, dict(guidance_low=0.8, guidance_high=0.5), 'is above'), (GeneratorConfig, dict(guidance_low=0.8), 'above guidance_high=0.7'), (GeneratorConfig, dict(guidance=True), 'a truth value is not possible'), (SampleConfig, dict(sampler='dmp++'), "Did you mean 'dpm++'")])
 def test_bad_settings_say_what_is_possible(cls, given, says):
     with pytest.raises(ConfigError) as e: parse(cls, given)
     assert says in str(e.value)

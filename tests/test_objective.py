@@ -6,7 +6,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from softvq_lab import weights
+from softvq_lab import plugins, weights
 from softvq_lab.config import LossConfig, OptimConfig, TokenizerConfig
 from softvq_lab.data import digits
 from softvq_lab.hub import load_tokenizer
@@ -22,6 +22,13 @@ TINY = TokenizerConfig(tokens=4, codebook_size=16)
 @pytest.mark.parametrize('bad,says', [(dict(percep='vgg'), 'percep'), (dict(train_only='decoder'), 'needs start_from'), (dict(adv='dinov2'), "'dino'"), (dict(recipe='papr'), "Did you mean 'paper'")])
 def test_impossible_objectives_say_what_is_possible(bad, says):
     with pytest.raises(ConfigError, match=says): parse(TrainConfig, bad)
+
+
+def test_how_many_tokens_share_the_patches_is_asked_of_known_teachers_only(monkeypatch):
+    "A tokenizer of 4 x 4 patches: DINOv2 has as many, a teacher of one's own has what it has."
+    monkeypatch.setitem(plugins._registered['teacher'], 'mine', None)
+    with pytest.raises(ConfigError, match='shares 16 patches of the teacher out over tokens=3, which must divide them'): parse(TrainConfig, dict(tokens=3, align='dinov2'))
+    assert parse(TrainConfig, dict(tokens=3, align='mine')).loss.align == 'mine'
 
 
 @pytest.mark.parametrize('setting,file', [(dict(percep='lpips'), 'vgg16'), (dict(percep='timm:resnet50'), 'resnet50'), (dict(adv='dino'), 'vit_small_patch16_224.dino'), (dict(align='dinov2'), 'vit_base_patch14_dinov2.lvd142m')])

@@ -20,7 +20,8 @@ def test_any_token_count(tokens, codebooks):
     assert t.quantizer.posterior(out.z_hat).shape == (2, tokens, 13)
 
 
-@pytest.mark.parametrize('bad,says', [(dict(tokens=48, codebooks=5), 'possible codebooks'), (dict(image_size=30), 'possible patch sizes'), (dict(tau=0), 'tau'), (dict(quantizer='vqvq'), 'softvq'), (dict(tokns=3), 'tokns')])
+@pytest.mark.parametrize('bad,says', [(dict(tokens=48, codebooks=5), 'possible codebooks'), (dict(image_size=30), 'possible patch sizes'), (dict(tau=0), 'tau'), (dict(quantizer='vqvq'), 'softvq'), (dict(tokns=3), 'tokns'),
+                                      (dict(quantizer='vq', similarity='dot'), "vq has 'cosine' and 'l2'"), (dict(quantizer='fsq', codebook_size=300), r'possible: \[16, 64'), (dict(quantizer='lfq', codebook_size=300), 'power of two')])
 def test_impossible_configs_stop_before_any_work(bad, says):
     with pytest.raises(ValueError, match=says): TokenizerConfig(**bad)
 

@@ -16,7 +16,7 @@ from softvq_lab.config import EngineConfig, OptimConfig
 from softvq_lab.runs import Run, open_run, read_metrics
 from softvq_lab.strict import ConfigError, parse
 from softvq_lab.train import PREEMPTED, images_of, launch, main, prepare, train_here
-from softvq_lab.training.checkpoint import best_checkpoint, newest_checkpoint, steps_of
+from softvq_lab.training.checkpoint import best_checkpoint, newest_checkpoint, save_checkpoint, steps_of
 from softvq_lab.training.loop import fit
 from softvq_lab.training.task import Task
 from softvq_lab.workflows import TrainConfig
@@ -137,6 +137,11 @@ def test_a_full_disk_costs_only_time(whole, tmp_path):
         train(disk/'run')
         assert same(last(disk/'run'), last(whole))
     finally: subprocess.run(['umount', disk], check=True)
+
+
+def test_checkpoints_are_in_the_order_of_their_steps_beyond_a_million(tmp_path):
+    for step in (999_000, 1_000_000): save_checkpoint(tmp_path, step, {'model': {'w': torch.ones(2)}}, {}, keep=1, score=1.)
+    assert [p.name for p in steps_of(tmp_path)] == ['step-1000000'] and best_checkpoint(tmp_path) == newest_checkpoint(tmp_path) == tmp_path/'step-1000000'
 
 
 def test_nothing_is_left_behind_but_the_newest_and_the_best(whole):

@@ -113,7 +113,7 @@ class MaskedTransformer(nn.Module):
 
     def forward(self, x: Tensor, visible: Tensor, y: Tensor) -> Tensor: return self.decode(self.encode(x, visible, y), visible)
 
-# %% ../../nbs/generators/08_mar.ipynb #67bf65ff
+# %% ../../nbs/generators/08_mar.ipynb #290d9327
 RELEASED = dict(buffer_tokens=64, head_repeats=4, head_steps=100, std=0.02)
 PRESETS = {
     'tiny': dict(width=128, depth=2, heads=4, buffer_tokens=8, head_width=128, head_depth=3, head_repeats=1, head_steps=30, std=0.5),  # the digits, two CPU cores
@@ -154,7 +154,7 @@ class MAR(Generator):
         "Diffusion loss of the hidden tokens: one value an image (B)."
         x, R, D = self.stats.normalize(z), self.head_repeats if t is None else len(t), self.latent_dim
         hidden = draw_hidden(self.tokens, self.config.mask_min) if hidden is None else hidden
-        orders = draw_orders(len(x), self.tokens).to(x.device) if orders is None else orders
+        orders = draw_orders(len(x), self.tokens).to(x.device, non_blocking=True) if orders is None else orders
         c = self.net(x, visible_places(orders, hidden), self.drop_labels(y))
         rows = lambda v: at_places(v, orders[:, :hidden]).repeat(R, 1, 1).flatten(0, 1)  # (R B hidden, ...)
         losses = self.diffloss(rows(x), rows(c), None if t is None else t.flatten(), None if noise is None else noise.reshape(-1, D))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TimmTeacher', 'ReferenceTeacher', 'Aligner']
 
-# %% ../../nbs/training/05_align.ipynb #4a18516b
+# %% ../../nbs/training/05_align.ipynb #408e8b43
 import timm
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,13 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from ..reference import ReferenceNet
+from .losses import Frozen
 
-# %% ../../nbs/training/05_align.ipynb #5ea6bd30
+# %% ../../nbs/training/05_align.ipynb #57eeb018
 class TimmTeacher(nn.Module):
     "A frozen timm ViT that gives a feature for each patch: images (B, 3, H, W) in [-1, 1] -> (B, N, C)."
 
-    def __init__(self, name: str, image_size: int, patch_size: int, pretrained: bool = False, file: str | None = None):
+    def __init__(self, name: str, image_size: int | tuple[int, int], patch_size: int, pretrained: bool = False, file: str | None = None):
         "`file`: local weights for `pretrained`; patch size and positions are resampled by timm."
         super().__init__()
         overlay = {'pretrained_cfg_overlay': {'file': file}} if file else {}
@@ -28,8 +29,6 @@ class TimmTeacher(nn.Module):
         for k in ('mean', 'std'): self.register_buffer(k, torch.tensor(expected[k]).view(3, 1, 1), persistent=False)
         self.width = self.model.embed_dim
         self.eval().requires_grad_(False)
-
-    def train(self, mode: bool = True): return super().train(False)  # frozen means no dropout either
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -45,8 +44,6 @@ class ReferenceTeacher(nn.Module):
         super().__init__()
         self.net = net.eval().requires_grad_(False)
 
-    def train(self, mode: bool = True): return super().train(False)
-
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor: return rearrange(self.net.maps(x)[2], 'b c h w -> b (h w) c')
 
@@ -57,7 +54,7 @@ class Aligner(nn.Module):
     def __init__(self, teacher: nn.Module, latent_dim: int, hidden: int = 1024, how: str = 'repeat', weight: float = 0.1):
         super().__init__()
         if how not in ('repeat', 'avg_1d', 'global'): raise ValueError(f"align={how!r}; possible: 'repeat' (paper), 'avg_1d', 'global' (ablations)")
-        self.teacher, self.how, self.weight = teacher, how, weight
+        self.teacher, self.how, self.weight = Frozen(teacher), how, weight  # whoever brought it: not trained, not saved, no dropout
         self.projector = nn.Sequential(nn.Linear(latent_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, teacher.width))
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ PAPER_GENERATOR = dict(  # lr and batch are the paper's, 400,000 steps the lengt
     lr=1e-4, schedule='constant', steps=400_000, batch_size=256, warmup_steps=0, weight_decay=0., ema_decay=0.9999, log_every=100, eval_every=50_000, checkpoint_every=10_000, precision='bf16')
 PAPER_MAR = dict(lr=2e-4, warmup_steps=50_000)  # MAR warms up; for how long in the paper is not stated
 
-# %% ../nbs/01_workflows.ipynb #8e2d857c
+# %% ../nbs/01_workflows.ipynb #860b9acf
 def _shares(optim: OptimConfig, engine: EngineConfig):
     parts = engine.processes * engine.accumulate
     if optim.batch_size % parts: raise ValueError(f'batch_size={optim.batch_size} cannot be shared out to processes={engine.processes} x accumulate={engine.accumulate}; the nearest that can is {max(1, round(optim.batch_size / parts)) * parts}')
@@ -63,6 +63,7 @@ class TrainGeneratorConfig:
     tokenizer_run: str = 'runs/tokenizer'  # the run folder of the tokenizer
     latents: str = 'memory'  # memory: all encoded at the start and held; fly: each batch encoded when it is wanted; else the folder of a latent cache, made where it is not there
     mirror: bool = False  # learn from mirrored images as well: not for digits
+    workers: int = Field(0, ge=0, le=256)  # processes that read images (latents='fly', or a cache that is made), or latents of a cache, for each rank; 0: none but the trainer itself
     repa: RepaConfig = RepaConfig()
     generator: GeneratorConfig = GeneratorConfig()
     optim: OptimConfig = OptimConfig(steps=1000, eval_every=500)

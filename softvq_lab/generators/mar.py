@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from .base import Generator, Guidance, SamplerChoice
 from .diffusion_head import DiffusionLoss
 
-# %% ../../nbs/generators/08_mar.ipynb #0b77978a
+# %% ../../nbs/generators/08_mar.ipynb #b0709cdf
 def draw_orders(n: int, tokens: int, generator: torch.Generator | None = None) -> Tensor:
     "n random permutations of the tokens (n, L), on the CPU."
     return torch.rand(n, tokens, generator=generator).argsort(1)
 
 
-def draw_hidden(tokens: int, mask_min: float = 0.7, generator: torch.Generator | None = None) -> int:
+def draw_hidden(tokens: int, mask_min: float = 0.7) -> int:
     "How many of the tokens are hidden in one training step: 1..L. A draw on the CPU: no device has to wait for it."
-    return math.ceil(tokens * nn.init.trunc_normal_(torch.empty(1), 1., 0.25, mask_min, 1., generator=generator).item())
+    return math.ceil(tokens * nn.init.trunc_normal_(torch.empty(1), 1., 0.25, mask_min, 1.).item())
 
 
 def visible_places(orders: Tensor, hidden: int) -> Tensor:

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['TimmTeacher', 'ReferenceTeacher', 'Aligner']
 
-# %% ../../nbs/training/05_align.ipynb #408e8b43
-import timm
+# %% ../../nbs/training/05_align.ipynb #1691fdb5
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -14,17 +13,16 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from ..reference import ReferenceNet
-from .losses import Frozen
+from .losses import Frozen, frozen_timm
 
-# %% ../../nbs/training/05_align.ipynb #57eeb018
+# %% ../../nbs/training/05_align.ipynb #c7e5e489
 class TimmTeacher(nn.Module):
     "A frozen timm ViT that gives a feature for each patch: images (B, 3, H, W) in [-1, 1] -> (B, N, C)."
 
-    def __init__(self, name: str, image_size: int | tuple[int, int], patch_size: int, pretrained: bool = False, file: str | None = None):
-        "`file`: local weights for `pretrained`; patch size and positions are resampled by timm."
+    def __init__(self, name: str, image_size: int | tuple[int, int], patch_size: int, file: str = ''):
+        "`file`: local .safetensors, whose patch embedding and positions timm resamples; random weights without."
         super().__init__()
-        overlay = {'pretrained_cfg_overlay': {'file': file}} if file else {}
-        self.model = timm.create_model(name, pretrained=pretrained, img_size=image_size, patch_size=patch_size, num_classes=0, **overlay)
+        self.model = frozen_timm(name, file, img_size=image_size, patch_size=patch_size, num_classes=0)
         expected = resolve_model_data_config(self.model)  # what it was trained on: ImageNet's mean and deviation, or CLIP's
         for k in ('mean', 'std'): self.register_buffer(k, torch.tensor(expected[k]).view(3, 1, 1), persistent=False)
         self.width = self.model.embed_dim

@@ -48,11 +48,11 @@ PERCEPTUAL = ('lpips', 'timm:resnet10t', 'timm:vit_tiny_patch16_224', 'timm:swin
 @pytest.mark.parametrize('name', PERCEPTUAL)
 def test_a_perceptual_loss_is_a_distance_of_each_image(name, vgg):
     torch.manual_seed(0)
-    loss, x, y = make(name, vgg), torch.rand(3, 3, 40, 32) * 2 - 1, torch.rand(3, 3, 40, 32) * 2 - 1
+    loss, x, y = make(name, vgg), torch.rand(2, 3, 40, 32) * 2 - 1, torch.rand(2, 3, 40, 32) * 2 - 1
     d = loss(x, y)
-    assert d.shape == (3,) and d.dtype == torch.float32
+    assert d.shape == (2,) and d.dtype == torch.float32
     torch.testing.assert_close(d, loss(y, x))
-    torch.testing.assert_close(loss(x[:2], y[:2]), d[:2], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss(x[:1], y[:1]), d[:1], rtol=1e-4, atol=1e-6)
     assert not loss(x, x).any() and (d > 1e-4).all() and not d.requires_grad
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from softvq_lab.config import EngineConfig, OptimConfig, TokenizerConfig
+from softvq_lab.config import OptimConfig, TokenizerConfig
 from softvq_lab.hub import load_tokenizer, save
 from softvq_lab.runs import Run, open_run, read_metrics
 from softvq_lab.strict import ConfigError, parse

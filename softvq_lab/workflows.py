@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'PAPER_GENERATOR', 'PAPER_MAR', 'WORKFLOWS', 'TrainConfig', 'TrainGeneratorConfig', 'EvaluateConfig',
-           'SamplerQualityConfig', 'SweepPageConfig', 'LatentMapConfig', 'EfficiencyConfig']
+           'SamplerQualityConfig', 'SweepPageConfig', 'LatentMapConfig', 'ProfileConfig', 'EfficiencyConfig']
 
 # %% ../nbs/01_workflows.ipynb #f7c9d02e
 from typing import Literal
@@ -22,7 +22,7 @@ PAPER_GENERATOR = dict(  # lr and batch are the paper's, 400,000 steps the lengt
     lr=1e-4, schedule='constant', steps=400_000, batch_size=256, warmup_steps=0, weight_decay=0., ema_decay=0.9999, log_every=100, eval_every=50_000, checkpoint_every=10_000, precision='bf16')
 PAPER_MAR = dict(lr=2e-4, warmup_steps=50_000)  # MAR warms up; for how long in the paper is not stated
 
-# %% ../nbs/01_workflows.ipynb #860b9acf
+# %% ../nbs/01_workflows.ipynb #b1bd9318
 def _shares(optim: OptimConfig, engine: EngineConfig):
     parts = engine.processes * engine.accumulate
     if optim.batch_size % parts: raise ValueError(f'batch_size={optim.batch_size} cannot be shared out to processes={engine.processes} x accumulate={engine.accumulate}; the nearest that can is {max(1, round(optim.batch_size / parts)) * parts}')
@@ -133,6 +133,16 @@ class LatentMapConfig:
 
 
 @config
+class ProfileConfig(TrainConfig):
+    "nbs/profile.ipynb: where the time of a training step goes. The parameters of nbs/train.ipynb, and:"
+    profile_steps: int = Field(5, ge=1, le=1000)  # so many steps are measured, after two that warm up
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.profile_steps + 2 > self.optim.steps: raise ValueError(f'profile_steps={self.profile_steps} and two before them are more than steps={self.optim.steps}')
+
+
+@config
 class EfficiencyConfig:
     "nbs/efficiency.ipynb: parameters, FLOPs, throughput and memory. What is counted is counted for every preset; the rest is about what is measured."
     device: Literal['auto', 'cpu', 'cuda'] = 'auto'  # auto: cuda where there is one
@@ -161,4 +171,4 @@ class EfficiencyConfig:
         if self.image_size % self.patch_size: raise ValueError(f'image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; possible patch sizes: {divisors(self.image_size, 2, 64)}')
 
 
-WORKFLOWS = {'train': TrainConfig, 'train_generator': TrainGeneratorConfig, 'evaluate': EvaluateConfig, 'sampler_quality': SamplerQualityConfig, 'latent_map': LatentMapConfig, 'sweep': SweepPageConfig, 'efficiency': EfficiencyConfig}
+WORKFLOWS = {'train': TrainConfig, 'train_generator': TrainGeneratorConfig, 'evaluate': EvaluateConfig, 'sampler_quality': SamplerQualityConfig, 'latent_map': LatentMapConfig, 'sweep': SweepPageConfig, 'efficiency': EfficiencyConfig, 'profile': ProfileConfig}

@@ -12,6 +12,7 @@ from softvq_lab.data import digits
 from softvq_lab.hub import load_tokenizer
 from softvq_lab.runs import open_run, read_metrics
 from softvq_lab.strict import ConfigError, parse
+from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.loop import fit
 from softvq_lab.training.tokenizer_task import TokenizerTask
 from softvq_lab.workflows import TrainConfig
@@ -36,6 +37,14 @@ def test_a_missing_file_is_named_before_any_work(tmp_path, monkeypatch, setting,
     monkeypatch.setenv('SOFTVQ_LAB_WEIGHTS', str(tmp_path))
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     with pytest.raises(ConfigError, match=f'{file}.*not found'): weights.preflight(TINY, LossConfig(**setting))
+
+
+def test_a_tokenizer_to_start_from_needs_no_file_for_its_encoder(tmp_path, monkeypatch):
+    monkeypatch.setenv('SOFTVQ_LAB_WEIGHTS', str(tmp_path))
+    c = TokenizerConfig(preset='S', patch_size=16, tokens=4, codebook_size=16, encoder_init='dinov2')
+    with pytest.raises(ConfigError, match='start of the encoder.: not found'): weights.preflight(c)
+    start = Tokenizer(c)
+    assert TokenizerTask(c, digits(32), open_run(tmp_path/'run', 'tokenizer', {}), start=start).model.fingerprint == start.fingerprint and weights.preflight(c, start_from='x') == []
 
 
 @pytest.fixture(scope='module')

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['AE', 'KL']
 
-# %% ../../nbs/quantizers/03_continuous.ipynb #a7a67872
+# %% ../../nbs/quantizers/03_continuous.ipynb #ca3b957c
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .base import QuantOut, Quantizer
 

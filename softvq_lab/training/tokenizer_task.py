@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_teacher', 'make_judges', 'TokenizerTask', 'side_by_side']
 
-# %% ../../nbs/training/10_tokenizer_task.ipynb #50c8303b
+# %% ../../nbs/training/10_tokenizer_task.ipynb #2a359c27
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -24,9 +24,9 @@ from .augment import DiffAug
 from .discriminators import make_discriminator
 from .losses import make_perceptual, psnr, reconstruction_loss
 from .task import Task
-from ..weights import fit_weights, loss_weights, preflight, require
+from ..weights import fit_weights, loss_weights, require
 
-# %% ../../nbs/training/10_tokenizer_task.ipynb #d0867cc0
+# %% ../../nbs/training/10_tokenizer_task.ipynb #760cc412
 def make_teacher(name: str, file: str, t: TokenizerConfig, images: ImageData) -> nn.Module:
     "The frozen teacher of a name (`align`), for images of a tokenizer; a `ConfigError` when its file is missing."
     if name == 'reference': return ReferenceTeacher(reference_network(images))
@@ -37,8 +37,8 @@ def make_teacher(name: str, file: str, t: TokenizerConfig, images: ImageData) ->
 
 def make_judges(c: LossConfig, t: TokenizerConfig, images: ImageData) -> tuple[nn.Module | None, Aligner | None, Adversary | None]:
     "Perceptual loss, alignment and adversary of the settings; None for those that are off. A `ConfigError` when a pretrained file is missing."
-    preflight(t, c)
     needed = loss_weights(c)
+    require(list(needed.values()))
     file = lambda setting: str(needed[setting].path) if setting in needed else ''
     net = reference_network(images) if 'reference' in (c.percep, c.adv) else None
     percep = make_perceptual(c.percep, net=net, file=file('percep')) if c.percep != 'none' and c.percep_weight else None

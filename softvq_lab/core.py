@@ -6,11 +6,12 @@
 __all__ = ['derive_seed', 'rng', 'seed_everything', 'best_device', 'full_precision', 'mean_over_ranks', 'from_first_rank',
            'write_atomic', 'write_json', 'read_json', 'sha256', 'cache_dir']
 
-# %% ../nbs/00_core.ipynb #448ae76e
+# %% ../nbs/00_core.ipynb #f62f958e
 import hashlib
 import json
 import os
 import random
+import secrets
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -48,11 +49,11 @@ def full_precision(device: torch.device):
     "A region in which autocast is off: softmaxes, norms and losses are computed in float32."
     return torch.autocast(device.type, enabled=False) if device.type != 'meta' else nullcontext()  # counting parameters and FLOPs: there is no autocast on meta
 
-# %% ../nbs/00_core.ipynb #9d766267
+# %% ../nbs/00_core.ipynb #aaf16192
 class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
-        x = x.clone()
+        x = x.clone(memory_format=torch.contiguous_format)  # as NCCL wants it, gradients too
         dist.all_reduce(x)
         return x / dist.get_world_size()
 
@@ -62,22 +63,22 @@ class _Mean(torch.autograd.Function):
 
 def mean_over_ranks(x: Tensor) -> Tensor:
     "The mean of `x` over the processes that train together, differentiable; `x` itself where there is one. All of them must call it."
-    return _Mean.apply(x.contiguous()) if dist.is_available() and dist.is_initialized() else x
+    return _Mean.apply(x) if dist.is_available() and dist.is_initialized() else x
 
 
 def from_first_rank(x: Tensor) -> Tensor:
     "The first process's `x` in all processes, without gradient."
     if not (dist.is_available() and dist.is_initialized()): return x
-    x = x.detach().contiguous().clone()
+    x = x.detach().clone(memory_format=torch.contiguous_format)
     dist.broadcast(x, 0)
     return x
 
-# %% ../nbs/00_core.ipynb #eeb831eb
+# %% ../nbs/00_core.ipynb #95f7156b
 def write_atomic(path, data: bytes | str):
     "Write `data` to `path` so that a crash at any moment leaves the old content or the new, never a part."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    aside = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')  # of this call alone: threads, and processes of other machines, may write the same file
     try:
         with open(aside, 'wb') as f:
             f.write(data.encode() if isinstance(data, str) else data)

@@ -6,13 +6,12 @@
 __all__ = ['PRESETS', 'PRETRAINED', 'DataConfig', 'TokenizerConfig', 'divisors', 'OptimConfig', 'EngineConfig', 'LossConfig',
            'RunConfig', 'GeneratorConfig', 'RepaConfig', 'SampleConfig']
 
-# %% ../nbs/01_config.ipynb #fda27e85
+# %% ../nbs/01_config.ipynb #93e79273
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .plugins import Choice
-from .strict import config
+from .strict import Choice, config
 
 # %% ../nbs/01_config.ipynb #d316c3a6
 @config

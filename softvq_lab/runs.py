@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'ANYHOW', 'PASSING', 'Run', 'log_metrics', 'read_metrics', 'trim_metrics', 'open_run', 'list_runs',
-           'figures', 'passport_differences', 'comparable', 'summary']
+           'figures', 'passport_differences', 'passport_id', 'comparable', 'differences', 'summary']
 
-# %% ../nbs/04_runs.ipynb #5d78b8fa
+# %% ../nbs/04_runs.ipynb #06636b60
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -81,18 +82,22 @@ def trim_metrics(run: Run, step: int):
     if (run.path/'metrics.jsonl').exists():
         write_atomic(run.path/'metrics.jsonl', ''.join(json.dumps(m) + '\n' for m in read_metrics(run) if m['step'] <= step))
 
-# %% ../nbs/04_runs.ipynb #4847e820
+# %% ../nbs/04_runs.ipynb #eed581e4
 PACKAGES = ('torch', 'timm', 'accelerate', 'numpy', 'softvq_lab')
 
 
 ANYHOW = ('run', 'resume', 'plugins', 'workers', 'tracker', 'keep_checkpoints')  # settings that change nothing of what is learned
 
 
-def _same(a: dict, b: dict) -> list[str]:
-    "What differs between two configs, what changes nothing left aside."
-    flat = lambda c: {k: v for s, x in c.items() for k, v in (x.items() if isinstance(x, dict) else [(s, x)]) if k not in ANYHOW}
-    a, b = flat(a), flat(b)
-    return [f'{k}: {a.get(k)!r} there, {b.get(k)!r} asked for' for k in sorted(a | b) if a.get(k) != b.get(k)]
+def _settings(config: dict) -> dict[str, object]:
+    "The flat settings of a stored config, what changes nothing left aside."
+    return {k: v for s, x in config.items() for k, v in (x.items() if isinstance(x, dict) else [(s, x)]) if k not in ANYHOW}
+
+
+def _differing(*settings: dict) -> list[tuple]:
+    "(name, its value in each of `settings`, None where it is not there) where they differ."
+    rows = [(k, *(s.get(k) for s in settings)) for k in dict.fromkeys(k for s in settings for k in s)]
+    return [r for r in rows if any(v != r[1] for v in r[2:])]
 
 
 def open_run(path, kind: str, config: dict, resume: bool = False, **extra) -> Run:
@@ -102,7 +107,8 @@ def open_run(path, kind: str, config: dict, resume: bool = False, **extra) -> Ru
         status = run.status
         if status['state'] == 'running' and status.get('pid') != os.getpid(): raise ConfigError(f'{path} is being trained by process {status.get("pid")} on {status.get("host")}: wait for it, stop it, or give another run folder')
         if not resume: raise ConfigError(f'{path} already holds a run ({status["state"]}, step {status.get("step", 0)}). Go on with it by resume=True, or give another folder by run=...; nothing was changed')
-        if differs := _same(run.info['config'], json.loads(json.dumps(config))): raise ConfigError(f'{path} cannot be resumed with other settings (give another run folder):\n  ' + '\n  '.join(differs))
+        differs = [f'{k}: {a!r} there, {b!r} asked for' for k, a, b in _differing(_settings(run.info['config']), _settings(json.loads(json.dumps(config))))]
+        if differs: raise ConfigError(f'{path} cannot be resumed with other settings (give another run folder):\n  ' + '\n  '.join(sorted(differs)))
         return run
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     versions = {'python': platform.python_version(), **{p: version(p) for p in PACKAGES}}
@@ -121,17 +127,17 @@ def list_runs(root) -> list[Run]:
         found.append((created, Run(p.parent)))
     return [r for _, r in sorted(found, key=lambda f: (f[0], f[1].name), reverse=True)]
 
-# %% ../nbs/04_runs.ipynb #5df332c1
+# %% ../nbs/04_runs.ipynb #6f2652e8
 def figures(run: Run) -> dict[str, dict]:
     "What was measured of a run: name of the evaluation -> its figures, passport and subject."
     found = {}
     for p in sorted((run.path/'evaluation').glob('*.json')):
         try: value = read_json(p)
         except (OSError, ValueError): continue
-        if isinstance(value, dict) and 'figures' in value: found[p.stem] = value
+        if isinstance(value, dict) and isinstance(value.get('figures'), dict) and isinstance(value.setdefault('passport', {}), dict): found[p.stem] = value
     return found
 
-# %% ../nbs/04_runs.ipynb #023a7ea9
+# %% ../nbs/04_runs.ipynb #f2c69f04
 PASSING = ('torch',)  # entries of a passport that part no figures
 
 
@@ -141,25 +147,32 @@ def passport_differences(a: dict, b: dict, ignore=()) -> list[str]:
     return [f'{k}: {a.get(k)!r} and {b.get(k)!r}' for k in entries if a.get(k) != b.get(k)]
 
 
-def comparable(root) -> list[tuple[str, dict, list[tuple[Run, dict]]]]:
-    "The figures of the runs under `root` that may stand side by side: (evaluation, passport, [(run, what was measured), ...]), the evaluations by name."
-    groups = []
-    for run in list_runs(root):
+def passport_id(passport: dict) -> str:
+    "Eight hex digits, equal where `passport_differences` finds none."
+    return hashlib.sha256(json.dumps({k: v for k, v in passport.items() if k not in PASSING and v is not None}, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def comparable(runs: list[Run]) -> list[tuple[str, dict, list[tuple[Run, dict[str, float]]]]]:
+    "The figures of `runs` that may stand side by side: (evaluation, passport, [(run, figures), ...]), the evaluations by name."
+    groups = {}
+    for run in runs:
         for name, found in figures(run).items():
-            passport = found.get('passport', {})
-            group = next((g for g in groups if g[0] == name and not passport_differences(g[1], passport)), None)
-            if group is None: groups.append(group := (name, passport, []))
-            group[2].append((run, found))
-    return sorted(groups, key=lambda g: g[0])
+            groups.setdefault((name, passport_id(found['passport'])), (name, found['passport'], []))[2].append((run, {k: v for k, v in found['figures'].items() if isinstance(v, int | float)}))
+    return sorted(groups.values(), key=lambda g: g[0])
+
+
+def differences(runs: list[Run]) -> list[tuple]:
+    "(setting, its value in each run) where the settings, the data or the versions of some runs differ; None where a run does not know it. What changes nothing of what is learned (`ANYHOW`) is left out."
+    return _differing(*({'kind': r.kind, 'data': r.info.get('data_source')} | _settings(r.info['config']) | {f'version of {k}': v for k, v in r.info.get('versions', {}).items()} for r in runs))
 
 
 def summary(root) -> str:
     "The runs under `root`, and their figures in one table for each evaluation and passport, as text."
-    runs, groups = list_runs(root), comparable(root)
+    runs = list_runs(root)
     lines = [f'{r.path}  {r.kind}, {(s := r.status)["state"]}, step {s.get("step", 0)}' for r in runs]
     first = {}
-    for name, passport, rows in groups:
+    for name, passport, rows in comparable(runs):
         other = first.setdefault(name, passport)
         lines.append(f'\n{name}, {passport.get("count", "?")} images' + ('' if other is passport else ': not to be compared with the above, for they differ in ' + '; '.join(passport_differences(other, passport))))
-        lines += [f'    {r.path}: ' + '  '.join(f'{k} {v:.4g}' for k, v in found['figures'].items()) for r, found in rows]
+        lines += [f'    {r.path}: ' + '  '.join(f'{k} {v:.4g}' for k, v in measured.items()) for r, measured in rows]
     return '\n'.join(lines) or f'no runs under {root} yet: make demo'

@@ -97,7 +97,7 @@ def _show_plan(sweeps: list):
     unique = {t.id for s in sweeps for t in s.tasks}
     typer.echo(f'{len(unique)} jobs')
 
-# %% ../../nbs/workbench/08_cli.ipynb #28f22b3f
+# %% ../../nbs/workbench/08_cli.ipynb #42522256
 @app.command()
 def runs(root: Root = Path('runs')):
     "The runs, newest first, and what was measured of them."
@@ -137,14 +137,15 @@ def show(folder: Folder):
 @app.command()
 def compare(folders: Annotated[list[Path], typer.Argument(help='run folders')]):
     "Runs side by side: the settings in which they differ, and their figures; figures of other passports stand in columns of their own."
-    from softvq_lab.workbench.leaderboard import board, differences
-    from softvq_lab.runs import Run
-    found = [Run(f) for f in folders]
-    for frame in (differences(found), *board(found).values()):
-        if frame.empty: continue
-        table = Table(*map(str, frame.reset_index().columns), box=None, header_style='bold', title=frame.attrs.get('title', ''), title_justify='left')
-        for row in frame.reset_index().itertuples(index=False): table.add_row(*(f'{v:.4g}' if isinstance(v, float) else str(v) for v in row))
-        _console().print(table)
+    from softvq_lab.runs import Run, differences
+    from softvq_lab.workbench.leaderboard import boards
+    if gone := [str(f) for f in folders if not (f/'config.json').exists()]: raise ConfigError(f'there is no run folder {", ".join(gone)}')
+    found, c = [Run(f) for f in folders], _console()
+    tables = [('', ['setting', *map(str, folders)], differences(found)), *((b.attrs['title'], ['run', *b.columns], b.itertuples()) for b in boards(found))]
+    for title, head, rows in tables:
+        table = Table(*head, box=None, header_style='bold', title=title, title_justify='left')
+        for row in rows: table.add_row(*('-' if v is None else f'{v:.4g}' if isinstance(v, float) else str(v) for v in row))
+        if table.rows: c.print(table)
 
 
 @app.command()

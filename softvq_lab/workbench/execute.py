@@ -6,7 +6,7 @@
 __all__ = ['PREEMPTED', 'TRAININGS', 'ENDED', 'workflow_notebook', 'Job', 'Signals', 'execute', 'start', 'stop', 'run_workflow',
            'begin_workflow', 'resume_job', 'main']
 
-# %% ../../nbs/workbench/04_execute.ipynb #a799f565
+# %% ../../nbs/workbench/04_execute.ipynb #baaca2e4
 import datetime
 import fcntl
 import os
@@ -21,9 +21,11 @@ from pathlib import Path
 import psutil
 
 from ..core import read_json, write_json
-from ..strict import ConfigError
+from ..runs import Run
+from ..strict import ConfigError, flatten
+from .workflow import check_parameters
 
-# %% ../../nbs/workbench/04_execute.ipynb #7737ad81
+# %% ../../nbs/workbench/04_execute.ipynb #41df5c4d
 PREEMPTED = 75  # exit status: asked to stop, saved, try again later (EX_TEMPFAIL)
 TRAININGS = ('train', 'train_generator')
 ENDED = ('done', 'failed')
@@ -49,7 +51,7 @@ class Job:
 
     @property
     def info(self) -> dict:
-        "workflow, parameters, state (planned, queued, running, done, failed, preempted), reason, attempts, begun, ended, seconds. A 'running' or 'queued' whose process is gone reads 'interrupted'."
+        "workflow, parameters, state (planned, queued, running, done, failed, preempted), reason, attempts, begun, ended, seconds, stopped (by a person, for good). A 'running' or 'queued' whose process is gone reads 'interrupted'."
         try: s = read_json(self.file)
         except (OSError, ValueError): return {'state': 'planned'}
         if not isinstance(s, dict) or 'state' not in s: return {'state': 'planned'}
@@ -64,7 +66,7 @@ class Job:
 
     def plan(self, workflow: str, parameters: dict):
         "Note what is to be executed."
-        self.say('queued', workflow=workflow, parameters=parameters, reason=None, pid=None, host=platform.node(), tries=_tries(self.file) + 1)
+        self.say('queued', workflow=workflow, parameters=parameters, reason=None, stopped=None, pid=None, host=platform.node(), tries=_tries(self.file) + 1)
 
     def last_lines(self, n: int = 20) -> str:
         "The end of the log."
@@ -149,7 +151,7 @@ def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | No
             print(f'--- {state}: {reason}', file=log)
             return state, reason
 
-# %% ../../nbs/workbench/04_execute.ipynb #c9ede545
+# %% ../../nbs/workbench/04_execute.ipynb #318002a8
 def start(job: Job, env: dict[str, str] | None = None) -> subprocess.Popen:
     "Execute a planned job in a new session; `env` is added to the environment."
     job.file.parent.mkdir(parents=True, exist_ok=True)
@@ -159,10 +161,11 @@ def start(job: Job, env: dict[str, str] | None = None) -> subprocess.Popen:
     return p
 
 
-def stop(job: Job) -> bool:
-    "Ask a running job to save and end; False when it does not run on this machine."
+def stop(job: Job, for_good: bool = False) -> bool:
+    "Ask a running job to save and end; False when it does not run on this machine. `for_good`: the driver of its sweep does not go on with it."
     s = job.info
     if s['state'] not in ('running', 'queued') or s.get('host') != platform.node(): return False
+    if for_good: job.say(s['state'], stopped=True)
     os.kill(s['pid'], signal.SIGTERM)
     return True
 
@@ -170,11 +173,12 @@ def stop(job: Job) -> bool:
 def _prepare(workflow: str, output, resume: bool, parameters: dict) -> Job:
     "A planned job, after everything that can be checked was."
     import papermill.iorw  # noqa: F401, before the next: it imports it by its entry point
+    from softvq_lab.weights import preflight
     from softvq_lab.workbench.papermill_io import keep
-    from softvq_lab.workbench.workflow import check_parameters
     job, notebook = Job(output), workflow_notebook(workflow)
     if workflow in TRAININGS: parameters = {'run': str(job.output.parent)} | parameters
-    check_parameters(workflow, parameters)
+    config = check_parameters(workflow, parameters)
+    if workflow == 'train': preflight(config.tokenizer, config.loss)
     if job.info['state'] in ('running', 'queued'): raise ConfigError(f'{output} is being executed by process {job.info.get("pid")} on {job.info.get("host")}')
     if workflow in TRAININGS and not resume and (Path(parameters['run'])/'config.json').exists(): raise ConfigError(f'{parameters["run"]} already holds a run; go on with it by resume, or give another folder; nothing was changed')
     if not resume: keep(job.output)
@@ -198,8 +202,6 @@ def begin_workflow(workflow: str, output, resume: bool = False, **parameters) ->
 
 def resume_job(folder) -> int:
     "Go on with the training in the run folder `folder`, by the workflow that made it; waits."
-    from softvq_lab.runs import Run
-    from softvq_lab.strict import flatten
     from softvq_lab.train import load_config
     job, run = Job(Path(folder)/'notebook.ipynb'), Run(folder)
     if run.status['state'] == 'running': raise ConfigError(f'{folder} is being trained by process {run.status.get("pid")} on {run.status.get("host")}')

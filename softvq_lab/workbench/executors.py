@@ -68,7 +68,7 @@ def make_executor(name: str, jobs: int | None = None, slurm: dict | None = None)
     if name == 'slurm': return Slurm(**(slurm or {}))
     raise ConfigError(f'executor={name!r}: possible are local and slurm')
 
-# %% ../../nbs/workbench/06_executors.ipynb #8c8da014
+# %% ../../nbs/workbench/06_executors.ipynb #ba503336
 AGAIN = ('interrupted', 'preempted')  # ends that are no fault of the settings
 
 
@@ -78,7 +78,7 @@ class _Stop(Exception): pass
 def drive(sweeps: list[Sweep], executor: Executor, retry: bool = False, attempts: int = 3, poll: float = 0.5, say=print) -> bool:
     """Run the tasks of some sweeps to their end; True when all are done.
 
-    `retry`: failed ones of an earlier drive are tried again. A job that was killed or preempted is resumed up to `attempts` times in all (its cluster's own requeues not counted). Equal tasks of several sweeps run once."""
+    `retry`: failed ones of an earlier drive are tried again. A job that was killed or preempted is resumed up to `attempts` times in all (its cluster's own requeues not counted), one that a person stopped is not. Equal tasks of several sweeps run once."""
     tasks = {t.id: t for s in sweeps for t in s.tasks}
     if retry:
         for t in tasks.values():
@@ -115,9 +115,13 @@ def _turn(tasks: dict[str, Task], executor: Executor, attempts: int, before: dic
     states = _look(tasks, executor)
     for i, t in tasks.items():
         if t.needs and states[t.needs]['state'] == 'failed' and states[i]['state'] != 'done': states[i] = {'state': 'failed', 'reason': f'not started: its {tasks[t.needs].stage} ({tasks[t.needs].label}) failed'}
-        if states[i]['state'] in AGAIN and (t.job.info.get('tries') or 0) >= attempts:
-            t.job.say('failed', reason=f'ended {attempts} times without an error of its own ({states[i]["reason"] or "its process was killed"})')
-            states[i] |= {'state': 'failed', 'reason': t.job.info['reason']}
+        if states[i]['state'] in AGAIN:
+            if t.job.info.get('stopped'): why = 'it was stopped; --retry goes on with it'
+            elif (t.job.info.get('tries') or 0) >= attempts: why = f'ended {attempts} times without an error of its own ({states[i]["reason"] or "its process was killed"})'
+            else: why = ''
+            if why:
+                t.job.say('failed', reason=why)
+                states[i] |= {'state': 'failed', 'reason': why}
         old = before.get(i, {}).get('state')
         if old and states[i]['state'] != old and states[i]['state'] in (*ENDED, *AGAIN): _tell(say, t, states, old)
     busy = [t for i, t in tasks.items() if states[i]['state'] in ('queued', 'running')]

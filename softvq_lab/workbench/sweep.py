@@ -193,7 +193,7 @@ def plan(sweep: SweepConfig, root='runs') -> list[Task]:
             made = rows
     return list(tasks.values())
 
-# %% ../../nbs/workbench/05_sweep.ipynb #f53d9ffe
+# %% ../../nbs/workbench/05_sweep.ipynb #d0b7d4a4
 class Sweep:
     "A sweep and its folder."
 
@@ -203,12 +203,6 @@ class Sweep:
 
     @property
     def folder(self) -> Path: return self.root/'sweeps'/self.spec.name
-
-    def state(self, task: Task, known: dict | None = None) -> dict:
-        "state, reason, attempts, seconds of a task; one that waits for a failed one has failed."
-        if task.found: return {'state': 'done', 'reason': 'a run with this config was there', 'attempts': 0, 'seconds': None}
-        s = task.job.info
-        return {'state': s['state'], 'reason': s.get('reason'), 'attempts': s.get('attempts', 0), 'seconds': s.get('seconds'), 'begun': s.get('begun'), 'ended': s.get('ended')}
 
     def write(self, states: dict[str, dict], executor: str, ended: bool = False):
         "sweep.json, if anything changed."

@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# %% ../nbs/00b_ranks.ipynb #9d766267
+# %% ../nbs/00b_ranks.ipynb #aaf16192
 class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
-        x = x.clone()
+        x = x.clone(memory_format=torch.contiguous_format)  # as NCCL wants it, gradients too
         dist.all_reduce(x)
         return x / dist.get_world_size()
 
@@ -24,12 +24,12 @@ class _Mean(torch.autograd.Function):
 
 def mean_over_ranks(x: Tensor) -> Tensor:
     "The mean of `x` over the processes that train together, differentiable; `x` itself where there is one. All of them must call it."
-    return _Mean.apply(x.contiguous()) if dist.is_available() and dist.is_initialized() else x
+    return _Mean.apply(x) if dist.is_available() and dist.is_initialized() else x
 
 
 def from_first_rank(x: Tensor) -> Tensor:
     "The first process's `x` in all processes, without gradient."
     if not (dist.is_available() and dist.is_initialized()): return x
-    x = x.detach().contiguous().clone()
+    x = x.detach().clone(memory_format=torch.contiguous_format)
     dist.broadcast(x, 0)
     return x

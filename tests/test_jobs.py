@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from softvq_lab.runs import Run, figures
+from softvq_lab.runs import figures
 from softvq_lab.strict import ConfigError
 from softvq_lab.training.checkpoint import steps_of
 from softvq_lab.workbench.execute import Job

@@ -6,8 +6,7 @@
 __all__ = ['PREEMPTED', 'TRAININGS', 'ENDED', 'workflow_notebook', 'Job', 'Signals', 'execute', 'start', 'stop', 'run_workflow',
            'begin_workflow', 'resume_job', 'main']
 
-# %% ../../nbs/workbench/04_execute.ipynb #baaca2e4
-import datetime
+# %% ../../nbs/workbench/04_execute.ipynb #38708760
 import fcntl
 import os
 import platform
@@ -20,12 +19,12 @@ from pathlib import Path
 
 import psutil
 
-from ..core import read_json, write_json
-from ..runs import Run
+from ..core import now, read_json, write_json
+from ..runs import Run, lives
 from ..strict import ConfigError, flatten
 from .workflow import check_parameters
 
-# %% ../../nbs/workbench/04_execute.ipynb #41df5c4d
+# %% ../../nbs/workbench/04_execute.ipynb #e417466b
 PREEMPTED = 75  # exit status: asked to stop, saved, try again later (EX_TEMPFAIL)
 TRAININGS = ('train', 'train_generator')
 ENDED = ('done', 'failed')
@@ -55,14 +54,14 @@ class Job:
         try: s = read_json(self.file)
         except (OSError, ValueError): return {'state': 'planned'}
         if not isinstance(s, dict) or 'state' not in s: return {'state': 'planned'}
-        if s.get('state') in ('running', 'queued') and not _alive(s): s['state'] = 'interrupted'
+        if s.get('state') in ('running', 'queued') and not lives(s.get('host'), s.get('pid'), s.get('created')): s['state'] = 'interrupted'
         return s
 
     def say(self, state: str, **values):
         "Write the state; `values` are kept until they are overwritten."
         try: old = read_json(self.file)
         except (OSError, ValueError): old = {}
-        write_json(self.file, {**old, **values, 'state': state, 'updated': _now()})
+        write_json(self.file, {**old, **values, 'state': state, 'updated': now()})
 
     def plan(self, workflow: str, parameters: dict):
         "Note what is to be executed."
@@ -82,18 +81,7 @@ def _tries(file) -> int:
     try: return read_json(file).get('tries', 0)
     except (OSError, ValueError): return 0
 
-
-def _now() -> str: return datetime.datetime.now().astimezone().isoformat(timespec='seconds')
-
-
-def _alive(s: dict) -> bool:
-    if s.get('host') != platform.node(): return True  # of another machine only its scheduler knows
-    try:
-        p = psutil.Process(s['pid'])
-        return abs(p.create_time() - s['created']) < 1 and p.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, KeyError, TypeError, ValueError): return False
-
-# %% ../../nbs/workbench/04_execute.ipynb #cb3f7e12
+# %% ../../nbs/workbench/04_execute.ipynb #8b966515
 def _outcome(e: BaseException) -> tuple[str, str]:
     "State and reason of what papermill raised."
     name = getattr(e, 'ename', type(e).__name__)
@@ -130,10 +118,10 @@ def execute(job: Job) -> int:
         s = job.info
         if s['state'] == 'done': return 0
         me = psutil.Process()
-        job.say('running', pid=me.pid, created=me.create_time(), host=platform.node(), begun=_now(), ended=None, reason=None, attempts=s.get('attempts', 0) + 1)
+        job.say('running', pid=me.pid, created=me.create_time(), host=platform.node(), begun=now(), ended=None, reason=None, attempts=s.get('attempts', 0) + 1)
         began = time.time()
         with Signals(): state, reason = _papermill(job, s['workflow'], s['parameters'])
-        job.say(state, reason=reason, ended=_now(), seconds=round(time.time() - began, 1) + (s.get('seconds') or 0))
+        job.say(state, reason=reason, ended=now(), seconds=round(time.time() - began, 1) + (s.get('seconds') or 0))
         return {'done': 0, 'failed': 1}.get(state, PREEMPTED)
 
 
@@ -142,7 +130,7 @@ def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | No
     from papermill import execute_notebook  # 2 seconds: not for those who only read states
     if workflow in TRAININGS: parameters = parameters | {'resume': True}
     with open(job.log, 'a', buffering=1, encoding='utf-8') as log:
-        print(f'--- {workflow} {parameters}, {_now()}, process {os.getpid()} on {platform.node()}', file=log)
+        print(f'--- {workflow} {parameters}, {now()}, process {os.getpid()} on {platform.node()}', file=log)
         try:
             execute_notebook(workflow_notebook(workflow), job.output, parameters, progress_bar=False, stdout_file=log, stderr_file=log)
             return 'done', None

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['AGAIN', 'Executor', 'Local', 'make_executor', 'drive', 'run_sweep']
 
-# %% ../../nbs/workbench/06_executors.ipynb #d73234af
+# %% ../../nbs/workbench/06_executors.ipynb #7d59feae
 import os
 import signal
 import time
 from typing import Protocol
 
-import psutil
 import torch
 
 from ..strict import ConfigError

@@ -6,12 +6,11 @@
 __all__ = ['output_of', 'run_of', 'jobs_of', 'jobs', 'is_alive', 'progress', 'read_lines', 'start', 'process_of', 'family',
            'cancel']
 
-# %% ../../nbs/workbench/04a_jobs.ipynb #37c092aa
+# %% ../../nbs/workbench/04a_jobs.ipynb #cf5424f1
 import ast
 import os
 import platform
 import re
-import threading
 from pathlib import Path
 
 import psutil

@@ -18,16 +18,16 @@ from .execute import ENDED, start, stop
 from .slurm import Slurm
 from .sweep import Sweep, Task, open_sweep
 
-# %% ../../nbs/workbench/06_executors.ipynb #b9278afd
+# %% ../../nbs/workbench/06_executors.ipynb #1a4c9de2
 class Executor(Protocol):
     "What the driver asks of an executor."
     name: str
     def room(self, busy: list[Task]) -> int: "How many more jobs it takes, `busy` being started and not ended."
-    def start(self, task: Task): "Begin a planned task."
+    def start(self, task: Task, busy: list[Task]): "Begin a planned task, while `busy` run."
     def states(self, tasks: list[Task]) -> dict[str, dict]: "What is known of each task, by id."
     def stop(self, tasks: list[Task]): "The driver is asked to end."
 
-# %% ../../nbs/workbench/06_executors.ipynb #f1ae8cd0
+# %% ../../nbs/workbench/06_executors.ipynb #4fcf7140
 class Local:
     "`n` jobs at a time on this machine; None: one a GPU, or one a core where there are none."
     name = 'local'
@@ -38,6 +38,7 @@ class Local:
         self.n = n or self.gpus or cores
         if self.n < 1: raise ConfigError(f'n={n}: at least one job at a time')
         self.threads = threads or max(1, cores // self.n)
+        self.children = []
 
     def room(self, busy: list[Task]) -> int: return self.n - len(busy)
 
@@ -48,10 +49,10 @@ class Local:
             gpu = min(range(self.gpus), key=taken.count)  # more jobs than GPUs share them evenly
             env['CUDA_VISIBLE_DEVICES'] = str(gpu)
             task.job.say('queued', gpu=gpu)
-        self.children = [p for p in getattr(self, 'children', []) if p.poll() is None] + [start(task.job, env)]  # poll: no zombies
+        self.children = [p for p in self.children if p.poll() is None] + [start(task.job, env)]  # poll: no zombies
 
     def states(self, tasks: list[Task]) -> dict[str, dict]:
-        for p in getattr(self, 'children', []): p.poll()
+        for p in self.children: p.poll()
         return {t.id: t.job.info for t in tasks}
 
     def stop(self, tasks: list[Task]):

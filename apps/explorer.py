@@ -15,6 +15,11 @@ from pathlib import Path
 
 os.environ |= {'GRADIO_ANALYTICS_ENABLED': 'False', 'HF_HUB_OFFLINE': '1'}  # nothing goes to the outside network
 os.environ.pop('GRADIO_ALLOWED_PATHS', None)  # no folder is served
+if __name__ == '__main__':  # before gradio, which makes folders when it is imported
+    for s in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(s) == signal.SIG_DFL: signal.signal(s, lambda *_: sys.exit(0))  # so that the folder goes
+    ASIDE = tempfile.TemporaryDirectory(prefix='explorer-')  # of this server alone, for uploads and all that libraries lay aside: gradio's own folder is shared by all of a machine, and stays
+    tempfile.tempdir = os.environ['GRADIO_TEMP_DIR'] = ASIDE.name
 
 import gradio as gr
 import safehttpx
@@ -95,18 +100,15 @@ def options(argv=None) -> argparse.Namespace:
 def main(argv=None):
     "Parse the command line and serve."
     args = options(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder of uploads goes
-    with tempfile.TemporaryDirectory(prefix='explorer-') as uploads:  # of this server alone: gradio's own folder is shared by all of a machine
-        os.environ['GRADIO_TEMP_DIR'] = uploads
-        queue, launch = LIMITS
-        host = f'[{args.host}]' if ':' in args.host and not args.host.startswith('[') else args.host
-        try:
-            _, url, public = build(args.runs, tuple(args.data)).queue(**queue).launch(
-                server_name=host, server_port=args.port, share=args.share, auth=args.auth, theme=THEME, css=CSS, max_file_size='40mb', ssr_mode=False, quiet=True, prevent_thread_lock=True, **launch)
-        except OSError as e: sys.exit(f'explorer: {host}:{args.port} cannot be used ({e}); take another by --port')
-        print(f'explorer: {url.rstrip("/")}  (Ctrl-C ends it; jobs go on)' + (f'\npublic: {public}' if public else ''), flush=True)
-        try: threading.Event().wait()
-        except KeyboardInterrupt: pass
+    queue, launch = LIMITS
+    host = f'[{args.host}]' if ':' in args.host and not args.host.startswith('[') else args.host
+    try:
+        _, url, public = build(args.runs, tuple(args.data)).queue(**queue).launch(
+            server_name=host, server_port=args.port, share=args.share, auth=args.auth, theme=THEME, css=CSS, max_file_size='40mb', ssr_mode=False, quiet=True, prevent_thread_lock=True, **launch)
+    except OSError as e: sys.exit(f'explorer: {host}:{args.port} cannot be used ({e}); take another by --port')
+    print(f'explorer: {url.rstrip("/")}  (Ctrl-C ends it; jobs go on)' + (f'\npublic: {public}' if public else ''), flush=True)
+    try: threading.Event().wait()
+    except KeyboardInterrupt: pass
 
 
 if __name__ == '__main__': main()

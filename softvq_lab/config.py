@@ -6,13 +6,12 @@
 __all__ = ['PRESETS', 'PRETRAINED', 'FSQ_LEVELS', 'DataConfig', 'TokenizerConfig', 'divisors', 'OptimConfig', 'EngineConfig',
            'LossConfig', 'RunConfig', 'GeneratorConfig', 'RepaConfig', 'SampleConfig']
 
-# %% ../nbs/01_config.ipynb #fda27e85
+# %% ../nbs/01_config.ipynb #93e79273
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .plugins import Choice
-from .strict import config
+from .strict import Choice, config
 
 # %% ../nbs/01_config.ipynb #b75fd6ba
 @config

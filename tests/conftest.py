@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,28 @@ def pytest_configure(config):
 
 @pytest.fixture(scope='session')
 def root() -> Path: return ROOT
+
+
+@pytest.fixture(scope='session', autouse=True)
+def temporary(tmp_path_factory):
+    "What libraries leave in the temporary folder (gradio_client: an empty folder for each file) goes with the tests' own."
+    tempfile.tempdir = os.environ['TMPDIR'] = str(tmp_path_factory.mktemp('tmp'))
+
+
+@pytest.fixture(scope='module')
+def app(runs, tmp_path_factory):
+    "An explorer on the module's own `runs`."
+    from served import Explorer
+    app = Explorer(runs, tmp_path_factory.mktemp('app'))
+    yield app
+    app.close()
+
+
+@pytest.fixture(scope='module')
+def client(app):
+    "Asks the explorer as a program does."
+    from gradio_client import Client
+    return Client(app.url, verbose=False)
 
 
 @pytest.fixture(scope='session')

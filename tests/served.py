@@ -33,10 +33,12 @@ class Explorer:
             port = s.getsockname()[1]
         self.url, self.log, self.addresses = f'http://127.0.0.1:{port}/', folder/'explorer.log', folder/'addresses'
         path = os.pathsep.join([str(folder), os.environ.get('PYTHONPATH', '')]).rstrip(os.pathsep)
+        self.temporary = folder/'tmp'
+        self.temporary.mkdir()
         began = time.time()
         with open(self.log, 'w') as log:
             self.process = subprocess.Popen([sys.executable, ROOT/'apps'/'explorer.py', '--runs', runs, '--port', str(port), *arguments], stdout=log, stderr=subprocess.STDOUT,
-                                            env={**os.environ, 'no_proxy': '*', 'PYTHONPATH': path, 'WATCH_LOG': str(self.addresses)})
+                                            env={**os.environ, 'no_proxy': '*', 'PYTHONPATH': path, 'TMPDIR': str(self.temporary), 'WATCH_LOG': str(self.addresses)})
         while not self.answers():
             assert self.process.poll() is None, self.log.read_text()
             assert time.time() - began < 120, 'the explorer does not answer'
@@ -54,8 +56,10 @@ class Explorer:
 
     def close(self):
         assert self.process.poll() is None, f'the explorer died: {self.log.read_text()}'
+        assert [p.name.partition('-')[0] for p in self.temporary.iterdir()] == ['explorer'], 'something lies outside the folder of its own'
         self.process.terminate()
         self.process.wait(20)
+        assert not any(self.temporary.iterdir()), 'the closed explorer has left something'
         refused = re.compile(r'gradio\.exceptions\.InvalidPathError|no address is opened for a visitor')  # forged uploads: gradio logs what it refuses, as two tracebacks
         left = re.compile(r'in sse_stream|response already started')  # the stream of a page that somebody left
         told = self.log.read_text().split('Traceback (most recent call last)')[1:]

@@ -1,6 +1,7 @@
 """softvq-lab: what it says, what it starts, and that a mistake is a message."""
 import json
 import shutil
+import subprocess
 import sys
 import time
 
@@ -31,10 +32,16 @@ def test_help_names_every_command_and_each_explains_itself():
     assert 'NAME=VALUE' in call('run', '--help') and '--executor' in call('sweep', '--help')
 
 
-def test_help_imports_nothing_heavy():
-    import subprocess
-    code = 'import sys\nfrom softvq_lab.workbench.cli import app\ntry: app(["--help"])\nexcept SystemExit: pass\nprint([m for m in ("torch", "papermill", "gradio", "pandas") if m in sys.modules])'
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60).stdout.rstrip().endswith('[]')
+def test_who_only_looks_does_not_wait_for_heavy_imports(trained):
+    code = """import sys
+from softvq_lab.workbench.cli import main
+for words in (['--help'], ['runs', '--root', sys.argv[1]], ['stop', 'nowhere']):
+    sys.argv[1:] = words
+    try: main()
+    except SystemExit: pass
+    assert not (heavy := {'torch', 'papermill', 'gradio', 'pandas'} & sys.modules.keys()), (words, heavy)"""
+    done = subprocess.run([sys.executable, '-c', code.replace('sys.argv[1]]', f'{str(trained)!r}]')], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and 'tokenizer' in done.stdout and 'not running' in done.stderr, done.stderr
 
 
 def test_runs_show_and_compare_read_the_folders(trained, tmp_path):

@@ -30,7 +30,7 @@ from softvq_lab.evaluation.scores import reconstruction_fidelity, sample_figures
 from softvq_lab.generators.model import make_generator
 from softvq_lab.hub import load_pair, load_tokenizer
 from softvq_lab.latents.stats import LatentStats
-from softvq_lab.runs import comparable, open_run, summary
+from softvq_lab.runs import comparable, list_runs, open_run, summary
 from softvq_lab.strict import ConfigError
 from softvq_lab.tokenizer.model import Tokenizer
 
@@ -383,7 +383,7 @@ def test_tables_of_runs_part_by_passport(tmp_path):
     for name, count, seed in (('a', 500, 0), ('b', 500, 0), ('c', 50, 0)):
         run = open_run(tmp_path/name, 'generator', {})
         Measured({'fid': count / 100}, passport('Inception', 'train', count, seed=seed)).write(run.path/'evaluation', 'samples', {})
-    assert {p['count']: {r.name for r, _ in rows} for _, p, rows in comparable(tmp_path)} == {500: {'a', 'b'}, 50: {'c'}}
+    assert {p['count']: {r.name for r, _ in rows} for _, p, rows in comparable(list_runs(tmp_path))} == {500: {'a', 'b'}, 50: {'c'}}
     assert 'not to be compared with the above, for they differ in count' in summary(tmp_path)
 
 

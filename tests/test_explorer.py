@@ -136,19 +136,6 @@ def runs(trained, tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope='module')
-def app(runs, tmp_path_factory):
-    app = Explorer(runs, tmp_path_factory.mktemp('app'))
-    yield app
-    app.close()
-
-
-@pytest.fixture(scope='module')
-def client(app):
-    from gradio_client import Client
-    return Client(app.url, verbose=False)
-
-
 def _ask(client, run, path):
     from gradio_client import handle_file
     return client.predict(run, handle_file(path), api_name='/reconstruct')

@@ -1,4 +1,5 @@
 """The explorer's tabs Latent map and Runs in a real browser; trainings that outlive the app; what the server does not give away."""
+import http.client
 import json
 import os
 import re
@@ -54,13 +55,6 @@ def runs(trained, tmp_path_factory):
     tasks += [{**tasks[0], 'state': 'failed', 'reason': evil, 'run': 'runs/pool/none', 'output': 'runs/pool/none/notebook.ipynb'}, {**tasks[0], 'state': 'failed', 'reason': 'not-for-you', 'run': str(runs.parent), 'output': str(runs.parent/'secret.ipynb')}]
     write_json(runs/'sweeps'/'night'/'sweep.json', {'name': evil, 'about': evil, 'driver': {'state': 'ended'}, 'counts': {'done': 4, 'failed': 2}, 'tasks': tasks})
     return runs
-
-
-@pytest.fixture(scope='module')
-def app(runs, tmp_path_factory):
-    app = Explorer(runs, tmp_path_factory.mktemp('app'))
-    yield app
-    app.close()
 
 
 def open_tab(page, bar: str, name: str):
@@ -191,33 +185,30 @@ def get(url) -> tuple[int, bytes]:
 
 def test_no_file_is_given_away(app, runs, root, tmp_path):
     there = ['/etc/passwd', str(runs.parent/'secret.txt'), str(runs/'tokenizer'/'config.json'), str(root/'README.md'), 'README.md', str(root/'apps'/'explorer.py'), f'{runs}/../secret.txt', str(app.log), '/proc/self/environ', str(runs)]
+    server = http.client.HTTPConnection(app.url.split('/')[2], timeout=20)
     for path in there:
-        for form in (path, path.replace('/', '%2f'), f'../../../../../..{path}', f'file://{path}'):
-            for route in ('gradio_api/file=', 'file=', 'static/', 'assets/', 'gradio_api/proxy=', ''):
-                try: status, body = get(f'{app.url}{route}{form}')
-                except (OSError, ValueError): continue
-                assert b'not-for-you' not in body and b'root:' not in body and b'"config"' not in body and b'GRADIO_TEMP_DIR' not in body and b'import gradio' not in body, (route, form, status)
-                if route == 'gradio_api/file=': assert status in (403, 404), (form, status)
+        for form in (path, path.replace('/', '%2f'), path.replace('..', '%2e%2e'), f'/{path}', f'../../../../../..{path}', f'file://{path}'):
+            for route in ('gradio_api/file=', 'file=', 'gradio_api/file/', 'static/', 'assets/', 'gradio_api/proxy=', 'theme/', 'custom_component/', ''):
+                server.request('GET', f'/{route}{form}')  # as it stands: urllib would tidy it
+                answer = server.getresponse()
+                body = answer.read()
+                assert not re.search(b'not-for-you|root:|"config"|GRADIO_TEMP_DIR|import gradio', body), (route, form, answer.status)
+                if route == 'gradio_api/file=': assert answer.status in (403, 404), (form, answer.status)
 
 
 def test_no_file_comes_in_by_a_forged_upload(app, runs):
-    from gradio_client import Client
-    client, secret = Client(app.url, verbose=False), runs.parent/'secret.png'
-    Image.new('RGB', (32, 32), 'red').save(secret)
-    endpoint = next(e for e in client.endpoints.values() if e.api_name == '/reconstruct')
     import httpx
+    secret = runs.parent/'secret.png'
+    Image.new('RGB', (32, 32), 'red').save(secret)
     for path in (str(secret), f'{app.url}gradio_api/file={secret}', f'file://{secret}', '/etc/passwd'):
         told = httpx.post(f'{app.url}gradio_api/call/reconstruct', json={'data': ['tokenizer', {'path': path, 'meta': {'_type': 'gradio.FileData'}}]}, trust_env=False)
         if told.status_code != 200: continue
         answer = httpx.get(f'{app.url}gradio_api/call/reconstruct/{told.json()["event_id"]}', timeout=60, trust_env=False).text
-        assert 'event: error' in answer or 'PSNR' not in answer, answer[:500]
-    assert endpoint
+        assert 'PSNR' not in answer, answer[:500]
 
 
 @pytest.mark.parametrize('name', ['broken', 'foreign', 'other', 'bare', '../tokenizer', '/etc', '<b>', ''])
-def test_a_damaged_or_foreign_run_is_a_message(app, name):
-    from gradio_client import Client
-    client = Client(app.url, verbose=False)
+def test_a_damaged_or_foreign_run_is_a_message(client, name):
     assert isinstance(client.predict(name, 'tokenizer', api_name='/compare'), str)
     assert isinstance(client.predict(name, api_name='/stop'), str)
     said, *_ = client.predict(name, 15, 50, 0, api_name='/latent_map')

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from softvq_lab.runs import Run, figures
+from softvq_lab.runs import figures
 from softvq_lab.strict import ConfigError
 from softvq_lab.training.checkpoint import steps_of
 from softvq_lab.workbench.execute import Job
@@ -32,7 +32,7 @@ def gone(p: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize('workflow,params,says', [('train', {'tokns': 8}, "Did you mean 'tokens'"), ('train', {'tokens': 'many', 'steps': 0}, 'steps'), ('train', {'tau; import os': 1}, 'tau; import os'), ('train', {'run': '/tmp/x'}, 'chosen already'),
-                                                  ('trian', {}, 'train_generator'), ('evaluate', {}, 'holds no run'), ('train', {'codebooks': 5, 'tokens': 48}, 'codebooks=5')])
+                                                  ('trian', {}, 'train_generator'), ('evaluate', {}, 'holds no run'), ('train', {'tokens': 16, 'align': 'dinov2', 'align_file': 'none.safetensors'}, 'pretrained weights are missing'), ('train', {'codebooks': 5, 'tokens': 48}, 'codebooks=5')])
 def test_nothing_starts_with_wrong_parameters(tmp_path, workflow, params, says):
     with pytest.raises(ConfigError, match=says): start(workflow, tmp_path/'a', params)
     assert list(tmp_path.iterdir()) == []

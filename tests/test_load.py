@@ -7,14 +7,10 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from served import Explorer
 
 
 @pytest.fixture(scope='module')
-def app(trained, tmp_path_factory):
-    app = Explorer(trained, tmp_path_factory.mktemp('app'))
-    yield app
-    app.close()
+def runs(trained): return trained
 
 
 def crowd(app, tmp_path, people: int, seconds: float) -> tuple[list[float], list]:
@@ -53,9 +49,7 @@ def test_twenty_people_at_once(app, tmp_path, seconds):
     assert wrong == [] and len(took) >= 20
 
 
-def test_whoever_waits_sees_a_place_in_the_queue(app):
-    from gradio_client import Client
-    client = Client(app.url, verbose=False)
+def test_whoever_waits_sees_a_place_in_the_queue(client):
     work = [client.submit('generator', api_name='/sample') for _ in range(6)]
     places = set()
     for _ in range(200):
@@ -66,7 +60,6 @@ def test_whoever_waits_sees_a_place_in_the_queue(app):
     assert places - {0}, places
 
 
-def test_the_api_page_lists_what_can_be_asked(app):
-    from gradio_client import Client
-    named = Client(app.url, verbose=False).view_api(return_format='dict')['named_endpoints']
+def test_the_api_page_lists_what_can_be_asked(client):
+    named = client.view_api(return_format='dict')['named_endpoints']
     assert {'/reconstruct', '/sample', '/latent_map', '/compare', '/stop'} <= named.keys()

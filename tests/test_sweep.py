@@ -1,5 +1,6 @@
 """Sweeps: what a file means, what runs once, and what a killed driver leaves behind."""
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -7,13 +8,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from softvq_lab.core import read_json
 from softvq_lab.runs import Run
 from softvq_lab.strict import ConfigError
-from softvq_lab.workbench.execute import Job, _outcome
+from softvq_lab.workbench.execute import Job, _outcome, stop
 from softvq_lab.workbench.executors import Local, drive
 from softvq_lab.workbench.slurm import Slurm
 from softvq_lab.workbench.sweep import open_sweep, override, plan, read_report, read_sweep
@@ -138,6 +140,26 @@ def test_a_job_whose_process_is_killed_is_resumed_and_one_that_always_dies_is_gi
     assert executor.begun == 3 and t['state'] == 'failed' and 'ended 3 times' in t['reason']
     assert not drive([sweep], executor, attempts=3, poll=0) and executor.begun == 3
     assert not drive([sweep], executor, attempts=2, poll=0, retry=True) and executor.begun == 5
+
+
+def test_a_job_that_a_person_stops_stays_stopped_until_it_is_asked_for_again(tmp_path):
+    class Sleeping:
+        "Jobs that sleep until a person stops them, and then save and end."
+        name, begun = 'sleeping', 0
+        def room(self, busy): return 1
+        def start(self, task, busy):
+            self.process = subprocess.Popen(['sleep', '60'])
+            task.job.say('running', pid=self.process.pid, created=psutil.Process(self.process.pid).create_time(), host=platform.node())
+            self.begun += 1
+            assert stop(task.job, for_good=True) and self.process.wait(10) == -signal.SIGTERM
+            task.job.say('preempted')
+        def states(self, tasks): return {t.id: t.job.info for t in tasks}
+
+    sweep, executor = open_sweep(dict(name='a', tokenizer=dict(set=FEW)), tmp_path), Sleeping()
+    for retry, begun in ((False, 1), (False, 1), (True, 2)):
+        assert not drive([sweep], executor, poll=0, retry=retry) and executor.begun == begun
+        t, = read_report(sweep.folder)['tasks']
+        assert t['state'] == 'failed' and 'it was stopped' in t['reason']
 
 
 # several sweeps on one page

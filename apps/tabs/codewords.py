@@ -1,7 +1,7 @@
 """Tab Codewords: what a token is made of, and what happens when it is touched."""
 import gradio as gr
 
-from softvq_lab.data import grid, to_pil
+from softvq_lab.data import to_pil
 from softvq_lab.workbench.atlas import adapt
 from softvq_lab.workbench.codewords import Edit, attention, can_attend, codeword_name, codewords_alone, has_weights, heatmap, overlay, token_figures, touch, what_instead, where_used
 from softvq_lab.workbench.lens import chosen_image, enlarge, open_lens
@@ -108,13 +108,12 @@ def build(ctx: Context):
         try: return nearest(open_lens(resolve(ctx.runs, name).path), int(token), top[max(0, event.index - 1)])
         except (ValueError, IndexError, TypeError): return gr.skip(), gr.skip()
 
-    def on_edit(name, token, table, top, edits):
+    def on_edit(token, table, top, edits):
         "Weights that differ from what the table was given are set."
         try:
             new = {k: float(w) for k, w in zip(top, [row[1] for row in table.values.tolist()])}
             if any(not 0 <= w <= 1 for w in new.values()): raise ValueError
-            lens, token = open_lens(resolve(ctx.runs, name).path), int(token)
-            return edits | {token: edits.get(token, {}) | new}, ''
+            return edits | {int(token): edits.get(int(token), {}) | new}, ''
         except (ValueError, TypeError): return gr.skip(), '**Weights are numbers between 0 and 1.**'
 
     asked = [ctx.run, ctx.images, ctx.tab, token, heat, sharp]
@@ -124,7 +123,7 @@ def build(ctx: Context):
     all_of(ctx.run.change(on_run, ctx.run, controls, show_progress='hidden', api_name=False))
     all_of(gr.on([reset.click], on_run, ctx.run, controls, show_progress='hidden', api_name=False))
     all_of(gr.on([ctx.images.change], lambda: {}, None, edits, show_progress='hidden', api_name=False))
-    all_of(table.input(on_edit, [ctx.run, token, table, strongest, edits], [edits, message], show_progress='hidden', api_name=False))
+    all_of(table.input(on_edit, [token, table, strongest, edits], [edits, message], show_progress='hidden', api_name=False))
     gr.on([ctx.tab.change, token.change, heat.change, sharp.input, knock.input, swap.input, donor.input], show, [*asked, knock, swap, donor, edits], shown, **LATEST)
     gr.on([ctx.tab.change, token.change, heat.change, sharp.input], look, [*asked, edits], told, **LATEST)
     alone.select(on_codeword, [ctx.run, token, strongest], [used_says, used], show_progress='minimal', api_name=False)

@@ -9,11 +9,11 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from softvq_lab.runs import Run, read_metrics
+from softvq_lab.runs import Run, comparable, differences, list_runs, read_metrics
 from softvq_lab.strict import ConfigError
 from softvq_lab.training.health import alarms
 from softvq_lab.workbench.atlas import adapt
-from softvq_lab.workbench.desk import by_passport, differences, fields_of, keep_inside, notebook_html, notebooks, overview
+from softvq_lab.workbench.desk import fields_of, keep_inside, notebook_html, notebooks, overview
 from softvq_lab.workbench.execute import TRAININGS
 from softvq_lab.workbench.jobs import cancel, is_alive, jobs, jobs_of, process_of, progress, read_lines, run_of, start
 from softvq_lab.workbench.plots import curves
@@ -58,13 +58,13 @@ def table(runs) -> str:
 
 def measured(runs) -> str:
     "Figures, one table for each passport."
-    groups = by_passport(runs)
+    groups = comparable(list_runs(runs))
     if not groups: return '<p>Nothing was measured yet: start the workflow <i>evaluate</i> on a run.</p>'
     parts = []
     for name, passport, rows in groups:
         columns = list(dict.fromkeys(k for _, f in rows for k in f))
         about = ' &middot; '.join(f'{escape(str(k))}: {escape(str(v))}' for k, v in passport.items())
-        parts.append(f'<h4>{escape(name)}</h4><p>{about}</p>' + sheet(['run', *columns], [[r, *(float(f[c]) if c in f else '' for c in columns)] for r, f in rows], numbers=True))
+        parts.append(f'<h4>{escape(name)}</h4><p>{about}</p>' + sheet(['run', *columns], [[str(r.path.relative_to(runs)), *(float(f[c]) if c in f else '' for c in columns)] for r, f in rows], numbers=True))
     return f'<div class="sheet">{"".join(parts)}</div>'
 
 
@@ -186,10 +186,10 @@ def build(ctx):
 
     def on_compare(a, b):
         if not a or not b: return ''
-        try: rows = differences(resolve(ctx.runs, a), resolve(ctx.runs, b))
+        try: rows = differences([resolve(ctx.runs, a), resolve(ctx.runs, b)])
         except ValueError as e: return f'<p>{escape(str(e))}</p>'
         except (KeyError, TypeError, AttributeError): return '<p>One of these runs has a config.json that is not of a run of ours: there is nothing to compare.</p>'
-        return sheet(['setting', a, b], [list(r) for r in rows]) if rows else '<p>No difference.</p>'
+        return sheet(['setting', a, b], [['-' if v is None else v for v in r] for r in rows]) if rows else '<p>No difference.</p>'
 
     def on_notebooks(name):
         try: found = notebooks(resolve(ctx.runs, name))

@@ -2,6 +2,8 @@
 import gradio as gr
 
 from softvq_lab.data import to_pil
+from softvq_lab.hub import find_tokenizer
+from softvq_lab.runs import Run
 from softvq_lab.workbench.atlas import adapt
 from softvq_lab.workbench.lens import chosen_image, enlarge, open_lens
 from softvq_lab.workbench.token_counts import one_image, rate_distortion, rate_distortion_figure, token_counts
@@ -27,8 +29,7 @@ def build(ctx: Context):
         run = resolve(ctx.runs, name)
         lens = open_lens(run.path)
         if lens.generator is not None:  # the tokens are its tokenizer's
-            from softvq_lab.hub import find_tokenizer
-            run = type(run)(find_tokenizer(run.path))
+            run = Run(find_tokenizer(run.path))
         return lens, *token_counts(run, ctx.runs)
 
     def show(name, images, tab):

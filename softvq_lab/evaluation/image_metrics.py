@@ -6,13 +6,12 @@
 __all__ = ['PER_IMAGE', 'ssim', 'load_lpips', 'reconstructions', 'reconstruct_split', 'reconstruction_figures', 'worst_and_best',
            'pairs']
 
-# %% ../../nbs/evaluation/01_image_metrics.ipynb #92145327
+# %% ../../nbs/evaluation/01_image_metrics.ipynb #dd096663
 from typing import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from ..data import ImageData, to_uint8
 from .passport import Measured, passport, versioned
@@ -21,9 +20,10 @@ from ..tokenizer.model import Tokenizer
 from ..training.losses import make_perceptual, psnr, reconstruction_loss
 from ..weights import find_vgg
 
-# %% ../../nbs/evaluation/01_image_metrics.ipynb #27332963
+# %% ../../nbs/evaluation/01_image_metrics.ipynb #c3298f96
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     "Structural similarity of each image (B, 3, H, W) in [-1, 1], by torchmetrics: 1 for equal images."
+    from torchmetrics.functional.image import structural_similarity_index_measure  # here: it takes seconds to import, which the explorer has not
     return structural_similarity_index_measure(x.clamp(-1, 1), y.clamp(-1, 1), data_range=2., reduction='none').reshape(len(x))
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #6533decd

@@ -84,7 +84,7 @@ def teacher_features(teacher: nn.Module, split: Dataset, batch_size: int = 128, 
     teacher.to(device)
     return torch.cat([teacher(x.to(device)).float().mean(1).cpu() for x, _ in DataLoader(split, batch_size)])
 
-# %% ../../nbs/evaluation/03_latent_map.ipynb #b00fcd9d
+# %% ../../nbs/evaluation/03_latent_map.ipynb #61f0102f
 def _blocks(z_hat: Tensor, weights: int) -> Iterator[Tensor]:
     "Parts of latents whose codeword weights, so many a token, fit in half a GiB."
     yield from z_hat.split(max(1, 2**27 // (z_hat.shape[1] * weights)))
@@ -100,7 +100,7 @@ def posterior_entropy(quantizer: Quantizer, z_hat: Tensor) -> tuple[Tensor, floa
     for block in _blocks(z_hat, _weights_a_token(quantizer)):
         q = quantizer.posterior(block.to(device))
         if q is None: return None
-        h, K = -torch.xlogy(q, q).sum(-1), q.shape[-1]
+        h, K = torch.special.entr(q).sum(-1), q.shape[-1]
         parts.append((h.mean(-1) if h.ndim == 3 else h).cpu())
     return torch.cat(parts), float(np.log(K))
 

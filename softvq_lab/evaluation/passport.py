@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['passport', 'versioned', 'write_figures', 'Measured', 'compare']
 
-# %% ../../nbs/evaluation/00_passport.ipynb #f633b5d7
-import datetime
+# %% ../../nbs/evaluation/00_passport.ipynb #5091ef54
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +13,10 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..core import read_json, write_json
+from ..core import now, read_json, write_json
 from ..runs import passport_differences
 
-# %% ../../nbs/evaluation/00_passport.ipynb #6dfaa447
+# %% ../../nbs/evaluation/00_passport.ipynb #e27744bd
 def passport(evaluator: str, reference: str, count: int, **protocol) -> dict:
     "What a figure was measured with: evaluator (network and weights, or metric), reference set, number of images, and the rest of the protocol (sampler, steps, guidance, seed)."
     return {'evaluator': evaluator, 'reference': reference, 'count': count, 'precision': 'float32', **protocol, 'softvq_lab': __version__, 'torch': torch.__version__}
@@ -32,7 +31,7 @@ def write_figures(folder, name: str, figures: dict[str, float], passport: dict, 
     "Store figures with their passport and what they describe (`subject`: fingerprints) in `folder/name.json`; `intervals`: figure -> (low, high), `notes`: what a reader must know."
     path = Path(folder)/f'{name}.json'
     more = ({'intervals': {k: list(v) for k, v in intervals.items()}} if intervals else {}) | ({'notes': list(notes)} if notes else {})
-    write_json(path, {'figures': figures, **more, 'passport': passport, 'subject': subject, 'measured': datetime.datetime.now().astimezone().isoformat(timespec='seconds')})
+    write_json(path, {'figures': figures, **more, 'passport': passport, 'subject': subject, 'measured': now()})
     return path
 
 

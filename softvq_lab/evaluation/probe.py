@@ -6,7 +6,7 @@
 __all__ = ['POOLS', 'Sites', 'make_probe', 'linear_probe', 'ridge_probe', 'pool', 'latent_sites', 'shrink_to', 'pixel_site',
            'block_features', 'block_sites', 'Probed', 'probe_figures', 'probe_table', 'probe_verdict']
 
-# %% ../../nbs/evaluation/04_probe.ipynb #1e5ce725
+# %% ../../nbs/evaluation/04_probe.ipynb #c1929e72
 import math
 from dataclasses import dataclass
 
@@ -18,13 +18,13 @@ from timm.optim import Lamb
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..core import rng, seed_everything
+from ..core import derive_seed, rng
 from ..data import ImageData
 from .passport import Measured, passport, versioned
 from ..generators.base import Generator
 from ..latents.stats import encode_dataset
 
-# %% ../../nbs/evaluation/04_probe.ipynb #ac39a2bd
+# %% ../../nbs/evaluation/04_probe.ipynb #cd246e5c
 def make_probe(width: int, num_classes: int) -> nn.Sequential:
     "Batch norm without weights, then a linear layer: features (B, F) -> logits (B, C)."
     return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), nn.Linear(width, num_classes))  # torch's start: LAMB moves a weight by a share of its norm, and small ones hardly move
@@ -41,12 +41,11 @@ def linear_probe(
     "`top1` (and `top5` above 5 classes) on held-out features and `train_top1` of a linear probe trained by LAMB; and which held-out images it gets right (M)."
     (x, y), (hx, hy) = (_checked(*pair) for pair in (train, held))
     classes, batch_size = int(max(y.max(), hy.max())) + 1, min(batch_size, len(x))
-    per_epoch, state = len(x) // batch_size, torch.random.get_rng_state()
+    per_epoch = len(x) // batch_size
     if batch_size < 2: raise ValueError(f'a probe needs at least 2 images to learn from, got {len(x)}')
-    try:
-        seed_everything(seed, 'probe')
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, 'probe'))
         probe = make_probe(x.shape[1], classes).to(x.device)
-    finally: torch.random.set_rng_state(state)
     optimizer = Lamb(probe.parameters(), lr=lr, weight_decay=0., always_adapt=True)  # timm's is plain Adam on weights that do not decay, unless told so
     for epoch in range(epochs):
         order = torch.randperm(len(x), generator=rng(seed, 'probe order', epoch)).to(x.device)

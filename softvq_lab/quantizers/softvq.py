@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kl_from', 'kl_term', 'unit', 'SoftVQ']
 
-# %% ../../nbs/quantizers/01_softvq.ipynb #2d6136da
+# %% ../../nbs/quantizers/01_softvq.ipynb #a97d0bb1
 import math
 
 import torch
@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..core import full_precision, mean_over_ranks
+from ..core import full_precision
 from .base import QuantOut, Quantizer, UsageWindow, weight_stats
 from .blockwise import soft_mix
+from ..ranks import mean_over_ranks
 
 # %% ../../nbs/quantizers/01_softvq.ipynb #e2adaa56
 def kl_from(entropy: Tensor, mean: Tensor, together: bool = False) -> Tensor:

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['VQ']
 
-# %% ../../nbs/quantizers/04_vq.ipynb #3995ac56
+# %% ../../nbs/quantizers/04_vq.ipynb #83472348
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..core import from_first_rank, full_precision, mean_over_ranks
+from ..core import full_precision
 from .base import QuantOut, Quantizer, UsageWindow, index_stats
 from .softvq import unit
+from ..ranks import from_first_rank, mean_over_ranks
 
 # %% ../../nbs/quantizers/04_vq.ipynb #4cc7aa57
 class VQ(Quantizer):

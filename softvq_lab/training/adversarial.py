@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['KINDS', 'd_loss', 'g_loss', 'LeCAM', 'adaptive_weight', 'Adversary']
 
-# %% ../../nbs/training/04_adversarial.ipynb #af552afb
+# %% ../../nbs/training/04_adversarial.ipynb #31b44a25
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import mean_over_ranks
+from ..ranks import mean_over_ranks
 from ..strict import closest
 from .augment import DiffAug
 

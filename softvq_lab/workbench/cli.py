@@ -29,7 +29,7 @@ def read_settings(words: list[str]) -> dict:
         except yaml.YAMLError: settings[name] = value
     return settings
 
-# %% ../../nbs/workbench/08_cli.ipynb #d8e9cb5a
+# %% ../../nbs/workbench/08_cli.ipynb #00648dbe
 app = typer.Typer(name='softvq-lab', help='Tokenizers, generators, and a night of experiments with them.', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Settings = Annotated[list[str] | None, typer.Argument(metavar='[NAME=VALUE]...', help='settings; the notebook and softvq_lab.config explain them')]
 Root = Annotated[Path, typer.Option('--root', help='folder of the runs')]
@@ -60,17 +60,14 @@ def _output(workflow: str, given: dict, root: Path, resume: bool) -> Path:
     "Where the executed notebook of a command goes that does not say: the run's folder, else a new one with a readable name."
     from softvq_lab.workbench.execute import TRAININGS
     from softvq_lab.workbench.sweep import readable_name
-    from softvq_lab.workbench.workflow import check_parameters
+    from softvq_lab.workbench.workflow import check_parameters, numbered
     cfg = check_parameters(workflow, given)
     if workflow == 'sweep': return Path(cfg.sweep.split(',')[0].strip())/'morning.ipynb'
     if workflow not in TRAININGS: return Path(given['run'])/f'{workflow}.ipynb' if given.get('run') else root/f'{workflow}.ipynb'
     if given.get('run'): return Path(given['run'])/'notebook.ipynb'
-    name = readable_name(workflow, cfg, given)
-    tries = [root/name, *(root/f'{name}-{i}' for i in range(2, 10_000))]
-    free = next(i for i, p in enumerate(tries) if not (p/'config.json').exists())
-    return tries[max(0, free - 1) if resume else free]/'notebook.ipynb'
+    return numbered(root/readable_name(workflow, cfg, given), resume)/'notebook.ipynb'
 
-# %% ../../nbs/workbench/08_cli.ipynb #09d18392
+# %% ../../nbs/workbench/08_cli.ipynb #61a3b36a
 @app.command()
 def sweep(files: Annotated[list[str], typer.Argument(metavar='FILE... [NAME=VALUE]...', help='sweep files (sweeps/*.yaml); settings given here overrule those of their first stage')],
           jobs: Annotated[int | None, typer.Option('--jobs', '-j', help='local: how many at a time (default: one a GPU, or one a core)')] = None,
@@ -79,11 +76,11 @@ def sweep(files: Annotated[list[str], typer.Argument(metavar='FILE... [NAME=VALU
           retry: Annotated[bool, typer.Option('--retry', help='try failed ones again')] = False,
           dry: Annotated[bool, typer.Option('--dry', help='show the plan and run nothing')] = False, root: Root = Path('runs')):
     "Run sweeps to their end, or go on with them: the same command, whatever happened. Equal runs of several sweeps run once."
-    from softvq_lab.workbench.executors import drive, make_executor
     from softvq_lab.workbench.sweep import open_sweep, override
     given = read_settings([f for f in files if '=' in f])
     sweeps = [open_sweep(override(f, given), root) for f in files if '=' not in f]
     if dry: return _show_plan(sweeps)
+    from softvq_lab.workbench.executors import drive, make_executor
     ok = drive(sweeps, make_executor(executor, jobs, yaml.safe_load(slurm) or {}), retry)
     for s in sweeps: typer.echo(f'{s.folder}/sweep.json')
     raise typer.Exit(0 if ok else 1)
@@ -97,7 +94,7 @@ def _show_plan(sweeps: list):
     unique = {t.id for s in sweeps for t in s.tasks}
     typer.echo(f'{len(unique)} jobs')
 
-# %% ../../nbs/workbench/08_cli.ipynb #28f22b3f
+# %% ../../nbs/workbench/08_cli.ipynb #e1354c88
 @app.command()
 def runs(root: Root = Path('runs')):
     "The runs, newest first, and what was measured of them."
@@ -137,14 +134,15 @@ def show(folder: Folder):
 @app.command()
 def compare(folders: Annotated[list[Path], typer.Argument(help='run folders')]):
     "Runs side by side: the settings in which they differ, and their figures; figures of other passports stand in columns of their own."
-    from softvq_lab.workbench.leaderboard import board, differences
-    from softvq_lab.runs import Run
-    found = [Run(f) for f in folders]
-    for frame in (differences(found), *board(found).values()):
-        if frame.empty: continue
-        table = Table(*map(str, frame.reset_index().columns), box=None, header_style='bold', title=frame.attrs.get('title', ''), title_justify='left')
-        for row in frame.reset_index().itertuples(index=False): table.add_row(*(f'{v:.4g}' if isinstance(v, float) else str(v) for v in row))
-        _console().print(table)
+    from softvq_lab.runs import Run, differences
+    from softvq_lab.workbench.leaderboard import boards
+    if gone := [str(f) for f in folders if not (f/'config.json').exists()]: raise ConfigError(f'there is no run folder {", ".join(gone)}')
+    found, c = [Run(f) for f in folders], _console()
+    tables = [('', ['setting', *map(str, folders)], differences(found)), *((b.attrs['title'], ['run', *b.columns], b.itertuples()) for b in boards(found))]
+    for title, head, rows in tables:
+        table = Table(*head, box=None, header_style='bold', title=title, title_justify='left')
+        for row in rows: table.add_row(*('-' if v is None else f'{v:.4g}' if isinstance(v, float) else str(v) for v in row))
+        if table.rows: c.print(table)
 
 
 @app.command()
@@ -159,15 +157,19 @@ def resume(folder: Folder):
 
 @app.command()
 def stop(folder: Folder):
-    "Ask a training to save and end (SIGTERM); `resume` goes on with it. A sweep's folder: its driver, which asks all its local jobs."
+    "Ask a training to save and end (SIGTERM); `resume` goes on with it, the driver of its sweep does not. A sweep's folder: its driver, which asks all its local jobs."
     import os
+    import platform
     import signal
 
     from softvq_lab.runs import Run
+    from softvq_lab.workbench import execute
     from softvq_lab.workbench.sweep import read_report
-    if (folder/'sweep.json').exists(): s = read_report(folder)['driver']
-    else: s = Run(folder).status
+    job = execute.Job(folder/'notebook.ipynb')
+    if execute.stop(job, for_good=True): return typer.echo(f'process {job.info["pid"]} was asked to save and end')
+    s = read_report(folder)['driver'] if (folder/'sweep.json').exists() else Run(folder).status
     if s['state'] != 'running': raise ConfigError(f'{folder} is not running ({s["state"]})')
+    if s['host'] != platform.node(): raise ConfigError(f'{folder} is at work on {s["host"]}: stop it there')
     os.kill(s['pid'], signal.SIGTERM)
     typer.echo(f'process {s["pid"]} was asked to save and end')
 

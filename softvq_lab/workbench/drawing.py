@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['classes_of', 'Film', 'guidance_sweep', 'nearest_training', 'memorised']
 
-# %% ../../nbs/workbench/02c_drawing.ipynb #19f49a8d
+# %% ../../nbs/workbench/02c_drawing.ipynb #5f984518
 from typing import Iterator
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor

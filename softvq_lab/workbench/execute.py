@@ -6,8 +6,7 @@
 __all__ = ['PREEMPTED', 'TRAININGS', 'ENDED', 'workflow_notebook', 'Job', 'Signals', 'execute', 'start', 'stop', 'run_workflow',
            'begin_workflow', 'resume_job', 'main']
 
-# %% ../../nbs/workbench/04_execute.ipynb #a799f565
-import datetime
+# %% ../../nbs/workbench/04_execute.ipynb #38708760
 import fcntl
 import os
 import platform
@@ -20,10 +19,12 @@ from pathlib import Path
 
 import psutil
 
-from ..core import read_json, write_json
-from ..strict import ConfigError
+from ..core import now, read_json, write_json
+from ..runs import Run, lives
+from ..strict import ConfigError, flatten
+from .workflow import check_parameters
 
-# %% ../../nbs/workbench/04_execute.ipynb #7737ad81
+# %% ../../nbs/workbench/04_execute.ipynb #e417466b
 PREEMPTED = 75  # exit status: asked to stop, saved, try again later (EX_TEMPFAIL)
 TRAININGS = ('train', 'train_generator')
 ENDED = ('done', 'failed')
@@ -49,22 +50,22 @@ class Job:
 
     @property
     def info(self) -> dict:
-        "workflow, parameters, state (planned, queued, running, done, failed, preempted), reason, attempts, begun, ended, seconds. A 'running' or 'queued' whose process is gone reads 'interrupted'."
+        "workflow, parameters, state (planned, queued, running, done, failed, preempted), reason, attempts, begun, ended, seconds, stopped (by a person, for good). A 'running' or 'queued' whose process is gone reads 'interrupted'."
         try: s = read_json(self.file)
         except (OSError, ValueError): return {'state': 'planned'}
         if not isinstance(s, dict) or 'state' not in s: return {'state': 'planned'}
-        if s.get('state') in ('running', 'queued') and not _alive(s): s['state'] = 'interrupted'
+        if s.get('state') in ('running', 'queued') and not lives(s.get('host'), s.get('pid'), s.get('created')): s['state'] = 'interrupted'
         return s
 
     def say(self, state: str, **values):
         "Write the state; `values` are kept until they are overwritten."
         try: old = read_json(self.file)
         except (OSError, ValueError): old = {}
-        write_json(self.file, {**old, **values, 'state': state, 'updated': _now()})
+        write_json(self.file, {**old, **values, 'state': state, 'updated': now()})
 
     def plan(self, workflow: str, parameters: dict):
         "Note what is to be executed."
-        self.say('queued', workflow=workflow, parameters=parameters, reason=None, pid=None, host=platform.node(), tries=_tries(self.file) + 1)
+        self.say('queued', workflow=workflow, parameters=parameters, reason=None, stopped=None, pid=None, host=platform.node(), tries=_tries(self.file) + 1)
 
     def last_lines(self, n: int = 20) -> str:
         "The end of the log."
@@ -80,18 +81,7 @@ def _tries(file) -> int:
     try: return read_json(file).get('tries', 0)
     except (OSError, ValueError): return 0
 
-
-def _now() -> str: return datetime.datetime.now().astimezone().isoformat(timespec='seconds')
-
-
-def _alive(s: dict) -> bool:
-    if s.get('host') != platform.node(): return True  # of another machine only its scheduler knows
-    try:
-        p = psutil.Process(s['pid'])
-        return abs(p.create_time() - s['created']) < 1 and p.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, KeyError, TypeError, ValueError): return False
-
-# %% ../../nbs/workbench/04_execute.ipynb #cb3f7e12
+# %% ../../nbs/workbench/04_execute.ipynb #8b966515
 def _outcome(e: BaseException) -> tuple[str, str]:
     "State and reason of what papermill raised."
     name = getattr(e, 'ename', type(e).__name__)
@@ -128,10 +118,10 @@ def execute(job: Job) -> int:
         s = job.info
         if s['state'] == 'done': return 0
         me = psutil.Process()
-        job.say('running', pid=me.pid, created=me.create_time(), host=platform.node(), begun=_now(), ended=None, reason=None, attempts=s.get('attempts', 0) + 1)
+        job.say('running', pid=me.pid, created=me.create_time(), host=platform.node(), begun=now(), ended=None, reason=None, attempts=s.get('attempts', 0) + 1)
         began = time.time()
         with Signals(): state, reason = _papermill(job, s['workflow'], s['parameters'])
-        job.say(state, reason=reason, ended=_now(), seconds=round(time.time() - began, 1) + (s.get('seconds') or 0))
+        job.say(state, reason=reason, ended=now(), seconds=round(time.time() - began, 1) + (s.get('seconds') or 0))
         return {'done': 0, 'failed': 1}.get(state, PREEMPTED)
 
 
@@ -140,7 +130,7 @@ def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | No
     from papermill import execute_notebook  # 2 seconds: not for those who only read states
     if workflow in TRAININGS: parameters = parameters | {'resume': True}
     with open(job.log, 'a', buffering=1, encoding='utf-8') as log:
-        print(f'--- {workflow} {parameters}, {_now()}, process {os.getpid()} on {platform.node()}', file=log)
+        print(f'--- {workflow} {parameters}, {now()}, process {os.getpid()} on {platform.node()}', file=log)
         try:
             execute_notebook(workflow_notebook(workflow), job.output, parameters, progress_bar=False, stdout_file=log, stderr_file=log)
             return 'done', None
@@ -149,7 +139,7 @@ def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | No
             print(f'--- {state}: {reason}', file=log)
             return state, reason
 
-# %% ../../nbs/workbench/04_execute.ipynb #c9ede545
+# %% ../../nbs/workbench/04_execute.ipynb #318002a8
 def start(job: Job, env: dict[str, str] | None = None) -> subprocess.Popen:
     "Execute a planned job in a new session; `env` is added to the environment."
     job.file.parent.mkdir(parents=True, exist_ok=True)
@@ -159,10 +149,11 @@ def start(job: Job, env: dict[str, str] | None = None) -> subprocess.Popen:
     return p
 
 
-def stop(job: Job) -> bool:
-    "Ask a running job to save and end; False when it does not run on this machine."
+def stop(job: Job, for_good: bool = False) -> bool:
+    "Ask a running job to save and end; False when it does not run on this machine. `for_good`: the driver of its sweep does not go on with it."
     s = job.info
     if s['state'] not in ('running', 'queued') or s.get('host') != platform.node(): return False
+    if for_good: job.say(s['state'], stopped=True)
     os.kill(s['pid'], signal.SIGTERM)
     return True
 
@@ -170,11 +161,12 @@ def stop(job: Job) -> bool:
 def _prepare(workflow: str, output, resume: bool, parameters: dict) -> Job:
     "A planned job, after everything that can be checked was."
     import papermill.iorw  # noqa: F401, before the next: it imports it by its entry point
+    from softvq_lab.weights import preflight
     from softvq_lab.workbench.papermill_io import keep
-    from softvq_lab.workbench.workflow import check_parameters
     job, notebook = Job(output), workflow_notebook(workflow)
     if workflow in TRAININGS: parameters = {'run': str(job.output.parent)} | parameters
-    check_parameters(workflow, parameters)
+    config = check_parameters(workflow, parameters)
+    if workflow == 'train': preflight(config.tokenizer, config.loss)
     if job.info['state'] in ('running', 'queued'): raise ConfigError(f'{output} is being executed by process {job.info.get("pid")} on {job.info.get("host")}')
     if workflow in TRAININGS and not resume and (Path(parameters['run'])/'config.json').exists(): raise ConfigError(f'{parameters["run"]} already holds a run; go on with it by resume, or give another folder; nothing was changed')
     if not resume: keep(job.output)
@@ -198,8 +190,6 @@ def begin_workflow(workflow: str, output, resume: bool = False, **parameters) ->
 
 def resume_job(folder) -> int:
     "Go on with the training in the run folder `folder`, by the workflow that made it; waits."
-    from softvq_lab.runs import Run
-    from softvq_lab.strict import flatten
     from softvq_lab.train import load_config
     job, run = Job(Path(folder)/'notebook.ipynb'), Run(folder)
     if run.status['state'] == 'running': raise ConfigError(f'{folder} is being trained by process {run.status.get("pid")} on {run.status.get("host")}')

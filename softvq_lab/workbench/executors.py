@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['AGAIN', 'Executor', 'Local', 'make_executor', 'drive', 'run_sweep']
 
-# %% ../../nbs/workbench/06_executors.ipynb #d73234af
+# %% ../../nbs/workbench/06_executors.ipynb #7d59feae
 import os
 import signal
 import time
 from typing import Protocol
 
-import psutil
 import torch
 
 from ..strict import ConfigError
@@ -19,16 +18,16 @@ from .execute import ENDED, start, stop
 from .slurm import Slurm
 from .sweep import Sweep, Task, open_sweep
 
-# %% ../../nbs/workbench/06_executors.ipynb #b9278afd
+# %% ../../nbs/workbench/06_executors.ipynb #1a4c9de2
 class Executor(Protocol):
     "What the driver asks of an executor."
     name: str
     def room(self, busy: list[Task]) -> int: "How many more jobs it takes, `busy` being started and not ended."
-    def start(self, task: Task): "Begin a planned task."
+    def start(self, task: Task, busy: list[Task]): "Begin a planned task, while `busy` run."
     def states(self, tasks: list[Task]) -> dict[str, dict]: "What is known of each task, by id."
     def stop(self, tasks: list[Task]): "The driver is asked to end."
 
-# %% ../../nbs/workbench/06_executors.ipynb #f1ae8cd0
+# %% ../../nbs/workbench/06_executors.ipynb #4fcf7140
 class Local:
     "`n` jobs at a time on this machine; None: one a GPU, or one a core where there are none."
     name = 'local'
@@ -39,6 +38,7 @@ class Local:
         self.n = n or self.gpus or cores
         if self.n < 1: raise ConfigError(f'n={n}: at least one job at a time')
         self.threads = threads or max(1, cores // self.n)
+        self.children = []
 
     def room(self, busy: list[Task]) -> int: return self.n - len(busy)
 
@@ -49,10 +49,10 @@ class Local:
             gpu = min(range(self.gpus), key=taken.count)  # more jobs than GPUs share them evenly
             env['CUDA_VISIBLE_DEVICES'] = str(gpu)
             task.job.say('queued', gpu=gpu)
-        self.children = [p for p in getattr(self, 'children', []) if p.poll() is None] + [start(task.job, env)]  # poll: no zombies
+        self.children = [p for p in self.children if p.poll() is None] + [start(task.job, env)]  # poll: no zombies
 
     def states(self, tasks: list[Task]) -> dict[str, dict]:
-        for p in getattr(self, 'children', []): p.poll()
+        for p in self.children: p.poll()
         return {t.id: t.job.info for t in tasks}
 
     def stop(self, tasks: list[Task]):
@@ -68,7 +68,7 @@ def make_executor(name: str, jobs: int | None = None, slurm: dict | None = None)
     if name == 'slurm': return Slurm(**(slurm or {}))
     raise ConfigError(f'executor={name!r}: possible are local and slurm')
 
-# %% ../../nbs/workbench/06_executors.ipynb #8c8da014
+# %% ../../nbs/workbench/06_executors.ipynb #ba503336
 AGAIN = ('interrupted', 'preempted')  # ends that are no fault of the settings
 
 
@@ -78,7 +78,7 @@ class _Stop(Exception): pass
 def drive(sweeps: list[Sweep], executor: Executor, retry: bool = False, attempts: int = 3, poll: float = 0.5, say=print) -> bool:
     """Run the tasks of some sweeps to their end; True when all are done.
 
-    `retry`: failed ones of an earlier drive are tried again. A job that was killed or preempted is resumed up to `attempts` times in all (its cluster's own requeues not counted). Equal tasks of several sweeps run once."""
+    `retry`: failed ones of an earlier drive are tried again. A job that was killed or preempted is resumed up to `attempts` times in all (its cluster's own requeues not counted), one that a person stopped is not. Equal tasks of several sweeps run once."""
     tasks = {t.id: t for s in sweeps for t in s.tasks}
     if retry:
         for t in tasks.values():
@@ -115,9 +115,13 @@ def _turn(tasks: dict[str, Task], executor: Executor, attempts: int, before: dic
     states = _look(tasks, executor)
     for i, t in tasks.items():
         if t.needs and states[t.needs]['state'] == 'failed' and states[i]['state'] != 'done': states[i] = {'state': 'failed', 'reason': f'not started: its {tasks[t.needs].stage} ({tasks[t.needs].label}) failed'}
-        if states[i]['state'] in AGAIN and (t.job.info.get('tries') or 0) >= attempts:
-            t.job.say('failed', reason=f'ended {attempts} times without an error of its own ({states[i]["reason"] or "its process was killed"})')
-            states[i] |= {'state': 'failed', 'reason': t.job.info['reason']}
+        if states[i]['state'] in AGAIN:
+            if t.job.info.get('stopped'): why = 'it was stopped; --retry goes on with it'
+            elif (t.job.info.get('tries') or 0) >= attempts: why = f'ended {attempts} times without an error of its own ({states[i]["reason"] or "its process was killed"})'
+            else: why = ''
+            if why:
+                t.job.say('failed', reason=why)
+                states[i] |= {'state': 'failed', 'reason': why}
         old = before.get(i, {}).get('state')
         if old and states[i]['state'] != old and states[i]['state'] in (*ENDED, *AGAIN): _tell(say, t, states, old)
     busy = [t for i, t in tasks.items() if states[i]['state'] in ('queued', 'running')]

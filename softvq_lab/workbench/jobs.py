@@ -6,12 +6,11 @@
 __all__ = ['output_of', 'run_of', 'jobs_of', 'jobs', 'is_alive', 'progress', 'read_lines', 'start', 'process_of', 'family',
            'cancel']
 
-# %% ../../nbs/workbench/04a_jobs.ipynb #37c092aa
+# %% ../../nbs/workbench/04a_jobs.ipynb #cf5424f1
 import ast
 import os
 import platform
 import re
-import threading
 from pathlib import Path
 
 import psutil
@@ -84,7 +83,7 @@ def start(workflow: str, run, params: dict) -> Job:
     if workflow not in TRAININGS and not (run.path/'config.json').exists(): raise ConfigError(f'{run.path} holds no run')
     return begin_workflow(workflow, output_of(run, workflow), **{**params, **where})
 
-# %% ../../nbs/workbench/04a_jobs.ipynb #3d777977
+# %% ../../nbs/workbench/04a_jobs.ipynb #e47a0278
 def process_of(job: Job) -> psutil.Process | None:
     "The process that executes a job on this machine; None when there is none."
     s = job.info
@@ -114,7 +113,7 @@ def cancel(job: Job, grace: float = 60.) -> bool:
     "End a job and all its processes, and wait for it; False when there was nothing to end. A training saves a checkpoint first."
     if not (root := process_of(job)): return False
     ours = family(root)
-    stop(job)
+    stop(job, for_good=True)
     _, left = psutil.wait_procs(ours, grace)
     late = [q for p in left for q in family(p)]
     _kill([*late, *left])

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['hover_script', 'hover_page', 'notebook_thumbnails', 'map_picture', 'entropy_histogram', 'position_profile']
 
-# %% ../../nbs/workbench/01a_maps.ipynb #4bac1f42
+# %% ../../nbs/workbench/01a_maps.ipynb #3525bf0f
 import base64
 import io
-import json
 import math
 from pathlib import Path
 

@@ -7,8 +7,7 @@ __all__ = ['Rows', 'STAGES', 'QUIET', 'RandomConfig', 'StageConfig', 'SweepConfi
            'digest', 'digest_of_run', 'readable_name', 'Task', 'plan', 'Sweep', 'open_sweep', 'read_report',
            'join_reports']
 
-# %% ../../nbs/workbench/05_sweep.ipynb #b603dc0b
-import datetime
+# %% ../../nbs/workbench/05_sweep.ipynb #95b6819a
 import hashlib
 import itertools
 import json
@@ -24,10 +23,10 @@ import psutil
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ..core import derive_seed, read_json, write_json
-from ..runs import ANYHOW, Run, list_runs
-from ..strict import ConfigError, closest, config, flatten, parameters, parse
-from .execute import ENDED, Job
+from ..core import derive_seed, now, read_json, write_json
+from ..runs import ANYHOW, Run, lives, list_runs
+from ..strict import ConfigError, closest, config, flatten, parameters
+from .execute import Job
 from .workflow import check_parameters
 from ..workflows import WORKFLOWS
 
@@ -193,7 +192,7 @@ def plan(sweep: SweepConfig, root='runs') -> list[Task]:
             made = rows
     return list(tasks.values())
 
-# %% ../../nbs/workbench/05_sweep.ipynb #f53d9ffe
+# %% ../../nbs/workbench/05_sweep.ipynb #c39f6ea3
 class Sweep:
     "A sweep and its folder."
 
@@ -204,12 +203,6 @@ class Sweep:
     @property
     def folder(self) -> Path: return self.root/'sweeps'/self.spec.name
 
-    def state(self, task: Task, known: dict | None = None) -> dict:
-        "state, reason, attempts, seconds of a task; one that waits for a failed one has failed."
-        if task.found: return {'state': 'done', 'reason': 'a run with this config was there', 'attempts': 0, 'seconds': None}
-        s = task.job.info
-        return {'state': s['state'], 'reason': s.get('reason'), 'attempts': s.get('attempts', 0), 'seconds': s.get('seconds'), 'begun': s.get('begun'), 'ended': s.get('ended')}
-
     def write(self, states: dict[str, dict], executor: str, ended: bool = False):
         "sweep.json, if anything changed."
         rows = [asdict(t) | {'label': t.label} | states[t.id] for t in self.tasks]
@@ -217,7 +210,7 @@ class Sweep:
         self.last, me = now, psutil.Process()
         counts = {s: sum(r['state'] == s for r in rows) for s in ('planned', 'queued', 'running', 'done', 'failed')}
         driver = {'state': 'ended' if ended else 'running', 'pid': me.pid, 'created': me.create_time(), 'host': platform.node()}
-        write_json(self.folder/'sweep.json', {'name': self.spec.name, 'about': self.spec.about, 'executor': executor, 'driver': driver, 'updated': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
+        write_json(self.folder/'sweep.json', {'name': self.spec.name, 'about': self.spec.about, 'executor': executor, 'driver': driver, 'updated': now(),
                                               'counts': counts, 'spec': asdict(self.spec), 'tasks': rows})
 
 
@@ -231,10 +224,7 @@ def read_report(path) -> dict:
     "sweep.json of a sweep's folder; its driver 'gone' when it was killed."
     report = read_json(Path(path)/'sweep.json' if Path(path).is_dir() else path)
     d = report['driver']
-    if d['state'] == 'running' and d['host'] == platform.node():
-        try: alive = abs(psutil.Process(d['pid']).create_time() - d['created']) < 1
-        except psutil.Error: alive = False
-        if not alive: d['state'] = 'gone'
+    if d['state'] == 'running' and not lives(d['host'], d['pid'], d['created']): d['state'] = 'gone'
     return report
 
 

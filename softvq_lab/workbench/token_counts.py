@@ -6,7 +6,7 @@
 __all__ = ['token_siblings', 'Count', 'token_counts', 'one_image', 'some_heldout', 'measured', 'rate_distortion',
            'rate_distortion_figure']
 
-# %% ../../nbs/workbench/02b_token_counts.ipynb #07ac5fbc
+# %% ../../nbs/workbench/02b_token_counts.ipynb #b1095a77
 import dataclasses
 import html
 import itertools
@@ -18,26 +18,19 @@ from torch.utils.data import Subset
 
 from ..data import ImageData, spread
 from ..evaluation.image_metrics import reconstruct_split, reconstruction_figures
-from ..runs import ANYHOW, Run, figures, list_runs
+from ..runs import Run, figures, list_runs, learned_settings
 from ..training.checkpoint import steps_of
 from .lens import Lens, can_keep, open_lens, reconstruct, remembered, same_image
 from .plots import TEMPLATE
 
-# %% ../../nbs/workbench/02b_token_counts.ipynb #d89d392e
-def _settings(run: Run) -> dict:
-    "What a run was trained with, flat, without what changes nothing and without the number of tokens."
-    flat = {}
-    for name, value in run.info['config'].items():
-        flat.update({f'{name}.{k}': v for k, v in value.items()} if isinstance(value, dict) else {name: value})
-    return {k: v for k, v in flat.items() if k.rsplit('.', 1)[-1] not in (*ANYHOW, 'tokens')}
-
-
+# %% ../../nbs/workbench/02b_token_counts.ipynb #54103e73
 def token_siblings(run: Run, root) -> list[Run]:
     "`run` and the tokenizer runs under `root` with a checkpoint that differ from it in the number of tokens only, fewest tokens first; of several with as many tokens the newest (`run` itself before all)."
-    mine, found = _settings(run), {run.info['config']['tokenizer']['tokens']: run}
+    learned = lambda r: {k: v for k, v in learned_settings(r.info['config']).items() if k != 'tokens'}
+    mine, found = learned(run), {run.info['config']['tokenizer']['tokens']: run}
     for other in list_runs(root):
         try:
-            if other.kind == 'tokenizer' and steps_of(other.checkpoints) and _settings(other) == mine: found.setdefault(other.info['config']['tokenizer']['tokens'], other)
+            if other.kind == 'tokenizer' and steps_of(other.checkpoints) and learned(other) == mine: found.setdefault(other.info['config']['tokenizer']['tokens'], other)
         except (KeyError, TypeError, AttributeError, ValueError, OSError): continue  # not one of ours
     return [found[n] for n in sorted(found)]
 

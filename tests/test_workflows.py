@@ -64,17 +64,15 @@ def test_from_pixels_to_figures(root, tmp_path):
 
 
 def test_the_notebook_of_sliders_shows_all_and_draws(root, trained, tmp_path):
+    "In IPython itself: under papermill a cell with output widgets hangs now and then (nbclient, issue 312)."
     nb = nbformat.read(root/'nbs'/'explore.ipynb', 4)
+    at, = [i for i, c in enumerate(nb.cells) if 'parameters' in c.metadata.get('tags', [])]
+    nb.cells.insert(at + 1, nbformat.v4.new_code_cell(f'run, runs = {str(trained/"generator")!r}, {str(trained)!r}'))
     nb.cells.append(nbformat.v4.new_code_cell('go.click()'))
-    (tmp_path/'nbs').mkdir()
-    nbformat.write(nb, tmp_path/'nbs'/'explore.ipynb')
-    done = papermill(tmp_path, tmp_path, 'explore', 'shown.ipynb', run=trained/'generator', runs=trained)
-    assert done.returncode == 0, done.stderr
-    widgets = nbformat.read(tmp_path/'shown.ipynb', 4).metadata.widgets['application/vnd.jupyter.widget-state+json'].state.values()
-    said = [o for w in widgets for o in w.state.get('outputs', [])]  # an error under a slider stops no notebook
-    assert not [o for o in said if o.output_type == 'error']
-    told = ''.join(o.text for o in said if o.output_type == 'stream')
-    assert all(t in told for t in ('PSNR', 'effective codewords', 'Nearest of 1,437 training images'))
+    nbformat.write(nb, tmp_path/'explore.ipynb')
+    done = subprocess.run([BIN/'ipython', '--colors=NoColor', '--HistoryManager.enabled=False', 'explore.ipynb'], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(root), 'PLOTLY_RENDERER': 'json'}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and 'Traceback' not in done.stdout + done.stderr, (done.stdout + done.stderr)[-3000:]
+    for told in ('PSNR', 'effective codewords', 'Nearest of 1,437 training images'): assert told in done.stdout, told
 
 
 def test_an_external_autoencoder_is_measured_in_the_same_notebook(root, tmp_path):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LatentStats', 'moments', 'combine', 'encode_dataset', 'measure_latents']
 
-# %% ../../nbs/latents/00_stats.ipynb #2b9b4d94
+# %% ../../nbs/latents/00_stats.ipynb #ce09d537
 import functools
 from dataclasses import dataclass
 from typing import Iterator
@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..images import spread
-from ..quantizers.base import QuantOut
 
 # %% ../../nbs/latents/00_stats.ipynb #700c5091
 @functools.lru_cache(64)
@@ -75,10 +74,10 @@ def combine(parts: list[dict]) -> LatentStats:
     std = (m2 / (count - 1)).sqrt()
     return LatentStats(tuple(mean.tolist()), tuple(torch.where(std > 1e-6, std, 1.).tolist()), count)
 
-# %% ../../nbs/latents/00_stats.ipynb #2d822f12
+# %% ../../nbs/latents/00_stats.ipynb #1f0b5813
 @torch.no_grad()
-def _encoded(tokenizer, split: Dataset, batch_size: int) -> Iterator[tuple[QuantOut, Tensor]]:
-    "What `encode` gives for each batch, and its labels."
+def _encoded(tokenizer, split: Dataset, batch_size: int) -> Iterator[tuple]:
+    "The `QuantOut` that `encode` gives for each batch, and its labels."
     was, device = tokenizer.training, next(tokenizer.parameters()).device
     tokenizer.eval()
     try:

@@ -23,17 +23,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from measure import agree, alternate, compare, exponent, grads, high_water, peak, seconds
 from plain import DenseSoftVQ, released_euler
-from softvq_lab.config import OptimConfig, TokenizerConfig
+from steps import PIXELS, Ours, Plain, images, make_task, row_utilisation
+from softvq_lab.config import TokenizerConfig
 from softvq_lab.core import best_device
 from softvq_lab.generators.base import Guidance
 from softvq_lab.generators.samplers import euler, guided
 from softvq_lab.generators.transformer import PRESETS, DiffusionTransformer
 from softvq_lab.quantizers.softvq import SoftVQ
 from softvq_lab.tokenizer.model import Tokenizer
-from softvq_lab.training.losses import reconstruction_loss
-from softvq_lab.training.task import make_optimizer
+from softvq_lab.training.profile import recorded
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[1]
+GPU = best_device().type == 'cuda'
 WAYS = {'ours': SoftVQ, 'plain': DenseSoftVQ}
 PAPER, DIGITS = dict(B=32, L=64, D=32, K=8192, G=4), dict(B=64, L=32, D=8, K=256, G=1)
 
@@ -59,12 +60,13 @@ def quantizer_peak(way: str, **size) -> int:
 
 
 def products(B: int, L: int, D: int, K: int, G: int) -> float:
-    "Seconds of the six products of a forward and backward pass alone, in blocks of 32 tokens."
-    u, C, S = torch.randn(1, 32, D), torch.randn(1, K, D), torch.randn(1, 32, K)
+    "Seconds of the six products of a forward and backward pass alone: in blocks of 32 tokens on a CPU, whose cache they fit, and all tokens at once on a GPU."
+    books, n = (G, B * L // G) if GPU else (1, 32)
+    u, C, S = (torch.randn(books, *shape, device=best_device()) for shape in ((n, D), (K, D), (n, K)))
     def once():
         torch.bmm(u, C.mT, out=S); torch.bmm(S, C); torch.bmm(u, C.mT, out=S); torch.bmm(u, C.mT, out=S); torch.bmm(S, C); torch.bmm(S.mT, u)
     once()
-    return seconds(lambda: [once() for _ in range(B * L // 32)])
+    return seconds(lambda: [once() for _ in range(B * L // (books * n))])
 
 
 def row_quantizer(rounds: int, size=PAPER) -> dict:
@@ -72,7 +74,7 @@ def row_quantizer(rounds: int, size=PAPER) -> dict:
     differ = agree(*(quantize(m, z) for m in made.values()), 1e-4)
     found = compare({w: lambda m=m: quantize(m, z) for w, m in made.items()}, rounds)
     sizes = {w: peak('quantizer', way=w, **size) for w in WAYS}
-    if size['K'] >= 4096 and best_device().type == 'cpu': found['products_s'] = products(**size)
+    if size['K'] >= 4096: found['products_s'] = products(**size)
     return found | {'differ': differ, 'ours_bytes': sizes['ours'], 'plain_bytes': sizes['plain']}
 
 
@@ -87,7 +89,7 @@ def transformer(tokens: int, size: str = 'XL', grid=None, latent_dim: int = 32, 
     return m.to(best_device()).eval().requires_grad_(False)
 
 
-def row_sampling(rounds: int, tokens: int, size: str = 'XL', batch: int = 2, steps: int = 4, shared: dict = {}) -> dict:
+def row_sampling(rounds: int, tokens: int, size: str = 'XL', batch: int = 32 if GPU else 2, steps: int = 4, shared: dict = {}) -> dict:
     net = shared[tokens] = transformer(tokens, size, like=next(iter(shared.values()), None))
     x, y = torch.randn(batch, tokens, 32, device=best_device()), torch.randint(1000, (batch,), device=best_device())
     ways = {'ours': lambda: euler(guided(net, y, 1000, Guidance(1.75, high=0.7)), x, steps), 'plain': lambda: released_euler(net, x, y, 1000, steps, 1.75, 0.7)}
@@ -100,11 +102,12 @@ def row_sampling(rounds: int, tokens: int, size: str = 'XL', batch: int = 2, ste
 def row_claim(rounds: int, size: str = 'XL', shared: dict = {}) -> dict:
     "Seconds an image of one evaluation: 1-D latents against grids in patches of 2 x 2."
     shapes = {'32': (32, 32, None, 4), '64': (64, 32, None, 4), '256': (1024, 4, (32, 2), 2), '1024': (4096, 4, (64, 2), 1)}  # length, width, grid, batch
+    if GPU: shapes = {n: (*v[:3], 64) for n, v in shapes.items()}
     ways, flops = {}, {}
     for name, (n, d, grid, B) in shapes.items():
         net = shared.get(n) or transformer(n, size, grid, d, like=next(iter(shared.values()), None))
         shared.setdefault(n, net)
-        x, t, y = torch.randn(B, n, d), torch.rand(B), torch.zeros(B, dtype=torch.long)
+        x, t, y = (v.to(best_device()) for v in (torch.randn(B, n, d), torch.rand(B), torch.zeros(B, dtype=torch.long)))
         ways[name] = lambda net=net, x=x, t=t, y=y: net(x, t, y)
         with torch.device('meta'): m, inputs = DiffusionTransformer(n, d, 1000, **PRESETS[size], grid=grid), (torch.empty(1, n, d), torch.empty(1), torch.empty(1, dtype=torch.long))
         with FlopCounterMode(display=False) as counter: m(*inputs)
@@ -115,64 +118,23 @@ def row_claim(rounds: int, size: str = 'XL', shared: dict = {}) -> dict:
 
 
 # ---- the training step
-class Step:
-    "A training step of SoftVQ-S: `plain` has the dense quantizer, an optimiser that walks over its tensors, and reads its losses every step."
-
-    def __init__(self, way: str, config: TokenizerConfig, judges: dict[str, nn.Module] | None = None):
-        torch.manual_seed(0)
-        self.model, self.plain, self.judges = Tokenizer(config), way == 'plain', judges or {}
-        if self.plain:
-            c, q = config, self.model.quantizer
-            self.model.quantizer = DenseSoftVQ(c.latent_dim, c.codebook_size, c.codebooks)
-            self.model.quantizer.load_state_dict(q.state_dict())
-        self.optimizer = make_optimizer(self.model, OptimConfig(lr=1e-4))
-        if self.plain: self.optimizer = torch.optim.AdamW([{k: g[k] for k in ('params', 'weight_decay')} for g in self.optimizer.param_groups], 1e-4, betas=(0.9, 0.95), foreach=False)
-        self.parts = {}
-
-    def __call__(self, x: Tensor) -> Tensor:
-        began = time.perf_counter()
-        y, out = self.model(x)
-        loss = {'rec': reconstruction_loss('l2', y, x).mean(), **out.losses}
-        self.parts['tokenizer forward'] = time.perf_counter() - began
-        for name, judge in self.judges.items():  # frozen networks; plain: with gradients to everything, as if nothing were known
-            began = time.perf_counter()
-            loss[name] = judge(y, x, self.plain)
-            self.parts[f'{name} forward'] = time.perf_counter() - began
-        began, total = time.perf_counter(), sum(loss.values())
-        total.backward()
-        self.parts['backward'] = time.perf_counter() - began
-        if self.plain: [v.item() for v in loss.values()]
-        began = time.perf_counter()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.parts['clipping and AdamW'] = time.perf_counter() - began
-        return total.detach()
+def row_step(rounds: int, judged: bool, batch: int, **config) -> dict:
+    "`fixed`: the share of our step on a CPU that goes into matrix products and attention, which both ways have in common."
+    c = TokenizerConfig(**(dict(preset='S') | PIXELS | config))
+    steps, x, counts = {'ours': Ours(make_task(c, judged)), 'plain': Plain(make_task(c, judged, plain=True))}, images(batch, c.image_size), dict.fromkeys(WAYS, 0)
+    def step(way: str) -> Tensor:
+        counts[way] += 1
+        return steps[way](x, counts[way] - 1)
+    differ = agree([step('ours')], [step('plain')], 1e-4)  # warms up too
+    found = compare({w: lambda w=w: step(w) for w in WAYS}, rounds, warm=0)
+    return found | {'differ': differ, 'ours_images_s': batch / found['ours_s'], 'plain_images_s': batch / found['plain_s'], 'fixed': fixed_share(lambda: step('ours'))}
 
 
-def stand_ins(size: int) -> dict:
-    "A VGG16 with random weights in LPIPS' place and a random ViT-S/16 in DINO's (the files cannot be had here): the same work. f(y, x, plain) -> scalar."
-    import timm
-    import torchvision
-    vgg = torchvision.models.vgg16(weights=None).features.eval()
-    vit = timm.create_model('vit_small_patch16_224', img_size=size, num_classes=0).eval()
-    def judge(net, features):
-        def f(y, x, plain):
-            net.requires_grad_(plain)
-            with torch.set_grad_enabled(plain): real = features(x)
-            loss = (features(y) - real).square().mean()
-            return loss
-        return f
-    return {'perceptual (random VGG16)': judge(vgg, vgg), 'features (random ViT-S/16)': judge(vit, vit.forward_features)}
-
-
-def row_step(rounds: int, losses: str = 'none', batch: int = 4, **config) -> dict:
-    c = TokenizerConfig(**(dict(preset='S', image_size=256, patch_size=16, tokens=64, latent_dim=32, codebook_size=8192, codebooks=4) | config))
-    judges = stand_ins(c.image_size) if losses == 'all' else None
-    steps, x = {w: Step(w, c, judges) for w in WAYS}, torch.rand(batch, 3, c.image_size, c.image_size) * 2 - 1
-    differ = agree([steps['ours'](x)], [steps['plain'](x)], 1e-4)
-    found = compare({w: lambda s=s: s(x) for w, s in steps.items()}, rounds, warm=0)
-    return found | {'differ': differ, 'ours_images_s': batch / found['ours_s'], 'plain_images_s': batch / found['plain_s'], 'parts_s': steps['ours'].parts, 'plain_parts_s': steps['plain'].parts}
+def fixed_share(work) -> float:
+    "Share of the operations' own time that products, convolutions and attention take."
+    with recorded() as p: work()
+    times = {e.key: e.self_cpu_time_total for e in p.key_averages() if e.key.startswith('aten::')}
+    return sum(t for n, t in times.items() if re.search(r'mm|attention|convolution', n)) / sum(times.values())
 
 
 # ---- growth
@@ -195,8 +157,8 @@ def row_growth(rounds: int, base=dict(B=8, L=64, D=32, K=8192, G=4), sizes=GROWT
         found[axis] = {'values': list(values)} | {w: p | {'time_exponent': exponent(values, p['s']), 'memory_exponent': exponent(*zip(*[(v, max(b, 1)) for v, b in zip(values, p['bytes']) if b is not None]))} for w, p in points.items()}
     times = []
     for side in pixels:
-        m = Tokenizer(TokenizerConfig(preset='S', image_size=side, patch_size=16, tokens=16, latent_dim=32, codebook_size=512)).eval()
-        x = torch.rand(1, 3, side, side)
+        m = Tokenizer(TokenizerConfig(preset='S', image_size=side, patch_size=16, tokens=16, latent_dim=32, codebook_size=512)).to(best_device()).eval()
+        x = torch.rand(1, 3, side, side, device=best_device())
         with torch.no_grad(): times.append(statistics.median(alternate({'ours': lambda: m(x)}, 3)['ours']))
     found['pixels'] = {'values': list(pixels), 'ours': {'s': times, 'time_exponent': exponent(pixels, times)}}
     return found
@@ -235,9 +197,9 @@ def row_startup(rounds: int) -> dict:
 
 ROWS = {
     'SoftVQ, the paper\'s size': lambda n: row_quantizer(n), 'SoftVQ, digits': lambda n: row_quantizer(2 * n, DIGITS), 'start-up': row_startup,
-    'training step, tokenizer': lambda n: row_step(n), 'training step, judges': lambda n: row_step(max(2, n // 2), 'all', 2),
+    'training step, tokenizer': lambda n: row_step(n, False, 64 if GPU else 4), 'training step, all losses': lambda n: row_step(n, True, 32 if GPU else 2),
     'sampling, 32 tokens': lambda n: row_sampling(max(2, n // 2), 32), 'sampling, 64 tokens': lambda n: row_sampling(max(2, n // 2), 64), 'claim': row_claim, 'growth': row_growth,
-}
+} | ({f'utilisation, {p}': lambda n, p=p: row_utilisation(n, p) for p in 'BL'} if GPU else {})
 MEMORY = {'quantizer': quantizer_peak}
 
 
@@ -260,8 +222,9 @@ def table(rows: dict) -> str:
         lines += [f"| {a} | {p['values'][0]} to {p['values'][-1]} | " + ' | '.join(f"{p[w][k]:.2f}" if k in p.get(w, {}) else '' for k in ('time_exponent', 'memory_exponent') for w in ('ours', 'plain')) + ' |' for a, p in r.items()]
     if (r := rows.get('start-up', {})) and 'torch_s' in r:
         lines.append(f"\n`import torch` {r['torch_s']:.2f} s; `import softvq_lab` adds {r['package_adds_s']:.2f} s, `softvq_lab.hub` (all models) {r['hub_adds_s']:.2f} s, of which timm and torchvision {r['timm_adds_s']:.2f} s. `explorer.py` answers after {r['explorer_s']:.1f} s.")
-    for name in ('training step, tokenizer', 'training step, judges'):
-        if parts := rows.get(name, {}).get('parts_s'): lines.append(f'\n{name}: ' + ', '.join(f'{k} {v / sum(parts.values()):.0%}' for k, v in parts.items()) + '.')
+    for name, r in rows.items():
+        if 'fixed' in r: lines.append(f"\n{name}: {r['fixed']:.0%} of our step is matrix products, convolutions and attention, which both ways share; were all else free, it would be {1 / r['fixed']:.2f}x as fast.")
+        if r.get('utilisation'): lines.append(f"\n{name}: {r['images_s']:.0f} images a second in bf16, compiled; {r['utilisation']:.0%} of the data sheet's arithmetic.")
     return '\n'.join(lines)
 
 

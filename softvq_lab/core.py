@@ -6,12 +6,13 @@
 __all__ = ['derive_seed', 'rng', 'seed_everything', 'best_device', 'full_precision', 'write_atomic', 'write_json', 'now',
            'read_json', 'sha256', 'cache_dir']
 
-# %% ../nbs/00_core.ipynb #01a679ba
+# %% ../nbs/00_core.ipynb #43eb34b8
 import datetime
 import hashlib
 import json
 import os
 import random
+import secrets
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -50,12 +51,12 @@ def full_precision(device: 'torch.device'):
     import torch
     return torch.autocast(device.type, enabled=False) if device.type != 'meta' else nullcontext()  # counting parameters and FLOPs: there is no autocast on meta
 
-# %% ../nbs/00_core.ipynb #5f68601a
+# %% ../nbs/00_core.ipynb #1715d8aa
 def write_atomic(path, data: bytes | str):
     "Write `data` to `path` so that a crash at any moment leaves the old content or the new, never a part."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    aside = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')  # of this call alone: threads, and processes of other machines, may write the same file
     try:
         with open(aside, 'wb') as f:
             f.write(data.encode() if isinstance(data, str) else data)

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from .images import ImageData, Place, Size, from_pil, pixels
 
-# %% ../nbs/01b_files.ipynb #b3029253
+# %% ../nbs/01b_files.ipynb #4fba2a32
 class BrokenFiles:
     "Files of a data set of `total` images that could not be read: noted by any process in the file `path` (one JSON line each), counted by `check`. Without a path a warning is all."
 
@@ -50,12 +50,11 @@ class BrokenFiles:
                 self._files.setdefault(row['file'], row['error'])
         return self._files
 
-    def check(self, seen: int | None = None):
-        "A `ValueError` that names the files when more than 1% of the images `seen` so far (default: all), and more than two, are broken."
-        seen = self.total if seen is None else min(seen, self.total)
-        if len(self.files) > max(2, seen / 100):
+    def check(self):
+        "A `ValueError` that names the files when more than 1% of all images, and more than two, are broken."
+        if len(self.files) > max(2, self.total / 100):
             listed = f'; when they are repaired or removed, delete {self.path} and resume' if self.path else ''
-            raise ValueError(f'{len(self.files)} of the first {seen} images are broken, more than 1%:\n  {self._named()}\nRepair or remove them{listed}')
+            raise ValueError(f'{len(self.files)} of {self.total} images are broken, more than 1%:\n  {self._named()}\nRepair or remove them{listed}')
 
     def report(self) -> str:
         "How many files were skipped, and which; '' when there are none."

@@ -64,7 +64,7 @@ def push(folder, repo_id: str, private: bool = True) -> str:
     api.create_repo(repo_id, private=private, exist_ok=True)
     return str(api.upload_folder(folder_path=folder, repo_id=repo_id, allow_patterns=['config.json', 'model.safetensors', 'README.md']))
 
-# %% ../nbs/07_hub.ipynb #94fd46e2
+# %% ../nbs/07_hub.ipynb #db5e45f8
 def _model_folder(folder) -> Path:
     "The folder that holds the weights: `folder`, or the newest intact checkpoint of the run in it."
     folder = fetch(folder)
@@ -83,10 +83,7 @@ def _open(folder, kind: str) -> tuple[Path, dict]:
     if not isinstance(info, dict) or info.get('kind') != kind: raise ValueError(f'{folder} does not hold a {kind}, but {info.get("kind") if isinstance(info, dict) else type(info).__name__!r}')
     return folder, info
 
-
-def _stats(info: dict | None) -> LatentStats | None: return info and LatentStats(tuple(info['mean']), tuple(info['std']), info['count'])
-
-# %% ../nbs/07_hub.ipynb #14d96b4e
+# %% ../nbs/07_hub.ipynb #547540a3
 def _build(folder, kind: str, make):
     folder, info = _open(folder, kind)
     try: model = make(info)
@@ -108,7 +105,7 @@ def load_tokenizer(folder) -> Tokenizer:
     if is_released_folder(folder): return load_released_tokenizer(folder)
     def make(info):
         model = Tokenizer(parse(TokenizerConfig, info['config']))
-        model.latent_stats = _stats(info.get('latent_stats'))
+        model.latent_stats = LatentStats.read(stats) if (stats := info.get('latent_stats')) else None
         return model
     return _build(folder, 'tokenizer', make)
 
@@ -117,7 +114,7 @@ def load_generator(folder) -> Generator:
     "The generator in a saved folder, a run folder, or a folder of the authors' release (SiT, DiT, MAR), in eval mode on the CPU."
     folder = fetch(folder)
     if (folder/'config.json').is_file() and is_released_generator(read_json(folder/'config.json')): return load_released_generator(folder)
-    return _build(folder, 'generator', lambda i: make_generator(parse(GeneratorConfig, i['config']), i['tokens'], i['latent_dim'], i['num_classes'], _stats(i['latent_stats']), i['tokenizer_fingerprint']))
+    return _build(folder, 'generator', lambda i: make_generator(parse(GeneratorConfig, i['config']), i['tokens'], i['latent_dim'], i['num_classes'], LatentStats.read(i['latent_stats']), i['tokenizer_fingerprint']))
 
 # %% ../nbs/07_hub.ipynb #bc4dcff0
 def find_tokenizer(folder) -> Path:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPE', 'shrink', 'ReferenceNet', 'reference_network', 'accuracy']
 
-# %% ../nbs/03_reference.ipynb #41ecd8e2
+# %% ../nbs/03_reference.ipynb #a6cccd4c
 import hashlib
 
 import torch
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from .core import best_device, cache_dir, rng, seed_everything, write_atomic
+from .core import best_device, cache_dir, derive_seed, rng, write_atomic
 from .data import ImageData, stack
 
 # %% ../nbs/03_reference.ipynb #b3d0a55b
@@ -49,14 +49,14 @@ class ReferenceNet(nn.Module):
         "Class logits (B, num_classes)."
         return self.head(self.features(x))
 
-# %% ../nbs/03_reference.ipynb #2d8e446f
+# %% ../nbs/03_reference.ipynb #6b3ec74a
 RECIPE = 'conv4-1'  # change it when the network or its training changes: cached networks and their numbers are then left alone
 
 
 def _train(net: ReferenceNet, split: Dataset, seed: int, steps: int = 300, batch: int = 128, most: int = 4096):
     x, y = stack(split, most)  # decoded or drawn once, not in each of the passes
     split = TensorDataset(shrink(x), y)
-    seed_everything('reference', seed)
+    torch.default_generator.manual_seed(derive_seed('reference', seed))
     for m in net.modules():
         if isinstance(m, nn.Linear | nn.Conv2d): m.reset_parameters()
     device = best_device()
@@ -83,13 +83,11 @@ def reference_network(data: ImageData, seed: int = 0) -> ReferenceNet:
     x, y = stack(data.train, 64)
     key = hashlib.sha256(f'{RECIPE} {seed} {data.source} {data.class_names} {len(data.train)}'.encode() + x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()[:16]
     path, net = cache_dir()/'reference'/f'{key}.safetensors', ReferenceNet(data.num_classes)
-    state = torch.random.get_rng_state()
-    try:
+    with torch.random.fork_rng(devices=[]):  # trained or read, nobody's later draws differ
         if path.exists():
             try: net.load_state_dict(load_file(path))
             except Exception: path.unlink()  # a damaged cache is no reason to stop: it can be made again
         if not path.exists(): write_atomic(path, save(_train(net, data.train, seed).state_dict()))
-    finally: torch.random.set_rng_state(state)
     digest = hashlib.sha256(save(net.state_dict())).hexdigest()[:8]
     net.name = f'reference-{RECIPE} on {data.source}, seed {seed}, weights {digest}'
     return net.eval().requires_grad_(False)

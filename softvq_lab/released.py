@@ -107,7 +107,7 @@ def _frequencies(state: dict[str, Tensor], model: torch.nn.Module) -> dict[str, 
         if (w := state.pop(f'{part}.freqs', None)) is not None: state[f'{part}.model.rope.freqs'] = w.reshape(getattr(model, part).model.rope.freqs.shape)
     return state
 
-# %% ../nbs/06_released.ipynb #eae47c7c
+# %% ../nbs/06_released.ipynb #3f138d88
 def _read(folder) -> tuple[dict, dict[str, Tensor]]:
     folder = Path(folder)
     info = read_json(folder/'config.json')
@@ -130,7 +130,8 @@ def load_released_aligner(folder) -> Aligner | None:
     info, weights = _read(folder)
     if not info.get('repa') or 'projection.0.weight' not in weights: return None
     size, patch = info['image_size'], info['repa_patch_size']
-    a = Aligner(TimmTeacher(info['repa_model'], size, patch), info['codebook_embed_dim'], info['repa_proj_dim'], info['repa_align'], info['repa_loss_weight'])
-    fit_weights(a.teacher.model, {k.removeprefix('repa_model.'): v for k, v in weights.items() if k.startswith('repa_model.')}, folder)
+    teacher = TimmTeacher(info['repa_model'], size, patch)
+    a = Aligner(teacher, info['codebook_embed_dim'], info['repa_proj_dim'], info['repa_align'], info['repa_loss_weight'])
+    fit_weights(teacher.model, {k.removeprefix('repa_model.'): v for k, v in weights.items() if k.startswith('repa_model.')}, folder)
     fit_weights(a.projector, {k.removeprefix('projection.'): v for k, v in weights.items() if k.startswith('projection.')}, folder)
     return a

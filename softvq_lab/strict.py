@@ -73,7 +73,7 @@ def _explain(e: dict, given: dict) -> str:
 
 def _options(e: dict) -> list[str]: return [o.strip("' ") for o in e['ctx']['expected'].replace(' or ', ', ').split(',')]
 
-# %% ../nbs/00a_strict.ipynb #4b539a2b
+# %% ../nbs/00a_strict.ipynb #aaf522c6
 def parse(cls, given: dict):
     "`given` (flat names) as a checked `cls`; a `ConfigError` that lists every mistake at once."
     given = {**(cls.defaults(given) if hasattr(cls, 'defaults') else {}), **given}
@@ -83,7 +83,7 @@ def parse(cls, given: dict):
         except ValueError as e: raise ConfigError(str(e)) from e
     for name, value in given.items():
         if name not in known: wrong.append(f'{name}={value!r}: unknown.{closest(name, known)}')
-        elif isinstance(value, bool) and not isinstance(known[name], bool): wrong.append(f'{name}={value!r}: should be {type(known[name]).__name__}, not a truth value')
+        elif isinstance(value, bool) and not isinstance(known[name], bool): wrong.append(f'{name}={value!r}: a truth value is not possible here (default {known[name]!r})')
     for f in dataclasses.fields(cls):
         if dataclasses.is_dataclass(f.default):
             names = [g.name for g in dataclasses.fields(f.default)]

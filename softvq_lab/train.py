@@ -36,7 +36,7 @@ from .training.task import Task
 from .training.tokenizer_task import TokenizerTask
 from .workflows import TrainConfig, TrainGeneratorConfig
 
-# %% ../nbs/08_train.ipynb #8d76eafe
+# %% ../nbs/08_train.ipynb #aa7af83a
 CONFIGS = {'tokenizer': TrainConfig, 'generator': TrainGeneratorConfig}
 
 
@@ -53,10 +53,14 @@ def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
 
 def images_of(config: TrainConfig | TrainGeneratorConfig, tokenizer: Tokenizer | None = None) -> ImageData:
     "The images that a run is about: a generator's are its tokenizer's."
-    if isinstance(config, TrainConfig):
-        try: return load_data(config.data, config.tokenizer.image_shape)
-        except ValueError as e: raise ConfigError(f'dataset={config.data.dataset!r}: {e}') from None
-    return load_data(parse(DataConfig, Run(config.tokenizer_run).info['config']['data']), tokenizer.image_size)
+    data, size = (config.data, config.tokenizer.image_shape) if isinstance(config, TrainConfig) else (_data_of(config.tokenizer_run), tokenizer.image_size)
+    try: return load_data(data, size)
+    except ValueError as e: raise ConfigError(f'dataset={data.dataset!r}: {e}') from None
+
+
+def _data_of(tokenizer_run: str) -> DataConfig:
+    try: return parse(DataConfig, Run(tokenizer_run).info['config']['data'])
+    except (OSError, KeyError, TypeError): raise ConfigError(f'tokenizer_run={tokenizer_run!r} does not say on which images it was trained, as the run folder of nbs/train.ipynb does (which can start_from a saved or released tokenizer)') from None
 
 
 def prepare(config: TrainConfig | TrainGeneratorConfig, folder, images: ImageData) -> Run:
@@ -75,7 +79,7 @@ def make_task(run: Run, config: TrainConfig | TrainGeneratorConfig, images: Imag
     tokenizer = None if isinstance(config, TrainConfig) else load_tokenizer(config.tokenizer_run)
     images, seed = images or images_of(config, tokenizer), config.where.seed
     broken_files(run, images)
-    if tokenizer: return GeneratorTask(config.generator, tokenizer, images, run, seed, config.latents, config.mirror, config.repa)
+    if tokenizer: return GeneratorTask(config.generator, tokenizer, images, run, seed, config.latents, config.mirror, config.repa, config.workers)
     start = load_tokenizer(config.start_from) if config.start_from else None
     return TokenizerTask(config.tokenizer, images, run, seed, config.loss, start, config.train_only, training_view(images, config.data, seed))
 
@@ -84,7 +88,7 @@ def train_here(run: Run, images: ImageData | None = None):
     "Train a prepared run in this process, from its newest checkpoint if it has one."
     config = load_config(run)
     if int(os.environ.get('WORLD_SIZE', 1)) > 1: PartialState(cpu=not torch.cuda.is_available())  # ranks know each other before the task is made: they share the caching of latents
-    fit(make_task(run, config, images), run, config.optim, config.where.seed, resume=True, engine=config.engine, workers=config.data.workers if isinstance(config, TrainConfig) else 0)
+    fit(make_task(run, config, images), run, config.optim, config.where.seed, resume=True, engine=config.engine, workers=config.data.workers if isinstance(config, TrainConfig) else config.workers)
 
 # %% ../nbs/08_train.ipynb #5d927aeb
 def launcher(run: Run, config, endpoint: str = '') -> list[str]:
@@ -102,7 +106,7 @@ def _everywhere(run: Run, config) -> list[str]:
     endpoint = f'{platform.node()}:{20_000 + int(os.environ["SLURM_JOB_ID"]) % 20_000}'
     return ['srun', '--overlap', f'--nodes={nodes}', f'--ntasks={nodes}', '--ntasks-per-node=1', '--kill-on-bad-exit=1', *launcher(run, config, endpoint)]
 
-# %% ../nbs/08_train.ipynb #31329569
+# %% ../nbs/08_train.ipynb #242e624d
 def _die_with_parent():
     "Linux: send this process SIGTERM when its parent is gone."
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
@@ -147,7 +151,7 @@ def _follow(p: subprocess.Popen, run: Run, steps: int, requests: Requests):
 def _explain(run: Run, code: int):
     status = run.status
     if status['state'] == 'preempted': raise Preempted(f'{run.path} was asked to stop and saved at step {status.get("step")}; resume=True goes on')
-    tail = '\n'.join(l for l in (run.path/'train.log').read_text(errors='replace').splitlines()[-40:])
+    tail = '\n'.join((run.path/'train.log').read_text(errors='replace').splitlines()[-40:])
     raise RuntimeError(f'training of {run.path} failed (exit status {code}): {status.get("error") or ""}\nthe last lines of {run.path}/train.log:\n{tail}')
 
 # %% ../nbs/08_train.ipynb #5335acc6

@@ -80,7 +80,7 @@ def fit_weights(model: nn.Module, state: dict[str, Tensor], source):
     if wrong: raise ValueError(f'{source} does not fit its config, {len(wrong)} tensors:\n  ' + '\n  '.join(wrong[:20]))
     model.load_state_dict(state)
 
-# %% ../nbs/05_weights.ipynb #95122e55
+# %% ../nbs/05_weights.ipynb #94e4b2bb
 VGG = 'vgg16-397923af.pth'  # torchvision's file
 DINO = 'vit_small_patch16_224.dino'  # timm's name
 TEACHERS = {name: timm_name for (name, size), timm_name in PRETRAINED.items() if size == 'base'}  # the paper's table 4 has them of this size
@@ -105,7 +105,7 @@ def loss_weights(c: LossConfig) -> dict[str, Needed]:
     return found
 
 
-def preflight(c: TokenizerConfig, loss: LossConfig = LossConfig(), missing_ok: bool = False) -> list[Needed]:
-    "The pretrained files that a tokenizer and its training need; a `ConfigError` that lists those that are not there (unless `missing_ok`)."
-    encoder = [find(PRETRAINED[c.encoder_init, PRESETS[c.preset][0]], 'start of the encoder', c.encoder_weights)] if c.encoder_init != 'scratch' else []
+def preflight(c: TokenizerConfig, loss: LossConfig = LossConfig(), missing_ok: bool = False, start_from: str = '') -> list[Needed]:
+    "The pretrained files that a tokenizer and its training need (its encoder none with a tokenizer to `start_from`); a `ConfigError` that lists those that are not there (unless `missing_ok`)."
+    encoder = [find(PRETRAINED[c.encoder_init, PRESETS[c.preset][0]], 'start of the encoder', c.encoder_weights)] if c.encoder_init != 'scratch' and not start_from else []
     return require(encoder + list(loss_weights(loss).values()), missing_ok)

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'PAPER_GENERATOR', 'PAPER_MAR', 'WORKFLOWS', 'TrainConfig', 'TrainGeneratorConfig', 'EvaluateConfig',
-           'SamplerQualityConfig', 'SweepPageConfig', 'LatentMapConfig', 'EfficiencyConfig']
+           'SamplerQualityConfig', 'SweepPageConfig', 'LatentMapConfig', 'ProfileConfig', 'EfficiencyConfig']
 
-# %% ../nbs/01_workflows.ipynb #f0fe4554
+# %% ../nbs/01_workflows.ipynb #f7c9d02e
 from typing import Literal
 
 from pydantic import Field
 
-from .config import DataConfig, EngineConfig, GeneratorConfig, LossConfig, OptimConfig, RepaConfig, RunConfig, SampleConfig, TokenizerConfig, divisors
+from .config import PRETRAINED, DataConfig, EngineConfig, GeneratorConfig, LossConfig, OptimConfig, RepaConfig, RunConfig, SampleConfig, TokenizerConfig, divisors
 from .strict import config
 
 # %% ../nbs/01_workflows.ipynb #79f9e65c
@@ -22,7 +22,7 @@ PAPER_GENERATOR = dict(  # lr and batch are the paper's, 400,000 steps the lengt
     lr=1e-4, schedule='constant', steps=400_000, batch_size=256, warmup_steps=0, weight_decay=0., ema_decay=0.9999, log_every=100, eval_every=50_000, checkpoint_every=10_000, precision='bf16')
 PAPER_MAR = dict(lr=2e-4, warmup_steps=50_000)  # MAR warms up; for how long in the paper is not stated
 
-# %% ../nbs/01_workflows.ipynb #56386387
+# %% ../nbs/01_workflows.ipynb #b1bd9318
 def _shares(optim: OptimConfig, engine: EngineConfig):
     parts = engine.processes * engine.accumulate
     if optim.batch_size % parts: raise ValueError(f'batch_size={optim.batch_size} cannot be shared out to processes={engine.processes} x accumulate={engine.accumulate}; the nearest that can is {max(1, round(optim.batch_size / parts)) * parts}')
@@ -49,8 +49,9 @@ class TrainConfig:
         if self.train_only == 'decoder' and not self.start_from: raise ValueError("train_only='decoder' needs start_from: the tokenizer whose decoder is trained on")
         if self.train_only == 'decoder' and self.loss.align != 'none': raise ValueError(f"train_only='decoder' keeps the latents as they are: align={self.loss.align!r} could change nothing, set it to 'none'")
         t = self.tokenizer
-        patches = 64 if self.loss.align == 'reference' else t.image_shape[0] // t.patch_size * (t.image_shape[1] // t.patch_size)
-        if self.loss.align != 'none' and self.loss.align_how == 'repeat' and patches % t.tokens: raise ValueError(f"align={self.loss.align!r} with align_how='repeat' shares {patches} patches of the teacher out over tokens={t.tokens}, which must divide them: {divisors(patches, 1, patches)}; or align_how='avg_1d'")
+        grid = t.image_shape[0] // t.patch_size * (t.image_shape[1] // t.patch_size)
+        patches = {'reference': 64, **{name: grid for name, _ in PRETRAINED}}.get(self.loss.align)  # of a teacher of one's own nobody knows them here
+        if patches and self.loss.align_how == 'repeat' and patches % t.tokens: raise ValueError(f"align={self.loss.align!r} with align_how='repeat' shares {patches} patches of the teacher out over tokens={t.tokens}, which must divide them: {divisors(patches, 1, patches)}; or align_how='avg_1d'")
         if self.engine.recompute and t.preset.startswith('cnn'): raise ValueError(f'recompute is for ViT presets, not for preset={t.preset!r}')
 
 
@@ -62,6 +63,7 @@ class TrainGeneratorConfig:
     tokenizer_run: str = 'runs/tokenizer'  # the run folder of the tokenizer
     latents: str = 'memory'  # memory: all encoded at the start and held; fly: each batch encoded when it is wanted; else the folder of a latent cache, made where it is not there
     mirror: bool = False  # learn from mirrored images as well: not for digits
+    workers: int = Field(0, ge=0, le=256)  # processes that read images (latents='fly', or a cache that is made), or latents of a cache, for each rank; 0: none but the trainer itself
     repa: RepaConfig = RepaConfig()
     generator: GeneratorConfig = GeneratorConfig()
     optim: OptimConfig = OptimConfig(steps=1000, eval_every=500)
@@ -131,6 +133,16 @@ class LatentMapConfig:
 
 
 @config
+class ProfileConfig(TrainConfig):
+    "nbs/profile.ipynb: where the time of a training step goes. The parameters of nbs/train.ipynb, and:"
+    profile_steps: int = Field(5, ge=1, le=1000)  # so many steps are measured, after two that warm up
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.profile_steps + 2 > self.optim.steps: raise ValueError(f'profile_steps={self.profile_steps} and two before them are more than steps={self.optim.steps}')
+
+
+@config
 class EfficiencyConfig:
     "nbs/efficiency.ipynb: parameters, FLOPs, throughput and memory. What is counted is counted for every preset; the rest is about what is measured."
     device: Literal['auto', 'cpu', 'cuda'] = 'auto'  # auto: cuda where there is one
@@ -159,4 +171,4 @@ class EfficiencyConfig:
         if self.image_size % self.patch_size: raise ValueError(f'image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; possible patch sizes: {divisors(self.image_size, 2, 64)}')
 
 
-WORKFLOWS = {'train': TrainConfig, 'train_generator': TrainGeneratorConfig, 'evaluate': EvaluateConfig, 'sampler_quality': SamplerQualityConfig, 'latent_map': LatentMapConfig, 'sweep': SweepPageConfig, 'efficiency': EfficiencyConfig}
+WORKFLOWS = {'train': TrainConfig, 'train_generator': TrainGeneratorConfig, 'evaluate': EvaluateConfig, 'sampler_quality': SamplerQualityConfig, 'latent_map': LatentMapConfig, 'sweep': SweepPageConfig, 'efficiency': EfficiencyConfig, 'profile': ProfileConfig}

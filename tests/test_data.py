@@ -178,12 +178,14 @@ def test_worker_processes_give_the_same_images_and_notes(tmp_path):
 def test_more_than_one_percent_stops_and_names_the_files(tmp_path):
     recorder = BrokenFiles(tmp_path/'broken.jsonl', total=1000)
     for i in range(2): recorder.note(f'{i}.jpg', 'cut')
-    recorder.check(seen=5)  # one or two are never too many
+    few = BrokenFiles(recorder.path, total=5)
+    few.check()  # one or two are never too many
     recorder.note('2.jpg', 'cut')
-    recorder.check(seen=300); recorder.check()
-    with pytest.raises(ValueError, match='3 of the first 299 images are broken, more than 1%:\n  0.jpg: cut\n  1.jpg'): recorder.check(seen=299)
+    recorder.check(); BrokenFiles(recorder.path, total=300).check()
+    with pytest.raises(ValueError, match='3 of 5 images are broken, more than 1%:\n  0.jpg: cut\n  1.jpg'): few.check()
+    with pytest.raises(ValueError, match='3 of 299'): BrokenFiles(recorder.path, total=299).check()
     for i in range(3, 30): BrokenFiles(tmp_path/'broken.jsonl', 1000).note(f'{i}.jpg', 'cut')  # other processes
-    with pytest.raises(ValueError, match='30 of the first 1000.*and 20 more\nRepair or remove them.*broken.jsonl and resume'.replace('.*', '(?s:.*)')) as e: recorder.check(seen=10**6)
+    with pytest.raises(ValueError, match='30 of 1000.*and 20 more\nRepair or remove them.*broken.jsonl and resume'.replace('.*', '(?s:.*)')) as e: recorder.check()
     assert '9.jpg' in str(e.value)
     assert BrokenFiles(total=5).report() == ''
 
@@ -192,7 +194,7 @@ def test_more_than_one_percent_stops_and_names_the_files(tmp_path):
 def test_too_many_broken_files_end_the_reading_in_whatever_process(tmp_path, workers):
     d, files = broken_photos(tmp_path/'p', (3, 4, 20))
     record_broken(d, tmp_path)
-    with pytest.raises(ValueError, match='(?s)3 of the first 40 images are broken, more than 1%.*003.jpg: OSError: .*Repair or remove them'): list(DataLoader(d.train, 4, num_workers=workers))
+    with pytest.raises(ValueError, match='(?s)3 of 40 images are broken, more than 1%.*003.jpg: OSError: .*Repair or remove them'): list(DataLoader(d.train, 4, num_workers=workers))
 
 
 def test_two_images_of_which_none_can_be_read_are_no_endless_search(tmp_path):

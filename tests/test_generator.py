@@ -32,6 +32,13 @@ def test_the_loss_is_one_value_an_image_and_reaches_every_weight(kind):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in g.parameters())
 
 
+@pytest.mark.parametrize('kind', GENERATORS)
+def test_a_training_step_never_waits_for_the_device(kind):
+    "The meta device holds no values: whoever asks for one fails."
+    g = make(kind).train().to('meta')
+    g.loss(torch.randn(4, 5, 3, device='meta'), torch.zeros(4, dtype=torch.long, device='meta')).mean().backward()
+
+
 @pytest.mark.parametrize('kw', [dict(interpolant='cosine'), dict(prediction='noise'), dict(prediction='data', interpolant='cosine'), dict(time_sampling='lognormal'), dict(qk_norm=True),
                                 dict(generator='dit', noise_schedule='cosine'), dict(tokens=24, latent_rows=4, latent_patch=2), dict(generator='dit', tokens=32, latent_rows=8, latent_patch=4)])
 def test_every_choice_learns_and_draws(kw):
@@ -129,17 +136,29 @@ def test_bad_requests_say_what_is_possible(kind, call, says):
 
 
 @pytest.mark.parametrize('cls,given,says', [(GeneratorConfig, dict(generator='sitt'), "Did you mean 'sit'"), (GeneratorConfig, dict(latent_patch=3), 'latent_patch=3'), (GeneratorConfig, dict(latent_patch=2), 'latent_rows above 0'),
-                                            (GeneratorConfig, dict(guidance_low=0.8, guidance_high=0.5), 'is above'), (SampleConfig, dict(sampler='dmp++'), "Did you mean 'dpm++'")])
+                                            (GeneratorConfig, dict(guidance_low=0.8, guidance_high=0.5), 'is above'), (GeneratorConfig, dict(guidance_low=0.8), 'above guidance_high=0.7'), (GeneratorConfig, dict(guidance=True), 'a truth value is not possible'), (SampleConfig, dict(sampler='dmp++'), "Did you mean 'dpm++'")])
 def test_bad_settings_say_what_is_possible(cls, given, says):
     with pytest.raises(ConfigError) as e: parse(cls, given)
     assert says in str(e.value)
 
 
-def test_labels_are_dropped_at_the_rate_asked_for_in_training_only():
-    g, seen = make(class_dropout=0.25), []
+@pytest.mark.parametrize('kind', GENERATORS)
+def test_labels_are_dropped_at_the_rate_asked_for_in_training_only(kind):
+    g, seen = make(kind, class_dropout=0.25), []
     g.net.register_forward_pre_hook(lambda m, args: seen.append(args[2]))
     for training in (True, False): g.train(training).loss(torch.randn(4000, 5, 3), torch.zeros(4000, dtype=torch.long))
     assert 0.2 < (seen[0] == g.null_class).float().mean() < 0.3 and set(seen[0].unique().tolist()) == {0, 7} and set(seen[1].tolist()) == {0}
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('kind', GENERATORS)
+def test_half_precision_changes_the_loss_by_little(kind, dtype):
+    "Latents included, which a tokenizer gives in half precision where they are encoded on the fly."
+    g, z, y, found = make(kind), torch.randn(8, 5, 3), torch.arange(8) % 7, []
+    for half in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast('cpu', dtype, enabled=half): found.append(g.loss(z.to(dtype) if half else z.to(dtype).float(), y))
+    assert found[1].dtype == torch.float32 and (found[1] - found[0]).norm() / found[0].norm() < 0.02
 
 
 @pytest.mark.parametrize('kind', GENERATORS)
@@ -147,7 +166,7 @@ def test_round_trip(tmp_path, kind):
     g, y = make(kind), torch.tensor([1, 2])
     save(g, tmp_path)
     other = load_generator(tmp_path)
-    assert type(other) is type(g) and torch.equal(other.sample(y, steps=2), g.sample(y, steps=2))
+    assert type(other) is type(g) and other.config == g.config and torch.equal(other.sample(y, steps=2), g.sample(y, steps=2))
 
 
 def test_a_swapped_tokenizer_is_refused(trained):

@@ -40,7 +40,7 @@ def reference() -> ReferenceNet:
 def make(name: str, vgg): return make_perceptual(name, file=str(vgg) if name == 'lpips' else '', net=reference() if name == 'reference' else None)
 
 
-PERCEPTUAL = ('lpips', 'timm:resnet10t', 'timm:vit_tiny_patch16_224', 'timm:swin_tiny_patch4_window7_224', 'reference', 'none')
+PERCEPTUAL = ('lpips', 'timm:resnet10t', 'timm:vit_tiny_patch16_224', 'timm:swin_tiny_patch4_window7_224', 'reference')
 
 
 # ---------------------------------------------------------------- shapes and errors
@@ -48,12 +48,12 @@ PERCEPTUAL = ('lpips', 'timm:resnet10t', 'timm:vit_tiny_patch16_224', 'timm:swin
 @pytest.mark.parametrize('name', PERCEPTUAL)
 def test_a_perceptual_loss_is_a_distance_of_each_image(name, vgg):
     torch.manual_seed(0)
-    loss, x, y = make(name, vgg), torch.rand(3, 3, 40, 32) * 2 - 1, torch.rand(3, 3, 40, 32) * 2 - 1
+    loss, x, y = make(name, vgg), torch.rand(2, 3, 40, 32) * 2 - 1, torch.rand(2, 3, 40, 32) * 2 - 1
     d = loss(x, y)
-    assert d.shape == (3,) and d.dtype == torch.float32
+    assert d.shape == (2,) and d.dtype == torch.float32
     torch.testing.assert_close(d, loss(y, x))
-    torch.testing.assert_close(loss(x[:2], y[:2]), d[:2], rtol=1e-4, atol=1e-6)
-    assert not loss(x, x).any() and (name == 'none' or (d > 1e-4).all()) and not d.requires_grad
+    torch.testing.assert_close(loss(x[:1], y[:1]), d[:1], rtol=1e-4, atol=1e-6)
+    assert not loss(x, x).any() and (d > 1e-4).all() and not d.requires_grad
 
 
 @pytest.mark.parametrize('call,says', [
@@ -186,7 +186,7 @@ def test_lecam_pulls_only_the_winning_side():
     assert r.grad[0] > 0 and f.grad[0] < 0 and r.grad[1] == f.grad[1] == 0
 
 
-@pytest.mark.parametrize('name', [n for n in PERCEPTUAL if n != 'none'])
+@pytest.mark.parametrize('name', PERCEPTUAL)
 def test_gradients_reach_the_images_and_no_weights(name, vgg):
     loss, x, y = make(name, vgg), torch.rand(2, 3, 32, 32, requires_grad=True), -torch.rand(2, 3, 32, 32)
     loss.train()
@@ -234,6 +234,16 @@ def test_adaptive_weight_is_the_ratio_of_gradient_lengths():
     assert not weight.requires_grad and w.grad is None and adaptive_weight(rec, g, w, maximum=0.5) == 0.5
     assert adaptive_weight(rec, 0 * g, w, maximum=7.) == 7.  # no gradient to weigh: the limit, not infinity
     (rec + weight * g).backward()  # the graphs are still there
+
+
+def test_adaptive_weight_sees_gradients_that_float16_cannot_hold():
+    "The gradient of a mean over many pixels lies below float16's least number, and it is not the scaled loss of fp16 training that is asked."
+    torch.manual_seed(0)
+    w, h, noise, found = torch.randn(8, 3, requires_grad=True), torch.randn(2**17, 8), 0.0005 * torch.randn(2**17, 3), {}
+    for dtype in (torch.float32, torch.float16):
+        y = (h @ w).to(dtype)
+        found[dtype] = adaptive_weight((y.float() - y.detach().float() - noise - 0.0003).square().mean(), y.float().square().mean(), w).item()
+    assert found[torch.float16] == pytest.approx(found[torch.float32], rel=0.05)
 
 
 # ---------------------------------------------------------------- two processes

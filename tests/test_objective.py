@@ -6,12 +6,13 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from softvq_lab import weights
+from softvq_lab import plugins, weights
 from softvq_lab.config import LossConfig, OptimConfig, TokenizerConfig
 from softvq_lab.data import digits
 from softvq_lab.hub import load_tokenizer
 from softvq_lab.runs import open_run, read_metrics
 from softvq_lab.strict import ConfigError, parse
+from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.loop import fit
 from softvq_lab.training.tokenizer_task import TokenizerTask
 from softvq_lab.workflows import TrainConfig
@@ -24,11 +25,26 @@ def test_impossible_objectives_say_what_is_possible(bad, says):
     with pytest.raises(ConfigError, match=says): parse(TrainConfig, bad)
 
 
+def test_how_many_tokens_share_the_patches_is_asked_of_known_teachers_only(monkeypatch):
+    "A tokenizer of 4 x 4 patches: DINOv2 has as many, a teacher of one's own has what it has."
+    monkeypatch.setitem(plugins._registered['teacher'], 'mine', None)
+    with pytest.raises(ConfigError, match='shares 16 patches of the teacher out over tokens=3, which must divide them'): parse(TrainConfig, dict(tokens=3, align='dinov2'))
+    assert parse(TrainConfig, dict(tokens=3, align='mine')).loss.align == 'mine'
+
+
 @pytest.mark.parametrize('setting,file', [(dict(percep='lpips'), 'vgg16'), (dict(percep='timm:resnet50'), 'resnet50'), (dict(adv='dino'), 'vit_small_patch16_224.dino'), (dict(align='dinov2'), 'vit_base_patch14_dinov2.lvd142m')])
 def test_a_missing_file_is_named_before_any_work(tmp_path, monkeypatch, setting, file):
     monkeypatch.setenv('SOFTVQ_LAB_WEIGHTS', str(tmp_path))
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     with pytest.raises(ConfigError, match=f'{file}.*not found'): weights.preflight(TINY, LossConfig(**setting))
+
+
+def test_a_tokenizer_to_start_from_needs_no_file_for_its_encoder(tmp_path, monkeypatch):
+    monkeypatch.setenv('SOFTVQ_LAB_WEIGHTS', str(tmp_path))
+    c = TokenizerConfig(preset='S', patch_size=16, tokens=4, codebook_size=16, encoder_init='dinov2')
+    with pytest.raises(ConfigError, match='start of the encoder.: not found'): weights.preflight(c)
+    start = Tokenizer(c)
+    assert TokenizerTask(c, digits(32), open_run(tmp_path/'run', 'tokenizer', {}), start=start).model.fingerprint == start.fingerprint and weights.preflight(c, start_from='x') == []
 
 
 @pytest.fixture(scope='module')

@@ -32,6 +32,14 @@ def test_contract_and_a_few_steps_of_training(name, tmp_path):
     assert torch.equal(t(x)[0], t(x)[0]) and t.latent_stats is not None
 
 
+@pytest.mark.parametrize('name', [n for n in VARIANTS if n not in ('fsq', 'lfq', 'simvq', 'rotation')])
+def test_a_training_step_never_waits_for_the_device(name):
+    "The meta device holds no values: whoever asks for one (.item(), bincount, a mask as index) fails."
+    q = make_quantizer(TokenizerConfig(tokens=8, codebook_size=64, **VARIANTS[name])).train().to('meta')
+    out = q(torch.randn(3, 8, q.input_dim or q.latent_dim, device='meta', requires_grad=True))
+    (out.z.sum() + sum(out.losses.values())).backward()
+
+
 @pytest.mark.parametrize('bad,says', [(dict(groups=3), r'possible groups: \[1, 2, 4, 8\]'), (dict(quantizer='kl', groups=2), 'groups above 1 is for softvq, gmmvq and vq'), (dict(quantizer='rvq'), "'softvq'"),
                                       (dict(tokens=6, codebooks=4), r'possible codebooks: \[1, 2, 3, 6\]')])
 def test_impossible_combinations(bad, says):

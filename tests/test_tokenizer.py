@@ -7,6 +7,7 @@ from softvq_lab.hub import load_tokenizer, save
 from softvq_lab.quantizers.base import check_quantizer
 from softvq_lab.quantizers.softvq import SoftVQ, kl_term
 from softvq_lab.tokenizer.model import Tokenizer
+from softvq_lab.tokenizer.vit import ARCHITECTURES
 
 SMALL = dict(image_size=24, latent_dim=5, codebook_size=13)
 
@@ -20,7 +21,8 @@ def test_any_token_count(tokens, codebooks):
     assert t.quantizer.posterior(out.z_hat).shape == (2, tokens, 13)
 
 
-@pytest.mark.parametrize('bad,says', [(dict(tokens=48, codebooks=5), 'possible codebooks'), (dict(image_size=30), 'possible patch sizes'), (dict(tau=0), 'tau'), (dict(quantizer='vqvq'), 'softvq'), (dict(tokns=3), 'tokns')])
+@pytest.mark.parametrize('bad,says', [(dict(tokens=48, codebooks=5), 'possible codebooks'), (dict(image_size=30), 'possible patch sizes'), (dict(tau=0), 'tau'), (dict(quantizer='vqvq'), 'softvq'), (dict(tokns=3), 'tokns'),
+                                      (dict(quantizer='vq', similarity='dot'), "vq has 'cosine' and 'l2'"), (dict(quantizer='fsq', codebook_size=300), r'possible: \[16, 64'), (dict(quantizer='lfq', codebook_size=300), 'power of two')])
 def test_impossible_configs_stop_before_any_work(bad, says):
     with pytest.raises(ValueError, match=says): TokenizerConfig(**bad)
 
@@ -135,7 +137,8 @@ def test_nested_tokens_are_fewer_tokens_of_the_same_latent():
 
 
 @pytest.mark.parametrize('init,tuning', [('clip', 'full'), ('eva02', 'frozen'), ('eva02', 'lora')])
-def test_other_encoders_and_tunings(init, tuning, tmp_path):
+def test_other_encoders_and_tunings(init, tuning, tmp_path, monkeypatch):
+    for arch, smaller in (('clip', 'vit_tiny_patch16_224'), ('eva02', 'eva02_tiny_patch14_224'), ('base', 'vit_tiny_patch16_224')): monkeypatch.setitem(ARCHITECTURES, arch, smaller)  # of the same classes
     c = TokenizerConfig(preset='B', image_size=64, patch_size=16, tokens=4, latent_dim=5, codebook_size=13, encoder_init=init, encoder_tuning=tuning)
     t = Tokenizer(c)
     t(torch.randn(1, 3, 64, 64))[0].sum().backward()

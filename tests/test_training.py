@@ -12,14 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from softvq_lab.config import EngineConfig, OptimConfig
+from softvq_lab.config import OptimConfig, TokenizerConfig
+from softvq_lab.hub import load_tokenizer, save
 from softvq_lab.runs import Run, open_run, read_metrics
 from softvq_lab.strict import ConfigError, parse
+from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.train import PREEMPTED, images_of, launch, main, prepare, train_here
-from softvq_lab.training.checkpoint import best_checkpoint, newest_checkpoint, steps_of
+from softvq_lab.training.checkpoint import best_checkpoint, newest_checkpoint, save_checkpoint, steps_of
 from softvq_lab.training.loop import fit
 from softvq_lab.training.task import Task
-from softvq_lab.workflows import TrainConfig
+from softvq_lab.workflows import TrainConfig, TrainGeneratorConfig
 
 FEW = dict(tokens=4, steps=40, batch_size=16, warmup_steps=4, checkpoint_every=4, log_every=1, eval_every=20, tracker='none')
 
@@ -137,6 +139,23 @@ def test_a_full_disk_costs_only_time(whole, tmp_path):
         train(disk/'run')
         assert same(last(disk/'run'), last(whole))
     finally: subprocess.run(['umount', disk], check=True)
+
+
+def test_a_generator_whose_images_are_read_by_others_learns_the_same(trained, tmp_path):
+    for workers in (0, 2):
+        config = parse(TrainGeneratorConfig, {k: v for k, v in FEW.items() if k != 'tokens'} | dict(tokenizer_run=str(trained/'tokenizer'), latents='fly', mirror=True, workers=workers, width=32, depth=1, heads=2, steps=5, eval_every=5))
+        train_here(prepare(config, tmp_path/str(workers), images_of(config, load_tokenizer(config.tokenizer_run))))
+    assert same(last(tmp_path/'0'), last(tmp_path/'2'))
+
+
+def test_a_tokenizer_that_is_no_run_does_not_say_what_a_generator_should_learn(tmp_path):
+    save(Tokenizer(TokenizerConfig(tokens=4)), tmp_path/'saved')
+    with pytest.raises(ConfigError, match="saved' does not say on which images it was trained"): images_of(parse(TrainGeneratorConfig, dict(tokenizer_run=str(tmp_path/'saved'))), load_tokenizer(tmp_path/'saved'))
+
+
+def test_checkpoints_are_in_the_order_of_their_steps_beyond_a_million(tmp_path):
+    for step in (999_000, 1_000_000): save_checkpoint(tmp_path, step, {'model': {'w': torch.ones(2)}}, {}, keep=1, score=1.)
+    assert [p.name for p in steps_of(tmp_path)] == ['step-1000000'] and best_checkpoint(tmp_path) == newest_checkpoint(tmp_path) == tmp_path/'step-1000000'
 
 
 def test_nothing_is_left_behind_but_the_newest_and_the_best(whole):

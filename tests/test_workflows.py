@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import plotly.io
 import pytest
 
 from softvq_lab.runs import Run, figures, read_metrics
@@ -63,18 +64,19 @@ def test_from_pixels_to_figures(root, tmp_path):
     assert (a.path/'metrics.jsonl').read_text() == before and (a.path/'notebook.1.ipynb').exists()
 
 
-def test_the_notebook_of_sliders_shows_all_and_draws(root, trained, tmp_path):
-    nb = nbformat.read(root/'nbs'/'explore.ipynb', 4)
-    nb.cells.append(nbformat.v4.new_code_cell('go.click()'))
-    (tmp_path/'nbs').mkdir()
-    nbformat.write(nb, tmp_path/'nbs'/'explore.ipynb')
-    done = papermill(tmp_path, tmp_path, 'explore', 'shown.ipynb', run=trained/'generator', runs=trained)
-    assert done.returncode == 0, done.stderr
-    widgets = nbformat.read(tmp_path/'shown.ipynb', 4).metadata.widgets['application/vnd.jupyter.widget-state+json'].state.values()
-    said = [o for w in widgets for o in w.state.get('outputs', [])]  # an error under a slider stops no notebook
-    assert not [o for o in said if o.output_type == 'error']
-    told = ''.join(o.text for o in said if o.output_type == 'stream')
-    assert all(t in told for t in ('PSNR', 'effective codewords', 'Nearest of 1,437 training images'))
+def test_the_notebook_of_sliders_shows_all_and_draws(root, trained, capsys, monkeypatch):
+    "Executed here and in no kernel: there an error under a slider would stop nothing."
+    monkeypatch.setattr(plotly.io.renderers, 'default', 'plotly_mimetype')
+    cells = {}
+    for cell in nbformat.read(root/'nbs'/'explore.ipynb', 4).cells:
+        if cell.cell_type == 'code': exec(cell.source, cells)
+        if 'parameters' in cell.metadata.get('tags', []): cells.update(run=str(trained/'generator'), runs=str(trained))
+    for name, value in dict(image=5, token=2, heat=2., sharp=True, swap=(1, 3), knock=(4,)).items():
+        capsys.readouterr()
+        cells[name].value = value
+        assert 'PSNR' in capsys.readouterr().out, name
+    cells['go'].click()
+    assert 'Nearest of 1,437 training images' in capsys.readouterr().out
 
 
 def test_an_external_autoencoder_is_measured_in_the_same_notebook(root, tmp_path):

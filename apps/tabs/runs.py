@@ -28,7 +28,7 @@ SHOWN = {  # the fields a form shows; the rest are lines of text
     'sampler_quality': ('samples', 'seed'),
     'latent_map': ('neighbors', 'min_dist', 'images', 'seed'),
 }
-NOT_SHOWN = {'efficiency': 'it measures a machine, not a run', 'sweep': 'the tab Sweeps shows it'}  # workflows that the form leaves to a terminal, and why
+NOT_SHOWN = {'efficiency': 'it measures a machine, not a run', 'profile': 'likewise', 'sweep': 'the tab Sweeps shows it'}  # workflows that the form leaves to a terminal, and why
 NAME = re.compile(r'[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}')
 CSS = (' .sheet {overflow-x: auto} .sheet table {border-collapse: collapse; width: 100%; font-size: 14px} .sheet th, .sheet td {text-align: left; padding: 4px 10px; border-bottom: 1px solid var(--border-color-primary); white-space: nowrap; color: var(--body-text-color)} .sheet th {font-weight: 600}'
        ' .sheet .n {text-align: right; font-variant-numeric: tabular-nums} .sheet button {color: var(--link-text-color); text-decoration: underline; cursor: pointer; padding: 4px 0} .sheet h4 {margin: 18px 0 2px; font-weight: 600; color: var(--body-text-color)} .sheet p {margin: 0 0 4px; font-size: 13px; color: var(--body-text-color); opacity: .75; white-space: normal} #watch-status p {color: var(--body-text-color); margin: 4px 0}'

@@ -58,19 +58,18 @@ def _bin_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor
 
 def _mean_flat(v: Tensor) -> Tensor: return v.flatten(1).mean(1)
 
-# %% ../../nbs/generators/02_diffusion.ipynb #a1ea1737
+# %% ../../nbs/generators/02_diffusion.ipynb #3a87f2e6
 class Diffusion:
-    "Noise prediction with a learned range of variance. t (B) counts `timesteps` from 0 (least noise); everything is computed in float32 from float64 tables."
+    "Noise prediction with a learned range of variance: the network's output (B, ..., 2D) holds noise, then variance. t (B) counts `timesteps` from 0 (least noise); everything is computed in float32 from float64 tables."
 
     def __init__(self,
         schedule: str = 'cosine',  # or linear
         steps: int | None = None,  # how many of the `total` timesteps are kept; None: all
         total: int = 1000,
-        axis: int = -1,  # of the channels: the network's output (B, ..., 2D) holds noise, then variance
         clip: float = 0.,  # going back, x0 is cut to [-clip, clip]; 0: it is not, as released
     ):
         if schedule not in NOISE_SCHEDULES: raise ValueError(f'noise_schedule={schedule!r}; possible: {", ".join(NOISE_SCHEDULES)}.{closest(schedule, NOISE_SCHEDULES)}')
-        self.schedule, self.total, self.axis, self.clip = schedule, total, axis, clip
+        self.schedule, self.total, self.clip = schedule, total, clip
         kept = respace(total, total if steps is None else steps)
         self.betas = NOISE_SCHEDULES[schedule](total)  # of the whole process
         bar = np.cumprod(1 - self.betas)[kept]
@@ -109,7 +108,7 @@ class Diffusion:
 
     def back(self, out: Tensor, x_t: Tensor, t: Tensor) -> Back:
         "p(x_{t-1} | x_t) by the network's output (B, ..., 2D)."
-        eps, between = out.float().chunk(2, self.axis)
+        eps, between = out.float().chunk(2, -1)
         share = (between + 1) / 2
         x0 = self.x0(x_t, t, eps)
         if self.clip: x0 = x0.clamp(-self.clip, self.clip)
@@ -118,13 +117,13 @@ class Diffusion:
     def losses(self, out: Tensor, x: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
         "`mse` of the noise and `vb` in bits a dimension, each (B), of the output (B, ..., 2D) for `x_t = q_sample(x, t, noise)`; the loss is their sum."
         out, x, x_t = out.float(), x.float(), x_t.float()
-        eps, between = out.chunk(2, self.axis)
-        p = self.back(torch.cat([eps.detach(), between], self.axis), x_t, t)
+        eps, between = out.chunk(2, -1)
+        p = self.back(torch.cat([eps.detach(), between], -1), x_t, t)
         kl = _mean_flat(_kl(self._posterior(x, x_t, t), self._at('log_low', t, x), p.mean, p.log_variance))
         nll = -_mean_flat(_bin_log_likelihood(x, p.mean, p.log_variance))
         return {'mse': _mean_flat((eps - noise.float()).square()), 'vb': torch.where(t == 0, nll, kl) / math.log(2)}
 
-# %% ../../nbs/generators/02_diffusion.ipynb #210e0d45
+# %% ../../nbs/generators/02_diffusion.ipynb #a526a8dd
 def ddpm_step(d: Diffusion, out: Tensor, x: Tensor, t: int, noise: Tensor | None) -> Tensor:
     "x_t -> x_{t-1} (B, ...), drawn with `noise` of its shape; at t = 0 the mean."
     p = d.back(out, x, torch.full((len(x),), t, device=x.device))
@@ -134,7 +133,7 @@ def ddpm_step(d: Diffusion, out: Tensor, x: Tensor, t: int, noise: Tensor | None
 def ddim_step(d: Diffusion, out: Tensor, x: Tensor, t: int, noise: Tensor | None = None) -> Tensor:
     "x_t -> x_{t-1} (B, ...) without chance; `noise` is not used."
     at = torch.full((len(x),), t, device=x.device)
-    eps = out.float().chunk(2, d.axis)[0]
+    eps = out.float().chunk(2, -1)[0]
     return d._at('signal_before', at, x) * d.x0(x, at, eps) + d._at('noise_before', at, x) * eps
 
 

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from .base import Generator, Guidance, SamplerChoice
 from .diffusion_head import DiffusionLoss
 
-# %% ../../nbs/generators/08_mar.ipynb #0b77978a
+# %% ../../nbs/generators/08_mar.ipynb #b0709cdf
 def draw_orders(n: int, tokens: int, generator: torch.Generator | None = None) -> Tensor:
     "n random permutations of the tokens (n, L), on the CPU."
     return torch.rand(n, tokens, generator=generator).argsort(1)
 
 
-def draw_hidden(tokens: int, mask_min: float = 0.7, generator: torch.Generator | None = None) -> int:
+def draw_hidden(tokens: int, mask_min: float = 0.7) -> int:
     "How many of the tokens are hidden in one training step: 1..L. A draw on the CPU: no device has to wait for it."
-    return math.ceil(tokens * nn.init.trunc_normal_(torch.empty(1), 1., 0.25, mask_min, 1., generator=generator).item())
+    return math.ceil(tokens * nn.init.trunc_normal_(torch.empty(1), 1., 0.25, mask_min, 1.).item())
 
 
 def visible_places(orders: Tensor, hidden: int) -> Tensor:
@@ -113,7 +113,7 @@ class MaskedTransformer(nn.Module):
 
     def forward(self, x: Tensor, visible: Tensor, y: Tensor) -> Tensor: return self.decode(self.encode(x, visible, y), visible)
 
-# %% ../../nbs/generators/08_mar.ipynb #67bf65ff
+# %% ../../nbs/generators/08_mar.ipynb #290d9327
 RELEASED = dict(buffer_tokens=64, head_repeats=4, head_steps=100, std=0.02)
 PRESETS = {
     'tiny': dict(width=128, depth=2, heads=4, buffer_tokens=8, head_width=128, head_depth=3, head_repeats=1, head_steps=30, std=0.5),  # the digits, two CPU cores
@@ -154,7 +154,7 @@ class MAR(Generator):
         "Diffusion loss of the hidden tokens: one value an image (B)."
         x, R, D = self.stats.normalize(z), self.head_repeats if t is None else len(t), self.latent_dim
         hidden = draw_hidden(self.tokens, self.config.mask_min) if hidden is None else hidden
-        orders = draw_orders(len(x), self.tokens).to(x.device) if orders is None else orders
+        orders = draw_orders(len(x), self.tokens).to(x.device, non_blocking=True) if orders is None else orders
         c = self.net(x, visible_places(orders, hidden), self.drop_labels(y))
         rows = lambda v: at_places(v, orders[:, :hidden]).repeat(R, 1, 1).flatten(0, 1)  # (R B hidden, ...)
         losses = self.diffloss(rows(x), rows(c), None if t is None else t.flatten(), None if noise is None else noise.reshape(-1, D))

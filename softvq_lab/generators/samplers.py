@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DIFFUSIONS', 'guided', 'euler', 'heun', 'dopri5', 'score', 'sde', 'dpm']
 
-# %% ../../nbs/generators/04_samplers.ipynb #0f541327
+# %% ../../nbs/generators/04_samplers.ipynb #15ec1385
 from typing import Callable
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .base import Guidance
 from .diffusion import Diffusion
-from .paths import Path, make_path
+from .paths import Path
 from ..strict import closest
 
 # %% ../../nbs/generators/04_samplers.ipynb #b39f752b

@@ -34,7 +34,7 @@ class Quantizer(nn.Module):
         "Codeword weights of latents (B, L, D): (B, L, K), or (B, L, M, K) where a token has M sets of them; None for a quantizer without."
         return None
 
-# %% ../../nbs/quantizers/00_base.ipynb #77e351bc
+# %% ../../nbs/quantizers/00_base.ipynb #964ccbab
 @torch.no_grad()
 def codebook_stats(q: Tensor) -> dict[str, Tensor]:
     "Usage, perplexity, entropy, effective codewords a token and collapse, from weights q (G, N, K): G codebooks, N tokens of each."
@@ -50,7 +50,8 @@ def weight_stats(mean: Tensor, strongest: Tensor, entropy: Tensor) -> dict[str, 
 @torch.no_grad()
 def index_stats(indices: Tensor, codebook_size: int) -> dict[str, Tensor]:
     "The same for tokens that take one codeword each, indices (G, N); no (N, K) matrix is made."
-    counts = torch.stack([torch.bincount(i, minlength=codebook_size) for i in indices])
+    ones = torch.ones((), device=indices.device).expand_as(indices)
+    counts = ones.new_zeros(len(indices), codebook_size).scatter_add_(1, indices, ones)  # bincount would wait for the device
     return _use(counts / indices.shape[1], indices)
 
 

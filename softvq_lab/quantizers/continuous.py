@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['AE', 'KL']
 
-# %% ../../nbs/quantizers/03_continuous.ipynb #a7a67872
+# %% ../../nbs/quantizers/03_continuous.ipynb #ca3b957c
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .base import QuantOut, Quantizer
 
@@ -21,7 +21,7 @@ class AE(Quantizer):
 
     def forward(self, z_hat: Tensor) -> QuantOut: return QuantOut(z_hat, z_hat)
 
-# %% ../../nbs/quantizers/03_continuous.ipynb #adffe5a0
+# %% ../../nbs/quantizers/03_continuous.ipynb #06f76567
 class KL(Quantizer):
     "Diagonal Gaussian latents: z_hat (B, L, 2D) is mean, then log variance; sampled in training, the mean in eval mode."
 
@@ -30,8 +30,8 @@ class KL(Quantizer):
         self.latent_dim, self.input_dim, self.weight = latent_dim, 2 * latent_dim, weight
 
     def forward(self, z_hat: Tensor) -> QuantOut:
-        mean, logvar = z_hat.chunk(2, -1)
-        logvar = logvar.float().clamp(-30, 20)
-        z = mean + (logvar / 2).exp().to(mean.dtype) * torch.randn_like(mean) if self.training else mean
-        kl = 0.5 * (mean.float().square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean()
-        return QuantOut(z, mean, {'kl': self.weight * kl}, {'nats': kl.detach(), 'std': (logvar.detach() / 2).exp().mean()})
+        mean, logvar = z_hat.float().chunk(2, -1)
+        logvar = logvar.clamp(-30, 20)
+        z = mean + (logvar / 2).exp() * torch.randn_like(mean) if self.training else mean
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean()
+        return QuantOut(z.to(z_hat.dtype), mean.to(z_hat.dtype), {'kl': self.weight * kl}, {'nats': kl.detach(), 'std': (logvar.detach() / 2).exp().mean()})

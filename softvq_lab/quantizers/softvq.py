@@ -18,18 +18,18 @@ from .base import QuantOut, Quantizer, UsageWindow, weight_stats
 from .blockwise import soft_mix
 from ..ranks import mean_over_ranks
 
-# %% ../../nbs/quantizers/01_softvq.ipynb #a57a0c05
+# %% ../../nbs/quantizers/01_softvq.ipynb #e2adaa56
 def kl_from(entropy: Tensor, mean: Tensor, together: bool = False) -> Tensor:
     "E H(q) - H(E q) from its parts, the mean entropy and the mean weights (K); `together`: over the batches of all processes."
     if together: mean = mean_over_ranks(mean)
     return entropy + (mean * (mean + 1e-6).log()).sum()
 
 
-def kl_term(similarity: Tensor, tau: float, together: bool = False) -> Tensor:
+def kl_term(similarity: Tensor, tau: float) -> Tensor:
     "The same of q = softmax(similarity / tau) over the last axis, averaged over all others, written out densely."
     logits = similarity.flatten(0, -2).float() / tau
     q = logits.softmax(-1)
-    return kl_from(-(q * logits.log_softmax(-1)).sum(-1).mean(), q.mean(0), together)
+    return kl_from(-(q * logits.log_softmax(-1)).sum(-1).mean(), q.mean(0))
 
 # %% ../../nbs/quantizers/01_softvq.ipynb #8a9229fb
 def unit(v: Tensor) -> Tensor:

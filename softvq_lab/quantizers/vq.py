@@ -15,7 +15,7 @@ from .base import QuantOut, Quantizer, UsageWindow, index_stats
 from .softvq import unit
 from ..ranks import from_first_rank, mean_over_ranks
 
-# %% ../../nbs/quantizers/04_vq.ipynb #cd3be94e
+# %% ../../nbs/quantizers/04_vq.ipynb #4cc7aa57
 class VQ(Quantizer):
     "Nearest codeword with the straight-through gradient."
 
@@ -70,17 +70,17 @@ class VQ(Quantizer):
     def _follow(self, z: Tensor, indices: Tensor):
         "Move averages towards the latents of the batch, and dead codewords onto some of them."
         decay = self.ema or 0.99
-        hot = torch.zeros(*z.shape[:2], self.codebook_size, device=z.device).scatter_(2, indices[..., None], 1.)
-        self.counts.mul_(decay).add_(mean_over_ranks(hot.sum(1)), alpha=1 - decay)
+        self.counts.lerp_(mean_over_ranks(torch.zeros_like(self.counts).scatter_add_(1, indices, torch.ones_like(z[..., 0]))), 1 - decay)
         if self.ema:
-            self.sums.mul_(decay).add_(mean_over_ranks(hot.transpose(1, 2) @ z), alpha=1 - decay)
+            self.sums.lerp_(mean_over_ranks(torch.zeros_like(self.sums).scatter_add_(1, indices[..., None].expand_as(z), z)), 1 - decay)
             self.codebook.data.copy_(self.sums / self.counts.clamp_min(1e-5)[..., None])
         if self.revive:
             fair = z.shape[1] / self.codebook_size  # latents a codeword would have in a batch if all were used alike
             dead = self.counts < 0.05 * min(1., fair)
             some = from_first_rank(z[torch.arange(len(z), device=z.device)[:, None], torch.randint(z.shape[1], dead.shape, device=z.device)])
-            self.codebook.data[dead], self.counts[dead] = some[dead], min(1., fair)
-            if self.ema: self.sums[dead] = some[dead] * min(1., fair)
+            self.counts.masked_fill_(dead, min(1., fair))  # masks, and no indices: counting them would wait for the device
+            self.codebook.data.copy_(torch.where(dead[..., None], some, self.codebook))
+            if self.ema: self.sums.copy_(torch.where(dead[..., None], some * min(1., fair), self.sums))
 
     def posterior(self, z_hat: Tensor) -> Tensor:
         "One-hot weights (B, L, K)."

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# %% ../../nbs/tokenizer/00_vit.ipynb #f76ecc21
+# %% ../../nbs/tokenizer/00_vit.ipynb #b2db7064
 ARCHITECTURES = {
     'tiny': dict(embed_dim=96, depth=2, num_heads=4, weight_init='jax', embed_std=0.5),  # the digits, two CPU cores
     'small': 'vit_small_patch14_dinov2.lvd142m',
@@ -101,6 +101,8 @@ def _insert(x: Tensor, latents: Tensor, prefix: int) -> Tensor:
 
 
 def _tokens(n: int, trunk: VisionTransformer) -> nn.Parameter: return nn.Parameter(torch.randn(1, n, trunk.embed_dim) * trunk.embed_std)
+
+
 def _keep_patches(x: Tensor, prefix: int, hide: float) -> Tensor:
     "Drop a random share `hide` of the tokens after the first `prefix`, at least one is kept."
     n = x.shape[1] - prefix

@@ -62,10 +62,11 @@ class LeCAM(nn.Module):
         if self.training: self.update(real_logits, fake_logits)
         return self.weight * (F.relu(real_logits.float() - self.fake).square().mean() + F.relu(self.real - fake_logits.float()).square().mean())
 
-# %% ../../nbs/training/04_adversarial.ipynb #c31d5157
+# %% ../../nbs/training/04_adversarial.ipynb #ce7e0831
 def adaptive_weight(rec_loss: Tensor, g_loss: Tensor, last_layer: Tensor, maximum: float = 1e4) -> Tensor:
     "|d rec_loss / d last_layer| / |d g_loss / d last_layer|, at most `maximum`, without gradient. Both graphs are kept."
-    lengths = [mean_over_ranks(torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float()).norm() for loss in (rec_loss, g_loss)]
+    scale = 2**12  # in float16 the gradient of a mean over pixels would be 0; a power of two changes no digit
+    lengths = [mean_over_ranks(torch.autograd.grad(scale * loss, last_layer, retain_graph=True)[0].float()).norm() / scale for loss in (rec_loss, g_loss)]
     return (lengths[0] / (lengths[1] + 1e-4)).clamp_max(maximum).detach()
 
 # %% ../../nbs/training/04_adversarial.ipynb #c3b9c87b

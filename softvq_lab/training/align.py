@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['TimmTeacher', 'ReferenceTeacher', 'Aligner']
 
-# %% ../../nbs/training/05_align.ipynb #4a18516b
-import timm
+# %% ../../nbs/training/05_align.ipynb #1691fdb5
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -14,22 +13,20 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from ..reference import ReferenceNet
+from .losses import Frozen, frozen_timm
 
-# %% ../../nbs/training/05_align.ipynb #5ea6bd30
+# %% ../../nbs/training/05_align.ipynb #c7e5e489
 class TimmTeacher(nn.Module):
     "A frozen timm ViT that gives a feature for each patch: images (B, 3, H, W) in [-1, 1] -> (B, N, C)."
 
-    def __init__(self, name: str, image_size: int, patch_size: int, pretrained: bool = False, file: str | None = None):
-        "`file`: local weights for `pretrained`; patch size and positions are resampled by timm."
+    def __init__(self, name: str, image_size: int | tuple[int, int], patch_size: int, file: str = ''):
+        "`file`: local .safetensors, whose patch embedding and positions timm resamples; random weights without."
         super().__init__()
-        overlay = {'pretrained_cfg_overlay': {'file': file}} if file else {}
-        self.model = timm.create_model(name, pretrained=pretrained, img_size=image_size, patch_size=patch_size, num_classes=0, **overlay)
+        self.model = frozen_timm(name, file, img_size=image_size, patch_size=patch_size, num_classes=0)
         expected = resolve_model_data_config(self.model)  # what it was trained on: ImageNet's mean and deviation, or CLIP's
         for k in ('mean', 'std'): self.register_buffer(k, torch.tensor(expected[k]).view(3, 1, 1), persistent=False)
         self.width = self.model.embed_dim
         self.eval().requires_grad_(False)
-
-    def train(self, mode: bool = True): return super().train(False)  # frozen means no dropout either
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -45,8 +42,6 @@ class ReferenceTeacher(nn.Module):
         super().__init__()
         self.net = net.eval().requires_grad_(False)
 
-    def train(self, mode: bool = True): return super().train(False)
-
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor: return rearrange(self.net.maps(x)[2], 'b c h w -> b (h w) c')
 
@@ -57,7 +52,7 @@ class Aligner(nn.Module):
     def __init__(self, teacher: nn.Module, latent_dim: int, hidden: int = 1024, how: str = 'repeat', weight: float = 0.1):
         super().__init__()
         if how not in ('repeat', 'avg_1d', 'global'): raise ValueError(f"align={how!r}; possible: 'repeat' (paper), 'avg_1d', 'global' (ablations)")
-        self.teacher, self.how, self.weight = teacher, how, weight
+        self.teacher, self.how, self.weight = Frozen(teacher), how, weight  # whoever brought it: not trained, not saved, no dropout
         self.projector = nn.Sequential(nn.Linear(latent_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, teacher.width))
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:

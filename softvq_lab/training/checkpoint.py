@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core import read_json, sha256, write_json
 
-# %% ../../nbs/training/00_checkpoint.ipynb #eebfa659
+# %% ../../nbs/training/00_checkpoint.ipynb #bfa028d7
 def _flush(folder: Path):
     "Force a folder's files and its names to the disk."
     for p in [*folder.iterdir(), folder]:
@@ -47,7 +47,10 @@ def save_checkpoint(root, step: int, tensors: dict[str, dict[str, Tensor]], meta
 
 def steps_of(root) -> list[Path]:
     "Checkpoint folders under `root`, oldest first."
-    return sorted(p for p in Path(root).glob('step-*') if p.is_dir())
+    return sorted((p for p in Path(root).glob('step-*') if p.is_dir()), key=_step)  # by number: step-1000000 comes after step-999999
+
+
+def _step(folder: Path) -> int: return int(folder.name.removeprefix('step-'))
 
 
 def best_checkpoint(root) -> Path | None:
@@ -55,7 +58,7 @@ def best_checkpoint(root) -> Path | None:
     def score(p):
         try: return read_json(p/'manifest.json').get('score')
         except (OSError, ValueError): return None
-    return max((p for p in steps_of(root) if score(p) is not None), key=lambda p: (score(p), p.name), default=None)
+    return max((p for p in steps_of(root) if score(p) is not None), key=lambda p: (score(p), _step(p)), default=None)
 
 # %% ../../nbs/training/00_checkpoint.ipynb #608b6120
 def damage(folder) -> str:

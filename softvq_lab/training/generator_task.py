@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['load_latents', 'GeneratorTask']
 
-# %% ../../nbs/training/11_generator_task.ipynb #ad0fd83d
+# %% ../../nbs/training/11_generator_task.ipynb #10d99d5d
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from ..config import GeneratorConfig, RepaConfig
 from ..core import best_device, seed_everything
@@ -16,33 +16,32 @@ from ..data import Augmented, ImageData, WithMirrors, grid
 from ..generators.base import Generator
 from ..generators.model import make_generator
 from ..latents.cache import cache_latents
-from ..latents.stats import LatentStats, encode_dataset
+from ..latents.stats import LatentStats, encode_dataset, measure_latents
 from ..runs import Run
 from ..tokenizer.model import Tokenizer
 from .align import Aligner
 from .task import Task
 from .tokenizer_task import make_teacher
 
-# %% ../../nbs/training/11_generator_task.ipynb #a41ec4f0
-def load_latents(tokenizer: Tokenizer, images: ImageData, where: str, mirror: bool, seed: int) -> tuple[Dataset, LatentStats | None]:
-    "What training draws its batches from, and the statistics that are known of it: `where` is 'memory', 'fly' or the folder of a latent cache."
-    if where == 'fly': return (Augmented(images.train, flip=True, seed=seed) if mirror else images.train), tokenizer.latent_stats
+# %% ../../nbs/training/11_generator_task.ipynb #26aaed5b
+def load_latents(tokenizer: Tokenizer, images: ImageData, where: str, mirror: bool, seed: int, workers: int = 0) -> tuple[Dataset, LatentStats]:
+    "What training draws its batches from, and the statistics of its latents: `where` is 'memory', 'fly' or the folder of a latent cache, which `workers` processes read the images for."
+    if where == 'fly': return (Augmented(images.train, flip=True, seed=seed) if mirror else images.train), tokenizer.latent_stats or measure_latents(tokenizer, images.train)
     if where != 'memory':
-        cache = cache_latents(tokenizer, images, where, flips=mirror)
+        cache = cache_latents(tokenizer, images, where, flips=mirror, workers=workers)
         return cache, cache.stats
     z, _, y = encode_dataset(tokenizer, WithMirrors(images.train) if mirror else images.train)
     return TensorDataset(z, y), tokenizer.latent_stats or LatentStats.measure(z)
 
-# %% ../../nbs/training/11_generator_task.ipynb #f4d6da64
+# %% ../../nbs/training/11_generator_task.ipynb #a87b3084
 class GeneratorTask(Task):
     "The generator's loss on the latents of a data set."
 
-    def __init__(self, config: GeneratorConfig, tokenizer: Tokenizer, images: ImageData, run: Run, seed: int = 0, latents: str = 'memory', mirror: bool = False, repa: RepaConfig = RepaConfig()):
+    def __init__(self, config: GeneratorConfig, tokenizer: Tokenizer, images: ImageData, run: Run, seed: int = 0, latents: str = 'memory', mirror: bool = False, repa: RepaConfig = RepaConfig(), workers: int = 0):
         super().__init__()
         self.tokenizer = (tokenizer.to(best_device()).eval().requires_grad_(False),)  # in a tuple: not a part of what is trained
         self.run, self.num_classes, self.fly = run, images.num_classes, latents == 'fly'
-        self.data, stats = load_latents(tokenizer, images, latents, mirror, seed)
-        stats = stats or LatentStats.measure(encode_dataset(tokenizer, Subset(images.train, range(min(10_000, len(images.train)))))[0])
+        self.data, stats = load_latents(tokenizer, images, latents, mirror, seed, workers)
         seed_everything(seed, 'init')
         self.model = make_generator(config, tokenizer.tokens, tokenizer.latent_dim, images.num_classes, stats, tokenizer.fingerprint)
         self.aligner = self._aligner(repa, images) if repa.align != 'none' else None

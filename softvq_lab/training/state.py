@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Player', 'State']
 
-# %% ../../nbs/training/07_state.ipynb #930e7248
+# %% ../../nbs/training/07_state.ipynb #bb67e60b
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from ..config import EngineConfig, OptimConfig
 from ..core import read_json
@@ -22,7 +23,7 @@ from .checkpoint import load_optimizer, optimizer_tensors, save_checkpoint
 from .task import Task, lr_at, make_optimizer
 from ..weights import load_weights
 
-# %% ../../nbs/training/07_state.ipynb #91aa8b6b
+# %% ../../nbs/training/07_state.ipynb #3965656e
 class Player:
     "A module that is trained, wrapped for device, precision and ranks, and its optimiser."
 
@@ -44,7 +45,7 @@ class Player:
                 self.accelerator.backward(losses['loss'] / len(pieces))
             for k, v in losses.items(): total[k] = total.get(k, 0) + v.detach() / len(pieces)
         self.accelerator.unscale_gradients(self.optimizer)
-        return total, nn.utils.clip_grad_norm_(self.params, self.optim.clip)
+        with record_function('clipping'): return total, nn.utils.clip_grad_norm_(self.params, self.optim.clip)
 
     def own_tensors(self) -> dict[str, Tensor]:
         "What is trained and the buffers that are saved, without frozen weights."

@@ -62,7 +62,7 @@ class StepSampler(Sampler):
                 items.append((order[at % self.size], epoch) if self.draws else order[at % self.size])
             yield items[self.rank::self.world]
 
-# %% ../../nbs/training/06_task.ipynb #c0a59e3c
+# %% ../../nbs/training/06_task.ipynb #490ea2ea
 def lr_at(step: int, c: OptimConfig, peak: float | None = None) -> float:
     "Learning rate of step `step` (from 0): linear warm-up to `peak` (the config's `lr` unless given), then constant, or by a cosine down to `min_lr`."
     peak = peak or c.lr
@@ -73,7 +73,7 @@ def lr_at(step: int, c: OptimConfig, peak: float | None = None) -> float:
     return low + (peak - low) * (1 + math.cos(math.pi * progress)) / 2
 
 
-EXEMPT = ('pos_embed', 'token', 'codebook', 'y_embedder', 'class_emb', 'fake_latent')
+EXEMPT = ('pos_embed', 'rope', 'token', 'codebook', 'y_embedder', 'class_emb', 'fake_latent')
 
 
 def make_optimizer(module: nn.Module, c: OptimConfig) -> torch.optim.AdamW:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_teacher', 'make_judges', 'TokenizerTask', 'side_by_side']
 
-# %% ../../nbs/training/10_tokenizer_task.ipynb #0531fefc
+# %% ../../nbs/training/10_tokenizer_task.ipynb #2a359c27
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from ..config import LossConfig, TokenizerConfig
 from ..core import seed_everything
 from ..data import ImageData, grid, stack
-from ..latents.stats import LatentStats, encode_dataset
+from ..latents.stats import measure_latents
 from ..plugins import registered
 from ..reference import reference_network
 from ..runs import Run
@@ -24,21 +24,21 @@ from .augment import DiffAug
 from .discriminators import make_discriminator
 from .losses import make_perceptual, psnr, reconstruction_loss
 from .task import Task
-from ..weights import fit_weights, loss_weights, preflight, require
+from ..weights import fit_weights, loss_weights, require
 
-# %% ../../nbs/training/10_tokenizer_task.ipynb #ca9f83be
+# %% ../../nbs/training/10_tokenizer_task.ipynb #760cc412
 def make_teacher(name: str, file: str, t: TokenizerConfig, images: ImageData) -> nn.Module:
     "The frozen teacher of a name (`align`), for images of a tokenizer; a `ConfigError` when its file is missing."
     if name == 'reference': return ReferenceTeacher(reference_network(images))
     if (own := registered('teacher').get(name)) is not None: return own(images, t)
     needed, = require(list(loss_weights(LossConfig(align=name, align_file=file)).values()))
-    return TimmTeacher(needed.name, t.image_shape, t.patch_size, True, str(needed.path))
+    return TimmTeacher(needed.name, t.image_shape, t.patch_size, str(needed.path))
 
 
 def make_judges(c: LossConfig, t: TokenizerConfig, images: ImageData) -> tuple[nn.Module | None, Aligner | None, Adversary | None]:
     "Perceptual loss, alignment and adversary of the settings; None for those that are off. A `ConfigError` when a pretrained file is missing."
-    preflight(t, c)
     needed = loss_weights(c)
+    require(list(needed.values()))
     file = lambda setting: str(needed[setting].path) if setting in needed else ''
     net = reference_network(images) if 'reference' in (c.percep, c.adv) else None
     percep = make_perceptual(c.percep, net=net, file=file('percep')) if c.percep != 'none' and c.percep_weight else None
@@ -48,7 +48,7 @@ def make_judges(c: LossConfig, t: TokenizerConfig, images: ImageData) -> tuple[n
     discriminator = make_discriminator(c.adv, t.image_shape, net=net, file=file('adv'))
     return percep, aligner, Adversary(discriminator, augment, c.adv_loss, c.adv_loss, c.lecam, c.consistency if augment else 0.)
 
-# %% ../../nbs/training/10_tokenizer_task.ipynb #3d9a91b3
+# %% ../../nbs/training/10_tokenizer_task.ipynb #11339cea
 class TokenizerTask(Task):
     "A tokenizer's objective on a data set."
     best = 'heldout_psnr'
@@ -101,7 +101,7 @@ class TokenizerTask(Task):
         return {'heldout_psnr': values.mean().item(), 'heldout_mean_image': blind.mean().item()}
 
     def describe(self, model: Tokenizer, last: bool) -> dict:
-        if last: model.latent_stats = LatentStats.measure(encode_dataset(model, self.images.train)[0])
+        if last: model.latent_stats = measure_latents(model, self.images.train)
         return model.describe()
 
 

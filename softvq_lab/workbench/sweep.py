@@ -192,7 +192,7 @@ def plan(sweep: SweepConfig, root='runs') -> list[Task]:
             made = rows
     return list(tasks.values())
 
-# %% ../../nbs/workbench/05_sweep.ipynb #c39f6ea3
+# %% ../../nbs/workbench/05_sweep.ipynb #6eeb0b07
 class Sweep:
     "A sweep and its folder."
 
@@ -206,8 +206,8 @@ class Sweep:
     def write(self, states: dict[str, dict], executor: str, ended: bool = False):
         "sweep.json, if anything changed."
         rows = [asdict(t) | {'label': t.label} | states[t.id] for t in self.tasks]
-        if (now := json.dumps([rows, ended], default=str)) == self.last: return
-        self.last, me = now, psutil.Process()
+        if (told := json.dumps([rows, ended], default=str)) == self.last: return
+        self.last, me = told, psutil.Process()
         counts = {s: sum(r['state'] == s for r in rows) for s in ('planned', 'queued', 'running', 'done', 'failed')}
         driver = {'state': 'ended' if ended else 'running', 'pid': me.pid, 'created': me.create_time(), 'host': platform.node()}
         write_json(self.folder/'sweep.json', {'name': self.spec.name, 'about': self.spec.about, 'executor': executor, 'driver': driver, 'updated': now(),

@@ -89,7 +89,7 @@ def transformer(tokens: int, size: str = 'XL', grid=None, latent_dim: int = 32, 
     return m.to(best_device()).eval().requires_grad_(False)
 
 
-def row_sampling(rounds: int, tokens: int, size: str = 'XL', batch: int = 32 if GPU else 2, steps: int = 4, shared: dict = {}) -> dict:
+def row_sampling(rounds: int, tokens: int, size: str = 'XL', batch: int = 32 if GPU else 8, steps: int = 4, shared: dict = {}) -> dict:
     net = shared[tokens] = transformer(tokens, size, like=next(iter(shared.values()), None))
     x, y = torch.randn(batch, tokens, 32, device=best_device()), torch.randint(1000, (batch,), device=best_device())
     ways = {'ours': lambda: euler(guided(net, y, 1000, Guidance(1.75, high=0.7)), x, steps), 'plain': lambda: released_euler(net, x, y, 1000, steps, 1.75, 0.7)}

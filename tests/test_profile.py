@@ -30,11 +30,6 @@ def test_every_part_of_a_step_is_named_and_the_shares_are_a_whole(tmp_path):
     assert sum(r['share'] for r in found.rows()) == pytest.approx(1) and all(r['seconds'] >= 0 for r in found.rows())
 
 
-def test_a_part_that_is_wider_takes_the_larger_share(tmp_path):
-    share = lambda p: sum(r['share'] for r in p.rows() if r['part'] == 'quantizer')
-    assert share(profiled(tmp_path/'a', codebook_size=16384)) > 2 * share(profiled(tmp_path/'b', codebook_size=16))
-
-
 def test_the_parts_that_stay_still_have_no_backward_pass(tmp_path, trained):
     found = profiled(tmp_path, start_from=str(trained/'tokenizer'), train_only='decoder')
     assert {r['phase'] for r in found.rows() if r['part'] == 'encoder'} == {'forward'}

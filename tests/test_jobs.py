@@ -2,13 +2,16 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
+from softvq_lab.core import read_json
 from softvq_lab.runs import figures
 from softvq_lab.strict import ConfigError
 from softvq_lab.training.checkpoint import steps_of
@@ -16,6 +19,10 @@ from softvq_lab.workbench.execute import Job
 from softvq_lab.workbench.jobs import cancel, family, is_alive, jobs, process_of, progress, run_of, start
 
 LONG = dict(tokens=4, steps=100_000, warmup_steps=2, batch_size=8, log_every=2, eval_every=100_000, checkpoint_every=100_000)
+
+
+@pytest.fixture
+def trained(trained, tmp_path): return shutil.copytree(trained, tmp_path/'trained')  # jobs write into runs, and the pair belongs to all tests
 
 
 def wait_for(true, seconds: float, what: str):
@@ -61,6 +68,8 @@ def test_stopping_a_training_saves_it_and_leaves_no_process(tmp_path):
     wait_for(lambda: progress(job)[2] == 'steps' and progress(job)[0] > 3, 200, job.last_lines)
     ours = family(process_of(job))
     assert len(ours) >= 2 and os.getpgid(ours[-1].pid) != os.getpgid(0)
+    told, = [Path(c[c.index('-f') + 1]) for p in ours if 'ipykernel_launcher' in (c := p.cmdline())]
+    assert read_json(told)['transport'] == 'ipc', 'two kernels that begin at once can be given the same TCP port'
     assert cancel(job) and all(gone(p) for p in ours)
     assert job.info['state'] == run_of(job).status['state'] == 'preempted' and steps_of(run_of(job).checkpoints)
     with pytest.raises(ConfigError, match='resume'): start('train', tmp_path/'a', LONG)

@@ -2,6 +2,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -64,13 +65,13 @@ def test_from_pixels_to_figures(root, tmp_path):
     assert (a.path/'metrics.jsonl').read_text() == before and (a.path/'notebook.1.ipynb').exists()
 
 
-def test_the_notebook_of_sliders_shows_all_and_draws(root, trained, capsys, monkeypatch):
+def test_the_notebook_of_sliders_shows_all_and_draws(root, trained, tmp_path, capsys, monkeypatch):
     "Executed here and in no kernel: there an error under a slider would stop nothing."
     monkeypatch.setattr(plotly.io.renderers, 'default', 'plotly_mimetype')
-    cells = {}
+    runs, cells = shutil.copytree(trained, tmp_path/'runs'), {}  # figures that are measured are kept in the run
     for cell in nbformat.read(root/'nbs'/'explore.ipynb', 4).cells:
         if cell.cell_type == 'code': exec(cell.source, cells)
-        if 'parameters' in cell.metadata.get('tags', []): cells.update(run=str(trained/'generator'), runs=str(trained))
+        if 'parameters' in cell.metadata.get('tags', []): cells.update(run=str(runs/'generator'), runs=str(runs))
     for name, value in dict(image=5, token=2, heat=2., sharp=True, swap=(1, 3), knock=(4,)).items():
         capsys.readouterr()
         cells[name].value = value

@@ -6,18 +6,20 @@
 __all__ = ['PREEMPTED', 'TRAININGS', 'ENDED', 'workflow_notebook', 'Job', 'Signals', 'execute', 'start', 'stop', 'run_workflow',
            'begin_workflow', 'resume_job', 'main']
 
-# %% ../../nbs/workbench/04_execute.ipynb #38708760
+# %% ../../nbs/workbench/04_execute.ipynb #375626b1
 import fcntl
 import os
 import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import psutil
+from traitlets.config import Config
 
 from ..core import now, read_json, write_json
 from ..runs import Run, lives
@@ -81,7 +83,7 @@ def _tries(file) -> int:
     try: return read_json(file).get('tries', 0)
     except (OSError, ValueError): return 0
 
-# %% ../../nbs/workbench/04_execute.ipynb #8b966515
+# %% ../../nbs/workbench/04_execute.ipynb #8de0b732
 def _outcome(e: BaseException) -> tuple[str, str]:
     "State and reason of what papermill raised."
     name = getattr(e, 'ename', type(e).__name__)
@@ -125,14 +127,20 @@ def execute(job: Job) -> int:
         return {'done': 0, 'failed': 1}.get(state, PREEMPTED)
 
 
+def _talk_by_files(folder: str) -> Config:
+    "Kernel and papermill talk through sockets in `folder`: of kernels that begin at the same time two can be given the same TCP port, and one of them ends at once."
+    path = f'{folder}/k'
+    return Config(KernelManager={'transport': 'ipc', 'ip': path}) if len(path) < 90 else Config()  # a Unix socket's path has at most 107 bytes
+
+
 def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | None]:
     "State and reason after papermill has executed the notebook."
     from papermill import execute_notebook  # 2 seconds: not for those who only read states
     if workflow in TRAININGS: parameters = parameters | {'resume': True}
-    with open(job.log, 'a', buffering=1, encoding='utf-8') as log:
+    with open(job.log, 'a', buffering=1, encoding='utf-8') as log, tempfile.TemporaryDirectory(prefix='kernel-') as sockets:
         print(f'--- {workflow} {parameters}, {now()}, process {os.getpid()} on {platform.node()}', file=log)
         try:
-            execute_notebook(workflow_notebook(workflow), job.output, parameters, progress_bar=False, stdout_file=log, stderr_file=log)
+            execute_notebook(workflow_notebook(workflow), job.output, parameters, progress_bar=False, stdout_file=log, stderr_file=log, config=_talk_by_files(sockets))
             return 'done', None
         except BaseException as e:
             state, reason = _outcome(e)

@@ -1,4 +1,4 @@
-"""Speed and memory beside the plain way, in one run: `make bench` (12 minutes on two CPU cores).
+"""Speed and memory beside the plain way, in one run: `make bench` (10 minutes on two CPU cores).
 
     python benchmarks/bench.py [--only ROW ...] [--rounds 5] [--name MACHINE]
 

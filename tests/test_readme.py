@@ -42,7 +42,7 @@ RUN = [  # commands that are run to their end, in this order: each needs what th
 INSTEAD = {'--count 50000': '--count 6', ' sweeps/': f' {ROOT}/sweeps/', ' nbs/': f' {ROOT}/nbs/'}  # of a command's text, when it is run
 NOT_RUN = {  # other commands -> why they are not run here
     'make demo': 'six minutes; its lines are the papermill commands above', 'make test': 'this is a part of it', 'make explorer': 'a server; tests/test_explorer.py starts it', 'make lab': 'a server',
-    'make docs': 'tests/test_docs.py', 'make bench': '12 minutes; tests/test_benchmarks.py', 'make': 'shows the targets', 'export SOFTVQ_LAB_PLUGINS=my.py': 'tests/test_plugins.py', 'source .venv/bin/activate': 'a shell of one\'s own', 'nbdev_export': '.ci/in-step runs it in a copy', 'nbdev_clean': '.ci/in-step runs it in a copy',
+    'make docs': 'tests/test_docs.py', 'make bench': '10 minutes; tests/test_benchmarks.py', 'make': 'shows the targets', 'export SOFTVQ_LAB_PLUGINS=my.py': 'tests/test_plugins.py', 'source .venv/bin/activate': 'a shell of one\'s own', 'nbdev_export': '.ci/in-step runs it in a copy', 'nbdev_clean': '.ci/in-step runs it in a copy',
 }
 TOGETHER = {'train_only': {'start_from': 'runs/a'}, 'encoder_init': {'preset': 'B', 'patch_size': 16, 'image_size': 256}}  # settings that only make sense beside others, where the README shows them alone
 PLACEHOLDERS = {'NAME_OR_FOLDER': 'user/name', 'FOLDER_OR_REPO': 'user/name', 'FOLDER': 'runs/a', 'FILE.py': '', 'FILE.npz': 'x.npz', 'timm:NAME': 'timm:vit', 'NAME': 'x'}

@@ -6,7 +6,7 @@
 __all__ = ['model_card', 'save', 'fetch', 'push', 'is_released_folder', 'load_tokenizer', 'load_generator', 'find_tokenizer',
            'load_pair']
 
-# %% ../nbs/07_hub.ipynb #23a3a740
+# %% ../nbs/07_hub.ipynb #a289a048
 import re
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from .generators.model import make_generator
 from .generators.released import is_released_generator, load_released_generator
 from .latents.stats import LatentStats
 from .released import is_released, load_released_tokenizer
-from .strict import parse
+from .runs import Run, plugin_hint
+from .strict import ConfigError, parse
 from .tokenizer.model import Tokenizer
 from .training.checkpoint import newest_checkpoint
 from .weights import load_weights
@@ -83,10 +84,11 @@ def _open(folder, kind: str) -> tuple[Path, dict]:
     if not isinstance(info, dict) or info.get('kind') != kind: raise ValueError(f'{folder} does not hold a {kind}, but {info.get("kind") if isinstance(info, dict) else type(info).__name__!r}')
     return folder, info
 
-# %% ../nbs/07_hub.ipynb #547540a3
+# %% ../nbs/07_hub.ipynb #fd379f22
 def _build(folder, kind: str, make):
     folder, info = _open(folder, kind)
     try: model = make(info)
+    except ConfigError as e: raise ConfigError(f'{e}{plugin_hint(Run(folder.parent.parent))}') from None
     except (KeyError, TypeError) as e: raise ValueError(f'{folder}/config.json is incomplete: {type(e).__name__} {e}') from None
     load_weights(model, folder/'model.safetensors')
     if model.fingerprint != info.get('fingerprint'): raise ValueError(f'{folder}: config.json and model.safetensors do not belong together (fingerprint {model.fingerprint}, stored {info.get("fingerprint")})')

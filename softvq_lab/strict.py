@@ -73,7 +73,7 @@ def _explain(e: dict, given: dict) -> str:
 
 def _options(e: dict) -> list[str]: return [o.strip("' ") for o in e['ctx']['expected'].replace(' or ', ', ').split(',')]
 
-# %% ../nbs/00a_strict.ipynb #aaf522c6
+# %% ../nbs/00a_strict.ipynb #85460613
 def parse(cls, given: dict):
     "`given` (flat names) as a checked `cls`; a `ConfigError` that lists every mistake at once."
     given = {**(cls.defaults(given) if hasattr(cls, 'defaults') else {}), **given}
@@ -93,5 +93,6 @@ def parse(cls, given: dict):
     except ValidationError as e: wrong += [_explain(x, given) for x in e.errors()]
     if wrong:
         lines = '\n'.join(f'  {w}' for w in wrong)
-        raise ConfigError(f"stopped before any work.\n{lines}\nPossible parameters and their defaults: {', '.join(f'{k}={v!r}' for k, v in known.items())}")
+        possible = f"\nPossible parameters and their defaults: {', '.join(f'{k}={v!r}' for k, v in known.items())}" if given.keys() - known.keys() else ''
+        raise ConfigError(f'stopped before any work.\n{lines}{possible}')
     return result

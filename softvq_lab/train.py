@@ -6,7 +6,7 @@
 __all__ = ['CONFIGS', 'USAGE', 'PREEMPTED', 'load_config', 'images_of', 'prepare', 'broken_files', 'make_task', 'train_here',
            'launcher', 'launch', 'main']
 
-# %% ../nbs/08_train.ipynb #7f098eba
+# %% ../nbs/08_train.ipynb #33ab8aba
 import ctypes
 import dataclasses
 import os
@@ -27,7 +27,7 @@ from .config import DataConfig
 from .data import ImageData, load_data, training_view
 from .files import BrokenFiles, record_broken
 from .hub import load_tokenizer
-from .runs import Run, open_run
+from .runs import Run, open_run, plugin_hint
 from .strict import ConfigError, closest, parse
 from .tokenizer.model import Tokenizer
 from .training.generator_task import GeneratorTask
@@ -36,7 +36,7 @@ from .training.task import Task
 from .training.tokenizer_task import TokenizerTask
 from .workflows import TrainConfig, TrainGeneratorConfig
 
-# %% ../nbs/08_train.ipynb #aa7af83a
+# %% ../nbs/08_train.ipynb #c3f089df
 CONFIGS = {'tokenizer': TrainConfig, 'generator': TrainGeneratorConfig}
 
 
@@ -48,7 +48,7 @@ def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
         raise ConfigError(f'there is no run folder {run.path}.{closest(run.path.name, [p.name for p in run.path.parent.glob("*/")])}') from None
     if info.get('kind') not in CONFIGS: raise ConfigError(f'{run.path} holds a {info.get("kind")!r}; what can be trained: {", ".join(CONFIGS)}')
     try: return TypeAdapter(CONFIGS[info['kind']]).validate_python(info['config'])
-    except (KeyError, ValueError) as e: raise ConfigError(f'{run.path}/config.json does not fit this version of softvq_lab: {e}') from None
+    except (KeyError, ValueError) as e: raise ConfigError(f'{run.path}/config.json does not fit this version of softvq_lab: {e}{plugin_hint(run)}') from None
 
 
 def images_of(config: TrainConfig | TrainGeneratorConfig, tokenizer: Tokenizer | None = None) -> ImageData:

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from softvq_lab.data import digits, load_data
 from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
 from softvq_lab.hub import load_tokenizer, save
 from softvq_lab.quantizers.base import check_quantizer
+from softvq_lab.runs import open_run
 from softvq_lab.strict import ConfigError, parse
 from softvq_lab.tokenizer.model import Tokenizer, make_quantizer
+from softvq_lab.train import load_config
 from softvq_lab.training.tokenizer_task import make_teacher
 from softvq_lab.workflows import TrainConfig
 
@@ -97,3 +100,10 @@ def test_a_saved_tokenizer_needs_its_plugin_and_says_so(mine, tmp_path):
     without = child(SOFTVQ_LAB_PLUGINS='')
     assert without.returncode and "quantizer='rounded'" in without.stderr and 'plugins' in without.stderr
     assert child().stdout.strip() == t.fingerprint  # parse has put the file into the environment, for children
+
+
+def test_a_run_says_which_plugins_it_was_made_with(mine, tmp_path):
+    run = open_run(tmp_path/'r', 'tokenizer', asdict(parse(TrainConfig, dict(plugins=str(mine), quantizer='rounded', tokens=4))))
+    assert load_config(run).tokenizer.quantizer == 'rounded'
+    plugins._registered['quantizer'].pop('rounded')
+    with pytest.raises(ConfigError, match=f'export SOFTVQ_LAB_PLUGINS={mine}'): load_config(run)

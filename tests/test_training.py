@@ -107,6 +107,13 @@ def test_asked_to_stop_it_saves_and_says_so(whole, tmp_path, how):
     assert same(last(folder), last(whole))
 
 
+def test_an_interrupt_saves_and_the_status_says_where(tmp_path):
+    folder = tmp_path/'run'
+    assert train(folder, lambda r: len(read_metrics(r)) >= 3, signal.SIGINT)
+    status = Run(folder).status
+    assert status['state'] == 'stopped' and newest_checkpoint(folder/'checkpoints').name == f'step-{status["step"]:06d}' and f'stopped after step {status["step"]}' in status['error']
+
+
 def test_a_truncated_checkpoint_costs_only_time(whole, tmp_path):
     folder = tmp_path/'run'
     train(folder, lambda r: len(steps_of(r.checkpoints)) == 2)

@@ -127,7 +127,7 @@ def fit(task: Task, run: Run, optim: OptimConfig, seed: int = 0, resume: bool = 
         bar.close()
         accelerator.end_training()
 
-# %% ../../nbs/training/09_loop.ipynb #a3875de2
+# %% ../../nbs/training/09_loop.ipynb #7784e623
 class Loop:
     "A step, and what comes after it."
 
@@ -215,7 +215,9 @@ class Loop:
 
     def stop(self, done: int, asked: str):
         self.save(done)
-        if asked == 'SIGINT': raise KeyboardInterrupt(f'stopped after step {done}; it was saved')
+        if asked == 'SIGINT':
+            self.say('stopped', step=done)
+            raise KeyboardInterrupt(f'stopped after step {done}; it was saved')
         self.say('preempted', step=done)
         raise Preempted(f'{asked or "a signal to another rank"} asked to stop after step {done} of {self.optim.steps}; it was saved, resume=True goes on')
 

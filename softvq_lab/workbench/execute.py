@@ -6,8 +6,9 @@
 __all__ = ['PREEMPTED', 'TRAININGS', 'ENDED', 'workflow_notebook', 'Job', 'Signals', 'execute', 'start', 'stop', 'run_workflow',
            'begin_workflow', 'resume_job', 'main']
 
-# %% ../../nbs/workbench/04_execute.ipynb #375626b1
+# %% ../../nbs/workbench/04_execute.ipynb #79f5cc9b
 import fcntl
+import logging
 import os
 import platform
 import signal
@@ -83,7 +84,7 @@ def _tries(file) -> int:
     try: return read_json(file).get('tries', 0)
     except (OSError, ValueError): return 0
 
-# %% ../../nbs/workbench/04_execute.ipynb #8de0b732
+# %% ../../nbs/workbench/04_execute.ipynb #f3333979
 def _outcome(e: BaseException) -> tuple[str, str]:
     "State and reason of what papermill raised."
     name = getattr(e, 'ename', type(e).__name__)
@@ -136,6 +137,7 @@ def _talk_by_files(folder: str) -> Config:
 def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | None]:
     "State and reason after papermill has executed the notebook."
     from papermill import execute_notebook  # 2 seconds: not for those who only read states
+    logging.getLogger('papermill').setLevel(logging.ERROR)  # it warns of each parameter that the notebook does not show; all were checked
     if workflow in TRAININGS: parameters = parameters | {'resume': True}
     with open(job.log, 'a', buffering=1, encoding='utf-8') as log, tempfile.TemporaryDirectory(prefix='kernel-') as sockets:
         print(f'--- {workflow} {parameters}, {now()}, process {os.getpid()} on {platform.node()}', file=log)

@@ -1,4 +1,5 @@
 """Two ways of the same work in one process: agreement first, then times in turn, then the peak of memory of each in a child process of its own."""
+
 import json
 import re
 import statistics
@@ -16,15 +17,19 @@ HERE = Path(__file__).parent
 
 def agree(ours, plain, tolerance: float) -> float:
     "The largest relative difference of lists of tensors, ||a - b|| / ||b||; an `AssertionError` above `tolerance`."
-    worst = max(((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-30)).item() for a, b in zip(ours, plain, strict=True))
-    assert worst <= tolerance, f'the two ways differ by {worst:.1e}, allowed is {tolerance:.1e}'
+    worst = max(
+        ((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-30)).item()
+        for a, b in zip(ours, plain, strict=True)
+    )
+    assert worst <= tolerance, f"the two ways differ by {worst:.1e}, allowed is {tolerance:.1e}"
     return worst
 
 
 def seconds(f: Callable) -> float:
     began = time.perf_counter()
     f()
-    if torch.cuda.is_available(): torch.cuda.synchronize()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - began
 
 
@@ -32,17 +37,23 @@ def alternate(ways: dict[str, Callable], rounds: int, warm: int = 1) -> dict[str
     "Seconds of each way in each round, the ways in turn, the order turned round every time."
     times = {name: [] for name in ways}
     for i in range(rounds + warm):
-        for name in (list(ways) if i % 2 else list(ways)[::-1]):
+        for name in list(ways) if i % 2 else list(ways)[::-1]:
             t = seconds(ways[name])
-            if i >= warm: times[name].append(t)
+            if i >= warm:
+                times[name].append(t)
     return times
 
 
 def compare(ways: dict[str, Callable], rounds: int, warm: int = 1) -> dict:
     "Medians of `ours` and `plain`, and the median and range of the ratio plain / ours over rounds."
     times = alternate(ways, rounds, warm)
-    ratios = [p / o for p, o in zip(times['plain'], times['ours'])]
-    return {'ours_s': statistics.median(times['ours']), 'plain_s': statistics.median(times['plain']), 'faster': statistics.median(ratios), 'range': [min(ratios), max(ratios)]}
+    ratios = [p / o for p, o in zip(times["plain"], times["ours"])]
+    return {
+        "ours_s": statistics.median(times["ours"]),
+        "plain_s": statistics.median(times["plain"]),
+        "faster": statistics.median(ratios),
+        "range": [min(ratios), max(ratios)],
+    }
 
 
 def high_water(work: Callable) -> int:
@@ -59,21 +70,31 @@ def high_water(work: Callable) -> int:
 
 def _hwm() -> int:
     "High-water mark in bytes. Not getrusage's: that one is inherited from the process that started this one."
-    return int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1]) * 1024
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 
 def peak(row: str, **given) -> int:
     "High-water mark of `bench.MEMORY[row](**given)` in a fresh process."
-    done = subprocess.run([sys.executable, str(HERE/'bench.py'), '--peak', row, json.dumps(given)], capture_output=True, text=True, timeout=300)
-    if done.returncode: raise RuntimeError(done.stderr[-2000:])
+    done = subprocess.run(
+        [sys.executable, str(HERE / "bench.py"), "--peak", row, json.dumps(given)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
     return int(done.stdout.split()[-1])
 
 
 def exponent(x: list[float], y: list[float]) -> float:
     "b of y = a x^b, by least squares of the logarithms of the upper half of the points: small sizes are all overhead."
-    x, y = (torch.tensor(v[len(v) // 2 - (len(v) % 2 == 0):], dtype=torch.float64).log() for v in (x, y))
+    x, y = (
+        torch.tensor(v[len(v) // 2 - (len(v) % 2 == 0) :], dtype=torch.float64).log()
+        for v in (x, y)
+    )
     x = x - x.mean()
     return ((x * (y - y.mean())).sum() / x.square().sum()).item()
 
 
-def grads(loss: Tensor, of: list[Tensor]) -> list[Tensor]: return list(torch.autograd.grad(loss, of))
+def grads(loss: Tensor, of: list[Tensor]) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, of))

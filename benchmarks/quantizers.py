@@ -5,6 +5,7 @@
 The runs are those of the commands in VARIANTS (`papermill nbs/train.ipynb RUNS/q-NAME/notebook.ipynb ...`). Steps are timed here, in one process, the variants in turn, medians; the ratio is to the plain
 autoencoder's step of the same round.
 """
+
 import argparse
 import statistics
 import time
@@ -18,10 +19,23 @@ from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.losses import mse
 
 VARIANTS = {
-    'ae': dict(quantizer='ae'), 'kl': dict(quantizer='kl'), 'vq': dict(quantizer='vq'), 'vq-ema': dict(quantizer='vq', codebook_ema=0.99, revive=True), 'vq-product': dict(quantizer='vq', groups=2),
-    'vq-residual': dict(quantizer='vq', residual=2), 'softvq': dict(quantizer='softvq'), 'softvq-l2': dict(similarity='l2'), 'softvq-tau': dict(learn_tau=True), 'softvq-g4': dict(codebooks=4),
-    'softvq-product': dict(groups=2), 'softvq-residual': dict(residual=2), 'gmmvq': dict(quantizer='gmmvq'), 'fsq': dict(quantizer='fsq'), 'lfq': dict(quantizer='lfq'), 'simvq': dict(quantizer='simvq'),
-    'rotation': dict(quantizer='rotation'),
+    "ae": dict(quantizer="ae"),
+    "kl": dict(quantizer="kl"),
+    "vq": dict(quantizer="vq"),
+    "vq-ema": dict(quantizer="vq", codebook_ema=0.99, revive=True),
+    "vq-product": dict(quantizer="vq", groups=2),
+    "vq-residual": dict(quantizer="vq", residual=2),
+    "softvq": dict(quantizer="softvq"),
+    "softvq-l2": dict(similarity="l2"),
+    "softvq-tau": dict(learn_tau=True),
+    "softvq-g4": dict(codebooks=4),
+    "softvq-product": dict(groups=2),
+    "softvq-residual": dict(residual=2),
+    "gmmvq": dict(quantizer="gmmvq"),
+    "fsq": dict(quantizer="fsq"),
+    "lfq": dict(quantizer="lfq"),
+    "simvq": dict(quantizer="simvq"),
+    "rotation": dict(quantizer="rotation"),
 }
 
 
@@ -29,7 +43,10 @@ def step_ratios(rounds: int = 15, batch: int = 64) -> dict[str, float]:
     "Median over rounds of the time of a training step (forward, backward, AdamW) over the plain autoencoder's in the same round."
     torch.manual_seed(0)
     models = {n: Tokenizer(TokenizerConfig(**v)) for n, v in VARIANTS.items()}
-    optimizers = {n: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], 1e-4) for n, m in models.items()}
+    optimizers = {
+        n: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], 1e-4)
+        for n, m in models.items()
+    }
     x, times = torch.rand(batch, 3, 32, 32) * 2 - 1, {n: [] for n in VARIANTS}
     for _ in range(rounds + 1):
         for n, m in models.items():
@@ -39,20 +56,36 @@ def step_ratios(rounds: int = 15, batch: int = 64) -> dict[str, float]:
             optimizers[n].step()
             optimizers[n].zero_grad()
             times[n].append(time.perf_counter() - began)
-    return {n: statistics.median(a / b for a, b in zip(t[1:], times['ae'][1:])) for n, t in times.items()}  # the first round warms up
+    return {
+        n: statistics.median(a / b for a, b in zip(t[1:], times["ae"][1:]))
+        for n, t in times.items()
+    }  # the first round warms up
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('runs', nargs='?', default='runs', metavar='RUNS', help='folder of the runs (default: %(default)s)')
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "runs",
+        nargs="?",
+        default="runs",
+        metavar="RUNS",
+        help="folder of the runs (default: %(default)s)",
+    )
     runs = p.parse_args().runs
     ratios = step_ratios()
-    print('| run | parameters | PSNR (dB) | SSIM | usage | perplexity | effective codewords | step time / AE |\n| --- | --- | --- | --- | --- | --- | --- | --- |')
+    print(
+        "| run | parameters | PSNR (dB) | SSIM | usage | perplexity | effective codewords | step time / AE |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+    )
     for name, given in VARIANTS.items():
-        f = figures(Run(Path(runs)/f'q-{name}')).get('reconstruction', {}).get('figures', {})
-        cell = lambda k, form: format(f[k], form) if k in f else ''
-        params = ' '.join(f'`-p {k} {v}`' for k, v in given.items())
-        print(f'| {name} | {params} | {cell("psnr", ".2f")} | {cell("ssim", ".3f")} | {cell("usage", ".2f")} | {cell("perplexity", ".0f")} | {cell("effective_codewords", ".1f")} | {ratios[name]:.2f} |')
+        f = figures(Run(Path(runs) / f"q-{name}")).get("reconstruction", {}).get("figures", {})
+        cell = lambda k, form: format(f[k], form) if k in f else ""
+        params = " ".join(f"`-p {k} {v}`" for k, v in given.items())
+        print(
+            f"| {name} | {params} | {cell('psnr', '.2f')} | {cell('ssim', '.3f')} | {cell('usage', '.2f')} | {cell('perplexity', '.0f')} | {cell('effective_codewords', '.1f')} | {ratios[name]:.2f} |"
+        )
 
 
-if __name__ == '__main__': main()
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,8 @@
 """docs/architecture.svg from the imports of the library; and the order of rooms, which imports may not go against.
 
-    python docs/rooms.py [--check]
+python docs/rooms.py [--check]
 """
+
 import argparse
 import ast
 import sys
@@ -9,79 +10,152 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ORDER = ['foundation', 'quantizers', 'tokenizer', 'latents', 'generators', 'training', 'hub', 'evaluation', 'front doors', 'workbench', 'apps']
-MODULES = {'released': 'hub', 'hub': 'hub', 'train': 'front doors', 'sample': 'front doors'}  # modules beside the rooms that are no foundation
-WHAT = {'foundation': 'seeds, settings, files, images, runs', 'quantizers': 'AE KL VQ SoftVQ GMMVQ', 'tokenizer': 'encoder and decoder', 'latents': 'statistics, cache', 'generators': 'SiT DiT MAR, samplers',
-        'training': 'one loop, two tasks', 'evaluation': 'figures with passports', 'workbench': 'notebooks and explorer', 'hub': 'save, load, released', 'front doors': 'train, sample', 'apps': 'the explorer'}
-PLACE = {'foundation': (2, 3), 'quantizers': (0, 2), 'tokenizer': (1, 2), 'latents': (2, 2), 'generators': (3, 2), 'training': (1, 1), 'hub': (2, 1), 'evaluation': (3, 1), 'front doors': (2, 0), 'workbench': (3, 0), 'apps': (4, 0)}  # column, row
+ORDER = [
+    "foundation",
+    "quantizers",
+    "tokenizer",
+    "latents",
+    "generators",
+    "training",
+    "hub",
+    "evaluation",
+    "front doors",
+    "workbench",
+    "apps",
+]
+MODULES = {
+    "released": "hub",
+    "hub": "hub",
+    "train": "front doors",
+    "sample": "front doors",
+}  # modules beside the rooms that are no foundation
+WHAT = {
+    "foundation": "seeds, settings, files, images, runs",
+    "quantizers": "AE KL VQ SoftVQ GMMVQ",
+    "tokenizer": "encoder and decoder",
+    "latents": "statistics, cache",
+    "generators": "SiT DiT MAR, samplers",
+    "training": "one loop, two tasks",
+    "evaluation": "figures with passports",
+    "workbench": "notebooks and explorer",
+    "hub": "save, load, released",
+    "front doors": "train, sample",
+    "apps": "the explorer",
+}
+PLACE = {
+    "foundation": (2, 3),
+    "quantizers": (0, 2),
+    "tokenizer": (1, 2),
+    "latents": (2, 2),
+    "generators": (3, 2),
+    "training": (1, 1),
+    "hub": (2, 1),
+    "evaluation": (3, 1),
+    "front doors": (2, 0),
+    "workbench": (3, 0),
+    "apps": (4, 0),
+}  # column, row
 
 
 def room(parts: tuple[str, ...]) -> str:
-    if parts[0] != 'softvq_lab': return 'apps'
-    if len(parts) < 2: return 'foundation'
-    return parts[1] if (ROOT/'softvq_lab'/parts[1]).is_dir() else MODULES.get(parts[1], 'foundation')
+    if parts[0] != "softvq_lab":
+        return "apps"
+    if len(parts) < 2:
+        return "foundation"
+    return (
+        parts[1]
+        if (ROOT / "softvq_lab" / parts[1]).is_dir()
+        else MODULES.get(parts[1], "foundation")
+    )
 
 
 def imports() -> Counter:
     "(room, room it uses) -> number of import lines."
     edges = Counter()
-    for f in [*(ROOT/'softvq_lab').rglob('*.py'), *(ROOT/'apps').rglob('*.py')]:
-        own = f.relative_to(ROOT).with_suffix('').parts
-        if own[-1] in ('__init__', '_modidx'): continue
+    for f in [*(ROOT / "softvq_lab").rglob("*.py"), *(ROOT / "apps").rglob("*.py")]:
+        own = f.relative_to(ROOT).with_suffix("").parts
+        if own[-1] in ("__init__", "_modidx"):
+            continue
         for n in ast.walk(ast.parse(f.read_text())):
-            if not isinstance(n, ast.ImportFrom): continue
-            base = own[:-n.level] if n.level else ()
-            names = base + tuple((n.module or '').split('.')) if n.module else base
-            if names and names[0] == 'softvq_lab': edges[room(own), room(names)] += 1
+            if not isinstance(n, ast.ImportFrom):
+                continue
+            base = own[: -n.level] if n.level else ()
+            names = base + tuple((n.module or "").split(".")) if n.module else base
+            if names and names[0] == "softvq_lab":
+                edges[room(own), room(names)] += 1
     return Counter({e: n for e, n in edges.items() if e[0] != e[1]})
 
 
 def against(edges) -> list[str]:
     "Imports that go against ORDER."
     rank = {r: i for i, r in enumerate(ORDER)}
-    return [f'{a} uses {b}' for a, b in edges if rank[a] < rank[b]]
+    return [f"{a} uses {b}" for a, b in edges if rank[a] < rank[b]]
 
 
 def svg(edges: Counter) -> str:
     W, H, w, h = 200, 120, 164, 58
     box = {r: (20 + x * W, 20 + y * H) for r, (x, y) in PLACE.items()}
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {5 * W + 4} {4 * H}" font-family="sans-serif" role="img" aria-label="Rooms of softvq_lab and what they use">',
-           '<defs><marker id="a" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L10 5L0 10z" fill="#7d8ca3"/></marker></defs>',
-           f'<rect width="{5 * W + 4}" height="{4 * H}" fill="#ffffff"/>']
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {5 * W + 4} {4 * H}" font-family="sans-serif" role="img" aria-label="Rooms of softvq_lab and what they use">',
+        '<defs><marker id="a" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L10 5L0 10z" fill="#7d8ca3"/></marker></defs>',
+        f'<rect width="{5 * W + 4}" height="{4 * H}" fill="#ffffff"/>',
+    ]
     for (a, b), n in sorted(edges.items()):
-        if b == 'foundation': continue  # everybody uses it: said in words
+        if b == "foundation":
+            continue  # everybody uses it: said in words
         (x1, y1), (x2, y2) = box[a], box[b]
         if y1 == y2:
             far, right = abs(x1 - x2) > W, x2 > x1
-            if far: d = f'M{x1 + w / 2} {y1 + h} Q{(x1 + x2 + w) / 2} {y1 + h + 42} {x2 + w / 2} {y2 + h}'
-            else: d = f'M{x1 + (w if right else 0)} {y1 + h / 2} L{x2 + (0 if right else w)} {y2 + h / 2}'
+            if far:
+                d = f"M{x1 + w / 2} {y1 + h} Q{(x1 + x2 + w) / 2} {y1 + h + 42} {x2 + w / 2} {y2 + h}"
+            else:
+                d = f"M{x1 + (w if right else 0)} {y1 + h / 2} L{x2 + (0 if right else w)} {y2 + h / 2}"
         else:
             lean = 0.18 * w * (1 if x2 > x1 else -1 if x2 < x1 else 0)
             down = y2 > y1
-            d = f'M{x1 + w / 2 + lean} {y1 + (h if down else 0)} L{x2 + w / 2 - lean} {y2 + (0 if down else h)}'
-        out.append(f'<path d="{d}" fill="none" stroke="#7d8ca3" stroke-width="{min(3, 1 + n / 4):.1f}" marker-end="url(#a)"/>')
+            d = f"M{x1 + w / 2 + lean} {y1 + (h if down else 0)} L{x2 + w / 2 - lean} {y2 + (0 if down else h)}"
+        out.append(
+            f'<path d="{d}" fill="none" stroke="#7d8ca3" stroke-width="{min(3, 1 + n / 4):.1f}" marker-end="url(#a)"/>'
+        )
     for r, (x, y) in box.items():
-        wide = (5 * W - 36) if r == 'foundation' else w
-        x = 20 if r == 'foundation' else x
-        fill = {'foundation': '#eef1f5', 'front doors': '#fdf1dc', 'workbench': '#fdf1dc', 'apps': '#fdf1dc'}.get(r, '#dfeaf6')
-        text = WHAT[r] + (' - used by all of them' if r == 'foundation' else '')
-        out += [f'<rect x="{x}" y="{y}" width="{wide}" height="{h}" rx="8" fill="{fill}" stroke="#7d8ca3"/>', f'<text x="{x + wide / 2}" y="{y + 25}" text-anchor="middle" font-size="16" font-weight="bold" fill="#222">{r}</text>',
-                f'<text x="{x + wide / 2}" y="{y + 45}" text-anchor="middle" font-size="12" fill="#444">{text}</text>']
-    return '\n'.join(out + ['</svg>']) + '\n'
+        wide = (5 * W - 36) if r == "foundation" else w
+        x = 20 if r == "foundation" else x
+        fill = {
+            "foundation": "#eef1f5",
+            "front doors": "#fdf1dc",
+            "workbench": "#fdf1dc",
+            "apps": "#fdf1dc",
+        }.get(r, "#dfeaf6")
+        text = WHAT[r] + (" - used by all of them" if r == "foundation" else "")
+        out += [
+            f'<rect x="{x}" y="{y}" width="{wide}" height="{h}" rx="8" fill="{fill}" stroke="#7d8ca3"/>',
+            f'<text x="{x + wide / 2}" y="{y + 25}" text-anchor="middle" font-size="16" font-weight="bold" fill="#222">{r}</text>',
+            f'<text x="{x + wide / 2}" y="{y + 45}" text-anchor="middle" font-size="12" fill="#444">{text}</text>',
+        ]
+    return "\n".join(out + ["</svg>"]) + "\n"
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--check', action='store_true', help='draw nothing: say whether the picture is what the imports say')
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--check",
+        action="store_true",
+        help="draw nothing: say whether the picture is what the imports say",
+    )
     told = p.parse_args()
     edges = imports()
-    if wrong := against(edges): print('imports against the order of rooms:', *wrong, sep='\n  ')
-    path = ROOT/'docs'/'architecture.svg'
+    if wrong := against(edges):
+        print("imports against the order of rooms:", *wrong, sep="\n  ")
+    path = ROOT / "docs" / "architecture.svg"
     if told.check:
-        if stale := path.read_text() != svg(edges): print('docs/architecture.svg is not what the imports say: python docs/rooms.py')
+        if stale := path.read_text() != svg(edges):
+            print("docs/architecture.svg is not what the imports say: python docs/rooms.py")
         return bool(wrong or stale)
     path.write_text(svg(edges))
     return bool(wrong)
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

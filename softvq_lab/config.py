@@ -17,71 +17,174 @@ from .strict import Choice, config
 @config
 class DataConfig:
     "Which images."
-    dataset: Annotated[str, Choice('dataset', ('digits', 'shapes', 'folder', 'hf', 'webdataset'))] = 'digits'  # real digits; drawn scenes; a folder of images; a Hugging Face data set; WebDataset tars
-    data_path: str = ''  # folder: with one sub-folder for each class, or images of one class; hf: name on the hub or folder; webdataset: folder of .tar files or pattern (a-{000..146}.tar)
-    data_size: int = Field(4096, ge=20, le=10_000_000)  # training images of dataset='shapes', an eighth of it held out
-    crop: Literal['center', 'random'] = 'center'  # in training; random: ADM's crop of 0.8 to 1 of the shorter side
-    flip: bool = False  # mirror every other image in training: not for digits
-    workers: int = Field(0, ge=0, le=256)  # processes that read images, for each rank; 0: none but the trainer itself
+
+    dataset: Annotated[
+        str, Choice("dataset", ("digits", "shapes", "folder", "hf", "webdataset"))
+    ] = Field(
+        "digits",
+        description="real digits; drawn scenes; a folder of images; a Hugging Face data set; WebDataset tars",
+    )
+    data_path: str = Field(
+        "",
+        description="folder: with one sub-folder for each class, or images of one class; hf: name on the hub or folder; webdataset: folder of .tar files or pattern (a-{000..146}.tar)",
+    )
+    data_size: int = Field(
+        4096,
+        ge=20,
+        le=10_000_000,
+        description="training images of dataset='shapes', an eighth of it held out",
+    )
+    crop: Literal["center", "random"] = Field(
+        "center", description="in training; random: ADM's crop of 0.8 to 1 of the shorter side"
+    )
+    flip: bool = Field(False, description="mirror every other image in training: not for digits")
+    workers: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="processes that read images, for each rank; 0: none but the trainer itself",
+    )
 
     def __post_init__(self):
-        needs = {'folder': 'a folder with one sub-folder of images for each class', 'hf': 'the name of a data set on the Hugging Face hub, or a folder that save_to_disk wrote', 'webdataset': 'a folder of .tar files, or a pattern such as a-{000..146}.tar'}
-        if self.dataset in needs and not self.data_path: raise ValueError(f'dataset={self.dataset!r} needs data_path: {needs[self.dataset]}')
-        if self.dataset in ('digits', 'shapes') and self.data_path: raise ValueError(f"data_path is only for dataset={', '.join(map(repr, needs))}, not for dataset={self.dataset!r}")
+        needs = {
+            "folder": "a folder with one sub-folder of images for each class",
+            "hf": "the name of a data set on the Hugging Face hub, or a folder that save_to_disk wrote",
+            "webdataset": "a folder of .tar files, or a pattern such as a-{000..146}.tar",
+        }
+        if self.dataset in needs and not self.data_path:
+            raise ValueError(f"dataset={self.dataset!r} needs data_path: {needs[self.dataset]}")
+        if self.dataset in ("digits", "shapes") and self.data_path:
+            raise ValueError(
+                f"data_path is only for dataset={', '.join(map(repr, needs))}, not for dataset={self.dataset!r}"
+            )
 
 
 PRESETS = {  # encoder, decoder of the ViT tokenizers; millions of parameters with 64 tokens and 4 codebooks of 8192 x 32
-    'tiny': ('tiny', 'tiny'),  # 0.5
-    'S': ('small', 'small'),  # 45
-    'B': ('base', 'base'),  # 173
-    'BL': ('base', 'large'),  # 391
-    'L': ('large', 'large'),  # 608
+    "tiny": ("tiny", "tiny"),  # 0.5
+    "S": ("small", "small"),  # 45
+    "B": ("base", "base"),  # 173
+    "BL": ("base", "large"),  # 391
+    "L": ("large", "large"),  # 608
 }
 PRETRAINED = {  # encoder_init, size of the encoder -> timm's name
-    ('dinov2', 'small'): 'vit_small_patch14_dinov2.lvd142m',
-    ('dinov2', 'base'): 'vit_base_patch14_dinov2.lvd142m',
-    ('dinov2', 'large'): 'vit_large_patch14_dinov2.lvd142m',
-    ('clip', 'base'): 'vit_base_patch16_clip_224.openai',
-    ('eva02', 'base'): 'eva02_base_patch14_224.mim_in22k',
+    ("dinov2", "small"): "vit_small_patch14_dinov2.lvd142m",
+    ("dinov2", "base"): "vit_base_patch14_dinov2.lvd142m",
+    ("dinov2", "large"): "vit_large_patch14_dinov2.lvd142m",
+    ("clip", "base"): "vit_base_patch16_clip_224.openai",
+    ("eva02", "base"): "eva02_base_patch14_224.mim_in22k",
 }
 
-FSQ_LEVELS = {16: [5, 3], 64: [8, 8], 256: [8, 6, 5], 512: [8, 8, 8], 1024: [8, 5, 5, 5], 4096: [7, 5, 5, 5, 5], 16_384: [8, 8, 8, 6, 5], 65_536: [8, 8, 8, 5, 5, 5]}  # codebook_size -> levels with a product near it, mostly those of the FSQ paper (Mentzer et al. 2023, table 1)
+FSQ_LEVELS = {
+    16: [5, 3],
+    64: [8, 8],
+    256: [8, 6, 5],
+    512: [8, 8, 8],
+    1024: [8, 5, 5, 5],
+    4096: [7, 5, 5, 5, 5],
+    16_384: [8, 8, 8, 6, 5],
+    65_536: [8, 8, 8, 5, 5, 5],
+}  # codebook_size -> levels with a product near it, mostly those of the FSQ paper (Mentzer et al. 2023, table 1)
 
 
 @config
 class TokenizerConfig:
     "The architecture of a tokenizer: all that is needed, with the weights, to rebuild it."
-    image_size: int = Field(32, ge=8, le=2048)  # height in pixels, and width unless image_width says otherwise
-    image_width: int = Field(0, ge=0, le=2048)  # 0: square
-    patch_size: int = Field(8, ge=2, le=64)  # side of the ViT's patches in pixels
-    preset: Literal['tiny', 'S', 'B', 'BL', 'L', 'cnn-tiny', 'cnn'] = 'tiny'  # encoder and decoder; S to L: ViTs of 45, 173, 391, 608 M parameters; cnn: the baseline, tokens on a grid
-    tokens: int = Field(32, ge=1, le=4096)  # L: latent tokens of an image
-    latent_dim: int = Field(8, ge=1, le=1024)  # D: width of a latent token
-    encoder_init: Literal['scratch', 'dinov2', 'clip', 'eva02'] = 'scratch'  # pretrained weights the encoder starts from (softvq_lab.weights says where they are looked for)
-    encoder_weights: str = ''  # their .safetensors file, if it lies elsewhere
-    encoder_tuning: Literal['full', 'frozen', 'lora'] = 'full'  # frozen: the encoder's ViT keeps its weights and only its latent tokens learn; lora: low-rank changes of its MLPs
-    rope: Literal['none', 'axial', 'mixed'] = 'none'  # rotary positions of the patches beside the absolute ones
-    rope_theta: float = Field(10.0, gt=0)  # base of the rotary frequencies
-    pixel_head: Literal['linear', 'conv'] = 'linear'  # conv: a 3 x 3 convolution over the seams of the patches
-    decoder_cls: bool = True  # a class token in the decoder, as in the encoder
-    keep: Literal['all', 'uniform'] = 'all'  # uniform: in training only the first k tokens reach the decoder, k uniform in 1..L, so that any k serves later
-    mask_patches: float = Field(0.0, ge=0, lt=1)  # share of patches hidden from the encoder in training (MAETok)
-    latent_noise: float = Field(0.0, ge=0)  # deviation of noise on the latents in training (denoising tokenizers)
-    quantizer: Annotated[str, Choice('quantizer', ('softvq', 'gmmvq', 'vq', 'ae', 'kl', 'fsq', 'lfq', 'simvq', 'rotation'))] = 'softvq'  # what stands between encoder and decoder
-    codebook_size: int = Field(256, ge=2, le=1_000_000)  # K: codewords in each codebook
-    codebooks: int = Field(1, ge=1, le=64)  # G: runs of tokens, each with its own codebook (softvq, gmmvq, vq)
-    groups: int = Field(1, ge=1, le=64)  # product quantization: groups of channels, each with its own quantizer (equation 12)
-    residual: int = Field(1, ge=1, le=16)  # residual quantization: layers (equation 13)
-    similarity: Literal['cosine', 'l2', 'dot'] = 'cosine'  # released code: cosine (dot without its L2 norm flag); equation 4 of the paper: l2
-    tau: float = Field(0.07, gt=0, le=100)  # temperature of the softmax over codewords; gmmvq: where its sharpness starts
-    learn_tau: bool = False  # softvq: learn the temperature
-    detach_logits: bool = True  # codewords get gradients through the weighted sum only, as released
-    kl_tau: float = Field(0.01, gt=0, le=100)  # temperature inside the KL term; released code: 0.01, not tau
-    kl_weight: float = Field(0.01, ge=0)  # softvq, gmmvq: weight of the KL term E H(q) - H(E q)
-    vae_weight: float = Field(1e-6, ge=0)  # kl: weight of the Gaussian KL of an image
-    commitment: float = Field(0.25, ge=0)  # vq: weight of the commitment loss
-    codebook_ema: float = Field(0.0, ge=0, lt=1)  # vq: codewords as moving averages of this decay; 0: learned by gradient
-    revive: bool = False  # vq: put dead codewords at latents of the batch
+
+    image_size: int = Field(
+        32,
+        ge=8,
+        le=2048,
+        description="height in pixels, and width unless image_width says otherwise",
+    )
+    image_width: int = Field(0, ge=0, le=2048, description="0: square")
+    patch_size: int = Field(8, ge=2, le=64, description="side of the ViT's patches in pixels")
+    preset: Literal["tiny", "S", "B", "BL", "L", "cnn-tiny", "cnn"] = Field(
+        "tiny",
+        description="encoder and decoder; S to L: ViTs of 45, 173, 391, 608 M parameters; cnn: the baseline, tokens on a grid",
+    )
+    tokens: int = Field(32, ge=1, le=4096, description="L: latent tokens of an image")
+    latent_dim: int = Field(8, ge=1, le=1024, description="D: width of a latent token")
+    encoder_init: Literal["scratch", "dinov2", "clip", "eva02"] = Field(
+        "scratch",
+        description="pretrained weights the encoder starts from (softvq_lab.weights says where they are looked for)",
+    )
+    encoder_weights: str = Field("", description="their .safetensors file, if it lies elsewhere")
+    encoder_tuning: Literal["full", "frozen", "lora"] = Field(
+        "full",
+        description="frozen: the encoder's ViT keeps its weights and only its latent tokens learn; lora: low-rank changes of its MLPs",
+    )
+    rope: Literal["none", "axial", "mixed"] = Field(
+        "none", description="rotary positions of the patches beside the absolute ones"
+    )
+    rope_theta: float = Field(10.0, gt=0, description="base of the rotary frequencies")
+    pixel_head: Literal["linear", "conv"] = Field(
+        "linear", description="conv: a 3 x 3 convolution over the seams of the patches"
+    )
+    decoder_cls: bool = Field(True, description="a class token in the decoder, as in the encoder")
+    keep: Literal["all", "uniform"] = Field(
+        "all",
+        description="uniform: in training only the first k tokens reach the decoder, k uniform in 1..L, so that any k serves later",
+    )
+    mask_patches: float = Field(
+        0.0, ge=0, lt=1, description="share of patches hidden from the encoder in training (MAETok)"
+    )
+    latent_noise: float = Field(
+        0.0,
+        ge=0,
+        description="deviation of noise on the latents in training (denoising tokenizers)",
+    )
+    quantizer: Annotated[
+        str,
+        Choice(
+            "quantizer", ("softvq", "gmmvq", "vq", "ae", "kl", "fsq", "lfq", "simvq", "rotation")
+        ),
+    ] = Field("softvq", description="what stands between encoder and decoder")
+    codebook_size: int = Field(256, ge=2, le=1_000_000, description="K: codewords in each codebook")
+    codebooks: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="G: runs of tokens, each with its own codebook (softvq, gmmvq, vq)",
+    )
+    groups: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="product quantization: groups of channels, each with its own quantizer (equation 12)",
+    )
+    residual: int = Field(1, ge=1, le=16, description="residual quantization: layers (equation 13)")
+    similarity: Literal["cosine", "l2", "dot"] = Field(
+        "cosine",
+        description="released code: cosine (dot without its L2 norm flag); equation 4 of the paper: l2",
+    )
+    tau: float = Field(
+        0.07,
+        gt=0,
+        le=100,
+        description="temperature of the softmax over codewords; gmmvq: where its sharpness starts",
+    )
+    learn_tau: bool = Field(False, description="softvq: learn the temperature")
+    detach_logits: bool = Field(
+        True, description="codewords get gradients through the weighted sum only, as released"
+    )
+    kl_tau: float = Field(
+        0.01,
+        gt=0,
+        le=100,
+        description="temperature inside the KL term; released code: 0.01, not tau",
+    )
+    kl_weight: float = Field(
+        0.01, ge=0, description="softvq, gmmvq: weight of the KL term E H(q) - H(E q)"
+    )
+    vae_weight: float = Field(1e-6, ge=0, description="kl: weight of the Gaussian KL of an image")
+    commitment: float = Field(0.25, ge=0, description="vq: weight of the commitment loss")
+    codebook_ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="vq: codewords as moving averages of this decay; 0: learned by gradient",
+    )
+    revive: bool = Field(False, description="vq: put dead codewords at latents of the batch")
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -89,25 +192,88 @@ class TokenizerConfig:
         return self.image_size, self.image_width or self.image_size
 
     def __post_init__(self):
-        if self.image_width % self.patch_size: raise ValueError(f'image_width={self.image_width} is not a multiple of patch_size={self.patch_size}')
-        if self.image_size % self.patch_size: raise ValueError(f'image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; possible patch sizes: {divisors(self.image_size, 2, 64)}')
-        if self.tokens % self.codebooks: raise ValueError(f'tokens={self.tokens} cannot be split over codebooks={self.codebooks}; possible codebooks: {divisors(self.tokens, 1, 64)}')
-        if self.preset.startswith('cnn'):
-            grid = (self.image_size // self.patch_size)**2
-            if self.patch_size not in (2, 4, 8, 16): raise ValueError(f'patch_size={self.patch_size} (the downsampling factor of a cnn) must be 2, 4, 8 or 16')
-            if self.tokens != grid: raise ValueError(f'tokens={self.tokens}: a {self.preset} of image_size={self.image_size} and patch_size={self.patch_size} has one token for each of {grid} grid places')
-            if self.image_width not in (0, self.image_size): raise ValueError(f'preset={self.preset!r} takes squares only, not image_width={self.image_width}')
-            if self.keep != 'all' or self.mask_patches or self.encoder_init != 'scratch' or self.encoder_tuning != 'full' or self.rope != 'none' or self.pixel_head != 'linear': raise ValueError(f"keep, mask_patches, encoder_init, encoder_tuning, rope and pixel_head are for ViT presets, not for preset={self.preset!r}")
-        if self.encoder_init != 'scratch' and (self.encoder_init, PRESETS.get(self.preset, ['-'])[0]) not in PRETRAINED: raise ValueError(f'encoder_init={self.encoder_init!r} has no weights for preset={self.preset!r}; possible encoders: ' + ', '.join(f'{i} of size {s}' for i, s in PRETRAINED))
-        if self.encoder_init == 'eva02' and self.rope != 'none': raise ValueError(f"encoder_init='eva02' has rotary positions of its own: rope must be 'none', not {self.rope!r}")
-        if (self.rope != 'none' or self.encoder_init == 'eva02') and self.mask_patches: raise ValueError(f'mask_patches={self.mask_patches} does not go together with rotary positions (rope={self.rope!r}, encoder_init={self.encoder_init!r}): choose one')
-        if self.encoder_weights and self.encoder_init == 'scratch': raise ValueError("encoder_weights is for encoder_init='dinov2', 'clip' or 'eva02', not for 'scratch'")
-        if self.latent_dim % self.groups: raise ValueError(f'latent_dim={self.latent_dim} cannot be split in groups={self.groups}; possible groups: {divisors(self.latent_dim, 1, 64)}')
-        if self.quantizer == 'vq' and self.similarity == 'dot': raise ValueError("similarity='dot' is for softvq and gmmvq; vq has 'cosine' and 'l2'")
-        if self.quantizer == 'fsq' and self.codebook_size not in FSQ_LEVELS: raise ValueError(f'codebook_size={self.codebook_size} has no FSQ levels; possible: {list(FSQ_LEVELS)}')
-        if self.quantizer == 'lfq' and self.codebook_size & (self.codebook_size - 1): raise ValueError(f'codebook_size={self.codebook_size}: lfq needs a power of two')
-        composed = {n for n, v in (('codebooks', self.codebooks), ('groups', self.groups), ('residual', self.residual)) if v > 1}
-        if composed and self.quantizer in ('ae', 'kl', 'fsq', 'lfq', 'simvq', 'rotation'): raise ValueError(f'{", ".join(sorted(composed))} above 1 is for softvq, gmmvq and vq, not for quantizer={self.quantizer!r}')
+        if self.image_width % self.patch_size:
+            raise ValueError(
+                f"image_width={self.image_width} is not a multiple of patch_size={self.patch_size}"
+            )
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; possible patch sizes: {divisors(self.image_size, 2, 64)}"
+            )
+        if self.tokens % self.codebooks:
+            raise ValueError(
+                f"tokens={self.tokens} cannot be split over codebooks={self.codebooks}; possible codebooks: {divisors(self.tokens, 1, 64)}"
+            )
+        if self.preset.startswith("cnn"):
+            grid = (self.image_size // self.patch_size) ** 2
+            if self.patch_size not in (2, 4, 8, 16):
+                raise ValueError(
+                    f"patch_size={self.patch_size} (the downsampling factor of a cnn) must be 2, 4, 8 or 16"
+                )
+            if self.tokens != grid:
+                raise ValueError(
+                    f"tokens={self.tokens}: a {self.preset} of image_size={self.image_size} and patch_size={self.patch_size} has one token for each of {grid} grid places"
+                )
+            if self.image_width not in (0, self.image_size):
+                raise ValueError(
+                    f"preset={self.preset!r} takes squares only, not image_width={self.image_width}"
+                )
+            if (
+                self.keep != "all"
+                or self.mask_patches
+                or self.encoder_init != "scratch"
+                or self.encoder_tuning != "full"
+                or self.rope != "none"
+                or self.pixel_head != "linear"
+            ):
+                raise ValueError(
+                    f"keep, mask_patches, encoder_init, encoder_tuning, rope and pixel_head are for ViT presets, not for preset={self.preset!r}"
+                )
+        if (
+            self.encoder_init != "scratch"
+            and (self.encoder_init, PRESETS.get(self.preset, ["-"])[0]) not in PRETRAINED
+        ):
+            raise ValueError(
+                f"encoder_init={self.encoder_init!r} has no weights for preset={self.preset!r}; possible encoders: "
+                + ", ".join(f"{i} of size {s}" for i, s in PRETRAINED)
+            )
+        if self.encoder_init == "eva02" and self.rope != "none":
+            raise ValueError(
+                f"encoder_init='eva02' has rotary positions of its own: rope must be 'none', not {self.rope!r}"
+            )
+        if (self.rope != "none" or self.encoder_init == "eva02") and self.mask_patches:
+            raise ValueError(
+                f"mask_patches={self.mask_patches} does not go together with rotary positions (rope={self.rope!r}, encoder_init={self.encoder_init!r}): choose one"
+            )
+        if self.encoder_weights and self.encoder_init == "scratch":
+            raise ValueError(
+                "encoder_weights is for encoder_init='dinov2', 'clip' or 'eva02', not for 'scratch'"
+            )
+        if self.latent_dim % self.groups:
+            raise ValueError(
+                f"latent_dim={self.latent_dim} cannot be split in groups={self.groups}; possible groups: {divisors(self.latent_dim, 1, 64)}"
+            )
+        if self.quantizer == "vq" and self.similarity == "dot":
+            raise ValueError("similarity='dot' is for softvq and gmmvq; vq has 'cosine' and 'l2'")
+        if self.quantizer == "fsq" and self.codebook_size not in FSQ_LEVELS:
+            raise ValueError(
+                f"codebook_size={self.codebook_size} has no FSQ levels; possible: {list(FSQ_LEVELS)}"
+            )
+        if self.quantizer == "lfq" and self.codebook_size & (self.codebook_size - 1):
+            raise ValueError(f"codebook_size={self.codebook_size}: lfq needs a power of two")
+        composed = {
+            n
+            for n, v in (
+                ("codebooks", self.codebooks),
+                ("groups", self.groups),
+                ("residual", self.residual),
+            )
+            if v > 1
+        }
+        if composed and self.quantizer in ("ae", "kl", "fsq", "lfq", "simvq", "rotation"):
+            raise ValueError(
+                f"{', '.join(sorted(composed))} above 1 is for softvq, gmmvq and vq, not for quantizer={self.quantizer!r}"
+            )
 
 
 def divisors(n: int, low: int, high: int) -> list[int]:
@@ -118,134 +284,309 @@ def divisors(n: int, low: int, high: int) -> list[int]:
 @config
 class OptimConfig:
     "How weights move. Steps, not epochs: what was seen is steps x batch_size images."
-    steps: int = Field(1200, ge=1)  # optimiser steps
-    batch_size: int = Field(64, ge=1)  # images in one step, over all processes
-    lr: float = Field(3e-3, gt=0, le=1)  # peak learning rate of AdamW
-    schedule: Literal['cosine', 'constant'] = 'cosine'  # of the learning rate after the warm-up
-    warmup_steps: int = Field(50, ge=0)  # linear warm-up to lr
-    min_lr: float = Field(1e-5, ge=0, le=1)  # cosine: learning rate of the last step
-    weight_decay: float = Field(1e-4, ge=0)  # on matrices only: norms, biases, positions and tokens are exempt
-    clip: float = Field(1.0, gt=0)  # largest gradient norm
-    ema_decay: float = Field(0.999, ge=0, lt=1)  # of the averaged weights, which are the ones that are used
-    log_every: int = Field(10, ge=1)  # steps between lines of metrics.jsonl
-    eval_every: int = Field(200, ge=1)  # steps between held-out evaluations and sample pictures
-    checkpoint_every: int = Field(200, ge=1)  # steps between checkpoints
+
+    steps: int = Field(1200, ge=1, description="optimiser steps")
+    batch_size: int = Field(64, ge=1, description="images in one step, over all processes")
+    lr: float = Field(3e-3, gt=0, le=1, description="peak learning rate of AdamW")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the learning rate after the warm-up"
+    )
+    warmup_steps: int = Field(50, ge=0, description="linear warm-up to lr")
+    min_lr: float = Field(1e-5, ge=0, le=1, description="cosine: learning rate of the last step")
+    weight_decay: float = Field(
+        1e-4, ge=0, description="on matrices only: norms, biases, positions and tokens are exempt"
+    )
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    ema_decay: float = Field(
+        0.999, ge=0, lt=1, description="of the averaged weights, which are the ones that are used"
+    )
+    log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
+    eval_every: int = Field(
+        200, ge=1, description="steps between held-out evaluations and sample pictures"
+    )
+    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
 
     def __post_init__(self):
-        if self.warmup_steps >= self.steps: raise ValueError(f'warmup_steps={self.warmup_steps} must be fewer than steps={self.steps}')
-        if self.min_lr > self.lr: raise ValueError(f'min_lr={self.min_lr} is above lr={self.lr}')
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} must be fewer than steps={self.steps}"
+            )
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}")
 
 
 @config
 class EngineConfig:
     "What computes. None of it changes what is learned, but for rounding (and `accumulate` and `processes` what is averaged over a batch within each part of it)."
-    processes: int = Field(1, ge=1, le=4096)  # ranks, one a GPU (or CPU processes with gloo); more than one are started by torch's launcher
-    nodes: int = Field(1, ge=1, le=1024)  # machines that the ranks are on, equally many on each, with one file system: in a Slurm allocation, or started by hand on each
-    precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32'  # of matrix products; weights, norms, softmaxes and losses stay in float32
-    accumulate: int = Field(1, ge=1, le=1024)  # parts into which a process cuts its share of a batch, for memory
-    recompute: bool = False  # activations of transformer blocks are computed again in the backward pass, for memory
-    compile: bool = False  # torch.compile the networks: slow first step, fast later ones
-    tf32: bool = True  # matrix products of float32 in TF32 on GPUs that have it
-    keep_checkpoints: int = Field(2, ge=1, le=1000)  # the newest ones, beside the best
-    tracker: Literal['none', 'tensorboard', 'wandb'] = 'tensorboard'  # where curves and pictures go beside the run folder
+
+    processes: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="ranks, one a GPU (or CPU processes with gloo); more than one are started by torch's launcher",
+    )
+    nodes: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="machines that the ranks are on, equally many on each, with one file system: in a Slurm allocation, or started by hand on each",
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="of matrix products; weights, norms, softmaxes and losses stay in float32",
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="parts into which a process cuts its share of a batch, for memory",
+    )
+    recompute: bool = Field(
+        False,
+        description="activations of transformer blocks are computed again in the backward pass, for memory",
+    )
+    compile: bool = Field(
+        False, description="torch.compile the networks: slow first step, fast later ones"
+    )
+    tf32: bool = Field(True, description="matrix products of float32 in TF32 on GPUs that have it")
+    keep_checkpoints: int = Field(2, ge=1, le=1000, description="the newest ones, beside the best")
+    tracker: Literal["none", "tensorboard", "wandb"] = Field(
+        "tensorboard", description="where curves and pictures go beside the run folder"
+    )
 
     def __post_init__(self):
-        if self.processes % self.nodes: raise ValueError(f'processes={self.processes} cannot be shared out to nodes={self.nodes}; possible nodes: {divisors(self.processes, 1, 1024)}')
+        if self.processes % self.nodes:
+            raise ValueError(
+                f"processes={self.processes} cannot be shared out to nodes={self.nodes}; possible nodes: {divisors(self.processes, 1, 1024)}"
+            )
 
 
 @config
 class LossConfig:
     "What the training of a tokenizer makes small: rec_weight rec + percep_weight percep + adv_weight adv + align_weight align, and what the quantizer adds (kl_weight KL)."
-    rec: Literal['l1', 'l2'] = 'l2'  # distance of pixels
+
+    rec: Literal["l1", "l2"] = Field("l2", description="distance of pixels")
     rec_weight: float = Field(1.0, ge=0)
-    percep: str = Field('none', pattern='^(none|reference|lpips|timm:.+)$')  # distance of features: none; of the small reference network; LPIPS (VGG); of a timm model, timm:NAME
+    percep: str = Field(
+        "none",
+        pattern="^(none|reference|lpips|timm:.+)$",
+        description="distance of features: none; of the small reference network; LPIPS (VGG); of a timm model, timm:NAME",
+    )
     percep_weight: float = Field(1.0, ge=0)
-    percep_warmup: int = Field(0, ge=0)  # steps over which its weight grows from 0
-    percep_file: str = ''  # weights of lpips' VGG or of the timm model, if they lie elsewhere
-    adv: Literal['none', 'reference', 'dino', 'patchgan', 'stylegan'] = 'none'  # discriminator: none; heads on the reference network; on frozen DINO-S features; PatchGAN; StyleGAN
+    percep_warmup: int = Field(0, ge=0, description="steps over which its weight grows from 0")
+    percep_file: str = Field(
+        "", description="weights of lpips' VGG or of the timm model, if they lie elsewhere"
+    )
+    adv: Literal["none", "reference", "dino", "patchgan", "stylegan"] = Field(
+        "none",
+        description="discriminator: none; heads on the reference network; on frozen DINO-S features; PatchGAN; StyleGAN",
+    )
     adv_weight: float = Field(0.2, ge=0)
-    adv_loss: Literal['hinge', 'vanilla', 'non-saturating'] = 'hinge'
-    adv_start: int = Field(0, ge=0)  # first step of the adversarial game
-    adv_lr: float = Field(1e-4, gt=0, le=1)  # peak learning rate of the discriminator
-    adv_adaptive: bool = False  # VQGAN's: the weight follows the ratio of the gradients at the last layer
-    adv_file: str = ''  # weights of DINO-S, if they lie elsewhere
-    diffaug: float = Field(1.0, ge=0, le=1)  # share of images that the discriminator sees with colour, place and cutout changed
-    consistency: float = Field(4.0, ge=0)  # weight: the discriminator should say the same of an image with and without these changes
-    lecam: float = Field(0.001, ge=0)  # weight of LeCAM's regularisation of the discriminator
-    align: Annotated[str, Choice('teacher', ('none', 'reference', 'dinov2', 'clip', 'eva02'))] = 'none'  # teacher of the latents
+    adv_loss: Literal["hinge", "vanilla", "non-saturating"] = "hinge"
+    adv_start: int = Field(0, ge=0, description="first step of the adversarial game")
+    adv_lr: float = Field(1e-4, gt=0, le=1, description="peak learning rate of the discriminator")
+    adv_adaptive: bool = Field(
+        False,
+        description="VQGAN's: the weight follows the ratio of the gradients at the last layer",
+    )
+    adv_file: str = Field("", description="weights of DINO-S, if they lie elsewhere")
+    diffaug: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of images that the discriminator sees with colour, place and cutout changed",
+    )
+    consistency: float = Field(
+        4.0,
+        ge=0,
+        description="weight: the discriminator should say the same of an image with and without these changes",
+    )
+    lecam: float = Field(
+        0.001, ge=0, description="weight of LeCAM's regularisation of the discriminator"
+    )
+    align: Annotated[str, Choice("teacher", ("none", "reference", "dinov2", "clip", "eva02"))] = (
+        Field("none", description="teacher of the latents")
+    )
     align_weight: float = Field(0.1, ge=0)
-    align_how: Literal['repeat', 'avg_1d', 'global'] = 'repeat'  # repeat: each latent for N/L patches (paper); the others are its ablations
-    align_file: str = ''  # weights of the teacher, if they lie elsewhere
+    align_how: Literal["repeat", "avg_1d", "global"] = Field(
+        "repeat",
+        description="repeat: each latent for N/L patches (paper); the others are its ablations",
+    )
+    align_file: str = Field("", description="weights of the teacher, if they lie elsewhere")
 
 
 @config
 class RunConfig:
     "Where a run lives, and its seed."
-    run: str = ''  # the run's folder; empty: beside papermill's output notebook, else a name made of the settings
-    plugins: str = ''  # .py files or modules, separated by commas, that register quantizers, data sets, teachers, ... of one's own (softvq_lab.plugins)
-    resume: bool = False  # go on from the newest intact checkpoint of that folder
-    seed: int = Field(0, ge=0, lt=2**31)  # of weights, order of data, noise
+
+    run: str = Field(
+        "",
+        description="the run's folder; empty: beside papermill's output notebook, else a name made of the settings",
+    )
+    plugins: str = Field(
+        "",
+        description=".py files or modules, separated by commas, that register quantizers, data sets, teachers, ... of one's own (softvq_lab.plugins)",
+    )
+    resume: bool = Field(
+        False, description="go on from the newest intact checkpoint of that folder"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of weights, order of data, noise")
 
 # %% ../nbs/01_config.ipynb #b61108b1
 @config
 class GeneratorConfig:
     "The architecture of a generator of latents, and how it is trained and sampled by default."
-    generator: Literal['sit', 'dit', 'mar'] = 'sit'  # kind
-    size: Literal['tiny', 'S', 'B', 'L', 'XL', 'H'] = 'tiny'  # of its transformer: tiny for digits; sit and dit S to XL: 33, 130, 458, 675 M parameters; mar B, L, H: 208, 478, 942 M
-    width: int = Field(0, ge=0)  # of the transformer, if not the size's; likewise
+
+    generator: Literal["sit", "dit", "mar"] = Field("sit", description="kind")
+    size: Literal["tiny", "S", "B", "L", "XL", "H"] = Field(
+        "tiny",
+        description="of its transformer: tiny for digits; sit and dit S to XL: 33, 130, 458, 675 M parameters; mar B, L, H: 208, 478, 942 M",
+    )
+    width: int = Field(0, ge=0, description="of the transformer, if not the size's; likewise")
     depth: int = Field(0, ge=0)
     heads: int = Field(0, ge=0)
-    mlp_ratio: float = Field(4.0, gt=0)  # width of the MLPs over that of the transformer
-    qk_norm: bool = False  # normalise queries and keys
-    latent_rows: int = Field(0, ge=0)  # rows of a 2-D latent grid, whose tokens come row by row (cnn tokenizers, KL-f8); 0: tokens are a 1-D sequence
-    latent_patch: int = Field(1, ge=1)  # side of the patches of a 2-D grid: 1, 2 or 4
-    interpolant: Literal['linear', 'cosine'] = 'linear'  # sit: path from latent (t=0) to noise (t=1)
-    prediction: Literal['velocity', 'noise', 'data'] = 'velocity'  # sit: what the network says; samplers turn it into a velocity
-    time_sampling: Literal['uniform', 'lognormal'] = 'uniform'  # sit: where in [0, 1] it is trained
-    noise_schedule: Literal['cosine', 'linear'] | None = None  # of the 1000 diffusion steps; None: dit linear, mar cosine
-    time_scale: float = Field(1.0, gt=0)  # factor on t before its embedding; released models: 1 (sit's t lies in [0, 1], dit's in 0..999)
-    decoder_width: int = Field(0, ge=0)  # mar: of its decoder, if not the encoder's; likewise
+    mlp_ratio: float = Field(
+        4.0, gt=0, description="width of the MLPs over that of the transformer"
+    )
+    qk_norm: bool = Field(False, description="normalise queries and keys")
+    latent_rows: int = Field(
+        0,
+        ge=0,
+        description="rows of a 2-D latent grid, whose tokens come row by row (cnn tokenizers, KL-f8); 0: tokens are a 1-D sequence",
+    )
+    latent_patch: int = Field(1, ge=1, description="side of the patches of a 2-D grid: 1, 2 or 4")
+    interpolant: Literal["linear", "cosine"] = Field(
+        "linear", description="sit: path from latent (t=0) to noise (t=1)"
+    )
+    prediction: Literal["velocity", "noise", "data"] = Field(
+        "velocity", description="sit: what the network says; samplers turn it into a velocity"
+    )
+    time_sampling: Literal["uniform", "lognormal"] = Field(
+        "uniform", description="sit: where in [0, 1] it is trained"
+    )
+    noise_schedule: Literal["cosine", "linear"] | None = Field(
+        None, description="of the 1000 diffusion steps; None: dit linear, mar cosine"
+    )
+    time_scale: float = Field(
+        1.0,
+        gt=0,
+        description="factor on t before its embedding; released models: 1 (sit's t lies in [0, 1], dit's in 0..999)",
+    )
+    decoder_width: int = Field(
+        0, ge=0, description="mar: of its decoder, if not the encoder's; likewise"
+    )
     decoder_depth: int = Field(0, ge=0)
     decoder_heads: int = Field(0, ge=0)
-    buffer_tokens: int = Field(0, ge=0)  # mar: tokens that hold the class; 0: the size's (tiny 8, else 64)
-    head_width: int = Field(0, ge=0)  # mar: of the MLP that draws single tokens; 0: the size's, likewise
+    buffer_tokens: int = Field(
+        0, ge=0, description="mar: tokens that hold the class; 0: the size's (tiny 8, else 64)"
+    )
+    head_width: int = Field(
+        0, ge=0, description="mar: of the MLP that draws single tokens; 0: the size's, likewise"
+    )
     head_depth: int = Field(0, ge=0)
-    head_repeats: int = Field(0, ge=0)  # mar: draws of time and noise for each hidden token in a training step; 0: the size's (tiny 1, else 4)
-    head_steps: int = Field(0, ge=0, le=1000)  # mar: diffusion steps for each token when sampling; 0: the size's (tiny 30, else 100)
-    head_clip: float = Field(5.0, ge=0)  # mar: in each of these steps the token in sight is cut to so many deviations; 0: not, as released
-    mask_min: float = Field(0.7, ge=0, lt=1)  # mar: least share of tokens that is hidden in training
-    dropout: float = Field(0.0, ge=0, lt=1)  # mar: in its transformer; the authors train with 0.1
-    class_dropout: float = Field(0.1, ge=0, lt=1)  # share of labels replaced by the null class, for guidance
-    guidance: float | None = Field(None, ge=0, le=100)  # default scale of classifier-free guidance, 1 is off; None: the paper's for the nearest token count: dit 1.35 at 64, 1.45 at 32; sit 1.75 at 64, 2.25 at 32; mar 3
-    guidance_low: float = Field(0.0, ge=0, le=1)  # guidance acts for t (1: noise) in [guidance_low, guidance_high]
-    guidance_high: float | None = Field(None, ge=0, le=1)  # None: sit 0.7, else 1
-    guidance_schedule: Literal['constant', 'linear'] | None = None  # linear: the scale grows from 1 at t=1 to `guidance` at t=0 (mar's t is the share of tokens to come); None: constant, mar linear
+    head_repeats: int = Field(
+        0,
+        ge=0,
+        description="mar: draws of time and noise for each hidden token in a training step; 0: the size's (tiny 1, else 4)",
+    )
+    head_steps: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="mar: diffusion steps for each token when sampling; 0: the size's (tiny 30, else 100)",
+    )
+    head_clip: float = Field(
+        5.0,
+        ge=0,
+        description="mar: in each of these steps the token in sight is cut to so many deviations; 0: not, as released",
+    )
+    mask_min: float = Field(
+        0.7, ge=0, lt=1, description="mar: least share of tokens that is hidden in training"
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="mar: in its transformer; the authors train with 0.1"
+    )
+    class_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of labels replaced by the null class, for guidance"
+    )
+    guidance: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="default scale of classifier-free guidance, 1 is off; None: the paper's for the nearest token count: dit 1.35 at 64, 1.45 at 32; sit 1.75 at 64, 2.25 at 32; mar 3",
+    )
+    guidance_low: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="guidance acts for t (1: noise) in [guidance_low, guidance_high]",
+    )
+    guidance_high: float | None = Field(None, ge=0, le=1, description="None: sit 0.7, else 1")
+    guidance_schedule: Literal["constant", "linear"] | None = Field(
+        None,
+        description="linear: the scale grows from 1 at t=1 to `guidance` at t=0 (mar's t is the share of tokens to come); None: constant, mar linear",
+    )
 
     def __post_init__(self):
-        sizes = ('tiny', 'B', 'L', 'H') if self.generator == 'mar' else ('tiny', 'S', 'B', 'L', 'XL')
-        if self.size not in sizes: raise ValueError(f'size={self.size!r}: {self.generator} has {", ".join(sizes)}')
-        if self.generator == 'mar' and self.latent_rows: raise ValueError(f'latent_rows={self.latent_rows} is for sit and dit; mar learns its positions, so that a 2-D grid is a sequence like any other')
-        high = self.guidance_high if self.guidance_high is not None else 0.7 if self.generator == 'sit' else 1.
-        if self.guidance_low > high: raise ValueError(f'guidance_low={self.guidance_low} is above guidance_high={high}')
-        if self.latent_patch not in (1, 2, 4): raise ValueError(f'latent_patch={self.latent_patch}: possible are 1, 2 and 4')
-        if self.latent_patch > 1 and not self.latent_rows: raise ValueError(f'latent_patch={self.latent_patch} needs a 2-D latent grid: latent_rows above 0')
-        if self.latent_rows % self.latent_patch: raise ValueError(f'latent_rows={self.latent_rows} is not a multiple of latent_patch={self.latent_patch}')
+        sizes = (
+            ("tiny", "B", "L", "H") if self.generator == "mar" else ("tiny", "S", "B", "L", "XL")
+        )
+        if self.size not in sizes:
+            raise ValueError(f"size={self.size!r}: {self.generator} has {', '.join(sizes)}")
+        if self.generator == "mar" and self.latent_rows:
+            raise ValueError(
+                f"latent_rows={self.latent_rows} is for sit and dit; mar learns its positions, so that a 2-D grid is a sequence like any other"
+            )
+        high = (
+            self.guidance_high
+            if self.guidance_high is not None
+            else 0.7
+            if self.generator == "sit"
+            else 1.0
+        )
+        if self.guidance_low > high:
+            raise ValueError(f"guidance_low={self.guidance_low} is above guidance_high={high}")
+        if self.latent_patch not in (1, 2, 4):
+            raise ValueError(f"latent_patch={self.latent_patch}: possible are 1, 2 and 4")
+        if self.latent_patch > 1 and not self.latent_rows:
+            raise ValueError(
+                f"latent_patch={self.latent_patch} needs a 2-D latent grid: latent_rows above 0"
+            )
+        if self.latent_rows % self.latent_patch:
+            raise ValueError(
+                f"latent_rows={self.latent_rows} is not a multiple of latent_patch={self.latent_patch}"
+            )
 
 
 @config
 class RepaConfig:
     "Alignment of a layer of the generator with a teacher's features (REPA, Yu et al. 2024, arXiv 2410.06940)."
-    align: Annotated[str, Choice('teacher', ('none', 'reference', 'dinov2', 'clip', 'eva02'))] = 'none'  # teacher
-    align_layer: int = Field(2, ge=1, le=100)  # which block's output, from 1
+
+    align: Annotated[str, Choice("teacher", ("none", "reference", "dinov2", "clip", "eva02"))] = (
+        Field("none", description="teacher")
+    )
+    align_layer: int = Field(2, ge=1, le=100, description="which block's output, from 1")
     align_weight: float = Field(0.5, ge=0)
-    align_file: str = ''  # weights of the teacher, if they lie elsewhere
+    align_file: str = Field("", description="weights of the teacher, if they lie elsewhere")
 
 
 @config
 class SampleConfig:
     "How samples are drawn."
-    sampler: Literal['euler', 'heun', 'dopri5', 'sde', 'ddpm', 'ddim', 'dpm++', 'mar'] | None = None  # sit: heun (two evaluations a step), euler, dopri5, sde; dit: dpm++, ddim, ddpm; mar: mar; None: the first of these
-    sample_steps: int | None = Field(None, ge=1, le=1000)  # steps from noise to latent; None: the sampler's own
-    samples: int = Field(500, ge=2)  # how many, classes in turn
-    sample_guidance: float | None = Field(None, ge=0, le=100)  # guidance scale; None: the generator's own
-    temperature: float = Field(1.0, ge=0, le=10)  # mar: factor on the noise of the head's steps
+
+    sampler: Literal["euler", "heun", "dopri5", "sde", "ddpm", "ddim", "dpm++", "mar"] | None = (
+        Field(
+            None,
+            description="sit: heun (two evaluations a step), euler, dopri5, sde; dit: dpm++, ddim, ddpm; mar: mar; None: the first of these",
+        )
+    )
+    sample_steps: int | None = Field(
+        None, ge=1, le=1000, description="steps from noise to latent; None: the sampler's own"
+    )
+    samples: int = Field(500, ge=2, description="how many, classes in turn")
+    sample_guidance: float | None = Field(
+        None, ge=0, le=100, description="guidance scale; None: the generator's own"
+    )
+    temperature: float = Field(
+        1.0, ge=0, le=10, description="mar: factor on the noise of the head's steps"
+    )

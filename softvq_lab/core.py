@@ -21,44 +21,52 @@ import numpy as np
 # %% ../nbs/00_core.ipynb #aa74ad65
 def derive_seed(*stream) -> int:
     "A 63-bit seed for the stream named by `stream`, for example `derive_seed(0, 'noise', step)`."
-    digest = hashlib.sha256('/'.join(map(str, stream)).encode()).digest()
-    return int.from_bytes(digest[:8], 'big') >> 1
+    digest = hashlib.sha256("/".join(map(str, stream)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 # %% ../nbs/00_core.ipynb #c2c693b3
-def rng(*stream) -> 'torch.Generator':
+def rng(*stream) -> "torch.Generator":
     "A CPU generator for the stream: draws on the CPU are the same whatever device computes."
     import torch
+
     return torch.Generator().manual_seed(derive_seed(*stream))
 
 
 def seed_everything(*stream):
     "Seed Python, NumPy and torch (all devices) for the stream."
     import torch
+
     seed = derive_seed(*stream)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #a4047a70
-def best_device() -> 'torch.device':
+def best_device() -> "torch.device":
     "CUDA where there is one, else the CPU."
     import torch
-    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def full_precision(device: 'torch.device'):
+def full_precision(device: "torch.device"):
     "A region in which autocast is off: softmaxes, norms and losses are computed in float32."
     import torch
-    return torch.autocast(device.type, enabled=False) if device.type != 'meta' else nullcontext()  # counting parameters and FLOPs: there is no autocast on meta
+
+    return (
+        torch.autocast(device.type, enabled=False) if device.type != "meta" else nullcontext()
+    )  # counting parameters and FLOPs: there is no autocast on meta
 
 # %% ../nbs/00_core.ipynb #1715d8aa
 def write_atomic(path, data: bytes | str):
     "Write `data` to `path` so that a crash at any moment leaves the old content or the new, never a part."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')  # of this call alone: threads, and processes of other machines, may write the same file
+    aside = path.with_name(
+        f".{path.name}.{secrets.token_hex(4)}.tmp"
+    )  # of this call alone: threads, and processes of other machines, may write the same file
     try:
-        with open(aside, 'wb') as f:
+        with open(aside, "wb") as f:
             f.write(data.encode() if isinstance(data, str) else data)
             f.flush()
             os.fsync(f.fileno())
@@ -69,28 +77,31 @@ def write_atomic(path, data: bytes | str):
 
 def write_json(path, value):
     "`value` as indented JSON, written atomically."
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + '\n')
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def now() -> str:
     "Local time and zone, to the second, as files hold it."
-    return datetime.datetime.now().astimezone().isoformat(timespec='seconds')
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def read_json(path):
     "The JSON in `path`; a `ValueError` that names the file when it is not JSON."
-    try: return json.loads(Path(path).read_text(encoding='utf-8'))
-    except (UnicodeDecodeError, json.JSONDecodeError) as e: raise ValueError(f'{path} is not readable JSON: {e}') from None
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise ValueError(f"{path} is not readable JSON: {e}") from None
 
 # %% ../nbs/00_core.ipynb #dba32476
 def sha256(path) -> str:
     "SHA-256 of a file, as hex."
     digest = hashlib.sha256()
-    with open(path, 'rb') as f:
-        while chunk := f.read(1 << 20): digest.update(chunk)
+    with open(path, "rb") as f:
+        while chunk := f.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
 def cache_dir() -> Path:
     "Where things that can be made again are kept: `$SOFTVQ_LAB_CACHE`, else `~/.cache/softvq_lab`."
-    return Path(os.environ.get('SOFTVQ_LAB_CACHE') or Path.home()/'.cache'/'softvq_lab')
+    return Path(os.environ.get("SOFTVQ_LAB_CACHE") or Path.home() / ".cache" / "softvq_lab")

@@ -22,37 +22,98 @@ from torch.utils.data import Dataset, TensorDataset
 from .config import DataConfig
 from .core import derive_seed
 from .files import BrokenFiles, ImageFiles, Pictures, folder, record_broken
-from .images import ImageData, Size, center_crop, from_pil, from_rgb, from_uint8, grid, height_width, labels_of, pixels, random_crop, spread, stack, to_pil, to_uint8
+from softvq_lab.images import (
+    ImageData,
+    Size,
+    center_crop,
+    from_pil,
+    from_rgb,
+    from_uint8,
+    grid,
+    height_width,
+    labels_of,
+    pixels,
+    random_crop,
+    spread,
+    stack,
+    to_pil,
+    to_uint8,
+)
 from .packed import hf, webdataset
 from .plugins import registered
 
 # %% ../nbs/02_data.ipynb #4b12f59f
 # The front door: whoever uses images needs this module only.
-_all_ = ['BrokenFiles', 'ImageData', 'ImageFiles', 'Size', 'center_crop', 'folder', 'from_pil', 'from_uint8', 'grid', 'height_width', 'labels_of', 'pixels', 'record_broken', 'stack', 'to_pil', 'to_uint8']
+_all_ = [
+    "BrokenFiles",
+    "ImageData",
+    "ImageFiles",
+    "Size",
+    "center_crop",
+    "folder",
+    "from_pil",
+    "from_uint8",
+    "grid",
+    "height_width",
+    "labels_of",
+    "pixels",
+    "record_broken",
+    "stack",
+    "to_pil",
+    "to_uint8",
+]
 
 # %% ../nbs/02_data.ipynb #9ef75dc6
 def digits(size: Size) -> ImageData:
     "scikit-learn's 1,797 handwritten digits at `size` pixels (on black where it is no square): 1,437 for training, 360 held out."
     (H, W), side = height_width(size), min(height_width(size))
     from sklearn.datasets import load_digits  # 0.5 s, needed here only
+
     raw = load_digits()
     x = torch.from_numpy(raw.images).float()[:, None] / 8 - 1
-    x = F.interpolate(x, size=(side, side), mode='bicubic', align_corners=False).clamp(-1, 1)
-    x = F.pad(x, ((W - side) // 2, (W - side + 1) // 2, (H - side) // 2, (H - side + 1) // 2), value=-1.).expand(-1, 3, -1, -1)
+    x = F.interpolate(x, size=(side, side), mode="bicubic", align_corners=False).clamp(-1, 1)
+    x = F.pad(
+        x, ((W - side) // 2, (W - side + 1) // 2, (H - side) // 2, (H - side + 1) // 2), value=-1.0
+    ).expand(-1, 3, -1, -1)
     y = torch.from_numpy(raw.target).long()
     held = torch.arange(len(y)) % 5 == 0
-    return ImageData(TensorDataset(x[~held], y[~held]), TensorDataset(x[held], y[held]), tuple(map(str, raw.target_names)), f'digits (scikit-learn) at {pixels(size)}')
+    return ImageData(
+        TensorDataset(x[~held], y[~held]),
+        TensorDataset(x[held], y[held]),
+        tuple(map(str, raw.target_names)),
+        f"digits (scikit-learn) at {pixels(size)}",
+    )
 
 # %% ../nbs/02_data.ipynb #7053ae7b
-SHAPES = ('circle', 'ring', 'triangle', 'square', 'pentagon', 'star', 'cross', 'crescent')
+SHAPES = ("circle", "ring", "triangle", "square", "pentagon", "star", "cross", "crescent")
 
 
 def _polygon(kind: str) -> list[complex]:
     "Corners of a shape within the unit circle."
-    turn = lambda n, i: complex(math.cos(2*math.pi*i/n - math.pi/2), math.sin(2*math.pi*i/n - math.pi/2))
-    if kind == 'star': return [turn(10, i) * (1 if i % 2 == 0 else 0.45) for i in range(10)]
-    if kind == 'cross': return [complex(a, b) for a, b in [(-.3,-1),(.3,-1),(.3,-.3),(1,-.3),(1,.3),(.3,.3),(.3,1),(-.3,1),(-.3,.3),(-1,.3),(-1,-.3),(-.3,-.3)]]
-    n = {'triangle': 3, 'square': 4, 'pentagon': 5}[kind]
+    turn = lambda n, i: complex(
+        math.cos(2 * math.pi * i / n - math.pi / 2), math.sin(2 * math.pi * i / n - math.pi / 2)
+    )
+    if kind == "star":
+        return [turn(10, i) * (1 if i % 2 == 0 else 0.45) for i in range(10)]
+    if kind == "cross":
+        return [
+            complex(a, b)
+            for a, b in [
+                (-0.3, -1),
+                (0.3, -1),
+                (0.3, -0.3),
+                (1, -0.3),
+                (1, 0.3),
+                (0.3, 0.3),
+                (0.3, 1),
+                (-0.3, 1),
+                (-0.3, 0.3),
+                (-1, 0.3),
+                (-1, -0.3),
+                (-0.3, -0.3),
+            ]
+        ]
+    n = {"triangle": 3, "square": 4, "pentagon": 5}[kind]
     return [turn(n, i) for i in range(n)]
 
 
@@ -69,102 +130,166 @@ def draw_scene(kind: str, size: int, seed: int) -> Image.Image:
     radius = r.uniform(0.2, 0.38) * s
     c = complex(*(r.uniform(radius, s - radius) for _ in range(2)))
     disc = lambda at, rad: [at.real - rad, at.imag - rad, at.real + rad, at.imag + rad]
-    if kind in ('circle', 'ring', 'crescent'):
-        mask = Image.new('L', (s, s))
+    if kind in ("circle", "ring", "crescent"):
+        mask = Image.new("L", (s, s))
         pen = ImageDraw.Draw(mask)
         pen.ellipse(disc(c, radius), fill=255)
-        bite = c if kind == 'ring' else c + radius * 0.6 * complex(math.cos(angle), math.sin(angle))
-        if kind != 'circle': pen.ellipse(disc(bite, radius * (0.55 if kind == 'ring' else 0.8)), fill=0)
+        bite = c if kind == "ring" else c + radius * 0.6 * complex(math.cos(angle), math.sin(angle))
+        if kind != "circle":
+            pen.ellipse(disc(bite, radius * (0.55 if kind == "ring" else 0.8)), fill=0)
         image.paste(fill, (0, 0, s, s), mask)
     else:
         tilt = complex(math.cos(a := r.uniform(-0.4, 0.4)), math.sin(a))
-        ImageDraw.Draw(image).polygon([((p := c + radius * q * tilt).real, p.imag) for q in _polygon(kind)], fill=fill)
+        ImageDraw.Draw(image).polygon(
+            [((p := c + radius * q * tilt).real, p.imag) for q in _polygon(kind)], fill=fill
+        )
     return image.resize((size, size), Image.Resampling.BOX)
 
 # %% ../nbs/02_data.ipynb #faad9ad9
 class Scenes(Dataset):
     "`count` scenes drawn on demand, classes in turn; `split` keeps training and held-out scenes apart."
 
-    def __init__(self, count: int, size: Size, split: str): self.count, self.size, self.split, self.labels = count, size, split, np.arange(count) % len(SHAPES)
-    def __len__(self): return self.count
+    def __init__(self, count: int, size: Size, split: str):
+        self.count, self.size, self.split, self.labels = (
+            count,
+            size,
+            split,
+            np.arange(count) % len(SHAPES),
+        )
+
+    def __len__(self):
+        return self.count
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        if not 0 <= i < self.count: raise IndexError(i)
+        if not 0 <= i < self.count:
+            raise IndexError(i)
         label = i % len(SHAPES)
-        image = center_crop(draw_scene(SHAPES[label], max(height_width(self.size)), derive_seed('shapes', self.split, i)), self.size)
+        image = center_crop(
+            draw_scene(
+                SHAPES[label], max(height_width(self.size)), derive_seed("shapes", self.split, i)
+            ),
+            self.size,
+        )
         return from_rgb(image), label
 
 
 def shapes(size: Size, count: int) -> ImageData:
     "Drawn scenes at `size` pixels: `count` for training, an eighth of it (at least 80) held out."
-    return ImageData(Scenes(count, size, 'train'), Scenes(max(80, count // 8), size, 'heldout'), SHAPES, f'shapes ({count} drawn scenes) at {pixels(size)}')
+    return ImageData(
+        Scenes(count, size, "train"),
+        Scenes(max(80, count // 8), size, "heldout"),
+        SHAPES,
+        f"shapes ({count} drawn scenes) at {pixels(size)}",
+    )
 
 # %% ../nbs/02_data.ipynb #1baf7540
 class Augmented(Dataset):
     "Views of a training split: item `(index, draw)`, or `index` for draw 0. `crop` is 'center' or 'random' (ADM), `flip` turns every other view."
+
     draws = True  # for samplers: a pair (index, draw) may be asked for
 
-    def __init__(self, data: Dataset, crop: str = 'center', flip: bool = False, seed: int = 0):
-        if crop not in ('center', 'random'): raise ValueError(f"crop={crop!r}; possible: 'center', 'random'")
+    def __init__(self, data: Dataset, crop: str = "center", flip: bool = False, seed: int = 0):
+        if crop not in ("center", "random"):
+            raise ValueError(f"crop={crop!r}; possible: 'center', 'random'")
         self.data, self.crop, self.flip, self.seed = data, crop, flip, seed
 
-    def __len__(self): return len(self.data)
+    def __len__(self):
+        return len(self.data)
 
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int]:
         index, draw = item if isinstance(item, tuple) else (item, 0)
-        r = random.Random(derive_seed(self.seed, 'augment', draw, index))
+        r = random.Random(derive_seed(self.seed, "augment", draw, index))
         flip, place = self.flip and r.random() < 0.5, (r.random(), r.random(), r.random())
-        if self.crop == 'center': x, y = self.data[index]
-        elif isinstance(self.data, Pictures): x, y = self.data.view(index, place)  # cut from the whole picture
+        if self.crop == "center":
+            x, y = self.data[index]
+        elif isinstance(self.data, Pictures):
+            x, y = self.data.view(index, place)  # cut from the whole picture
         else:
             x, y = self.data[index]
-            x = from_rgb(random_crop(to_pil(x), tuple(x.shape[1:]), place))  # digits and scenes are as large as they are asked for
+            x = from_rgb(
+                random_crop(to_pil(x), tuple(x.shape[1:]), place)
+            )  # digits and scenes are as large as they are asked for
         return x.flip(-1) if flip else x, y
 
 
 class WithMirrors(Dataset):
     "A split of N images and their mirror images: item N + i is item i turned left to right."
 
-    def __init__(self, data: Dataset): self.data = data
-    def __len__(self): return 2 * len(self.data)
+    def __init__(self, data: Dataset):
+        self.data = data
+
+    def __len__(self):
+        return 2 * len(self.data)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if not 0 <= index < len(self): raise IndexError(index)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         x, y = self.data[index % len(self.data)]
         return (x.flip(-1) if index >= len(self.data) else x), y
 
 
 def training_view(images: ImageData, cfg: DataConfig, seed: int) -> Dataset:
     "The training split as `cfg` wants it seen: itself, or `Augmented`."
-    return images.train if cfg.crop == 'center' and not cfg.flip else Augmented(images.train, cfg.crop, cfg.flip, seed)
+    return (
+        images.train
+        if cfg.crop == "center" and not cfg.flip
+        else Augmented(images.train, cfg.crop, cfg.flip, seed)
+    )
 
 # %% ../nbs/02_data.ipynb #02941fa2
 def load_data(cfg: DataConfig, size: Size) -> ImageData:
     "The data set that `cfg` names, at `size` pixels."
-    if cfg.dataset == 'digits': return digits(size)
-    if cfg.dataset == 'shapes': return shapes(size, cfg.data_size)
-    return {'folder': folder, 'hf': hf, 'webdataset': webdataset, **registered('dataset')}[cfg.dataset](cfg.data_path, size)
+    if cfg.dataset == "digits":
+        return digits(size)
+    if cfg.dataset == "shapes":
+        return shapes(size, cfg.data_size)
+    return {"folder": folder, "hf": hf, "webdataset": webdataset, **registered("dataset")}[
+        cfg.dataset
+    ](cfg.data_path, size)
 
 # %% ../nbs/02_data.ipynb #146a1e32
 def describe_data(images: ImageData, sample: int = 64) -> str:
     "Images of each class, and smallest and largest size and broken files in a sample of the training pictures, in words."
-    train, held = (np.bincount(labels_of(s), minlength=images.num_classes) for s in (images.train, images.heldout))
-    lines = [f'{images.source}: {len(images.train)} for training, {len(images.heldout)} held out, {images.num_classes} class' + 'es' * (images.num_classes > 1)]
-    words = [f'{n}: {t} + {h}' for n, t, h in zip(images.class_names, train, held)]
-    if len(words) > 20: words = [words[i] for i in np.argsort(train, kind='stable')[[0, 1, 2, -3, -2, -1]]]; words.insert(3, '...')
-    lines.append('training + held-out images of a class: ' + ', '.join(words))
-    if not isinstance(images.train, Pictures): return '\n'.join(lines)
+    train, held = (
+        np.bincount(labels_of(s), minlength=images.num_classes)
+        for s in (images.train, images.heldout)
+    )
+    lines = [
+        f"{images.source}: {len(images.train)} for training, {len(images.heldout)} held out, {images.num_classes} class"
+        + "es" * (images.num_classes > 1)
+    ]
+    words = [f"{n}: {t} + {h}" for n, t, h in zip(images.class_names, train, held)]
+    if len(words) > 20:
+        words = [words[i] for i in np.argsort(train, kind="stable")[[0, 1, 2, -3, -2, -1]]]
+        words.insert(3, "...")
+    lines.append("training + held-out images of a class: " + ", ".join(words))
+    if not isinstance(images.train, Pictures):
+        return "\n".join(lines)
     looked = [_picture_size(images.train, i) for i in spread(len(images.train), sample)]
     sizes = sorted((s for s in looked if isinstance(s, tuple)), key=math.prod)
     H, W = height_width(images.train.size)
     small = sum(w < W or h < H for w, h in sizes)
-    if sizes: lines.append(f'pictures in a sample of {len(looked)}: from {sizes[0][0]} x {sizes[0][1]} to {sizes[-1][0]} x {sizes[-1][1]} pixels' + (f'; {small} are smaller than {pixels(images.train.size)} and are enlarged' if small else ''))
+    if sizes:
+        lines.append(
+            f"pictures in a sample of {len(looked)}: from {sizes[0][0]} x {sizes[0][1]} to {sizes[-1][0]} x {sizes[-1][1]} pixels"
+            + (
+                f"; {small} are smaller than {pixels(images.train.size)} and are enlarged"
+                if small
+                else ""
+            )
+        )
     broken = [s for s in looked if isinstance(s, str)]
-    return '\n'.join(lines + [f'broken in that sample: {len(broken)}'] * bool(broken) + [f'  {b}' for b in broken[:10]])
+    return "\n".join(
+        lines
+        + [f"broken in that sample: {len(broken)}"] * bool(broken)
+        + [f"  {b}" for b in broken[:10]]
+    )
 
 
 def _picture_size(pictures: Pictures, i: int) -> tuple[int, int] | str:
     "Width and height of a picture as it is seen, or what is wrong with it."
     try:
-        with Image.open(pictures.open(i)) as image: return ImageOps.exif_transpose(image).size
-    except Exception as e: return f'{pictures.name(i)}: {type(e).__name__}: {e}'
+        with Image.open(pictures.open(i)) as image:
+            return ImageOps.exif_transpose(image).size
+    except Exception as e:
+        return f"{pictures.name(i)}: {type(e).__name__}: {e}"

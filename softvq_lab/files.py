@@ -24,93 +24,138 @@ from .images import ImageData, Place, Size, from_pil, pixels
 class BrokenFiles:
     "Files of a data set of `total` images that could not be read: noted by any process in the file `path` (one JSON line each), counted by `check`. Without a path a warning is all."
 
-    def __init__(self, path=None, total: int = 0): self.path, self.total, self._files, self._read = path and Path(path), total, {}, 0
+    def __init__(self, path=None, total: int = 0):
+        self.path, self.total, self._files, self._read = path and Path(path), total, {}, 0
 
     def note(self, file, error):
         "Write down that `file` cannot be read; once for each file and process."
-        if str(file) in self._files: return
+        if str(file) in self._files:
+            return
         self._files[str(file)] = str(error)
-        if not self.path: return warnings.warn(f'{file} cannot be read as an image and is skipped ({error})', stacklevel=2)
+        if not self.path:
+            return warnings.warn(
+                f"{file} cannot be read as an image and is skipped ({error})", stacklevel=2
+            )
         fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try: os.write(fd, (json.dumps({'file': str(file), 'error': str(error)}) + '\n').encode())
-        finally: os.close(fd)
+        try:
+            os.write(fd, (json.dumps({"file": str(file), "error": str(error)}) + "\n").encode())
+        finally:
+            os.close(fd)
 
     @property
     def files(self) -> dict[str, str]:
         "File -> what is wrong with it, of all processes."
         if self.path and self.path.exists() and self.path.stat().st_size > self._read:
-            with open(self.path, 'rb') as f:
+            with open(self.path, "rb") as f:
                 f.seek(self._read)
                 new = f.read()
-            new = new[:new.rfind(b'\n') + 1]  # a line that is being written is read the next time
+            new = new[: new.rfind(b"\n") + 1]  # a line that is being written is read the next time
             self._read += len(new)
             for line in new.splitlines():
-                try: row = json.loads(line)
-                except ValueError: continue  # torn by a crash
-                self._files.setdefault(row['file'], row['error'])
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue  # torn by a crash
+                self._files.setdefault(row["file"], row["error"])
         return self._files
 
     def check(self):
         "A `ValueError` that names the files when more than 1% of all images, and more than two, are broken."
         if len(self.files) > max(2, self.total / 100):
-            listed = f'; when they are repaired or removed, delete {self.path} and resume' if self.path else ''
-            raise ValueError(f'{len(self.files)} of {self.total} images are broken, more than 1%:\n  {self._named()}\nRepair or remove them{listed}')
+            listed = (
+                f"; when they are repaired or removed, delete {self.path} and resume"
+                if self.path
+                else ""
+            )
+            raise ValueError(
+                f"{len(self.files)} of {self.total} images are broken, more than 1%:\n  {self._named()}\nRepair or remove them{listed}"
+            )
 
     def report(self) -> str:
         "How many files were skipped, and which; '' when there are none."
-        if not self.files: return ''
-        return f'{len(self.files)} of {self.total} images cannot be read and were skipped, their neighbours standing in for them' + (f' (all in {self.path})' if self.path else '') + f':\n  {self._named()}'
+        if not self.files:
+            return ""
+        return (
+            f"{len(self.files)} of {self.total} images cannot be read and were skipped, their neighbours standing in for them"
+            + (f" (all in {self.path})" if self.path else "")
+            + f":\n  {self._named()}"
+        )
 
     def _named(self, most: int = 10) -> str:
         rest = len(self._files) - most
-        return '\n  '.join([f'{f}: {e}' for f, e in list(self._files.items())[:most]] + ([f'and {rest} more'] if rest > 0 else []))
+        return "\n  ".join(
+            [f"{f}: {e}" for f, e in list(self._files.items())[:most]]
+            + ([f"and {rest} more"] if rest > 0 else [])
+        )
 
 # %% ../nbs/01b_files.ipynb #431ef8e9
 class Pictures(Dataset):
     "Pictures of any size, decoded on demand. Subclasses define `open(i)` (a path or binary file) and `name(i)`."
 
-    def __init__(self, labels, size: Size): self.labels, self.size, self.broken = np.asarray(labels, dtype=np.int64), size, BrokenFiles(total=len(labels))
-    def __len__(self): return len(self.labels)
-    def __getitem__(self, i: int) -> tuple[Tensor, int]: return self.view(i)
+    def __init__(self, labels, size: Size):
+        self.labels, self.size, self.broken = (
+            np.asarray(labels, dtype=np.int64),
+            size,
+            BrokenFiles(total=len(labels)),
+        )
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self.view(i)
 
     def view(self, i: int, place: Place | None = None) -> tuple[Tensor, int]:
         "Picture i and its label: centre crop, or ADM's random crop at `place`. A `ValueError` names the broken ones when they have become too many."
-        if not 0 <= i < len(self): raise IndexError(i)
+        if not 0 <= i < len(self):
+            raise IndexError(i)
         for j in range(i, i + len(self)):
             j %= len(self)
-            try: return decode(self.open(j), self.size, place), int(self.labels[j])
+            try:
+                return decode(self.open(j), self.size, place), int(self.labels[j])
             except Exception as e:
-                if getattr(e, 'errno', None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM): raise  # the machine is ill, not the file
-                error = f'{type(e).__name__}: {e}'
+                if getattr(e, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    raise  # the machine is ill, not the file
+                error = f"{type(e).__name__}: {e}"
             self.broken.note(self.name(j), error)
             self.broken.check()  # in whichever process it is: a loader hands the error on
-        raise ValueError(f'none of {len(self)} images can be read, from {self.name(i)} on')
+        raise ValueError(f"none of {len(self)} images can be read, from {self.name(i)} on")
 
 
 def decode(file, size: Size, place: Place | None = None) -> Tensor:
     "An image file (path or binary file) as (3, H, W) of `size` in [-1, 1]; raises what PIL raises, also for a decompression bomb."
     with warnings.catch_warnings():
-        warnings.simplefilter('error', Image.DecompressionBombWarning)
-        with Image.open(file) as image: return from_pil(image, size, place)
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file) as image:
+            return from_pil(image, size, place)
 
 
 def record_broken(images: ImageData, folder) -> BrokenFiles:
     "From now on broken files of both splits are noted in `folder/broken.jsonl`, from worker processes too."
-    recorder = BrokenFiles(Path(folder)/'broken.jsonl', len(images.train) + len(images.heldout))
+    recorder = BrokenFiles(Path(folder) / "broken.jsonl", len(images.train) + len(images.heldout))
     for split in (images.train, images.heldout):
-        if isinstance(split, Pictures): split.broken = recorder
+        if isinstance(split, Pictures):
+            split.broken = recorder
     return recorder
 
 # %% ../nbs/01b_files.ipynb #ebb61296
 def hold_out(names) -> np.ndarray:
     "Which of the images called `names` are held out, about a tenth: truth values (N), at least one of each."
-    held = np.array([int(hashlib.sha256(n.encode(errors='surrogateescape')).hexdigest(), 16) % 10 == 0 for n in names], dtype=bool)
-    if not held.any(): held[::10] = True  # a handful of images: the hash may miss them all
-    if held.all(): held[1:] = False
+    held = np.array(
+        [
+            int(hashlib.sha256(n.encode(errors="surrogateescape")).hexdigest(), 16) % 10 == 0
+            for n in names
+        ],
+        dtype=bool,
+    )
+    if not held.any():
+        held[::10] = True  # a handful of images: the hash may miss them all
+    if held.all():
+        held[1:] = False
     return held
 
 # %% ../nbs/01b_files.ipynb #432b77f2
-IMAGE_SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff'}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 class ImageFiles(Pictures):
@@ -118,45 +163,81 @@ class ImageFiles(Pictures):
 
     def __init__(self, root, files: list[str], labels, size: Size):
         super().__init__(labels, size)
-        self.root, self.paths = Path(root), np.array([os.fsencode(f) for f in files], dtype=bytes)  # an array: worker processes share its memory, a list of a million strings they copy
+        self.root, self.paths = (
+            Path(root),
+            np.array([os.fsencode(f) for f in files], dtype=bytes),
+        )  # an array: worker processes share its memory, a list of a million strings they copy
 
-    def open(self, i: int) -> Path: return self.root/os.fsdecode(self.paths[i])
-    def name(self, i: int) -> str: return str(self.open(i))
+    def open(self, i: int) -> Path:
+        return self.root / os.fsdecode(self.paths[i])
+
+    def name(self, i: int) -> str:
+        return str(self.open(i))
 
 
-def _is_image(name: str) -> bool: return not name.startswith('.') and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def _scan(root: Path, below: str = '') -> dict[str, list[str]]:
+def _scan(root: Path, below: str = "") -> dict[str, list[str]]:
     "Class name -> its image files relative to `root`, sorted; one class called '' where there are no class folders. Hidden files and classes without images are left out."
     folders, loose = [], []
-    for e in os.scandir(root): (folders if e.is_dir() else loose).append(e.name)
+    for e in os.scandir(root):
+        (folders if e.is_dir() else loose).append(e.name)
     found, loose = {}, sorted(n for n in loose if _is_image(n))
-    for name in sorted(f for f in folders if not f.startswith('.')):
-        files = [os.path.join(at, n) for at, _, names in os.walk(root/name) for n in names if _is_image(n)]
-        if files: found[name] = sorted(f[len(str(root)) + 1:] for f in files)
-    if found and loose: raise ValueError(f'{root} holds {len(loose)} images beside its class folders (such as {loose[0]}): move them into the folder of their class, or elsewhere')
-    return found or {'': loose}
+    for name in sorted(f for f in folders if not f.startswith(".")):
+        files = [
+            os.path.join(at, n)
+            for at, _, names in os.walk(root / name)
+            for n in names
+            if _is_image(n)
+        ]
+        if files:
+            found[name] = sorted(f[len(str(root)) + 1 :] for f in files)
+    if found and loose:
+        raise ValueError(
+            f"{root} holds {len(loose)} images beside its class folders (such as {loose[0]}): move them into the folder of their class, or elsewhere"
+        )
+    return found or {"": loose}
 
 # %% ../nbs/01b_files.ipynb #e6e937d5
 def folder(path, size: Size) -> ImageData:
     "An image folder: one sub-folder a class, or images of one class, or such folders under `train` and `val`; `ValueError` when there is nothing to train on."
     root = Path(path).expanduser().absolute()
-    if not root.is_dir(): raise ValueError(f'data_path={str(path)!r} is not a folder (looked in {root})')
-    title, val = root.name, next((root/n for n in ('val', 'test') if (root/n).is_dir()), None)
-    if (root/'train').is_dir() and val:
-        known, other = _scan(root/'train'), _scan(val)
-        train, held = ([(f'{side}/{f}', n) for n, files in found.items() for f in files] for side, found in [('train', known), (val.name, other)])
-        if unknown := set(other) - set(known): raise ValueError(f'{val} holds classes that {root/"train"} does not: {sorted(unknown)}' if unknown != {''} else f'{val} has no class folders, {root/"train"} has: {sorted(known)}')
+    if not root.is_dir():
+        raise ValueError(f"data_path={str(path)!r} is not a folder (looked in {root})")
+    title, val = root.name, next((root / n for n in ("val", "test") if (root / n).is_dir()), None)
+    if (root / "train").is_dir() and val:
+        known, other = _scan(root / "train"), _scan(val)
+        train, held = (
+            [(f"{side}/{f}", n) for n, files in found.items() for f in files]
+            for side, found in [("train", known), (val.name, other)]
+        )
+        if unknown := set(other) - set(known):
+            raise ValueError(
+                f"{val} holds classes that {root / 'train'} does not: {sorted(unknown)}"
+                if unknown != {""}
+                else f"{val} has no class folders, {root / 'train'} has: {sorted(known)}"
+            )
     else:
-        if [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith('.')] == ['train']: root = root/'train'
+        if [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")] == [
+            "train"
+        ]:
+            root = root / "train"
         known = _scan(root)
         files = [(f, n) for n, fs in known.items() for f in fs]
         is_held = hold_out([Path(f).as_posix() for f, _ in files])
         train, held = ([f for f, h in zip(files, is_held) if h == side] for side in (False, True))
     if len(train) < 2 or not held:
-        raise ValueError(f'{root} holds {len(train)} training and {len(held)} held-out images ({", ".join(sorted(IMAGE_SUFFIXES))}); at least 3 images are needed, '
-                         f'those of each class in a folder of its own, for example {root}/cat/1.jpg (one class needs no folder)')
+        raise ValueError(
+            f"{root} holds {len(train)} training and {len(held)} held-out images ({', '.join(sorted(IMAGE_SUFFIXES))}); at least 3 images are needed, "
+            f"those of each class in a folder of its own, for example {root}/cat/1.jpg (one class needs no folder)"
+        )
     number = {n: y for y, n in enumerate(known)}
     make = lambda side: ImageFiles(root, [f for f, _ in side], [number[n] for _, n in side], size)
-    return ImageData(make(train), make(held), tuple(n or title for n in known), f'folder {title} ({len(train)} + {len(held)} images) at {pixels(size)}')
+    return ImageData(
+        make(train),
+        make(held),
+        tuple(n or title for n in known),
+        f"folder {title} ({len(train)} + {len(held)} images) at {pixels(size)}",
+    )

@@ -30,109 +30,182 @@ from .weights import load_weights
 def model_card(model) -> str:
     "What a stranger must know of a saved model, as the hub shows it."
     about = model.describe()
-    rows = '\n'.join(f'| {k} | {v} |' for k, v in about['config'].items())
+    rows = "\n".join(f"| {k} | {v} |" for k, v in about["config"].items())
     use = f"from softvq_lab.hub import load_{about['kind']}\n\nmodel = load_{about['kind']}('FOLDER_OR_REPO')"
-    return (f"---\nlibrary_name: softvq_lab\nlicense: apache-2.0\ntags: [image-tokenizer, softvq, {about['kind']}]\n---\n\n# A {about['kind']} of softvq_lab\n\n"
-            f"Fingerprint `{about['fingerprint']}`, {sum(p.numel() for p in model.parameters()):,} parameters.\n\n```python\n{use}\n```\n\n| setting | value |\n| --- | --- |\n{rows}\n")
+    return (
+        f"---\nlibrary_name: softvq_lab\nlicense: apache-2.0\ntags: [image-tokenizer, softvq, {about['kind']}]\n---\n\n# A {about['kind']} of softvq_lab\n\n"
+        f"Fingerprint `{about['fingerprint']}`, {sum(p.numel() for p in model.parameters()):,} parameters.\n\n```python\n{use}\n```\n\n| setting | value |\n| --- | --- |\n{rows}\n"
+    )
 
 
 def save(model, folder):
     "Write a tokenizer or generator to `folder` (`config.json`, `model.safetensors`, a model card `README.md`)."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder/'README.md', model_card(model))
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder/'model.safetensors')
-    write_json(folder/'config.json', model.describe())
+    write_atomic(folder / "README.md", model_card(model))
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
+    )
+    write_json(folder / "config.json", model.describe())
 
 # %% ../nbs/07_hub.ipynb #901f8756
 def fetch(folder_or_repo) -> Path:
     "A folder as it is; a hub repository (`user/name`) from the local cache or, if there is a network, from the hub: json and safetensors only."
     folder = Path(folder_or_repo)
-    if folder.is_dir(): return folder
-    nowhere = f'{folder_or_repo} is not a folder (looked in {folder.resolve()})'
-    if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(folder_or_repo)): raise ValueError(nowhere)
-    try: return Path(snapshot_download(str(folder_or_repo), allow_patterns=['*.json', '*.safetensors', 'README.md'], etag_timeout=2))
-    except Exception as e: raise ValueError(f'{nowhere}, and as a hub repository it could not be had: {type(e).__name__}') from None
+    if folder.is_dir():
+        return folder
+    nowhere = f"{folder_or_repo} is not a folder (looked in {folder.resolve()})"
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder_or_repo)):
+        raise ValueError(nowhere)
+    try:
+        return Path(
+            snapshot_download(
+                str(folder_or_repo),
+                allow_patterns=["*.json", "*.safetensors", "README.md"],
+                etag_timeout=2,
+            )
+        )
+    except Exception as e:
+        raise ValueError(
+            f"{nowhere}, and as a hub repository it could not be had: {type(e).__name__}"
+        ) from None
 
 
 def push(folder, repo_id: str, private: bool = True) -> str:
     "Upload a saved folder to the hub and return its address. What is not loadable is not uploaded."
     folder = Path(folder)
-    kind = read_json(folder/'config.json').get('kind') if (folder/'config.json').is_file() else None
-    if kind not in ('tokenizer', 'generator'): raise ValueError(f'{folder} is not a saved tokenizer or generator: save(model, folder) first')
-    (load_tokenizer if kind == 'tokenizer' else load_generator)(folder)
+    kind = (
+        read_json(folder / "config.json").get("kind")
+        if (folder / "config.json").is_file()
+        else None
+    )
+    if kind not in ("tokenizer", "generator"):
+        raise ValueError(
+            f"{folder} is not a saved tokenizer or generator: save(model, folder) first"
+        )
+    (load_tokenizer if kind == "tokenizer" else load_generator)(folder)
     api = HfApi()
     api.create_repo(repo_id, private=private, exist_ok=True)
-    return str(api.upload_folder(folder_path=folder, repo_id=repo_id, allow_patterns=['config.json', 'model.safetensors', 'README.md']))
+    return str(
+        api.upload_folder(
+            folder_path=folder,
+            repo_id=repo_id,
+            allow_patterns=["config.json", "model.safetensors", "README.md"],
+        )
+    )
 
 # %% ../nbs/07_hub.ipynb #db5e45f8
 def _model_folder(folder) -> Path:
     "The folder that holds the weights: `folder`, or the newest intact checkpoint of the run in it."
     folder = fetch(folder)
-    if (folder/'checkpoints').is_dir():
-        newest = newest_checkpoint(folder/'checkpoints')
-        if newest is None: raise ValueError(f'{folder} is a run without an intact checkpoint yet')
+    if (folder / "checkpoints").is_dir():
+        newest = newest_checkpoint(folder / "checkpoints")
+        if newest is None:
+            raise ValueError(f"{folder} is a run without an intact checkpoint yet")
         return newest
-    for name in ('config.json', 'model.safetensors'):
-        if not (folder/name).is_file(): raise ValueError(f'{folder} has no {name}: not a saved model, nor a run folder with checkpoints')
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder} has no {name}: not a saved model, nor a run folder with checkpoints"
+            )
     return folder
 
 
 def _open(folder, kind: str) -> tuple[Path, dict]:
     folder = _model_folder(folder)
-    info = read_json(folder/'config.json')
-    if not isinstance(info, dict) or info.get('kind') != kind: raise ValueError(f'{folder} does not hold a {kind}, but {info.get("kind") if isinstance(info, dict) else type(info).__name__!r}')
+    info = read_json(folder / "config.json")
+    if not isinstance(info, dict) or info.get("kind") != kind:
+        raise ValueError(
+            f"{folder} does not hold a {kind}, but {info.get('kind') if isinstance(info, dict) else type(info).__name__!r}"
+        )
     return folder, info
 
 # %% ../nbs/07_hub.ipynb #fd379f22
 def _build(folder, kind: str, make):
     folder, info = _open(folder, kind)
-    try: model = make(info)
-    except ConfigError as e: raise ConfigError(f'{e}{plugin_hint(Run(folder.parent.parent))}') from None
-    except (KeyError, TypeError) as e: raise ValueError(f'{folder}/config.json is incomplete: {type(e).__name__} {e}') from None
-    load_weights(model, folder/'model.safetensors')
-    if model.fingerprint != info.get('fingerprint'): raise ValueError(f'{folder}: config.json and model.safetensors do not belong together (fingerprint {model.fingerprint}, stored {info.get("fingerprint")})')
+    try:
+        model = make(info)
+    except ConfigError as e:
+        raise ConfigError(f"{e}{plugin_hint(Run(folder.parent.parent))}") from None
+    except (KeyError, TypeError) as e:
+        raise ValueError(f"{folder}/config.json is incomplete: {type(e).__name__} {e}") from None
+    load_weights(model, folder / "model.safetensors")
+    if model.fingerprint != info.get("fingerprint"):
+        raise ValueError(
+            f"{folder}: config.json and model.safetensors do not belong together (fingerprint {model.fingerprint}, stored {info.get('fingerprint')})"
+        )
     return model.eval()
 
 
 def is_released_folder(folder) -> bool:
     "Does the folder hold a `config.json` of the authors' layout?"
-    path = Path(folder)/'config.json'
+    path = Path(folder) / "config.json"
     return path.is_file() and is_released(read_json(path))
 
 
 def load_tokenizer(folder) -> Tokenizer:
     "The tokenizer in a saved folder, a run folder, or a folder of the authors' release, in eval mode on the CPU."
     folder = fetch(folder)
-    if is_released_folder(folder): return load_released_tokenizer(folder)
+    if is_released_folder(folder):
+        return load_released_tokenizer(folder)
+
     def make(info):
-        model = Tokenizer(parse(TokenizerConfig, info['config']))
-        model.latent_stats = LatentStats.read(stats) if (stats := info.get('latent_stats')) else None
+        model = Tokenizer(parse(TokenizerConfig, info["config"]))
+        model.latent_stats = (
+            LatentStats.read(stats) if (stats := info.get("latent_stats")) else None
+        )
         return model
-    return _build(folder, 'tokenizer', make)
+
+    return _build(folder, "tokenizer", make)
 
 
 def load_generator(folder) -> Generator:
     "The generator in a saved folder, a run folder, or a folder of the authors' release (SiT, DiT, MAR), in eval mode on the CPU."
     folder = fetch(folder)
-    if (folder/'config.json').is_file() and is_released_generator(read_json(folder/'config.json')): return load_released_generator(folder)
-    return _build(folder, 'generator', lambda i: make_generator(parse(GeneratorConfig, i['config']), i['tokens'], i['latent_dim'], i['num_classes'], LatentStats.read(i['latent_stats']), i['tokenizer_fingerprint']))
+    if (folder / "config.json").is_file() and is_released_generator(
+        read_json(folder / "config.json")
+    ):
+        return load_released_generator(folder)
+    return _build(
+        folder,
+        "generator",
+        lambda i: make_generator(
+            parse(GeneratorConfig, i["config"]),
+            i["tokens"],
+            i["latent_dim"],
+            i["num_classes"],
+            LatentStats.read(i["latent_stats"]),
+            i["tokenizer_fingerprint"],
+        ),
+    )
 
 # %% ../nbs/07_hub.ipynb #bc4dcff0
 def find_tokenizer(folder) -> Path:
     "The run of the tokenizer that the generator's run in `folder` was trained on: as written there, or a folder of the same name beside it; of the two the one with the right weights."
     folder = Path(folder)
-    try: written = Path(read_json(folder/'config.json')['config']['tokenizer_run'])
-    except (OSError, KeyError, TypeError): raise ValueError(f'{folder} does not say on which tokenizer it was trained, as the run of a generator does') from None
-    there = [p for p in (written, folder.parent/written.name) if (p/'config.json').is_file()]
-    if there: return next((p for p in there if _said(p, 'fingerprint') == _said(folder, 'tokenizer_fingerprint')), there[0])
-    raise ValueError(f'{folder} was trained on the tokenizer of {written}, which is not there (nor is {folder.parent/written.name})')
+    try:
+        written = Path(read_json(folder / "config.json")["config"]["tokenizer_run"])
+    except (OSError, KeyError, TypeError):
+        raise ValueError(
+            f"{folder} does not say on which tokenizer it was trained, as the run of a generator does"
+        ) from None
+    there = [p for p in (written, folder.parent / written.name) if (p / "config.json").is_file()]
+    if there:
+        return next(
+            (p for p in there if _said(p, "fingerprint") == _said(folder, "tokenizer_fingerprint")),
+            there[0],
+        )
+    raise ValueError(
+        f"{folder} was trained on the tokenizer of {written}, which is not there (nor is {folder.parent / written.name})"
+    )
 
 
 def _said(folder: Path, key: str):
     "An entry of the newest checkpoint's config.json, None where there is none."
-    try: return read_json(_model_folder(folder)/'config.json').get(key)
-    except (OSError, ValueError, AttributeError): return None
+    try:
+        return read_json(_model_folder(folder) / "config.json").get(key)
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def load_pair(folder, tokenizer=None) -> tuple[Generator, Tokenizer]:

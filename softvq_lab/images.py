@@ -48,19 +48,36 @@ def height_width(size: Size) -> tuple[int, int]:
 def pixels(size: Size) -> str:
     "A size in words: 32px, or 32x64px."
     H, W = height_width(size)
-    return f'{H}px' if H == W else f'{H}x{W}px'
+    return f"{H}px" if H == W else f"{H}x{W}px"
 
 # %% ../nbs/01a_images.ipynb #e2f97ed3
 def cover(image: Image.Image, size: Size) -> Image.Image:
     "The image resized to just cover `size`: box halvings, then bicubic, as ADM does for squares (Dhariwal & Nichol 2021)."
     H, W = height_width(size)
     w, h = image.size
-    if max(w, h) > 4 * min(w, h) * max(H, W) / min(H, W):  # a ribbon: cut it first, or enlarging its short side makes a picture of gigabytes
+    if max(w, h) > 4 * min(w, h) * max(H, W) / min(
+        H, W
+    ):  # a ribbon: cut it first, or enlarging its short side makes a picture of gigabytes
         side = math.ceil(2 * min(w, h) * max(H, W) / min(H, W))
-        image = image.crop((max(0, w//2 - side), max(0, h//2 - side), min(w, w//2 + side), min(h, h//2 + side)))
-    while image.width >= 2 * W and image.height >= 2 * H: image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+        image = image.crop(
+            (
+                max(0, w // 2 - side),
+                max(0, h // 2 - side),
+                min(w, w // 2 + side),
+                min(h, h // 2 + side),
+            )
+        )
+    while image.width >= 2 * W and image.height >= 2 * H:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = max(W / image.width, H / image.height)
-    return image if scale == 1 else image.resize((max(W, round(image.width * scale)), max(H, round(image.height * scale))), Image.Resampling.BICUBIC)
+    return (
+        image
+        if scale == 1
+        else image.resize(
+            (max(W, round(image.width * scale)), max(H, round(image.height * scale))),
+            Image.Resampling.BICUBIC,
+        )
+    )
 
 
 def center_crop(image: Image.Image, size: Size) -> Image.Image:
@@ -85,13 +102,17 @@ def random_crop(image: Image.Image, size: Size, place: Place) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     "Any PIL image as 8-bit RGB: upright by its EXIF tag, alpha over white, 16-bit and float greys scaled."
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(('I', 'F')):  # PIL's own conversion clips them to white
+    if image.mode.startswith(("I", "F")):  # PIL's own conversion clips them to white
         a = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray((255 * (a - a.min()) / max(np.ptp(a), 1e-12)).astype(np.uint8) if image.mode == 'F' else (a / 257).clip(0, 255).astype(np.uint8))
-    if image.mode in ('LA', 'PA', 'RGBA') or 'transparency' in image.info:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return image.convert('RGB')
+        image = Image.fromarray(
+            (255 * (a - a.min()) / max(np.ptp(a), 1e-12)).astype(np.uint8)
+            if image.mode == "F"
+            else (a / 257).clip(0, 255).astype(np.uint8)
+        )
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def from_pil(image: Image.Image, size: Size, place: Place | None = None) -> Tensor:
@@ -104,7 +125,9 @@ def grid(images: Tensor, columns: int = 8, scale: int = 1) -> Image.Image:
     "Images (N, 3, H, W) in rows of `columns` on white; each pixel drawn `scale` x `scale` (no smoothing)."
     n, _, h, w = images.shape
     rows, gap = math.ceil(n / columns), 2
-    sheet = Image.new('RGB', (columns * (w * scale + gap) - gap, rows * (h * scale + gap) - gap), 'white')
+    sheet = Image.new(
+        "RGB", (columns * (w * scale + gap) - gap, rows * (h * scale + gap) - gap), "white"
+    )
     for i, x in enumerate(images):
         tile = to_pil(x).resize((w * scale, h * scale), Image.Resampling.NEAREST)
         sheet.paste(tile, ((i % columns) * (w * scale + gap), (i // columns) * (h * scale + gap)))
@@ -114,13 +137,15 @@ def grid(images: Tensor, columns: int = 8, scale: int = 1) -> Image.Image:
 @dataclass(frozen=True)
 class ImageData:
     "A labelled image data set: `train` and `heldout` give (image (3, H, W) in [-1, 1], label)."
+
     train: Dataset
     heldout: Dataset
     class_names: tuple[str, ...]
     source: str
 
     @property
-    def num_classes(self) -> int: return len(self.class_names)
+    def num_classes(self) -> int:
+        return len(self.class_names)
 
 
 def stack(split: Dataset, limit: int | None = None) -> tuple[Tensor, Tensor]:
@@ -136,6 +161,8 @@ def spread(n: int, limit: int | None = None) -> list[int]:
 
 def labels_of(split: Dataset) -> np.ndarray:
     "All labels (N) of a split, without decoding an image where the split knows them."
-    if hasattr(split, 'labels'): return np.asarray(split.labels)
-    if hasattr(split, 'tensors'): return split.tensors[1].numpy()
+    if hasattr(split, "labels"):
+        return np.asarray(split.labels)
+    if hasattr(split, "tensors"):
+        return split.tensors[1].numpy()
     return np.array([int(split[i][1]) for i in range(len(split))])

@@ -27,7 +27,10 @@ from .images import ImageData, Size, pixels
 # %% ../nbs/01c_packed.ipynb #6867204f
 def held_out_file(name: str) -> bool:
     "Does the file's name say that it is held out?"
-    return re.search(r'(^|[^a-z])(val|valid|validation|test|heldout)([^a-z]|$)', name.lower()) is not None
+    return (
+        re.search(r"(^|[^a-z])(val|valid|validation|test|heldout)([^a-z]|$)", name.lower())
+        is not None
+    )
 
 # %% ../nbs/01c_packed.ipynb #65c8960a
 class ArrowPictures(Pictures):
@@ -35,63 +38,102 @@ class ArrowPictures(Pictures):
 
     def __init__(self, table, column: str, rows, labels, size: Size, title: str):
         super().__init__(labels, size)
-        self.table, self.column, self.rows, self.title = table.select_columns([column]), column, np.asarray(rows), title
+        self.table, self.column, self.rows, self.title = (
+            table.select_columns([column]),
+            column,
+            np.asarray(rows),
+            title,
+        )
 
     def open(self, i: int):
         cell = self.table[int(self.rows[i])][self.column]
-        return cell['path'] if cell['bytes'] is None else io.BytesIO(cell['bytes'])
+        return cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"])
 
-    def name(self, i: int) -> str: return f'{self.title} row {self.rows[i]}'
+    def name(self, i: int) -> str:
+        return f"{self.title} row {self.rows[i]}"
 
 
 def _datasets():
-    try: import datasets
-    except ImportError: raise ValueError("dataset='hf' needs the package datasets: pip install datasets") from None
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError("dataset='hf' needs the package datasets: pip install datasets") from None
     return datasets
 
 
 def _hub_answers() -> bool:
     "Is the hub there, or not to be asked? Without this look its client retries for half a minute."
-    if constants.HF_HUB_OFFLINE: return True
-    try: return get_session().head(constants.ENDPOINT, timeout=3) is not None
-    except Exception: return False
+    if constants.HF_HUB_OFFLINE:
+        return True
+    try:
+        return get_session().head(constants.ENDPOINT, timeout=3) is not None
+    except Exception:
+        return False
 
 
 def _image_column(features) -> str:
-    named = [n for n in ('image', 'img', 'jpg', 'png', 'webp') if n in features]
-    for name in [n for n, f in features.items() if type(f).__name__ == 'Image'] + named: return name
-    raise ValueError(f'no column of images among {list(features)}')
+    named = [n for n in ("image", "img", "jpg", "png", "webp") if n in features]
+    for name in [n for n, f in features.items() if type(f).__name__ == "Image"] + named:
+        return name
+    raise ValueError(f"no column of images among {list(features)}")
 
 
 def _label_column(features) -> str | None:
-    named = [n for n in ('label', 'labels', 'fine_label', 'class', 'cls') if n in features]
-    return next(iter(named + [n for n, f in features.items() if type(f).__name__ == 'ClassLabel']), None)
+    named = [n for n in ("label", "labels", "fine_label", "class", "cls") if n in features]
+    return next(
+        iter(named + [n for n, f in features.items() if type(f).__name__ == "ClassLabel"]), None
+    )
 
 # %% ../nbs/01c_packed.ipynb #60a0f993
 def _open_tables(path: str) -> dict:
     "Split name -> table, of a saved folder, a folder of parquet files, or a data set of the hub."
     datasets, root = _datasets(), Path(path).expanduser()
-    if (root/'dataset_dict.json').is_file() or (root/'state.json').is_file(): tables = datasets.load_from_disk(str(root))
+    if (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
+        tables = datasets.load_from_disk(str(root))
     elif root.is_dir():
-        files = sorted(str(p) for p in root.rglob('*.parquet'))
-        if not files: raise ValueError(f"{root} is neither a folder of save_to_disk nor one with parquet files (a folder of images is dataset='folder', of tars dataset='webdataset')")
+        files = sorted(str(p) for p in root.rglob("*.parquet"))
+        if not files:
+            raise ValueError(
+                f"{root} is neither a folder of save_to_disk nor one with parquet files (a folder of images is dataset='folder', of tars dataset='webdataset')"
+            )
         held = [f for f in files if held_out_file(os.path.relpath(f, root))]
-        split = {'train': [f for f in files if f not in held], 'validation': held}
-        tables = datasets.load_dataset('parquet', data_files={k: v for k, v in split.items() if v}, cache_dir=str(cache_dir()/'parquet'))
+        split = {"train": [f for f in files if f not in held], "validation": held}
+        tables = datasets.load_dataset(
+            "parquet",
+            data_files={k: v for k, v in split.items() if v},
+            cache_dir=str(cache_dir() / "parquet"),
+        )
     else:
-        nowhere, (name, _, config) = f'data_path={path!r} is not a folder (looked in {root.absolute()})', path.partition(':')
-        if not _hub_answers(): raise ValueError(f'{nowhere}, and the Hugging Face hub cannot be reached. A data set that lies in its local cache is taken from there when HF_HUB_OFFLINE=1 is set')
-        try: tables = datasets.load_dataset(name, config or None, download_config=datasets.DownloadConfig(max_retries=1))
-        except Exception as e: raise ValueError(f'{nowhere}, and as a data set of the Hugging Face hub it could not be had: {type(e).__name__}: {e}') from None
-    return dict(tables) if isinstance(tables, dict) else {'train': tables}
+        nowhere, (name, _, config) = (
+            f"data_path={path!r} is not a folder (looked in {root.absolute()})",
+            path.partition(":"),
+        )
+        if not _hub_answers():
+            raise ValueError(
+                f"{nowhere}, and the Hugging Face hub cannot be reached. A data set that lies in its local cache is taken from there when HF_HUB_OFFLINE=1 is set"
+            )
+        try:
+            tables = datasets.load_dataset(
+                name, config or None, download_config=datasets.DownloadConfig(max_retries=1)
+            )
+        except Exception as e:
+            raise ValueError(
+                f"{nowhere}, and as a data set of the Hugging Face hub it could not be had: {type(e).__name__}: {e}"
+            ) from None
+    return dict(tables) if isinstance(tables, dict) else {"train": tables}
 
 
 def _labels(table, column: str | None, names: tuple | None) -> tuple[np.ndarray, tuple]:
     "Label numbers (N) of a table, -1 where there is none, and the values that they number."
-    if column is None: return np.zeros(len(table), dtype=np.int64), ('',)
+    if column is None:
+        return np.zeros(len(table), dtype=np.int64), ("",)
     values, feature = list(table[column]), table.features[column]
-    if hasattr(feature, 'names'): return np.array([-1 if v is None else v for v in values]), tuple(feature.names)
-    if not all(isinstance(v, int | str | None) for v in values): raise ValueError(f'column {column!r} holds no labels: whole numbers or names are needed, not {feature}')
+    if hasattr(feature, "names"):
+        return np.array([-1 if v is None else v for v in values]), tuple(feature.names)
+    if not all(isinstance(v, int | str | None) for v in values):
+        raise ValueError(
+            f"column {column!r} holds no labels: whole numbers or names are needed, not {feature}"
+        )
     names = names or tuple(sorted({v for v in values if v is not None}))
     number = {v: y for y, v in enumerate(names)}
     return np.array([number.get(v, -1) for v in values]), names
@@ -100,55 +142,94 @@ def _labels(table, column: str | None, names: tuple | None) -> tuple[np.ndarray,
 def hf(path: str, size: Size) -> ImageData:
     "A Hugging Face data set: hub name (`owner/name`, `owner/name:config`), folder of `save_to_disk`, or folder of parquet files. Held out: its validation or test split, else a tenth by hash."
     tables, title = _open_tables(path), Path(path).name
-    main = tables.get('train') if 'train' in tables else next(iter(tables.values()))
+    main = tables.get("train") if "train" in tables else next(iter(tables.values()))
     image, label = _image_column(main.features), _label_column(main.features)
     labels, names = _labels(main, label, None)
-    if (bad := (labels < 0) | (labels >= len(names))).any(): raise ValueError(f'{title}: {bad.sum()} rows of {len(main)} have no label (the first is row {bad.argmax()})')
+    if (bad := (labels < 0) | (labels >= len(names))).any():
+        raise ValueError(
+            f"{title}: {bad.sum()} rows of {len(main)} have no label (the first is row {bad.argmax()})"
+        )
     undecoded = lambda t: t.cast_column(image, _datasets().Image(decode=False))
     make = lambda t, rows, y: ArrowPictures(undecoded(t), image, rows, y, size, title)
-    for split in ('validation', 'valid', 'val', 'test'):
-        if split not in tables or tables[split] is main: continue
+    for split in ("validation", "valid", "val", "test"):
+        if split not in tables or tables[split] is main:
+            continue
         y = _labels(tables[split], label, names)[0]
-        if len(y) and 0 <= y.min() and y.max() < len(names): train, held = make(main, range(len(main)), labels), make(tables[split], range(len(y)), y); break
+        if len(y) and 0 <= y.min() and y.max() < len(names):
+            train, held = (
+                make(main, range(len(main)), labels),
+                make(tables[split], range(len(y)), y),
+            )
+            break
     else:
         is_held = hold_out(map(str, range(len(main))))
-        train, held = (make(main, np.flatnonzero(is_held == side), labels[is_held == side]) for side in (False, True))
-    if len(train) < 2 or not len(held): raise ValueError(f'{title} holds {len(train)} training and {len(held)} held-out images; at least 3 are needed')
-    return ImageData(train, held, tuple(str(n) or title for n in names), f'hf {title} ({len(train)} + {len(held)} images) at {pixels(size)}')
+        train, held = (
+            make(main, np.flatnonzero(is_held == side), labels[is_held == side])
+            for side in (False, True)
+        )
+    if len(train) < 2 or not len(held):
+        raise ValueError(
+            f"{title} holds {len(train)} training and {len(held)} held-out images; at least 3 are needed"
+        )
+    return ImageData(
+        train,
+        held,
+        tuple(str(n) or title for n in names),
+        f"hf {title} ({len(train)} + {len(held)} images) at {pixels(size)}",
+    )
 
 # %% ../nbs/01c_packed.ipynb #55b391a4
 class TarPictures(Pictures):
     "Images at offsets in tar files."
 
     def __init__(self, shards: list[str], index: dict[str, np.ndarray], size: Size):
-        super().__init__(index['label'], size)
+        super().__init__(index["label"], size)
         self.shards, self.index = shards, index
 
-    def _shard(self, i: int) -> str: return self.shards[self.index['shard'][i]]
+    def _shard(self, i: int) -> str:
+        return self.shards[self.index["shard"][i]]
 
     def open(self, i: int) -> io.BytesIO:
-        with open(self._shard(i), 'rb') as f:
-            f.seek(self.index['offset'][i])
-            return io.BytesIO(f.read(self.index['length'][i]))
+        with open(self._shard(i), "rb") as f:
+            f.seek(self.index["offset"][i])
+            return io.BytesIO(f.read(self.index["length"][i]))
 
-    def name(self, i: int) -> str: return f'{os.fsdecode(self.index["name"][i])} in {self._shard(i)}'
+    def name(self, i: int) -> str:
+        return f"{os.fsdecode(self.index['name'][i])} in {self._shard(i)}"
 
 
 def expand(pattern: str) -> list[str]:
     "Braces written out: `a-{00..02}.tar` is a-00, a-01 and a-02, `{a,b}.tar` is a and b."
-    if not (m := re.search(r'\{([^{}]*)\}', pattern)): return [pattern]
-    r = re.fullmatch(r'(\d+)\.\.(\d+)', m[1])
-    parts = [str(i).zfill(len(r[1])) for i in range(int(r[1]), int(r[2]) + 1)] if r else m[1].split(',')
-    return [q for p in parts for q in expand(pattern[:m.start()] + p + pattern[m.end():])]
+    if not (m := re.search(r"\{([^{}]*)\}", pattern)):
+        return [pattern]
+    r = re.fullmatch(r"(\d+)\.\.(\d+)", m[1])
+    parts = (
+        [str(i).zfill(len(r[1])) for i in range(int(r[1]), int(r[2]) + 1)] if r else m[1].split(",")
+    )
+    return [q for p in parts for q in expand(pattern[: m.start()] + p + pattern[m.end() :])]
 
 
 def find_tars(path: str) -> list[str]:
     "The tar files that a folder holds, or that a pattern with braces, `*` and `?` means."
     root = Path(path).expanduser()
-    if root.is_dir(): found = sorted(str(p) for p in root.rglob('*.tar') if not p.name.startswith('.'))
-    else: found = [f for p in expand(str(root)) for f in (sorted(glob.glob(p)) if glob.has_magic(p) else [p])]
+    if root.is_dir():
+        found = sorted(str(p) for p in root.rglob("*.tar") if not p.name.startswith("."))
+    else:
+        found = [
+            f
+            for p in expand(str(root))
+            for f in (sorted(glob.glob(p)) if glob.has_magic(p) else [p])
+        ]
     missing = [f for f in found if not Path(f).is_file()]
-    if missing or not found: raise ValueError(f'data_path={path!r} finds {len(found) - len(missing)} tar files' + (f'; {len(missing)} are not there, such as {missing[0]}' if missing else f' (looked in {root.absolute()})'))
+    if missing or not found:
+        raise ValueError(
+            f"data_path={path!r} finds {len(found) - len(missing)} tar files"
+            + (
+                f"; {len(missing)} are not there, such as {missing[0]}"
+                if missing
+                else f" (looked in {root.absolute()})"
+            )
+        )
     return found
 
 # %% ../nbs/01c_packed.ipynb #e4d1ada1
@@ -156,30 +237,61 @@ def _read_headers(path: str) -> list[tuple[bytes, int, int, int]]:
     "(member name, offset, length, label or -1) of each image in a tar."
     images, labels = {}, {}
     try:
-        with tarfile.open(path, 'r:') as tar:
+        with tarfile.open(path, "r:") as tar:
             for m in tar:
-                at, _, ext = m.name.rpartition('/')[2].partition('.')
-                key = m.name[:len(m.name) - len(ext) - 1]
-                if not m.isreg() or m.issparse() or not at: continue
-                if f'.{ext.lower()}' in IMAGE_SUFFIXES: images.setdefault(key, (os.fsencode(m.name), m.offset_data, m.size))
-                elif ext == 'cls': labels[key] = tar.extractfile(m).read(32).strip()
+                at, _, ext = m.name.rpartition("/")[2].partition(".")
+                key = m.name[: len(m.name) - len(ext) - 1]
+                if not m.isreg() or m.issparse() or not at:
+                    continue
+                if f".{ext.lower()}" in IMAGE_SUFFIXES:
+                    images.setdefault(key, (os.fsencode(m.name), m.offset_data, m.size))
+                elif ext == "cls":
+                    labels[key] = tar.extractfile(m).read(32).strip()
             tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(512) != bytes(512): raise tarfile.ReadError('its end is missing')  # tarfile itself is silent when a header is cut
-    except tarfile.TarError as e: raise ValueError(f'{path} is damaged or no plain tar ({e}): fetch it again, unpack it if it is compressed, or take it away') from None
+            if tar.fileobj.read(512) != bytes(512):
+                raise tarfile.ReadError(
+                    "its end is missing"
+                )  # tarfile itself is silent when a header is cut
+    except tarfile.TarError as e:
+        raise ValueError(
+            f"{path} is damaged or no plain tar ({e}): fetch it again, unpack it if it is compressed, or take it away"
+        ) from None
     wrong = next((k for k, v in labels.items() if not v.isdigit()), None)
-    if wrong is not None: raise ValueError(f'{wrong}.cls in {path} says {labels[wrong]!r}: a .cls file holds the number of a class')
+    if wrong is not None:
+        raise ValueError(
+            f"{wrong}.cls in {path} says {labels[wrong]!r}: a .cls file holds the number of a class"
+        )
     return [(*v, int(labels.get(k, -1))) for k, v in images.items()]
 
 
 def tar_index(shards: list[str]) -> dict[str, np.ndarray]:
     "name, shard, offset, length and label (-1: none) of every image in tar files; read once and kept in the cache folder."
     stamp = [(os.path.abspath(s), (st := os.stat(s)).st_size, st.st_mtime_ns) for s in shards]
-    kept = cache_dir()/'tars'/f'{hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]}.npz'
+    kept = (
+        cache_dir() / "tars" / f"{hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]}.npz"
+    )
     if kept.exists():
-        try: return dict(np.load(kept, allow_pickle=False))
-        except Exception: kept.unlink(missing_ok=True)  # a damaged cache can be made again
-    rows = [(s, *r) for s, path in enumerate(tqdm(shards, 'reading tars', mininterval=5, file=sys.stdout, disable=len(shards) < 20)) for r in _read_headers(path)]
-    index = {k: np.array([r[c] for r in rows], dtype=t) for k, c, t in [('shard', 0, np.int32), ('name', 1, bytes), ('offset', 2, np.int64), ('length', 3, np.int64), ('label', 4, np.int64)]}
+        try:
+            return dict(np.load(kept, allow_pickle=False))
+        except Exception:
+            kept.unlink(missing_ok=True)  # a damaged cache can be made again
+    rows = [
+        (s, *r)
+        for s, path in enumerate(
+            tqdm(shards, "reading tars", mininterval=5, file=sys.stdout, disable=len(shards) < 20)
+        )
+        for r in _read_headers(path)
+    ]
+    index = {
+        k: np.array([r[c] for r in rows], dtype=t)
+        for k, c, t in [
+            ("shard", 0, np.int32),
+            ("name", 1, bytes),
+            ("offset", 2, np.int64),
+            ("length", 3, np.int64),
+            ("label", 4, np.int64),
+        ]
+    }
     np.savez(data := io.BytesIO(), **index)
     write_atomic(kept, data.getvalue())
     return index
@@ -188,18 +300,48 @@ def tar_index(shards: list[str]) -> dict[str, np.ndarray]:
 def webdataset(path: str, size: Size) -> ImageData:
     "WebDataset tars: a folder of them or a pattern. Held out: tars whose name or folder says val or test, else a tenth by hash."
     shards = find_tars(path)
-    index, top = tar_index(shards), os.path.commonpath([os.path.dirname(os.path.abspath(s)) for s in shards])
-    labels, title = index['label'], Path(top).name
-    if not len(labels): raise ValueError(f'{path}: no images in {len(shards)} tar files')
-    if (labels >= 0).any() and (labels < 0).any(): raise ValueError(f'{(labels < 0).sum()} of {len(labels)} images have no .cls member, such as {os.fsdecode(index["name"][labels.argmin()])} in {shards[index["shard"][labels.argmin()]]}')
+    index, top = (
+        tar_index(shards),
+        os.path.commonpath([os.path.dirname(os.path.abspath(s)) for s in shards]),
+    )
+    labels, title = index["label"], Path(top).name
+    if not len(labels):
+        raise ValueError(f"{path}: no images in {len(shards)} tar files")
+    if (labels >= 0).any() and (labels < 0).any():
+        raise ValueError(
+            f"{(labels < 0).sum()} of {len(labels)} images have no .cls member, such as {os.fsdecode(index['name'][labels.argmin()])} in {shards[index['shard'][labels.argmin()]]}"
+        )
     names = tuple(map(str, range(labels.max() + 1))) or (title,)
-    if (Path(top)/'classes.txt').is_file():
-        listed = tuple(n.strip() for n in (Path(top)/'classes.txt').read_text(encoding='utf-8').rstrip().splitlines())
-        if len(listed) < len(names): raise ValueError(f'{top}/classes.txt names {len(listed)} classes; label {labels.max()} needs at least {len(names)}')
+    if (Path(top) / "classes.txt").is_file():
+        listed = tuple(
+            n.strip()
+            for n in (Path(top) / "classes.txt").read_text(encoding="utf-8").rstrip().splitlines()
+        )
+        if len(listed) < len(names):
+            raise ValueError(
+                f"{top}/classes.txt names {len(listed)} classes; label {labels.max()} needs at least {len(names)}"
+            )
         names = listed
-    by_name = np.array([held_out_file(os.path.relpath(s, top)) for s in shards])[index['shard']]
-    is_held = by_name if 0 < by_name.sum() < len(by_name) else hold_out(os.fsdecode(n) for n in index['name'])
-    make = lambda side: TarPictures(shards, {k: v[is_held == side] for k, v in index.items()} | {'label': labels[is_held == side].clip(0)}, size)
+    by_name = np.array([held_out_file(os.path.relpath(s, top)) for s in shards])[index["shard"]]
+    is_held = (
+        by_name
+        if 0 < by_name.sum() < len(by_name)
+        else hold_out(os.fsdecode(n) for n in index["name"])
+    )
+    make = lambda side: TarPictures(
+        shards,
+        {k: v[is_held == side] for k, v in index.items()}
+        | {"label": labels[is_held == side].clip(0)},
+        size,
+    )
     train, held = make(False), make(True)
-    if len(train) < 2 or not len(held): raise ValueError(f'{path} holds {len(train)} training and {len(held)} held-out images; at least 3 are needed')
-    return ImageData(train, held, names, f'webdataset {title} ({len(train)} + {len(held)} images in {len(shards)} tars) at {pixels(size)}')
+    if len(train) < 2 or not len(held):
+        raise ValueError(
+            f"{path} holds {len(train)} training and {len(held)} held-out images; at least 3 are needed"
+        )
+    return ImageData(
+        train,
+        held,
+        names,
+        f"webdataset {title} ({len(train)} + {len(held)} images in {len(shards)} tars) at {pixels(size)}",
+    )

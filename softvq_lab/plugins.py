@@ -18,11 +18,11 @@ from typing import Callable
 
 # %% ../nbs/00a_plugins.ipynb #1fbe9c90
 KINDS = {  # what is registered, and what it must be
-    'quantizer': 'make(config: TokenizerConfig, width D) -> Quantizer (quantizers.base): a class with such a constructor will do',
-    'dataset': 'load(data_path: str, size) -> ImageData (softvq_lab.images)',
-    'teacher': 'make(images: ImageData, config: TokenizerConfig) -> module with `width` C and forward (B, 3, H, W) -> (B, N, C), never trained',
-    'metric': 'measure(original, reconstruction), both (B, 3, H, W) in [-1, 1] -> (B)',
-    'tab': 'build(ctx): fills a gradio tab of the explorer',
+    "quantizer": "make(config: TokenizerConfig, width D) -> Quantizer (quantizers.base): a class with such a constructor will do",
+    "dataset": "load(data_path: str, size) -> ImageData (softvq_lab.images)",
+    "teacher": "make(images: ImageData, config: TokenizerConfig) -> module with `width` C and forward (B, 3, H, W) -> (B, N, C), never trained",
+    "metric": "measure(original, reconstruction), both (B, 3, H, W) in [-1, 1] -> (B)",
+    "tab": "build(ctx): fills a gradio tab of the explorer",
 }
 _registered: dict[str, dict[str, Callable]] = {kind: {} for kind in KINDS}
 _loaded: set[str] = set()
@@ -30,10 +30,13 @@ _loaded: set[str] = set()
 
 def register(kind: str, name: str) -> Callable:
     "Decorator: make what follows known as `name`, one of the `KINDS`. The same name again replaces it, so that a notebook cell can be run twice."
-    if kind not in KINDS: raise ValueError(f'kind={kind!r}; possible: {", ".join(KINDS)}')
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}; possible: {', '.join(KINDS)}")
+
     def keep(thing):
         _registered[kind][name] = thing
         return thing
+
     return keep
 
 
@@ -43,31 +46,43 @@ def registered(kind: str) -> dict[str, Callable]:
     return _registered[kind]
 
 # %% ../nbs/00a_plugins.ipynb #566dfae9
-def load_plugins(more: str = ''):
+def load_plugins(more: str = ""):
     "Load the plug-ins that `more` names (.py files or modules, separated by commas), those of `SOFTVQ_LAB_PLUGINS` and of installed packages. `more` is added to the variable, for the processes that are started from here."
-    named = [p.strip() for p in os.environ.get('SOFTVQ_LAB_PLUGINS', '').split(',') if p.strip()]
-    for p in (p.strip() for p in more.split(',')):
-        if not p: continue
-        if p.endswith('.py'): p = str(Path(p).expanduser().resolve())  # a child may run elsewhere
-        if p not in named: named.append(p)
-    for p in (*named, *_installed()): _load(p)
-    if more: os.environ['SOFTVQ_LAB_PLUGINS'] = ','.join(named)
+    named = [p.strip() for p in os.environ.get("SOFTVQ_LAB_PLUGINS", "").split(",") if p.strip()]
+    for p in (p.strip() for p in more.split(",")):
+        if not p:
+            continue
+        if p.endswith(".py"):
+            p = str(Path(p).expanduser().resolve())  # a child may run elsewhere
+        if p not in named:
+            named.append(p)
+    for p in (*named, *_installed()):
+        _load(p)
+    if more:
+        os.environ["SOFTVQ_LAB_PLUGINS"] = ",".join(named)
 
 
 @functools.cache
-def _installed() -> tuple[str, ...]: return tuple(e.module for e in entry_points(group='softvq_lab.plugins'))
+def _installed() -> tuple[str, ...]:
+    return tuple(e.module for e in entry_points(group="softvq_lab.plugins"))
 
 
 def _load(name: str):
-    if name in _loaded: return
+    if name in _loaded:
+        return
     try:
-        if not name.endswith('.py'): importlib.import_module(name)
+        if not name.endswith(".py"):
+            importlib.import_module(name)
         else:
             path = Path(name).expanduser().resolve()
-            if not path.is_file(): raise FileNotFoundError(f'there is no file {path}')
-            module = f'softvq_lab_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}'
+            if not path.is_file():
+                raise FileNotFoundError(f"there is no file {path}")
+            module = f"softvq_lab_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
             spec = importlib.util.spec_from_file_location(module, path)
-            sys.modules[module] = importlib.util.module_from_spec(spec)  # so that its classes can be found by workers
+            sys.modules[module] = importlib.util.module_from_spec(
+                spec
+            )  # so that its classes can be found by workers
             spec.loader.exec_module(sys.modules[module])
-    except Exception as e: raise ValueError(f'the plug-in {name} cannot be loaded: {type(e).__name__}: {e}') from e
+    except Exception as e:
+        raise ValueError(f"the plug-in {name} cannot be loaded: {type(e).__name__}: {e}") from e
     _loaded.add(name)

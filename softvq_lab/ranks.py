@@ -19,7 +19,8 @@ class _Mean(torch.autograd.Function):
         return x / dist.get_world_size()
 
     @staticmethod
-    def backward(ctx, grad): return _Mean.apply(grad)
+    def backward(ctx, grad):
+        return _Mean.apply(grad)
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
@@ -29,7 +30,8 @@ def mean_over_ranks(x: Tensor) -> Tensor:
 
 def from_first_rank(x: Tensor) -> Tensor:
     "The first process's `x` in all processes, without gradient."
-    if not (dist.is_available() and dist.is_initialized()): return x
+    if not (dist.is_available() and dist.is_initialized()):
+        return x
     x = x.detach().clone(memory_format=torch.contiguous_format)
     dist.broadcast(x, 0)
     return x

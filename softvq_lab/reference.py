@@ -20,25 +20,35 @@ from .data import ImageData, stack
 # %% ../nbs/03_reference.ipynb #b3d0a55b
 def shrink(x: Tensor) -> Tensor:
     "Images (B, 3, H, W) at 32 x 32 pixels, as the network sees them."
-    return x if x.shape[-2:] == (32, 32) else F.interpolate(x, (32, 32), mode='bilinear', antialias=True, align_corners=False)
+    return (
+        x
+        if x.shape[-2:] == (32, 32)
+        else F.interpolate(x, (32, 32), mode="bilinear", antialias=True, align_corners=False)
+    )
 
 
 class ReferenceNet(nn.Module):
     "A four-stage convolutional classifier of 32-pixel images with 64 features."
+
     features_dim = 64
 
     def __init__(self, num_classes: int):
         super().__init__()
-        self.name = 'untrained'
-        stage = lambda i, o, s: nn.Sequential(nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
-        self.stages = nn.ModuleList([stage(3, 32, 1), stage(32, 32, 2), stage(32, 64, 2), stage(64, 64, 2)])
+        self.name = "untrained"
+        stage = lambda i, o, s: nn.Sequential(
+            nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()
+        )
+        self.stages = nn.ModuleList(
+            [stage(3, 32, 1), stage(32, 32, 2), stage(32, 64, 2), stage(64, 64, 2)]
+        )
         self.neck = nn.Linear(64 * 4 * 4, self.features_dim)
         self.head = nn.Linear(self.features_dim, num_classes)
 
     def maps(self, x: Tensor) -> list[Tensor]:
         "The four feature maps of images (B, 3, H, W) in [-1, 1]."
         x, out = shrink(x), []
-        for s in self.stages: out.append(x := s(x))
+        for s in self.stages:
+            out.append(x := s(x))
         return out
 
     def features(self, x: Tensor) -> Tensor:
@@ -50,46 +60,70 @@ class ReferenceNet(nn.Module):
         return self.head(self.features(x))
 
 # %% ../nbs/03_reference.ipynb #6b3ec74a
-RECIPE = 'conv4-1'  # change it when the network or its training changes: cached networks and their numbers are then left alone
+RECIPE = "conv4-1"  # change it when the network or its training changes: cached networks and their numbers are then left alone
 
 
-def _train(net: ReferenceNet, split: Dataset, seed: int, steps: int = 300, batch: int = 128, most: int = 4096):
+def _train(
+    net: ReferenceNet,
+    split: Dataset,
+    seed: int,
+    steps: int = 300,
+    batch: int = 128,
+    most: int = 4096,
+):
     x, y = stack(split, most)  # decoded or drawn once, not in each of the passes
     split = TensorDataset(shrink(x), y)
-    torch.default_generator.manual_seed(derive_seed('reference', seed))
+    torch.default_generator.manual_seed(derive_seed("reference", seed))
     for m in net.modules():
-        if isinstance(m, nn.Linear | nn.Conv2d): m.reset_parameters()
+        if isinstance(m, nn.Linear | nn.Conv2d):
+            m.reset_parameters()
     device = best_device()
     net.to(device).train()
-    loader = DataLoader(split, min(batch, len(split)), shuffle=True, drop_last=True, generator=rng('reference', seed))
+    loader = DataLoader(
+        split,
+        min(batch, len(split)),
+        shuffle=True,
+        drop_last=True,
+        generator=rng("reference", seed),
+    )
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     step = 0
     while step < steps:
         for x, y in loader:
             dy, dx = torch.randint(-3, 4, (2,)).tolist()
-            loss = F.cross_entropy(net(x.to(device).roll((dy, dx), (2, 3))), y.to(device), label_smoothing=0.05)
+            loss = F.cross_entropy(
+                net(x.to(device).roll((dy, dx), (2, 3))), y.to(device), label_smoothing=0.05
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             step += 1
-            if step == steps: break
+            if step == steps:
+                break
     return net.cpu().eval().requires_grad_(False)
 
 
 def reference_network(data: ImageData, seed: int = 0) -> ReferenceNet:
     "The reference network of `data` for `seed`: from the cache, or trained on the training split now (some seconds). Frozen, in eval mode, on the CPU."
     x, y = stack(data.train, 64)
-    key = hashlib.sha256(f'{RECIPE} {seed} {data.source} {data.class_names} {len(data.train)}'.encode() + x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()[:16]
-    path, net = cache_dir()/'reference'/f'{key}.safetensors', ReferenceNet(data.num_classes)
+    key = hashlib.sha256(
+        f"{RECIPE} {seed} {data.source} {data.class_names} {len(data.train)}".encode()
+        + x.numpy().tobytes()
+        + y.numpy().tobytes()
+    ).hexdigest()[:16]
+    path, net = cache_dir() / "reference" / f"{key}.safetensors", ReferenceNet(data.num_classes)
     with torch.random.fork_rng(devices=[]):  # trained or read, nobody's later draws differ
         if path.exists():
-            try: net.load_state_dict(load_file(path))
-            except Exception: path.unlink()  # a damaged cache is no reason to stop: it can be made again
-        if not path.exists(): write_atomic(path, save(_train(net, data.train, seed).state_dict()))
+            try:
+                net.load_state_dict(load_file(path))
+            except Exception:
+                path.unlink()  # a damaged cache is no reason to stop: it can be made again
+        if not path.exists():
+            write_atomic(path, save(_train(net, data.train, seed).state_dict()))
     digest = hashlib.sha256(save(net.state_dict())).hexdigest()[:8]
-    net.name = f'reference-{RECIPE} on {data.source}, seed {seed}, weights {digest}'
+    net.name = f"reference-{RECIPE} on {data.source}, seed {seed}, weights {digest}"
     return net.eval().requires_grad_(False)
 
 

@@ -24,53 +24,116 @@ from .weights import fit_weights, read_tensors
 # %% ../nbs/06_released.ipynb #54d673f4
 def is_released(info) -> bool:
     "Does this `config.json` look like the authors'?"
-    return isinstance(info, dict) and 'format' not in info and {'enc_type', 'num_latent_tokens', 'codebook_embed_dim'} <= info.keys()
+    return (
+        isinstance(info, dict)
+        and "format" not in info
+        and {"enc_type", "num_latent_tokens", "codebook_embed_dim"} <= info.keys()
+    )
 
 
 def _preset(info: dict) -> str:
-    size = lambda name: next((s for s in ('small', 'base', 'large') if f'vit_{s}_patch14_dinov2' in name), name)
-    pair = size(info['encoder_model']), size(info['decoder_model'])
+    size = lambda name: next(
+        (s for s in ("small", "base", "large") if f"vit_{s}_patch14_dinov2" in name), name
+    )
+    pair = size(info["encoder_model"]), size(info["decoder_model"])
     for preset, archs in PRESETS.items():
-        if archs == pair: return preset
-    raise ValueError(f'encoder {info["encoder_model"]!r} with decoder {info["decoder_model"]!r} is not known; possible: {PRESETS}')
+        if archs == pair:
+            return preset
+    raise ValueError(
+        f"encoder {info['encoder_model']!r} with decoder {info['decoder_model']!r} is not known; possible: {PRESETS}"
+    )
 
 
 def _rope(info: dict) -> str:
-    if not info.get('use_rope'): return 'none'
-    return 'mixed' if info.get('rope_mixed') else 'axial'
+    if not info.get("use_rope"):
+        return "none"
+    return "mixed" if info.get("rope_mixed") else "axial"
 
 
 def tokenizer_config(info: dict, weights: dict[str, Tensor]) -> TokenizerConfig:
     "Our config for a released one; what cannot be rebuilt is refused by name."
-    cnn = info['enc_type'] == info['dec_type'] == 'cnn'
-    possible = {'encoder_ch_mult': [1, 1, 2, 2, 4], 'decoder_ch_mult': [1, 1, 2, 2, 4], 'z_channels': 256} if cnn else {'enc_type': 'vit', 'dec_type': 'vit', 'to_pixel': 'linear'}
-    cannot = [f'{k}={info[k]!r}' for k, ours in possible.items() if info.get(k, ours) != ours]
-    if cannot: raise ValueError(f'this released config cannot be rebuilt yet: {", ".join(cannot)}')
-    if not cnn and info['enc_patch_size'] != info['dec_patch_size']: raise ValueError(f'patch sizes of encoder ({info["enc_patch_size"]}) and decoder ({info["dec_patch_size"]}) differ')
-    dim = info['codebook_embed_dim']
-    flat = dict(image_size=info['image_size'], latent_dim=dim)
-    if cnn: flat |= dict(preset='cnn', patch_size=16, tokens=(info['image_size'] // 16)**2)
-    else: flat |= dict(preset=_preset(info), patch_size=info['enc_patch_size'], tokens=info['num_latent_tokens'], decoder_cls=info.get('dec_cls_token', True), rope=_rope(info), rope_theta=info.get('rope_theta', 10.))
-    norm = 'cosine' if info.get('codebook_l2_norm', True) else None
-    if 'quantize.embedding' in weights:
-        flat |= dict(quantizer='softvq', similarity=norm or 'dot', tau=info['tau'], kl_weight=info['entropy_loss_ratio'])
-        flat |= dict(codebooks=weights['quantize.embedding'].shape[0], codebook_size=weights['quantize.embedding'].shape[1])
-    elif 'quantize.embedding.weight' in weights:
-        flat |= dict(quantizer='vq', similarity=norm or 'l2', commitment=info['commit_loss_beta'], codebook_size=weights['quantize.embedding.weight'].shape[0])
-    elif weights['quant_conv.weight'].shape[0] == 2 * dim: flat |= dict(quantizer='kl', vae_weight=info['kl_loss_weight'])
-    else: flat |= dict(quantizer='ae')
+    cnn = info["enc_type"] == info["dec_type"] == "cnn"
+    possible = (
+        {"encoder_ch_mult": [1, 1, 2, 2, 4], "decoder_ch_mult": [1, 1, 2, 2, 4], "z_channels": 256}
+        if cnn
+        else {"enc_type": "vit", "dec_type": "vit", "to_pixel": "linear"}
+    )
+    cannot = [f"{k}={info[k]!r}" for k, ours in possible.items() if info.get(k, ours) != ours]
+    if cannot:
+        raise ValueError(f"this released config cannot be rebuilt yet: {', '.join(cannot)}")
+    if not cnn and info["enc_patch_size"] != info["dec_patch_size"]:
+        raise ValueError(
+            f"patch sizes of encoder ({info['enc_patch_size']}) and decoder ({info['dec_patch_size']}) differ"
+        )
+    dim = info["codebook_embed_dim"]
+    flat = dict(image_size=info["image_size"], latent_dim=dim)
+    if cnn:
+        flat |= dict(preset="cnn", patch_size=16, tokens=(info["image_size"] // 16) ** 2)
+    else:
+        flat |= dict(
+            preset=_preset(info),
+            patch_size=info["enc_patch_size"],
+            tokens=info["num_latent_tokens"],
+            decoder_cls=info.get("dec_cls_token", True),
+            rope=_rope(info),
+            rope_theta=info.get("rope_theta", 10.0),
+        )
+    norm = "cosine" if info.get("codebook_l2_norm", True) else None
+    if "quantize.embedding" in weights:
+        flat |= dict(
+            quantizer="softvq",
+            similarity=norm or "dot",
+            tau=info["tau"],
+            kl_weight=info["entropy_loss_ratio"],
+        )
+        flat |= dict(
+            codebooks=weights["quantize.embedding"].shape[0],
+            codebook_size=weights["quantize.embedding"].shape[1],
+        )
+    elif "quantize.embedding.weight" in weights:
+        flat |= dict(
+            quantizer="vq",
+            similarity=norm or "l2",
+            commitment=info["commit_loss_beta"],
+            codebook_size=weights["quantize.embedding.weight"].shape[0],
+        )
+    elif weights["quant_conv.weight"].shape[0] == 2 * dim:
+        flat |= dict(quantizer="kl", vae_weight=info["kl_loss_weight"])
+    else:
+        flat |= dict(quantizer="ae")
     return parse(TokenizerConfig, flat)
 
 # %% ../nbs/06_released.ipynb #68d7d2d4
-RENAMED = {'to_latent.': 'quant_conv.', 'from_latent.': 'post_quant_conv.', 'decoder.to_pixel.': 'decoder.to_pixel.model.'}
-LEFT_OUT = ('encoder.freqs_t_', 'decoder.freqs_t_', 'quantize.codebook_used', 'repa_model.', 'projection.')
+RENAMED = {
+    "to_latent.": "quant_conv.",
+    "from_latent.": "post_quant_conv.",
+    "decoder.to_pixel.": "decoder.to_pixel.model.",
+}
+LEFT_OUT = (
+    "encoder.freqs_t_",
+    "decoder.freqs_t_",
+    "quantize.codebook_used",
+    "repa_model.",
+    "projection.",
+)
 
 
 CONV = (  # VQGAN's names (as in LlamaGen) -> diffusers'
-    (r'^encoder\.conv_blocks', 'encoder.model.down_blocks'), (r'^decoder\.conv_blocks', 'decoder.model.up_blocks'), (r'^(encoder|decoder)\.(conv_in|conv_out)', r'\1.model.\2'),
-    (r'^(encoder|decoder)\.norm_out', r'\1.model.conv_norm_out'), (r'^(encoder|decoder)\.mid\.0', r'\1.model.mid_block.resnets.0'), (r'^(encoder|decoder)\.mid\.1', r'\1.model.mid_block.attentions.0'),
-    (r'^(encoder|decoder)\.mid\.2', r'\1.model.mid_block.resnets.1'), (r'\.res\.', '.resnets.'), (r'\.attn\.', '.attentions.'), ('nin_shortcut', 'conv_shortcut'), (r'\.downsample\.', '.downsamplers.0.'),
-    (r'\.upsample\.', '.upsamplers.0.'), (r'(attentions\.\d+)\.norm\.', r'\1.group_norm.'), (r'(attentions\.\d+)\.([qkv])\.', r'\1.to_\2.'), (r'(attentions\.\d+)\.proj_out\.', r'\1.to_out.0.'),
+    (r"^encoder\.conv_blocks", "encoder.model.down_blocks"),
+    (r"^decoder\.conv_blocks", "decoder.model.up_blocks"),
+    (r"^(encoder|decoder)\.(conv_in|conv_out)", r"\1.model.\2"),
+    (r"^(encoder|decoder)\.norm_out", r"\1.model.conv_norm_out"),
+    (r"^(encoder|decoder)\.mid\.0", r"\1.model.mid_block.resnets.0"),
+    (r"^(encoder|decoder)\.mid\.1", r"\1.model.mid_block.attentions.0"),
+    (r"^(encoder|decoder)\.mid\.2", r"\1.model.mid_block.resnets.1"),
+    (r"\.res\.", ".resnets."),
+    (r"\.attn\.", ".attentions."),
+    ("nin_shortcut", "conv_shortcut"),
+    (r"\.downsample\.", ".downsamplers.0."),
+    (r"\.upsample\.", ".upsamplers.0."),
+    (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
+    (r"(attentions\.\d+)\.([qkv])\.", r"\1.to_\2."),
+    (r"(attentions\.\d+)\.proj_out\.", r"\1.to_out.0."),
 )
 
 
@@ -78,14 +141,22 @@ def rename(weights: dict[str, Tensor], cnn: bool = False) -> dict[str, Tensor]:
     "Released names as ours, without what is left out; 1 x 1 convolutions that are linear layers here lose their last axes."
     found = {}
     for name, w in weights.items():
-        if name.startswith(LEFT_OUT): continue
+        if name.startswith(LEFT_OUT):
+            continue
         if cnn:
-            for theirs, ours in CONV: name = re.sub(theirs, ours, name)
-            if w.ndim == 4 and ('attentions' in name or name.startswith(('quant_conv', 'post_quant_conv'))): w = w[:, :, 0, 0]
+            for theirs, ours in CONV:
+                name = re.sub(theirs, ours, name)
+            if w.ndim == 4 and (
+                "attentions" in name or name.startswith(("quant_conv", "post_quant_conv"))
+            ):
+                w = w[:, :, 0, 0]
         for ours, theirs in RENAMED.items():
-            if name.startswith(theirs): name = ours + name.removeprefix(theirs)
-        if name == 'quantize.embedding': name = 'quantizer.codebook'
-        if name == 'quantize.embedding.weight': name, w = 'quantizer.codebook', w[None]
+            if name.startswith(theirs):
+                name = ours + name.removeprefix(theirs)
+        if name == "quantize.embedding":
+            name = "quantizer.codebook"
+        if name == "quantize.embedding.weight":
+            name, w = "quantizer.codebook", w[None]
         found[name] = w
     return found
 
@@ -93,33 +164,44 @@ def rename(weights: dict[str, Tensor], cnn: bool = False) -> dict[str, Tensor]:
 def _positions(state: dict[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
     "Positions of another resolution resampled to the model's grid."
     own = model.state_dict()
-    for part in ('encoder', 'decoder'):
-        name, trunk = f'{part}.model.pos_embed', getattr(model, part).model
-        if name in state and state[name].shape != own[name].shape and state[name].shape[2] == own[name].shape[2]:
+    for part in ("encoder", "decoder"):
+        name, trunk = f"{part}.model.pos_embed", getattr(model, part).model
+        if (
+            name in state
+            and state[name].shape != own[name].shape
+            and state[name].shape[2] == own[name].shape[2]
+        ):
             side = int((own[name].shape[1] - trunk.num_prefix_tokens) ** 0.5)
-            state[name] = resample_abs_pos_embed(state[name], new_size=[side, side], num_prefix_tokens=trunk.num_prefix_tokens)
+            state[name] = resample_abs_pos_embed(
+                state[name], new_size=[side, side], num_prefix_tokens=trunk.num_prefix_tokens
+            )
     return state
 
 
 def _frequencies(state: dict[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
     "Learned rotary directions: (2, depth, heads x d) as (2, depth, heads, d)."
-    for part in ('encoder', 'decoder'):
-        if (w := state.pop(f'{part}.freqs', None)) is not None: state[f'{part}.model.rope.freqs'] = w.reshape(getattr(model, part).model.rope.freqs.shape)
+    for part in ("encoder", "decoder"):
+        if (w := state.pop(f"{part}.freqs", None)) is not None:
+            state[f"{part}.model.rope.freqs"] = w.reshape(
+                getattr(model, part).model.rope.freqs.shape
+            )
     return state
 
 # %% ../nbs/06_released.ipynb #3f138d88
 def _read(folder) -> tuple[dict, dict[str, Tensor]]:
     folder = Path(folder)
-    info = read_json(folder/'config.json')
-    return info, read_tensors(folder/'model.safetensors')
+    info = read_json(folder / "config.json")
+    return info, read_tensors(folder / "model.safetensors")
 
 
 def load_released_tokenizer(folder) -> Tokenizer:
     "A released tokenizer folder as a `Tokenizer` in eval mode; a `ValueError` lists what does not fit."
     info, weights = _read(folder)
-    try: model = Tokenizer(tokenizer_config(info, weights))
-    except KeyError as e: raise ValueError(f'{folder} is not a whole released tokenizer: {e} is missing') from None
-    cnn = model.config.preset == 'cnn'
+    try:
+        model = Tokenizer(tokenizer_config(info, weights))
+    except KeyError as e:
+        raise ValueError(f"{folder} is not a whole released tokenizer: {e} is missing") from None
+    cnn = model.config.preset == "cnn"
     state = rename(weights, cnn)
     fit_weights(model, state if cnn else _frequencies(_positions(state, model), model), folder)
     return model.eval()
@@ -128,10 +210,33 @@ def load_released_tokenizer(folder) -> Tokenizer:
 def load_released_aligner(folder) -> Aligner | None:
     "The alignment teacher and projection stored with a released tokenizer; None when there are none."
     info, weights = _read(folder)
-    if not info.get('repa') or 'projection.0.weight' not in weights: return None
-    size, patch = info['image_size'], info['repa_patch_size']
-    teacher = TimmTeacher(info['repa_model'], size, patch)
-    a = Aligner(teacher, info['codebook_embed_dim'], info['repa_proj_dim'], info['repa_align'], info['repa_loss_weight'])
-    fit_weights(teacher.model, {k.removeprefix('repa_model.'): v for k, v in weights.items() if k.startswith('repa_model.')}, folder)
-    fit_weights(a.projector, {k.removeprefix('projection.'): v for k, v in weights.items() if k.startswith('projection.')}, folder)
+    if not info.get("repa") or "projection.0.weight" not in weights:
+        return None
+    size, patch = info["image_size"], info["repa_patch_size"]
+    teacher = TimmTeacher(info["repa_model"], size, patch)
+    a = Aligner(
+        teacher,
+        info["codebook_embed_dim"],
+        info["repa_proj_dim"],
+        info["repa_align"],
+        info["repa_loss_weight"],
+    )
+    fit_weights(
+        teacher.model,
+        {
+            k.removeprefix("repa_model."): v
+            for k, v in weights.items()
+            if k.startswith("repa_model.")
+        },
+        folder,
+    )
+    fit_weights(
+        a.projector,
+        {
+            k.removeprefix("projection."): v
+            for k, v in weights.items()
+            if k.startswith("projection.")
+        },
+        folder,
+    )
     return a

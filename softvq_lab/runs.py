@@ -24,113 +24,189 @@ from .strict import ConfigError
 class Run:
     "A run folder. Making the object touches nothing; see `open_run`."
 
-    def __init__(self, path): self.path = Path(path)
-    def __repr__(self): return f'Run({str(self.path)!r})'
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def __repr__(self):
+        return f"Run({str(self.path)!r})"
 
     @property
-    def name(self) -> str: return self.path.name
+    def name(self) -> str:
+        return self.path.name
+
     @property
-    def info(self) -> dict: return read_json(self.path/'config.json')
+    def info(self) -> dict:
+        return read_json(self.path / "config.json")
+
     @property
-    def kind(self) -> str: return self.info.get('kind', '')
+    def kind(self) -> str:
+        return self.info.get("kind", "")
+
     @property
-    def checkpoints(self) -> Path: return self.path/'checkpoints'
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
 
     @property
     def status(self) -> dict:
         "state, step, steps, updated, error. A 'running' whose process is gone reads 'interrupted'."
-        try: s = read_json(self.path/'status.json')
-        except (OSError, ValueError): return {'state': 'unknown'}
-        if not isinstance(s, dict) or 'state' not in s: return {'state': 'unknown'}
-        if s.get('state') == 'running' and not lives(s.get('host'), s.get('pid'), s.get('started')): s['state'] = 'interrupted'
+        try:
+            s = read_json(self.path / "status.json")
+        except (OSError, ValueError):
+            return {"state": "unknown"}
+        if not isinstance(s, dict) or "state" not in s:
+            return {"state": "unknown"}
+        if s.get("state") == "running" and not lives(s.get("host"), s.get("pid"), s.get("started")):
+            s["state"] = "interrupted"
         return s
 
     def set_status(self, state: str, **values):
         "Write status.json; `values` are kept until they are overwritten."
-        try: old = read_json(self.path/'status.json')
-        except (OSError, ValueError): old = {}
-        me = {'pid': os.getpid(), 'started': psutil.Process().create_time(), 'host': platform.node()}
-        write_json(self.path/'status.json', {**old, 'error': None, **values, 'state': state, 'updated': now(), **me})
+        try:
+            old = read_json(self.path / "status.json")
+        except (OSError, ValueError):
+            old = {}
+        me = {
+            "pid": os.getpid(),
+            "started": psutil.Process().create_time(),
+            "host": platform.node(),
+        }
+        write_json(
+            self.path / "status.json",
+            {**old, "error": None, **values, "state": state, "updated": now(), **me},
+        )
 
 # %% ../nbs/04_runs.ipynb #f94b6e1f
 def lives(host: str, pid: int, since: float) -> bool:
     "Does the process `pid` that began at `since` (seconds of the epoch) still run? One of another machine is believed to."
-    if host != platform.node(): return True
+    if host != platform.node():
+        return True
     try:
         p = psutil.Process(pid)
         return abs(p.create_time() - since) < 1 and p.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, TypeError, ValueError): return False
+    except (psutil.Error, TypeError, ValueError):
+        return False
 
 # %% ../nbs/04_runs.ipynb #71e0ccdd
 def log_metrics(run: Run, step: int, **values: float):
     "Append one line to metrics.jsonl."
-    with open(run.path/'metrics.jsonl', 'a', encoding='utf-8') as f: f.write(json.dumps({'step': step, **values}) + '\n')
+    with open(run.path / "metrics.jsonl", "a", encoding="utf-8") as f:
+        f.write(json.dumps({"step": step, **values}) + "\n")
 
 
 def read_metrics(run: Run) -> list[dict]:
     "The lines of metrics.jsonl, without a torn one."
-    path, lines = run.path/'metrics.jsonl', []
-    for line in path.read_text(encoding='utf-8', errors='replace').splitlines() if path.exists() else []:
-        try: row = json.loads(line)
-        except json.JSONDecodeError: continue
-        if isinstance(row, dict) and 'step' in row: lines.append(row)
+    path, lines = run.path / "metrics.jsonl", []
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    ):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and "step" in row:
+            lines.append(row)
     return lines
 
 
 def trim_metrics(run: Run, step: int):
     "Forget what was logged after `step`."
-    if (run.path/'metrics.jsonl').exists():
-        write_atomic(run.path/'metrics.jsonl', ''.join(json.dumps(m) + '\n' for m in read_metrics(run) if m['step'] <= step))
+    if (run.path / "metrics.jsonl").exists():
+        write_atomic(
+            run.path / "metrics.jsonl",
+            "".join(json.dumps(m) + "\n" for m in read_metrics(run) if m["step"] <= step),
+        )
 
 # %% ../nbs/04_runs.ipynb #5b1b51bb
-PACKAGES = ('torch', 'timm', 'accelerate', 'numpy', 'softvq_lab')
+PACKAGES = ("torch", "timm", "accelerate", "numpy", "softvq_lab")
 
 
-ANYHOW = ('run', 'resume', 'plugins', 'workers', 'tracker', 'keep_checkpoints')  # settings that change nothing of what is learned
+ANYHOW = (
+    "run",
+    "resume",
+    "plugins",
+    "workers",
+    "tracker",
+    "keep_checkpoints",
+)  # settings that change nothing of what is learned
 
 
 def plugin_hint(run: Run) -> str:
     "What to do about the plug-ins that a run was made with; '' where it names none. They are code, so no run loads them by itself."
-    try: named = run.info['config']['where']['plugins']
-    except (OSError, ValueError, KeyError, TypeError): return ''
-    return f'\n{run.path} was made with plugins={named!r}, which is code and is not loaded by itself: -p plugins {named}, or export SOFTVQ_LAB_PLUGINS={named}' if named else ''
+    try:
+        named = run.info["config"]["where"]["plugins"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return (
+        f"\n{run.path} was made with plugins={named!r}, which is code and is not loaded by itself: -p plugins {named}, or export SOFTVQ_LAB_PLUGINS={named}"
+        if named
+        else ""
+    )
 
 
 def learned_settings(config: dict) -> dict[str, object]:
     "The flat settings of a stored config, without what changes nothing of what is learned (`ANYHOW`)."
-    return {k: v for s, x in config.items() for k, v in (x.items() if isinstance(x, dict) else [(s, x)]) if k not in ANYHOW}
+    return {
+        k: v
+        for s, x in config.items()
+        for k, v in (x.items() if isinstance(x, dict) else [(s, x)])
+        if k not in ANYHOW
+    }
 
 
 def _differing(*settings: dict) -> list[tuple]:
     "(name, its value in each of `settings`, None where it is not there) where they differ."
-    rows = [(k, *(s.get(k) for s in settings)) for k in dict.fromkeys(k for s in settings for k in s)]
+    rows = [
+        (k, *(s.get(k) for s in settings)) for k in dict.fromkeys(k for s in settings for k in s)
+    ]
     return [r for r in rows if any(v != r[1] for v in r[2:])]
 
 
 def open_run(path, kind: str, config: dict, resume: bool = False, **extra) -> Run:
     "Create the run folder `path`, or with `resume` open it again; a `ConfigError` when it holds another run or is being trained now."
     run = Run(path)
-    if (run.path/'config.json').exists():
+    if (run.path / "config.json").exists():
         status = run.status
-        if status['state'] == 'running' and status.get('pid') != os.getpid(): raise ConfigError(f'{path} is being trained by process {status.get("pid")} on {status.get("host")}: wait for it, stop it, or give another run folder')
-        if not resume: raise ConfigError(f'{path} already holds a run ({status["state"]}, step {status.get("step", 0)}). Go on with it by resume=True, or give another folder by run=...; its checkpoints and figures are as they were')
-        differs = [f'{k}: {a!r} there, {b!r} asked for' for k, a, b in _differing(learned_settings(run.info['config']), learned_settings(json.loads(json.dumps(config))))]
-        if differs: raise ConfigError(f'{path} cannot be resumed with other settings (give another run folder):\n  ' + '\n  '.join(sorted(differs)))
+        if status["state"] == "running" and status.get("pid") != os.getpid():
+            raise ConfigError(
+                f"{path} is being trained by process {status.get('pid')} on {status.get('host')}: wait for it, stop it, or give another run folder"
+            )
+        if not resume:
+            raise ConfigError(
+                f"{path} already holds a run ({status['state']}, step {status.get('step', 0)}). Go on with it by resume=True, or give another folder by run=...; its checkpoints and figures are as they were"
+            )
+        differs = [
+            f"{k}: {a!r} there, {b!r} asked for"
+            for k, a, b in _differing(
+                learned_settings(run.info["config"]),
+                learned_settings(json.loads(json.dumps(config))),
+            )
+        ]
+        if differs:
+            raise ConfigError(
+                f"{path} cannot be resumed with other settings (give another run folder):\n  "
+                + "\n  ".join(sorted(differs))
+            )
         return run
     run.checkpoints.mkdir(parents=True, exist_ok=True)
-    versions = {'python': platform.python_version(), **{p: version(p) for p in PACKAGES}}
-    write_json(run.path/'config.json', {'kind': kind, 'config': config, **extra, 'versions': versions, 'created': now()})
-    run.set_status('running', step=0)
+    versions = {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
+    write_json(
+        run.path / "config.json",
+        {"kind": kind, "config": config, **extra, "versions": versions, "created": now()},
+    )
+    run.set_status("running", step=0)
     return run
 
 
 def list_runs(root) -> list[Run]:
     "Readable runs under `root`, newest first."
     found = []
-    for p in Path(root).glob('**/config.json') if Path(root).is_dir() else []:
-        if 'checkpoints' in p.relative_to(root).parts: continue
-        try: created = str(Run(p.parent).info['created'])
-        except (OSError, ValueError, KeyError, TypeError): continue
+    for p in Path(root).glob("**/config.json") if Path(root).is_dir() else []:
+        if "checkpoints" in p.relative_to(root).parts:
+            continue
+        try:
+            created = str(Run(p.parent).info["created"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
         found.append((created, Run(p.parent)))
     return [r for _, r in sorted(found, key=lambda f: (f[0], f[1].name), reverse=True)]
 
@@ -138,25 +214,37 @@ def list_runs(root) -> list[Run]:
 def figures(run: Run) -> dict[str, dict]:
     "What was measured of a run: name of the evaluation -> its figures, passport and subject."
     found = {}
-    for p in sorted((run.path/'evaluation').glob('*.json')):
-        try: value = read_json(p)
-        except (OSError, ValueError): continue
-        if isinstance(value, dict) and isinstance(value.get('figures'), dict) and isinstance(value.setdefault('passport', {}), dict): found[p.stem] = value
+    for p in sorted((run.path / "evaluation").glob("*.json")):
+        try:
+            value = read_json(p)
+        except (OSError, ValueError):
+            continue
+        if (
+            isinstance(value, dict)
+            and isinstance(value.get("figures"), dict)
+            and isinstance(value.setdefault("passport", {}), dict)
+        ):
+            found[p.stem] = value
     return found
 
 # %% ../nbs/04_runs.ipynb #b92206e9
-PASSING = ('torch',)  # entries of a passport that part no figures
+PASSING = ("torch",)  # entries of a passport that part no figures
 
 
 def passport_differences(a: dict, b: dict, ignore=()) -> list[str]:
     "What differs between two passports, one line each; `ignore`: entries that may."
     entries = [k for k in dict.fromkeys([*a, *b]) if k not in (*PASSING, *ignore)]
-    return [f'{k}: {a.get(k)!r} and {b.get(k)!r}' for k in entries if a.get(k) != b.get(k)]
+    return [f"{k}: {a.get(k)!r} and {b.get(k)!r}" for k in entries if a.get(k) != b.get(k)]
 
 
 def passport_id(passport: dict) -> str:
     "Eight hex digits, equal where `passport_differences` finds none."
-    return hashlib.sha256(json.dumps({k: v for k, v in passport.items() if k not in PASSING and v is not None}, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(
+        json.dumps(
+            {k: v for k, v in passport.items() if k not in PASSING and v is not None},
+            sort_keys=True,
+        ).encode()
+    ).hexdigest()[:8]
 
 
 def comparable(runs: list[Run]) -> list[tuple[str, dict, list[tuple[Run, dict[str, float]]]]]:
@@ -164,22 +252,46 @@ def comparable(runs: list[Run]) -> list[tuple[str, dict, list[tuple[Run, dict[st
     groups = {}
     for run in runs:
         for name, found in figures(run).items():
-            groups.setdefault((name, passport_id(found['passport'])), (name, found['passport'], []))[2].append((run, {k: v for k, v in found['figures'].items() if isinstance(v, int | float)}))
+            groups.setdefault(
+                (name, passport_id(found["passport"])), (name, found["passport"], [])
+            )[2].append(
+                (run, {k: v for k, v in found["figures"].items() if isinstance(v, int | float)})
+            )
     return sorted(groups.values(), key=lambda g: g[0])
 
 
 def differences(runs: list[Run]) -> list[tuple]:
     "(setting, its value in each run) where the settings, the data or the versions of some runs differ; None where a run does not know it. What changes nothing of what is learned (`ANYHOW`) is left out."
-    return _differing(*({'kind': r.kind, 'data': r.info.get('data_source')} | learned_settings(r.info['config']) | {f'version of {k}': v for k, v in r.info.get('versions', {}).items()} for r in runs))
+    return _differing(
+        *(
+            {"kind": r.kind, "data": r.info.get("data_source")}
+            | learned_settings(r.info["config"])
+            | {f"version of {k}": v for k, v in r.info.get("versions", {}).items()}
+            for r in runs
+        )
+    )
 
 
 def summary(root) -> str:
     "The runs under `root`, and their figures in one table for each evaluation and passport, as text."
     runs = list_runs(root)
-    lines = [f'{r.path}  {r.kind}, {(s := r.status)["state"]}, step {s.get("step", 0)}' for r in runs]
+    lines = [
+        f"{r.path}  {r.kind}, {(s := r.status)['state']}, step {s.get('step', 0)}" for r in runs
+    ]
     first = {}
     for name, passport, rows in comparable(runs):
         other = first.setdefault(name, passport)
-        lines.append(f'\n{name}, {passport.get("count", "?")} images' + ('' if other is passport else ': not to be compared with the above, for they differ in ' + '; '.join(passport_differences(other, passport))))
-        lines += [f'    {r.path}: ' + '  '.join(f'{k} {v:.4g}' for k, v in measured.items()) for r, measured in rows]
-    return '\n'.join(lines) or f'no runs under {root} yet: make demo'
+        lines.append(
+            f"\n{name}, {passport.get('count', '?')} images"
+            + (
+                ""
+                if other is passport
+                else ": not to be compared with the above, for they differ in "
+                + "; ".join(passport_differences(other, passport))
+            )
+        )
+        lines += [
+            f"    {r.path}: " + "  ".join(f"{k} {v:.4g}" for k, v in measured.items())
+            for r, measured in rows
+        ]
+    return "\n".join(lines) or f"no runs under {root} yet: make demo"

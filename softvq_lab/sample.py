@@ -14,59 +14,144 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 
-from .evaluation.sampling import pack_npz, sample_folder, sample_settings, sample_to_folder
+from softvq_lab.evaluation.sampling import (
+    pack_npz,
+    sample_folder,
+    sample_settings,
+    sample_to_folder,
+)
 from .hub import load_pair
 from .strict import ConfigError
 
 # %% ../nbs/09_sample.ipynb #70ebaad4
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str): raise ConfigError(f'{message}  (all that is possible: python -m softvq_lab.sample --help)')
+    def error(self, message: str):
+        raise ConfigError(f"{message}  (all that is possible: python -m softvq_lab.sample --help)")
 
 
 def _classes(text: str) -> list[int]:
-    try: return [int(c) for c in text.split(',')]
-    except ValueError: raise argparse.ArgumentTypeError(f'{text!r} is not a class, or several with commas between them') from None
+    try:
+        return [int(c) for c in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a class, or several with commas between them"
+        ) from None
 
 
 def _option(text: str) -> tuple[str, int | float | str]:
-    name, _, value = text.partition('=')
-    if not name or not value: raise argparse.ArgumentTypeError(f'{text!r} is not NAME=VALUE')
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     for kind in (int, float):
-        try: return name, kind(value)
-        except ValueError: pass
+        try:
+            return name, kind(value)
+        except ValueError:
+            pass
     return name, value
 
 
 def parser() -> argparse.ArgumentParser:
     "The command line of `python -m softvq_lab.sample`."
-    p = _Parser('python -m softvq_lab.sample', description='Draw samples of a generator as PNGs. Interrupted, the same command goes on.', allow_abbrev=False)
-    p.add_argument('run', metavar='RUN_FOLDER', help="a generator's run (or a saved or released generator, with --tokenizer and --out)")
-    p.add_argument('--tokenizer', metavar='FOLDER', help='its tokenizer, where the run does not say or it has moved')
-    p.add_argument('--count', type=int, default=50_000, help='how many samples (default: %(default)s); more than before extends the folder')
-    p.add_argument('--out', metavar='FOLDER', help='default: RUN_FOLDER/samples/ and a name that follows from the settings')
-    p.add_argument('--classes', type=_classes, help='one, or several that the samples take in turn: 3 or 1,4,7 (default: all)')
-    p.add_argument('--sampler', help="sit: heun, euler, dopri5, sde; dit: dpm++, ddim, ddpm; mar: mar (default: the generator's first)")
-    p.add_argument('--steps', type=int, help="default: the sampler's")
-    p.add_argument('--guidance', type=float, metavar='SCALE', help="1 is off (default: the generator's, as with the next two)")
-    p.add_argument('--interval', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='of t, where guidance acts')
-    p.add_argument('--schedule', help='of guidance: constant or linear')
-    p.add_argument('--option', type=_option, action='append', default=[], metavar='NAME=VALUE', help='of the sampler, for example rtol=1e-4 (dopri5) or temperature=0.9 (mar); may be given several times')
-    p.add_argument('--seed', type=int, default=0)
-    p.add_argument('--batch', type=int, default=64, help='samples drawn at once by a process (default: %(default)s)')
-    p.add_argument('--processes', type=int, default=1, help='how many processes share the work, on GPUs one each')
-    p.add_argument('--npz', action='store_true', help='pack the samples as FOLDER.npz (arr_0 images, arr_1 labels) when all are there')
+    p = _Parser(
+        "python -m softvq_lab.sample",
+        description="Draw samples of a generator as PNGs. Interrupted, the same command goes on.",
+        allow_abbrev=False,
+    )
+    p.add_argument(
+        "run",
+        metavar="RUN_FOLDER",
+        help="a generator's run (or a saved or released generator, with --tokenizer and --out)",
+    )
+    p.add_argument(
+        "--tokenizer",
+        metavar="FOLDER",
+        help="its tokenizer, where the run does not say or it has moved",
+    )
+    p.add_argument(
+        "--count",
+        type=int,
+        default=50_000,
+        help="how many samples (default: %(default)s); more than before extends the folder",
+    )
+    p.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="default: RUN_FOLDER/samples/ and a name that follows from the settings",
+    )
+    p.add_argument(
+        "--classes",
+        type=_classes,
+        help="one, or several that the samples take in turn: 3 or 1,4,7 (default: all)",
+    )
+    p.add_argument(
+        "--sampler",
+        help="sit: heun, euler, dopri5, sde; dit: dpm++, ddim, ddpm; mar: mar (default: the generator's first)",
+    )
+    p.add_argument("--steps", type=int, help="default: the sampler's")
+    p.add_argument(
+        "--guidance",
+        type=float,
+        metavar="SCALE",
+        help="1 is off (default: the generator's, as with the next two)",
+    )
+    p.add_argument(
+        "--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of t, where guidance acts"
+    )
+    p.add_argument("--schedule", help="of guidance: constant or linear")
+    p.add_argument(
+        "--option",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the sampler, for example rtol=1e-4 (dopri5) or temperature=0.9 (mar); may be given several times",
+    )
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument(
+        "--batch",
+        type=int,
+        default=64,
+        help="samples drawn at once by a process (default: %(default)s)",
+    )
+    p.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="how many processes share the work, on GPUs one each",
+    )
+    p.add_argument(
+        "--npz",
+        action="store_true",
+        help="pack the samples as FOLDER.npz (arr_0 images, arr_1 labels) when all are there",
+    )
     return p
 
 # %% ../nbs/09_sample.ipynb #6234ee99
-def _device(i: int) -> torch.device: return torch.device('cuda', i) if torch.cuda.is_available() else torch.device('cpu')
+def _device(i: int) -> torch.device:
+    return torch.device("cuda", i) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def _share(device: torch.device, a: argparse.Namespace, folder: Path | None, rank: int, world: int) -> Path:
+def _share(
+    device: torch.device, a: argparse.Namespace, folder: Path | None, rank: int, world: int
+) -> Path:
     "Draw share `rank` of `world`; `folder` None: the default. Returns the folder."
     generator, tokenizer = (m.to(device) for m in load_pair(a.run, a.tokenizer))
-    how = {k: getattr(a, k) for k in ('classes', 'sampler', 'steps', 'guidance', 'interval', 'schedule', 'seed')} | dict(a.option)
+    how = {
+        k: getattr(a, k)
+        for k in ("classes", "sampler", "steps", "guidance", "interval", "schedule", "seed")
+    } | dict(a.option)
     folder = folder or sample_folder(a.run, sample_settings(generator, tokenizer, **how))
-    sample_to_folder(generator, tokenizer, folder, a.count, batch_size=a.batch, rank=rank, world=world, progress=rank == 0, **how)
+    sample_to_folder(
+        generator,
+        tokenizer,
+        folder,
+        a.count,
+        batch_size=a.batch,
+        rank=rank,
+        world=world,
+        progress=rank == 0,
+        **how,
+    )
     return folder
 
 
@@ -78,24 +163,45 @@ def _other(i: int, a: argparse.Namespace, folder: Path | None, threads: int):
 
 def _draw(a: argparse.Namespace) -> Path:
     "All shares, or under torchrun the one of this process; the folder."
-    folder, rank, world = Path(a.out) if a.out else None, int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-    if not Path(a.run).is_dir(): raise ConfigError(f'{a.run} is not a folder (looked in {Path(a.run).resolve()})')
-    if a.processes < 1: raise ConfigError(f'--processes {a.processes} must be at least 1')
-    if (gpus := torch.cuda.device_count()) and gpus < a.processes: raise ConfigError(f'--processes {a.processes} on a machine with {gpus} GPUs: one each; on several nodes use torchrun')
-    if world > 1 and (a.processes > 1 or a.npz): raise ConfigError(f'{"--processes" if a.processes > 1 else "--npz"} under torchrun: ' + ('it starts the processes itself' if a.processes > 1 else 'no process knows when the others are done; call the same command once more without it'))
-    if world > 1: return _share(_device(int(os.environ.get('LOCAL_RANK', 0))), a, folder, rank, world)
+    folder, rank, world = (
+        Path(a.out) if a.out else None,
+        int(os.environ.get("RANK", 0)),
+        int(os.environ.get("WORLD_SIZE", 1)),
+    )
+    if not Path(a.run).is_dir():
+        raise ConfigError(f"{a.run} is not a folder (looked in {Path(a.run).resolve()})")
+    if a.processes < 1:
+        raise ConfigError(f"--processes {a.processes} must be at least 1")
+    if (gpus := torch.cuda.device_count()) and gpus < a.processes:
+        raise ConfigError(
+            f"--processes {a.processes} on a machine with {gpus} GPUs: one each; on several nodes use torchrun"
+        )
+    if world > 1 and (a.processes > 1 or a.npz):
+        raise ConfigError(
+            f"{'--processes' if a.processes > 1 else '--npz'} under torchrun: "
+            + (
+                "it starts the processes itself"
+                if a.processes > 1
+                else "no process knows when the others are done; call the same command once more without it"
+            )
+        )
+    if world > 1:
+        return _share(_device(int(os.environ.get("LOCAL_RANK", 0))), a, folder, rank, world)
     threads = torch.get_num_threads()
     each = max(1, threads // a.processes)
     others = mp.spawn(_other, (a, folder, each), nprocs=a.processes - 1, join=False)
     torch.set_num_threads(each)
     try:
         folder = _share(_device(0), a, folder, 0, a.processes)
-        while not others.join(): pass
+        while not others.join():
+            pass
         return folder
     finally:
         torch.set_num_threads(threads)
-        for p in others.processes: p.terminate()
-        for p in others.processes: p.join()
+        for p in others.processes:
+            p.terminate()
+        for p in others.processes:
+            p.join()
 
 # %% ../nbs/09_sample.ipynb #93b53f99
 def main(arguments: list[str] | None = None) -> int:
@@ -103,16 +209,22 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         a = parser().parse_args(arguments)
         folder = _draw(a)
-        print(f'{a.count} samples in {folder}' if 'RANK' not in os.environ else f'the share of process {os.environ["RANK"]} is in {folder}')
-        if a.npz: print(f'packed as {pack_npz(folder, count=a.count, progress=True)}')
+        print(
+            f"{a.count} samples in {folder}"
+            if "RANK" not in os.environ
+            else f"the share of process {os.environ['RANK']} is in {folder}"
+        )
+        if a.npz:
+            print(f"packed as {pack_npz(folder, count=a.count, progress=True)}")
     except ValueError as e:
         print(e, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('interrupted; the same command goes on', file=sys.stderr)
+        print("interrupted; the same command goes on", file=sys.stderr)
         return 130
     return 0
 
 # %% ../nbs/09_sample.ipynb #7769cdec
 #| eval: false
-if __name__ == '__main__': sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -19,41 +19,49 @@ from .plugins import load_plugins, registered
 class ConfigError(ValueError):
     "A setting that cannot be used. The message says what came, what is possible and what to do."
 
-    def _render_traceback_(self): return [f'{type(self).__name__}: {self}']  # IPython's hook
+    def _render_traceback_(self):
+        return [f"{type(self).__name__}: {self}"]  # IPython's hook
 
 
 def config(cls):
     "Make `cls` a frozen, keyword-only, checked dataclass that refuses unknown fields."
-    return pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra='forbid', allow_inf_nan=False))(cls)
+    return pydantic_dataclass(
+        frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False)
+    )(cls)
 
 # %% ../nbs/00a_strict.ipynb #b94110aa
 def closest(name: str, options) -> str:
     "' Did you mean ...?' where an option lies near `name`, else nothing."
     near = get_close_matches(str(name), [str(o) for o in options], n=1, cutoff=0.5)
-    return f' Did you mean {near[0]!r}?' if near else ''
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
     "Annotation of a `str` setting: one of `built_in`, or what is registered as `kind`."
+
     kind: str
     built_in: tuple[str, ...]
 
     @property
-    def options(self) -> tuple[str, ...]: return (*self.built_in, *registered(self.kind))
+    def options(self) -> tuple[str, ...]:
+        return (*self.built_in, *registered(self.kind))
 
     def check(self, name: str) -> str:
-        if name in self.options: return name
-        says = f'should be one of {", ".join(map(repr, self.options))}, or a registered {self.kind} (plugins=FILE.py).{closest(name, self.options)}'
-        raise PydanticCustomError('choice', '{says}', {'says': says})
+        if name in self.options:
+            return name
+        says = f"should be one of {', '.join(map(repr, self.options))}, or a registered {self.kind} (plugins=FILE.py).{closest(name, self.options)}"
+        raise PydanticCustomError("choice", "{says}", {"says": says})
 
-    def __get_pydantic_core_schema__(self, source, handler): return core_schema.no_info_after_validator_function(self.check, handler(source))
+    def __get_pydantic_core_schema__(self, source, handler):
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
 
 # %% ../nbs/00a_strict.ipynb #3e1b77ca
 def flatten(cfg) -> dict[str, object]:
     "The flat parameters of a parsed config: `parse(type(cfg), flatten(cfg)) == cfg`."
     flat = {}
-    for k, v in dataclasses.asdict(cfg).items(): flat.update(v if isinstance(v, dict) else {k: v})
+    for k, v in dataclasses.asdict(cfg).items():
+        flat.update(v if isinstance(v, dict) else {k: v})
     return flat
 
 
@@ -64,35 +72,58 @@ def parameters(cls) -> dict[str, object]:
 
 def _explain(e: dict, given: dict) -> str:
     "One pydantic error as one sentence."
-    name = next((str(p) for p in reversed(e['loc']) if isinstance(p, str)), '')
-    says = e['msg'].removeprefix('Value error, ')
-    says = says.replace('Input should be', 'should be').replace(', unable to parse string as an integer', '').replace(', unable to parse string as a number', '')
-    if e['type'] == 'literal_error': says += '.' + closest(given.get(name, ''), _options(e))
-    return f'{name}={given[name]!r}: {says}' if name in given and e['type'] != 'value_error' else says
+    name = next((str(p) for p in reversed(e["loc"]) if isinstance(p, str)), "")
+    says = e["msg"].removeprefix("Value error, ")
+    says = (
+        says.replace("Input should be", "should be")
+        .replace(", unable to parse string as an integer", "")
+        .replace(", unable to parse string as a number", "")
+    )
+    if e["type"] == "literal_error":
+        says += "." + closest(given.get(name, ""), _options(e))
+    return (
+        f"{name}={given[name]!r}: {says}" if name in given and e["type"] != "value_error" else says
+    )
 
 
-def _options(e: dict) -> list[str]: return [o.strip("' ") for o in e['ctx']['expected'].replace(' or ', ', ').split(',')]
+def _options(e: dict) -> list[str]:
+    return [o.strip("' ") for o in e["ctx"]["expected"].replace(" or ", ", ").split(",")]
 
 # %% ../nbs/00a_strict.ipynb #85460613
 def parse(cls, given: dict):
     "`given` (flat names) as a checked `cls`; a `ConfigError` that lists every mistake at once."
-    given = {**(cls.defaults(given) if hasattr(cls, 'defaults') else {}), **given}
+    given = {**(cls.defaults(given) if hasattr(cls, "defaults") else {}), **given}
     known, wrong, nested = parameters(cls), [], {}
-    if given.get('plugins') and 'plugins' in known:  # they bring names that are checked below
-        try: load_plugins(str(given['plugins']))
-        except ValueError as e: raise ConfigError(str(e)) from e
+    if given.get("plugins") and "plugins" in known:  # they bring names that are checked below
+        try:
+            load_plugins(str(given["plugins"]))
+        except ValueError as e:
+            raise ConfigError(str(e)) from e
     for name, value in given.items():
-        if name not in known: wrong.append(f'{name}={value!r}: unknown.{closest(name, known)}')
-        elif isinstance(value, bool) and not isinstance(known[name], bool): wrong.append(f'{name}={value!r}: a truth value is not possible here (default {known[name]!r})')
+        if name not in known:
+            wrong.append(f"{name}={value!r}: unknown.{closest(name, known)}")
+        elif isinstance(value, bool) and not isinstance(known[name], bool):
+            wrong.append(
+                f"{name}={value!r}: a truth value is not possible here (default {known[name]!r})"
+            )
     for f in dataclasses.fields(cls):
         if dataclasses.is_dataclass(f.default):
             names = [g.name for g in dataclasses.fields(f.default)]
-            nested[f.name] = dataclasses.asdict(f.default) | {n: given[n] for n in names if n in given}
-        elif f.name in given: nested[f.name] = given[f.name]
-    try: result = TypeAdapter(cls).validate_python(nested)
-    except ValidationError as e: wrong += [_explain(x, given) for x in e.errors()]
+            nested[f.name] = dataclasses.asdict(f.default) | {
+                n: given[n] for n in names if n in given
+            }
+        elif f.name in given:
+            nested[f.name] = given[f.name]
+    try:
+        result = TypeAdapter(cls).validate_python(nested)
+    except ValidationError as e:
+        wrong += [_explain(x, given) for x in e.errors()]
     if wrong:
-        lines = '\n'.join(f'  {w}' for w in wrong)
-        possible = f"\nPossible parameters and their defaults: {', '.join(f'{k}={v!r}' for k, v in known.items())}" if given.keys() - known.keys() else ''
-        raise ConfigError(f'stopped before any work.\n{lines}{possible}')
+        lines = "\n".join(f"  {w}" for w in wrong)
+        possible = (
+            f"\nPossible parameters and their defaults: {', '.join(f'{k}={v!r}' for k, v in known.items())}"
+            if given.keys() - known.keys()
+            else ""
+        )
+        raise ConfigError(f"stopped before any work.\n{lines}{possible}")
     return result

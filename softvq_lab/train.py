@@ -37,36 +37,66 @@ from .training.tokenizer_task import TokenizerTask
 from .workflows import TrainConfig, TrainGeneratorConfig
 
 # %% ../nbs/08_train.ipynb #c3f089df
-CONFIGS = {'tokenizer': TrainConfig, 'generator': TrainGeneratorConfig}
+CONFIGS = {"tokenizer": TrainConfig, "generator": TrainGeneratorConfig}
 
 
 def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
     "The settings that a run folder was prepared with; a `ConfigError` when it holds none."
-    try: info = run.info
+    try:
+        info = run.info
     except (OSError, ValueError) as e:
-        if run.path.exists(): raise ConfigError(f'{run.path} is not a run folder: {e}') from None
-        raise ConfigError(f'there is no run folder {run.path}.{closest(run.path.name, [p.name for p in run.path.parent.glob("*/")])}') from None
-    if info.get('kind') not in CONFIGS: raise ConfigError(f'{run.path} holds a {info.get("kind")!r}; what can be trained: {", ".join(CONFIGS)}')
-    try: return TypeAdapter(CONFIGS[info['kind']]).validate_python(info['config'])
-    except (KeyError, ValueError) as e: raise ConfigError(f'{run.path}/config.json does not fit this version of softvq_lab: {e}{plugin_hint(run)}') from None
+        if run.path.exists():
+            raise ConfigError(f"{run.path} is not a run folder: {e}") from None
+        raise ConfigError(
+            f"there is no run folder {run.path}.{closest(run.path.name, [p.name for p in run.path.parent.glob('*/')])}"
+        ) from None
+    if info.get("kind") not in CONFIGS:
+        raise ConfigError(
+            f"{run.path} holds a {info.get('kind')!r}; what can be trained: {', '.join(CONFIGS)}"
+        )
+    try:
+        return TypeAdapter(CONFIGS[info["kind"]]).validate_python(info["config"])
+    except (KeyError, ValueError) as e:
+        raise ConfigError(
+            f"{run.path}/config.json does not fit this version of softvq_lab: {e}{plugin_hint(run)}"
+        ) from None
 
 
-def images_of(config: TrainConfig | TrainGeneratorConfig, tokenizer: Tokenizer | None = None) -> ImageData:
+def images_of(
+    config: TrainConfig | TrainGeneratorConfig, tokenizer: Tokenizer | None = None
+) -> ImageData:
     "The images that a run is about: a generator's are its tokenizer's."
-    data, size = (config.data, config.tokenizer.image_shape) if isinstance(config, TrainConfig) else (_data_of(config.tokenizer_run), tokenizer.image_size)
-    try: return load_data(data, size)
-    except ValueError as e: raise ConfigError(f'dataset={data.dataset!r}: {e}') from None
+    data, size = (
+        (config.data, config.tokenizer.image_shape)
+        if isinstance(config, TrainConfig)
+        else (_data_of(config.tokenizer_run), tokenizer.image_size)
+    )
+    try:
+        return load_data(data, size)
+    except ValueError as e:
+        raise ConfigError(f"dataset={data.dataset!r}: {e}") from None
 
 
 def _data_of(tokenizer_run: str) -> DataConfig:
-    try: return parse(DataConfig, Run(tokenizer_run).info['config']['data'])
-    except (OSError, KeyError, TypeError): raise ConfigError(f'tokenizer_run={tokenizer_run!r} does not say on which images it was trained, as the run folder of nbs/train.ipynb does (which can start_from a saved or released tokenizer)') from None
+    try:
+        return parse(DataConfig, Run(tokenizer_run).info["config"]["data"])
+    except (OSError, KeyError, TypeError):
+        raise ConfigError(
+            f"tokenizer_run={tokenizer_run!r} does not say on which images it was trained, as the run folder of nbs/train.ipynb does (which can start_from a saved or released tokenizer)"
+        ) from None
 
 
 def prepare(config: TrainConfig | TrainGeneratorConfig, folder, images: ImageData) -> Run:
     "Make the run folder, or open it again to resume; a `ConfigError` when it holds another run."
-    kind = 'tokenizer' if isinstance(config, TrainConfig) else 'generator'
-    return open_run(folder, kind, dataclasses.asdict(config), config.where.resume, class_names=images.class_names, data_source=images.source)
+    kind = "tokenizer" if isinstance(config, TrainConfig) else "generator"
+    return open_run(
+        folder,
+        kind,
+        dataclasses.asdict(config),
+        config.where.resume,
+        class_names=images.class_names,
+        data_source=images.source,
+    )
 
 
 def broken_files(run: Run, images: ImageData) -> BrokenFiles:
@@ -74,37 +104,101 @@ def broken_files(run: Run, images: ImageData) -> BrokenFiles:
     return record_broken(images, run.path)
 
 
-def make_task(run: Run, config: TrainConfig | TrainGeneratorConfig, images: ImageData | None = None) -> Task:
+def make_task(
+    run: Run, config: TrainConfig | TrainGeneratorConfig, images: ImageData | None = None
+) -> Task:
     "The task of a prepared run."
     tokenizer = None if isinstance(config, TrainConfig) else load_tokenizer(config.tokenizer_run)
     images, seed = images or images_of(config, tokenizer), config.where.seed
     broken_files(run, images)
-    if tokenizer: return GeneratorTask(config.generator, tokenizer, images, run, seed, config.latents, config.mirror, config.repa, config.workers)
+    if tokenizer:
+        return GeneratorTask(
+            config.generator,
+            tokenizer,
+            images,
+            run,
+            seed,
+            config.latents,
+            config.mirror,
+            config.repa,
+            config.workers,
+        )
     start = load_tokenizer(config.start_from) if config.start_from else None
-    return TokenizerTask(config.tokenizer, images, run, seed, config.loss, start, config.train_only, training_view(images, config.data, seed))
+    return TokenizerTask(
+        config.tokenizer,
+        images,
+        run,
+        seed,
+        config.loss,
+        start,
+        config.train_only,
+        training_view(images, config.data, seed),
+    )
 
 
 def train_here(run: Run, images: ImageData | None = None):
     "Train a prepared run in this process, from its newest checkpoint if it has one."
     config = load_config(run)
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1: PartialState(cpu=not torch.cuda.is_available())  # ranks know each other before the task is made: they share the caching of latents
-    fit(make_task(run, config, images), run, config.optim, config.where.seed, resume=True, engine=config.engine, workers=config.data.workers if isinstance(config, TrainConfig) else config.workers)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        PartialState(
+            cpu=not torch.cuda.is_available()
+        )  # ranks know each other before the task is made: they share the caching of latents
+    fit(
+        make_task(run, config, images),
+        run,
+        config.optim,
+        config.where.seed,
+        resume=True,
+        engine=config.engine,
+        workers=config.data.workers if isinstance(config, TrainConfig) else config.workers,
+    )
 
 # %% ../nbs/08_train.ipynb #5d927aeb
-def launcher(run: Run, config, endpoint: str = '') -> list[str]:
+def launcher(run: Run, config, endpoint: str = "") -> list[str]:
     "The command that starts one node's share of a run's ranks. With several nodes it is started on each, with the same `endpoint` (HOST:PORT on one of them)."
     e = config.engine
-    meet = ['--standalone'] if e.nodes == 1 else [f'--nnodes={e.nodes}', '--rdzv-backend=c10d', f'--rdzv-endpoint={endpoint}', f'--rdzv-id={run.name}', '--max-restarts=0']
-    return [sys.executable, '-m', 'torch.distributed.run', *meet, f'--nproc-per-node={e.processes // e.nodes}', '-m', 'softvq_lab.train', str(run.path)]
+    meet = (
+        ["--standalone"]
+        if e.nodes == 1
+        else [
+            f"--nnodes={e.nodes}",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={endpoint}",
+            f"--rdzv-id={run.name}",
+            "--max-restarts=0",
+        ]
+    )
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *meet,
+        f"--nproc-per-node={e.processes // e.nodes}",
+        "-m",
+        "softvq_lab.train",
+        str(run.path),
+    ]
 
 
 def _everywhere(run: Run, config) -> list[str]:
     "The launcher of this machine, or by srun those of all nodes of the Slurm allocation that this process is in."
-    nodes, had = config.engine.nodes, int(os.environ.get('SLURM_JOB_NUM_NODES', 0))
-    if nodes == 1: return launcher(run, config)
-    if had != nodes: raise ConfigError(f'nodes={nodes}, but this is {f"a Slurm allocation of {had}" if had else "no Slurm allocation"}. By hand: start on each node, with one of them as HOST,\n  {" ".join(launcher(run, config, "HOST:29500"))}')
-    endpoint = f'{platform.node()}:{20_000 + int(os.environ["SLURM_JOB_ID"]) % 20_000}'
-    return ['srun', '--overlap', f'--nodes={nodes}', f'--ntasks={nodes}', '--ntasks-per-node=1', '--kill-on-bad-exit=1', *launcher(run, config, endpoint)]
+    nodes, had = config.engine.nodes, int(os.environ.get("SLURM_JOB_NUM_NODES", 0))
+    if nodes == 1:
+        return launcher(run, config)
+    if had != nodes:
+        raise ConfigError(
+            f"nodes={nodes}, but this is {f'a Slurm allocation of {had}' if had else 'no Slurm allocation'}. By hand: start on each node, with one of them as HOST,\n  {' '.join(launcher(run, config, 'HOST:29500'))}"
+        )
+    endpoint = f"{platform.node()}:{20_000 + int(os.environ['SLURM_JOB_ID']) % 20_000}"
+    return [
+        "srun",
+        "--overlap",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes}",
+        "--ntasks-per-node=1",
+        "--kill-on-bad-exit=1",
+        *launcher(run, config, endpoint),
+    ]
 
 # %% ../nbs/08_train.ipynb #242e624d
 def _die_with_parent():
@@ -116,65 +210,102 @@ def launch(run: Run, images: ImageData | None = None):
     "Train a prepared run with as many processes as its settings say; returns when training has ended. Raises `RuntimeError` with the last lines of train.log when it failed."
     config = load_config(run)
     processes = config.engine.processes
-    if processes == 1: return train_here(run, images)
+    if processes == 1:
+        return train_here(run, images)
     here = processes // config.engine.nodes
-    if (gpus := torch.cuda.device_count()) and gpus < here: raise ConfigError(f'processes={processes} on nodes={config.engine.nodes} are {here} on a machine with {gpus} GPUs: more nodes, or fewer processes')
-    command, cores = _everywhere(run, config), int(os.environ.get('SLURM_CPUS_ON_NODE', 0)) or os.cpu_count() or 1
-    env = {**os.environ, 'SOFTVQ_LAB_LAUNCHED_BY': str(os.getpid()), 'OMP_NUM_THREADS': str(max(1, cores // here))} | ({} if gpus else {'ACCELERATE_USE_CPU': 'true'})
-    with open(run.path/'train.log', 'a') as log: p = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env, preexec_fn=_die_with_parent)
+    if (gpus := torch.cuda.device_count()) and gpus < here:
+        raise ConfigError(
+            f"processes={processes} on nodes={config.engine.nodes} are {here} on a machine with {gpus} GPUs: more nodes, or fewer processes"
+        )
+    command, cores = (
+        _everywhere(run, config),
+        int(os.environ.get("SLURM_CPUS_ON_NODE", 0)) or os.cpu_count() or 1,
+    )
+    env = {
+        **os.environ,
+        "SOFTVQ_LAB_LAUNCHED_BY": str(os.getpid()),
+        "OMP_NUM_THREADS": str(max(1, cores // here)),
+    } | ({} if gpus else {"ACCELERATE_USE_CPU": "true"})
+    with open(run.path / "train.log", "a") as log:
+        p = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=env, preexec_fn=_die_with_parent
+        )
     try:
-        with _Asked() as requests: _follow(p, run, config.optim.steps, requests)
+        with _Asked() as requests:
+            _follow(p, run, config.optim.steps, requests)
     finally:
         if p.poll() is None:
             p.terminate()
             p.wait(120)
-    if p.returncode: _explain(run, p.returncode)
+    if p.returncode:
+        _explain(run, p.returncode)
 
 
-class _Asked(Requests): SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+class _Asked(Requests):
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
 
 def _follow(p: subprocess.Popen, run: Run, steps: int, requests: Requests):
     "A progress bar fed by the run's files until the process ends; a signal is handed on, once, and the ranks save."
     told = False
-    with tqdm(total=steps, desc=run.name, mininterval=0.5 if sys.stdout.isatty() else 5, file=sys.stdout) as bar:
+    with tqdm(
+        total=steps, desc=run.name, mininterval=0.5 if sys.stdout.isatty() else 5, file=sys.stdout
+    ) as bar:
         while True:
             ended = p.poll() is not None
             if requests.asked and not told and not ended:
                 p.terminate()
                 told = True
-            bar.update(run.status.get('step', 0) - bar.n)
-            if ended: return
+            bar.update(run.status.get("step", 0) - bar.n)
+            if ended:
+                return
             time.sleep(0.3)
 
 
 def _explain(run: Run, code: int):
     status = run.status
-    if status['state'] == 'preempted': raise Preempted(f'{run.path} was asked to stop and saved at step {status.get("step")}; resume=True goes on')
-    tail = '\n'.join((run.path/'train.log').read_text(errors='replace').splitlines()[-40:])
-    raise RuntimeError(f'training of {run.path} failed (exit status {code}): {status.get("error") or ""}\nthe last lines of {run.path}/train.log:\n{tail}')
+    if status["state"] == "preempted":
+        raise Preempted(
+            f"{run.path} was asked to stop and saved at step {status.get('step')}; resume=True goes on"
+        )
+    tail = "\n".join((run.path / "train.log").read_text(errors="replace").splitlines()[-40:])
+    raise RuntimeError(
+        f"training of {run.path} failed (exit status {code}): {status.get('error') or ''}\nthe last lines of {run.path}/train.log:\n{tail}"
+    )
 
 # %% ../nbs/08_train.ipynb #5335acc6
-USAGE = 'usage: python -m softvq_lab.train RUN_FOLDER   (a folder that a notebook, the explorer or softvq_lab.train.prepare made)'
+USAGE = "usage: python -m softvq_lab.train RUN_FOLDER   (a folder that a notebook, the explorer or softvq_lab.train.prepare made)"
 PREEMPTED = 75  # EX_TEMPFAIL: try again later
 
 
 def _check_free(run: Run):
-    status, mine = run.status, {os.getpid(), *(p.pid for p in psutil.Process().parents()), int(os.environ.get('SOFTVQ_LAB_LAUNCHED_BY', 0))}  # srun's tasks are no descendants of who launched them
-    if status['state'] == 'running' and status.get('pid') not in mine: raise ConfigError(f'{run.path} is being trained by process {status.get("pid")} on {status.get("host")}')
+    status, mine = (
+        run.status,
+        {
+            os.getpid(),
+            *(p.pid for p in psutil.Process().parents()),
+            int(os.environ.get("SOFTVQ_LAB_LAUNCHED_BY", 0)),
+        },
+    )  # srun's tasks are no descendants of who launched them
+    if status["state"] == "running" and status.get("pid") not in mine:
+        raise ConfigError(
+            f"{run.path} is being trained by process {status.get('pid')} on {status.get('host')}"
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
     "Train the run folder given; the exit status."
     arguments = sys.argv[1:] if arguments is None else arguments
-    if len(arguments) != 1 or arguments[0] in ('-h', '--help'):
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         print(USAGE)
-        return 0 if arguments and arguments[0] in ('-h', '--help') else 2
+        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
     run = Run(Path(arguments[0]))
     try:
-        if int(os.environ.get('RANK', 0)) == 0: _check_free(run)
+        if int(os.environ.get("RANK", 0)) == 0:
+            _check_free(run)
         train_here(run)
-        if int(os.environ.get('RANK', 0)) == 0: print(f'{run.path}: {run.status["state"]} at step {run.status["step"]}')
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"{run.path}: {run.status['state']} at step {run.status['step']}")
     except ConfigError as e:
         print(e, file=sys.stderr)
         return 2
@@ -185,4 +316,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 # %% ../nbs/08_train.ipynb #7769cdec
 #| eval: false
-if __name__ == '__main__': sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

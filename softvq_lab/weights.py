@@ -24,46 +24,62 @@ from .strict import ConfigError
 @dataclass(frozen=True)
 class Needed:
     "One pretrained file: what it is for, and where it was found (None: nowhere)."
+
     name: str  # timm's name
     purpose: str
     looked: tuple[str, ...]  # where, in order
     path: Path | None = None
-    supply: str = ''  # how to supply it, where it is not one of timm's
+    supply: str = ""  # how to supply it, where it is not one of timm's
 
     @property
-    def sha256(self) -> str | None: return sha256(self.path) if self.path else None
+    def sha256(self) -> str | None:
+        return sha256(self.path) if self.path else None
 
     def __str__(self):
-        if self.path: return f'{self.name} ({self.purpose}): {self.path}'
-        places = '\n'.join(f'    - {p}' for p in self.looked)
-        supply = self.supply or f'hf download timm/{self.name} (on a machine with a network; copy the cache along), a file {self.name}.safetensors in the folder that SOFTVQ_LAB_WEIGHTS names'
-        return f'{self.name} ({self.purpose}): not found. Looked for\n{places}\n  Supply it by one of: {supply}, or the parameter that names the file'
+        if self.path:
+            return f"{self.name} ({self.purpose}): {self.path}"
+        places = "\n".join(f"    - {p}" for p in self.looked)
+        supply = (
+            self.supply
+            or f"hf download timm/{self.name} (on a machine with a network; copy the cache along), a file {self.name}.safetensors in the folder that SOFTVQ_LAB_WEIGHTS names"
+        )
+        return f"{self.name} ({self.purpose}): not found. Looked for\n{places}\n  Supply it by one of: {supply}, or the parameter that names the file"
 
 
-def find(name: str, purpose: str, given: str = '') -> Needed:
+def find(name: str, purpose: str, given: str = "") -> Needed:
     "Look for the weights of timm's model `name`."
     if given:
         path = Path(given).expanduser()
-        if path.suffix != '.safetensors': raise ConfigError(f'{given}: only .safetensors files are read (a pickle may run code); convert it with safetensors.torch.save_file')
+        if path.suffix != ".safetensors":
+            raise ConfigError(
+                f"{given}: only .safetensors files are read (a pickle may run code); convert it with safetensors.torch.save_file"
+            )
         return Needed(name, purpose, (str(path.resolve()),), path if path.is_file() else None)
-    folder = os.environ.get('SOFTVQ_LAB_WEIGHTS')
-    local = Path(folder or '.')/f'{name}.safetensors'
-    looked = [str(local.resolve()) if folder else '$SOFTVQ_LAB_WEIGHTS (not set)', f'the hub cache, as timm/{name}']
-    if folder and local.is_file(): return Needed(name, purpose, tuple(looked), local)
-    cached = try_to_load_from_cache(f'timm/{name}', 'model.safetensors')
+    folder = os.environ.get("SOFTVQ_LAB_WEIGHTS")
+    local = Path(folder or ".") / f"{name}.safetensors"
+    looked = [
+        str(local.resolve()) if folder else "$SOFTVQ_LAB_WEIGHTS (not set)",
+        f"the hub cache, as timm/{name}",
+    ]
+    if folder and local.is_file():
+        return Needed(name, purpose, tuple(looked), local)
+    cached = try_to_load_from_cache(f"timm/{name}", "model.safetensors")
     return Needed(name, purpose, tuple(looked), Path(cached) if isinstance(cached, str) else None)
 
 
 def require(needed: list[Needed], missing_ok: bool = False) -> list[Needed]:
     "`needed`, or a `ConfigError` that lists those that are not there (unless `missing_ok`)."
-    if (absent := [n for n in needed if n.path is None]) and not missing_ok: raise ConfigError('pretrained weights are missing:\n' + '\n'.join(f'- {n}' for n in absent))
+    if (absent := [n for n in needed if n.path is None]) and not missing_ok:
+        raise ConfigError("pretrained weights are missing:\n" + "\n".join(f"- {n}" for n in absent))
     return needed
 
 # %% ../nbs/05_weights.ipynb #87379820
 def read_tensors(path) -> dict[str, Tensor]:
     "The tensors of a safetensors file by name; a `ValueError` where it is not one."
-    try: return load_file(path)
-    except Exception as e: raise ValueError(f'{path} is not a readable safetensors file: {e}') from None
+    try:
+        return load_file(path)
+    except Exception as e:
+        raise ValueError(f"{path} is not a readable safetensors file: {e}") from None
 
 
 def load_weights(model: nn.Module, path):
@@ -74,23 +90,36 @@ def load_weights(model: nn.Module, path):
 def fit_weights(model: nn.Module, state: dict[str, Tensor], source):
     "Load `state` into `model`, or raise a `ValueError` that names `source` and lists missing, surplus and mis-shaped tensors."
     own = model.state_dict()
-    wrong = [f'missing: {k} {tuple(v.shape)}' for k, v in own.items() if k not in state]
-    wrong += [f'surplus: {k} {tuple(v.shape)}' for k, v in state.items() if k not in own]
-    wrong += [f'shape of {k}: {tuple(v.shape)} in the file, {tuple(own[k].shape)} in the model' for k, v in state.items() if k in own and own[k].shape != v.shape]
-    if wrong: raise ValueError(f'{source} does not fit its config, {len(wrong)} tensors:\n  ' + '\n  '.join(wrong[:20]))
+    wrong = [f"missing: {k} {tuple(v.shape)}" for k, v in own.items() if k not in state]
+    wrong += [f"surplus: {k} {tuple(v.shape)}" for k, v in state.items() if k not in own]
+    wrong += [
+        f"shape of {k}: {tuple(v.shape)} in the file, {tuple(own[k].shape)} in the model"
+        for k, v in state.items()
+        if k in own and own[k].shape != v.shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"{source} does not fit its config, {len(wrong)} tensors:\n  " + "\n  ".join(wrong[:20])
+        )
     model.load_state_dict(state)
 
 # %% ../nbs/05_weights.ipynb #94e4b2bb
-VGG = 'vgg16-397923af.pth'  # torchvision's file
-DINO = 'vit_small_patch16_224.dino'  # timm's name
-TEACHERS = {name: timm_name for (name, size), timm_name in PRETRAINED.items() if size == 'base'}  # the paper's table 4 has them of this size
+VGG = "vgg16-397923af.pth"  # torchvision's file
+DINO = "vit_small_patch16_224.dino"  # timm's name
+TEACHERS = {
+    name: timm_name for (name, size), timm_name in PRETRAINED.items() if size == "base"
+}  # the paper's table 4 has them of this size
 
 
-def find_vgg(purpose: str = 'LPIPS', given: str = '') -> Needed:
+def find_vgg(purpose: str = "LPIPS", given: str = "") -> Needed:
     "Look for torchvision's VGG16."
-    folder, hub = os.environ.get('SOFTVQ_LAB_WEIGHTS'), Path(torch.hub.get_dir())/'checkpoints'
-    paths = [Path(given).expanduser()] if given else [Path(f)/VGG for f in (folder, hub) if f]
-    looked = tuple(str(p.resolve()) for p in paths) if given or folder else ('$SOFTVQ_LAB_WEIGHTS (not set)', str(paths[0].resolve()))
+    folder, hub = os.environ.get("SOFTVQ_LAB_WEIGHTS"), Path(torch.hub.get_dir()) / "checkpoints"
+    paths = [Path(given).expanduser()] if given else [Path(f) / VGG for f in (folder, hub) if f]
+    looked = (
+        tuple(str(p.resolve()) for p in paths)
+        if given or folder
+        else ("$SOFTVQ_LAB_WEIGHTS (not set)", str(paths[0].resolve()))
+    )
     supply = f'torchvision.models.vgg16(weights="DEFAULT") on a machine with a network, which writes it to {hub} (copy the file along), the same file in the folder that SOFTVQ_LAB_WEIGHTS names'
     return Needed(VGG, purpose, looked, next((p for p in paths if p.is_file()), None), supply)
 
@@ -98,14 +127,33 @@ def find_vgg(purpose: str = 'LPIPS', given: str = '') -> Needed:
 def loss_weights(c: LossConfig) -> dict[str, Needed]:
     "The files of the frozen networks that judge a tokenizer in training, by the setting that asks for them: percep, adv, align."
     found = {}
-    if c.percep == 'lpips': found['percep'] = find_vgg('perceptual loss', c.percep_file)
-    if c.percep.startswith('timm:'): found['percep'] = find(c.percep.removeprefix('timm:'), 'perceptual loss', c.percep_file)
-    if c.adv == 'dino': found['adv'] = find(DINO, 'features of the discriminator', c.adv_file)
-    if c.align in TEACHERS: found['align'] = find(TEACHERS[c.align], 'teacher of the latents', c.align_file)
+    if c.percep == "lpips":
+        found["percep"] = find_vgg("perceptual loss", c.percep_file)
+    if c.percep.startswith("timm:"):
+        found["percep"] = find(c.percep.removeprefix("timm:"), "perceptual loss", c.percep_file)
+    if c.adv == "dino":
+        found["adv"] = find(DINO, "features of the discriminator", c.adv_file)
+    if c.align in TEACHERS:
+        found["align"] = find(TEACHERS[c.align], "teacher of the latents", c.align_file)
     return found
 
 
-def preflight(c: TokenizerConfig, loss: LossConfig = LossConfig(), missing_ok: bool = False, start_from: str = '') -> list[Needed]:
+def preflight(
+    c: TokenizerConfig,
+    loss: LossConfig = LossConfig(),
+    missing_ok: bool = False,
+    start_from: str = "",
+) -> list[Needed]:
     "The pretrained files that a tokenizer and its training need (its encoder none with a tokenizer to `start_from`); a `ConfigError` that lists those that are not there (unless `missing_ok`)."
-    encoder = [find(PRETRAINED[c.encoder_init, PRESETS[c.preset][0]], 'start of the encoder', c.encoder_weights)] if c.encoder_init != 'scratch' and not start_from else []
+    encoder = (
+        [
+            find(
+                PRETRAINED[c.encoder_init, PRESETS[c.preset][0]],
+                "start of the encoder",
+                c.encoder_weights,
+            )
+        ]
+        if c.encoder_init != "scratch" and not start_from
+        else []
+    )
     return require(encoder + list(loss_weights(loss).values()), missing_ok)

@@ -11,29 +11,86 @@ from typing import Literal
 
 from pydantic import Field
 
-from .config import PRETRAINED, DataConfig, EngineConfig, GeneratorConfig, LossConfig, OptimConfig, RepaConfig, RunConfig, SampleConfig, TokenizerConfig, divisors
+from softvq_lab.config import (
+    PRETRAINED,
+    DataConfig,
+    EngineConfig,
+    GeneratorConfig,
+    LossConfig,
+    OptimConfig,
+    RepaConfig,
+    RunConfig,
+    SampleConfig,
+    TokenizerConfig,
+    divisors,
+)
 from .strict import config
 
 # %% ../nbs/01_workflows.ipynb #79f9e65c
 PAPER = dict(  # section 4.1 and appendix A of the paper
-    image_size=256, patch_size=16, preset='L', tokens=64, latent_dim=32, codebook_size=8192, codebooks=4, encoder_init='dinov2', percep='lpips', percep_warmup=10_000, adv='dino', align='dinov2', lr=1e-4, steps=250_000,
-    batch_size=256, warmup_steps=5000, min_lr=0., ema_decay=0.9999, log_every=100, eval_every=5000, checkpoint_every=5000, precision='bf16')
+    image_size=256,
+    patch_size=16,
+    preset="L",
+    tokens=64,
+    latent_dim=32,
+    codebook_size=8192,
+    codebooks=4,
+    encoder_init="dinov2",
+    percep="lpips",
+    percep_warmup=10_000,
+    adv="dino",
+    align="dinov2",
+    lr=1e-4,
+    steps=250_000,
+    batch_size=256,
+    warmup_steps=5000,
+    min_lr=0.0,
+    ema_decay=0.9999,
+    log_every=100,
+    eval_every=5000,
+    checkpoint_every=5000,
+    precision="bf16",
+)
 PAPER_GENERATOR = dict(  # lr and batch are the paper's, 400,000 steps the length at which DiT and SiT compare models
-    lr=1e-4, schedule='constant', steps=400_000, batch_size=256, warmup_steps=0, weight_decay=0., ema_decay=0.9999, log_every=100, eval_every=50_000, checkpoint_every=10_000, precision='bf16')
-PAPER_MAR = dict(lr=2e-4, warmup_steps=50_000)  # MAR warms up; for how long in the paper is not stated
+    lr=1e-4,
+    schedule="constant",
+    steps=400_000,
+    batch_size=256,
+    warmup_steps=0,
+    weight_decay=0.0,
+    ema_decay=0.9999,
+    log_every=100,
+    eval_every=50_000,
+    checkpoint_every=10_000,
+    precision="bf16",
+)
+PAPER_MAR = dict(
+    lr=2e-4, warmup_steps=50_000
+)  # MAR warms up; for how long in the paper is not stated
 
 # %% ../nbs/01_workflows.ipynb #b1bd9318
 def _shares(optim: OptimConfig, engine: EngineConfig):
     parts = engine.processes * engine.accumulate
-    if optim.batch_size % parts: raise ValueError(f'batch_size={optim.batch_size} cannot be shared out to processes={engine.processes} x accumulate={engine.accumulate}; the nearest that can is {max(1, round(optim.batch_size / parts)) * parts}')
+    if optim.batch_size % parts:
+        raise ValueError(
+            f"batch_size={optim.batch_size} cannot be shared out to processes={engine.processes} x accumulate={engine.accumulate}; the nearest that can is {max(1, round(optim.batch_size / parts)) * parts}"
+        )
 
 
 @config
 class TrainConfig:
     "nbs/train.ipynb: a tokenizer."
-    recipe: Literal['digits', 'paper'] = 'digits'  # which set of defaults; paper: of the paper
-    start_from: str = ''  # a saved or released tokenizer (folder, run or hub repository) whose weights and settings training starts from
-    train_only: Literal['all', 'decoder'] = 'all'  # decoder: the encoder and the quantizer stay as they are
+
+    recipe: Literal["digits", "paper"] = Field(
+        "digits", description="which set of defaults; paper: of the paper"
+    )
+    start_from: str = Field(
+        "",
+        description="a saved or released tokenizer (folder, run or hub repository) whose weights and settings training starts from",
+    )
+    train_only: Literal["all", "decoder"] = Field(
+        "all", description="decoder: the encoder and the quantizer stay as they are"
+    )
     where: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -42,28 +99,52 @@ class TrainConfig:
     engine: EngineConfig = EngineConfig()
 
     @staticmethod
-    def defaults(given: dict) -> dict: return PAPER if given.get('recipe') == 'paper' else {}
+    def defaults(given: dict) -> dict:
+        return PAPER if given.get("recipe") == "paper" else {}
 
     def __post_init__(self):
         _shares(self.optim, self.engine)
-        if self.train_only == 'decoder' and not self.start_from: raise ValueError("train_only='decoder' needs start_from: the tokenizer whose decoder is trained on")
-        if self.train_only == 'decoder' and self.loss.align != 'none': raise ValueError(f"train_only='decoder' keeps the latents as they are: align={self.loss.align!r} could change nothing, set it to 'none'")
+        if self.train_only == "decoder" and not self.start_from:
+            raise ValueError(
+                "train_only='decoder' needs start_from: the tokenizer whose decoder is trained on"
+            )
+        if self.train_only == "decoder" and self.loss.align != "none":
+            raise ValueError(
+                f"train_only='decoder' keeps the latents as they are: align={self.loss.align!r} could change nothing, set it to 'none'"
+            )
         t = self.tokenizer
         grid = t.image_shape[0] // t.patch_size * (t.image_shape[1] // t.patch_size)
-        patches = {'reference': 64, **{name: grid for name, _ in PRETRAINED}}.get(self.loss.align)  # of a teacher of one's own nobody knows them here
-        if patches and self.loss.align_how == 'repeat' and patches % t.tokens: raise ValueError(f"align={self.loss.align!r} with align_how='repeat' shares {patches} patches of the teacher out over tokens={t.tokens}, which must divide them: {divisors(patches, 1, patches)}; or align_how='avg_1d'")
-        if self.engine.recompute and t.preset.startswith('cnn'): raise ValueError(f'recompute is for ViT presets, not for preset={t.preset!r}')
+        patches = {"reference": 64, **{name: grid for name, _ in PRETRAINED}}.get(
+            self.loss.align
+        )  # of a teacher of one's own nobody knows them here
+        if patches and self.loss.align_how == "repeat" and patches % t.tokens:
+            raise ValueError(
+                f"align={self.loss.align!r} with align_how='repeat' shares {patches} patches of the teacher out over tokens={t.tokens}, which must divide them: {divisors(patches, 1, patches)}; or align_how='avg_1d'"
+            )
+        if self.engine.recompute and t.preset.startswith("cnn"):
+            raise ValueError(f"recompute is for ViT presets, not for preset={t.preset!r}")
 
 
 @config
 class TrainGeneratorConfig:
     "nbs/train_generator.ipynb: a generator on the latents of a trained tokenizer."
-    recipe: Literal['digits', 'paper'] = 'digits'  # which set of defaults; paper: of the paper
+
+    recipe: Literal["digits", "paper"] = Field(
+        "digits", description="which set of defaults; paper: of the paper"
+    )
     where: RunConfig = RunConfig()
-    tokenizer_run: str = 'runs/tokenizer'  # the run folder of the tokenizer
-    latents: str = 'memory'  # memory: all encoded at the start and held; fly: each batch encoded when it is wanted; else the folder of a latent cache, made where it is not there
-    mirror: bool = False  # learn from mirrored images as well: not for digits
-    workers: int = Field(0, ge=0, le=256)  # processes that read images (latents='fly', or a cache that is made), or latents of a cache, for each rank; 0: none but the trainer itself
+    tokenizer_run: str = Field("runs/tokenizer", description="the run folder of the tokenizer")
+    latents: str = Field(
+        "memory",
+        description="memory: all encoded at the start and held; fly: each batch encoded when it is wanted; else the folder of a latent cache, made where it is not there",
+    )
+    mirror: bool = Field(False, description="learn from mirrored images as well: not for digits")
+    workers: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="processes that read images (latents='fly', or a cache that is made), or latents of a cache, for each rank; 0: none but the trainer itself",
+    )
     repa: RepaConfig = RepaConfig()
     generator: GeneratorConfig = GeneratorConfig()
     optim: OptimConfig = OptimConfig(steps=1000, eval_every=500)
@@ -71,104 +152,201 @@ class TrainGeneratorConfig:
 
     @staticmethod
     def defaults(given: dict) -> dict:
-        if given.get('recipe') != 'paper': return {}
-        return PAPER_GENERATOR | (PAPER_MAR if given.get('generator') == 'mar' else {})
+        if given.get("recipe") != "paper":
+            return {}
+        return PAPER_GENERATOR | (PAPER_MAR if given.get("generator") == "mar" else {})
 
     def __post_init__(self):
         _shares(self.optim, self.engine)
-        if self.repa.align == 'none': return
-        if self.latents != 'fly': raise ValueError(f"align={self.repa.align!r} shows the teacher images, which latents={self.latents!r} does not keep: latents='fly'")
-        if self.generator.generator not in ('sit', 'dit'): raise ValueError(f'align is for the layers of sit and dit, not of generator={self.generator.generator!r}')
+        if self.repa.align == "none":
+            return
+        if self.latents != "fly":
+            raise ValueError(
+                f"align={self.repa.align!r} shows the teacher images, which latents={self.latents!r} does not keep: latents='fly'"
+            )
+        if self.generator.generator not in ("sit", "dit"):
+            raise ValueError(
+                f"align is for the layers of sit and dit, not of generator={self.generator.generator!r}"
+            )
 
 
 @config
 class EvaluateConfig:
     "nbs/evaluate.ipynb: the figures of a run, each with its passport."
-    run: str = 'runs/tokenizer'  # a run folder of a tokenizer or of a generator, or a folder of a diffusers autoencoder
-    data: DataConfig = DataConfig()  # for a diffusers autoencoder only: a run knows its own data
-    image_size: int = Field(32, ge=8, le=2048)  # likewise
-    extractor: str = Field('reference', pattern='^(reference|inception|dinov2|timm:.+)$')  # network in whose features images are compared: the small reference network; Inception (FID); DINOv2; a model of timm, timm:NAME
-    extractor_file: str = ''  # its weights, if they lie elsewhere
-    reference: str = 'train'  # what samples are compared with: train, heldout, a folder of images, or an ADM-style .npz
-    confidence: int = Field(50, ge=0, le=10_000)  # draws of the bootstrap behind the intervals; 0: none
-    probe: Literal['none', 'ridge', 'lamb'] = 'lamb'  # linear probe on the latents: none; closed form; the paper's
-    proxy: bool = False  # a tokenizer's proxy gFID: trains a small generator
-    plugins: str = ''  # .py files or modules that register what the run was made with (softvq_lab.plugins)
+
+    run: str = Field(
+        "runs/tokenizer",
+        description="a run folder of a tokenizer or of a generator, or a folder of a diffusers autoencoder",
+    )
+    data: DataConfig = Field(
+        DataConfig(), description="for a diffusers autoencoder only: a run knows its own data"
+    )
+    image_size: int = Field(32, ge=8, le=2048, description="likewise")
+    extractor: str = Field(
+        "reference",
+        pattern="^(reference|inception|dinov2|timm:.+)$",
+        description="network in whose features images are compared: the small reference network; Inception (FID); DINOv2; a model of timm, timm:NAME",
+    )
+    extractor_file: str = Field("", description="its weights, if they lie elsewhere")
+    reference: str = Field(
+        "train",
+        description="what samples are compared with: train, heldout, a folder of images, or an ADM-style .npz",
+    )
+    confidence: int = Field(
+        50, ge=0, le=10_000, description="draws of the bootstrap behind the intervals; 0: none"
+    )
+    probe: Literal["none", "ridge", "lamb"] = Field(
+        "lamb", description="linear probe on the latents: none; closed form; the paper's"
+    )
+    proxy: bool = Field(False, description="a tokenizer's proxy gFID: trains a small generator")
+    plugins: str = Field(
+        "",
+        description=".py files or modules that register what the run was made with (softvq_lab.plugins)",
+    )
     sample: SampleConfig = SampleConfig()
-    seed: int = Field(0, ge=0, lt=2**31)  # of the samples
+    seed: int = Field(0, ge=0, lt=2**31, description="of the samples")
 
 
 @config
 class SamplerQualityConfig:
     "nbs/sampler_quality.ipynb: quality against network evaluations, by sampler."
-    runs: str = 'runs/generator'  # run folders of generators, separated by commas
-    plugins: str = ''  # .py files or modules that register what the run was made with (softvq_lab.plugins)
-    samples: int = Field(400, ge=2)  # for each sampler and number of steps, classes in turn
-    sample_guidance: float | None = Field(None, ge=0, le=100)  # guidance scale; None: the generator's own
-    seed: int = Field(0, ge=0, lt=2**31)  # of the samples
+
+    runs: str = Field(
+        "runs/generator", description="run folders of generators, separated by commas"
+    )
+    plugins: str = Field(
+        "",
+        description=".py files or modules that register what the run was made with (softvq_lab.plugins)",
+    )
+    samples: int = Field(
+        400, ge=2, description="for each sampler and number of steps, classes in turn"
+    )
+    sample_guidance: float | None = Field(
+        None, ge=0, le=100, description="guidance scale; None: the generator's own"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of the samples")
 
 
 @config
 class SweepPageConfig:
     "nbs/sweep.ipynb: the morning page of a sweep."
-    sweep: str = 'runs/sweeps/digits-tau'  # folder of a sweep; several, separated by commas, are shown as one
-    figure: str = 'psnr'  # by which tokenizers are ranked
-    sample_figure: str = 'reference_frechet'  # by which generators are ranked
-    curve: str = 'rec'  # which metric of the training is overlaid
+
+    sweep: str = Field(
+        "runs/sweeps/digits-tau",
+        description="folder of a sweep; several, separated by commas, are shown as one",
+    )
+    figure: str = Field("psnr", description="by which tokenizers are ranked")
+    sample_figure: str = Field("reference_frechet", description="by which generators are ranked")
+    curve: str = Field("rec", description="which metric of the training is overlaid")
 
 
 @config
 class LatentMapConfig:
     "nbs/latent_map.ipynb: UMAP of the latents."
-    run: str = 'runs/tokenizer'  # a run folder of a tokenizer
-    plugins: str = ''  # .py files or modules that register what the run was made with (softvq_lab.plugins)
-    neighbors: int = Field(15, ge=2, le=500)  # UMAP: how local the map is
-    min_dist: float = Field(0.1, ge=0, le=1)  # UMAP: how tight points may lie
-    images: int = Field(1000, ge=10, le=100_000)  # at most so many images
-    points: int = Field(1500, ge=10, le=100_000)  # at most so many single tokens, and half as many codewords, on their map
-    position: int = Field(-1, ge=-1, le=4095)  # token position that gets a map of its own; -1: the one whose neighbourhoods are purest
-    teacher: Literal['none', 'reference', 'dinov2', 'clip', 'eva02'] = 'reference'  # whose features the latents are compared with (CKNNA)
-    teacher_file: str = ''  # its weights, if they lie elsewhere
-    seed: int = Field(0, ge=0, lt=2**31)  # of UMAP
+
+    run: str = Field("runs/tokenizer", description="a run folder of a tokenizer")
+    plugins: str = Field(
+        "",
+        description=".py files or modules that register what the run was made with (softvq_lab.plugins)",
+    )
+    neighbors: int = Field(15, ge=2, le=500, description="UMAP: how local the map is")
+    min_dist: float = Field(0.1, ge=0, le=1, description="UMAP: how tight points may lie")
+    images: int = Field(1000, ge=10, le=100_000, description="at most so many images")
+    points: int = Field(
+        1500,
+        ge=10,
+        le=100_000,
+        description="at most so many single tokens, and half as many codewords, on their map",
+    )
+    position: int = Field(
+        -1,
+        ge=-1,
+        le=4095,
+        description="token position that gets a map of its own; -1: the one whose neighbourhoods are purest",
+    )
+    teacher: Literal["none", "reference", "dinov2", "clip", "eva02"] = Field(
+        "reference", description="whose features the latents are compared with (CKNNA)"
+    )
+    teacher_file: str = Field("", description="its weights, if they lie elsewhere")
+    seed: int = Field(0, ge=0, lt=2**31, description="of UMAP")
 
 
 @config
 class ProfileConfig(TrainConfig):
     "nbs/profile.ipynb: where the time of a training step goes. The parameters of nbs/train.ipynb, and:"
-    profile_steps: int = Field(5, ge=1, le=1000)  # so many steps are measured, after two that warm up
+
+    profile_steps: int = Field(
+        5, ge=1, le=1000, description="so many steps are measured, after two that warm up"
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.profile_steps + 2 > self.optim.steps: raise ValueError(f'profile_steps={self.profile_steps} and two before them are more than steps={self.optim.steps}')
+        if self.profile_steps + 2 > self.optim.steps:
+            raise ValueError(
+                f"profile_steps={self.profile_steps} and two before them are more than steps={self.optim.steps}"
+            )
 
 
 @config
 class EfficiencyConfig:
     "nbs/efficiency.ipynb: parameters, FLOPs, throughput and memory. What is counted is counted for every preset; the rest is about what is measured."
-    device: Literal['auto', 'cpu', 'cuda'] = 'auto'  # auto: cuda where there is one
-    generator: Literal['sit', 'dit', 'mar'] = 'sit'
-    size: Literal['tiny', 'S', 'B', 'L', 'XL', 'H'] = 'tiny'  # of the generator
-    preset: Literal['tiny', 'S', 'B', 'BL', 'L'] = 'tiny'  # of the tokenizer
-    image_size: int = Field(32, ge=8, le=2048)  # of the tokenizer; preset S to L: 256, in patches of 16
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: cuda where there is one"
+    )
+    generator: Literal["sit", "dit", "mar"] = "sit"
+    size: Literal["tiny", "S", "B", "L", "XL", "H"] = Field("tiny", description="of the generator")
+    preset: Literal["tiny", "S", "B", "BL", "L"] = Field("tiny", description="of the tokenizer")
+    image_size: int = Field(
+        32, ge=8, le=2048, description="of the tokenizer; preset S to L: 256, in patches of 16"
+    )
     patch_size: int = Field(8, ge=2, le=64)
     latent_dim: int = Field(32, ge=1, le=1024)
-    tokens: str | int = '32,64'  # numbers of tokens, separated by commas; 256 and 1024 are always measured: they are what the others are compared with
-    batch_size: int = Field(2, ge=1)  # images at once
-    sample_steps: int = Field(2, ge=1, le=1000)  # of the default sampler
-    rounds: int = Field(3, ge=1, le=1000)  # in which all numbers of tokens take turns; medians over them
-    precision: Literal['fp32', 'bf16'] = 'fp32'  # of matrix products
-    save: str = 'runs/efficiency.json'  # where all numbers go; empty: nowhere
+    tokens: str | int = Field(
+        "32,64",
+        description="numbers of tokens, separated by commas; 256 and 1024 are always measured: they are what the others are compared with",
+    )
+    batch_size: int = Field(2, ge=1, description="images at once")
+    sample_steps: int = Field(2, ge=1, le=1000, description="of the default sampler")
+    rounds: int = Field(
+        3, ge=1, le=1000, description="in which all numbers of tokens take turns; medians over them"
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products")
+    save: str = Field("runs/efficiency.json", description="where all numbers go; empty: nowhere")
 
     @staticmethod
-    def defaults(given: dict) -> dict: return {} if given.get('preset', 'tiny') == 'tiny' else {'image_size': 256, 'patch_size': 16}
+    def defaults(given: dict) -> dict:
+        return (
+            {} if given.get("preset", "tiny") == "tiny" else {"image_size": 256, "patch_size": 16}
+        )
 
     @property
-    def lengths(self) -> list[int]: return [int(n) for n in str(self.tokens).split(',')]
+    def lengths(self) -> list[int]:
+        return [int(n) for n in str(self.tokens).split(",")]
 
     def __post_init__(self):
-        GeneratorConfig(generator=self.generator, size=self.size)  # refuses sizes that the generator does not have
-        if not all(n.strip().isdigit() and 1 <= int(n) <= 4096 for n in str(self.tokens).split(',')): raise ValueError(f'tokens={self.tokens!r} must be numbers from 1 to 4096, separated by commas')
-        if self.image_size % self.patch_size: raise ValueError(f'image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; possible patch sizes: {divisors(self.image_size, 2, 64)}')
+        GeneratorConfig(
+            generator=self.generator, size=self.size
+        )  # refuses sizes that the generator does not have
+        if not all(
+            n.strip().isdigit() and 1 <= int(n) <= 4096 for n in str(self.tokens).split(",")
+        ):
+            raise ValueError(
+                f"tokens={self.tokens!r} must be numbers from 1 to 4096, separated by commas"
+            )
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; possible patch sizes: {divisors(self.image_size, 2, 64)}"
+            )
 
 
-WORKFLOWS = {'train': TrainConfig, 'train_generator': TrainGeneratorConfig, 'evaluate': EvaluateConfig, 'sampler_quality': SamplerQualityConfig, 'latent_map': LatentMapConfig, 'sweep': SweepPageConfig, 'efficiency': EfficiencyConfig, 'profile': ProfileConfig}
+WORKFLOWS = {
+    "train": TrainConfig,
+    "train_generator": TrainGeneratorConfig,
+    "evaluate": EvaluateConfig,
+    "sampler_quality": SamplerQualityConfig,
+    "latent_map": LatentMapConfig,
+    "sweep": SweepPageConfig,
+    "efficiency": EfficiencyConfig,
+    "profile": ProfileConfig,
+}

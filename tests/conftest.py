@@ -1,4 +1,5 @@
 """What all tests share: the apps on the path, a cache of their own, a tiny trained pair of runs."""
+
 import os
 import re
 import shutil
@@ -8,54 +9,62 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
-os.environ.setdefault('HF_HUB_OFFLINE', '1')
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_configure(config):
-    config.addinivalue_line('markers', 'slow: takes minutes; run by pytest -m slow')
+    config.addinivalue_line("markers", "slow: takes minutes; run by pytest -m slow")
 
 
-@pytest.fixture(scope='session')
-def root() -> Path: return ROOT
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
 
 
-@pytest.fixture(scope='session', autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def temporary(tmp_path_factory):
     "What libraries leave in the temporary folder (gradio_client: an empty folder for each file) goes with the tests' own."
-    tempfile.tempdir = os.environ['TMPDIR'] = str(tmp_path_factory.mktemp('tmp'))
+    tempfile.tempdir = os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("tmp"))
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def app(runs, tmp_path_factory):
     "An explorer on the module's own `runs`."
     from served import Explorer
-    app = Explorer(runs, tmp_path_factory.mktemp('app'))
+
+    app = Explorer(runs, tmp_path_factory.mktemp("app"))
     yield app
     app.close()
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def client(app):
     "Asks the explorer as a program does."
     from gradio_client import Client
+
     return Client(app.url, verbose=False)
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope="session")
 def chromium() -> str:
     "Path of the browser; its lack is a skip here and a failure in CI (REQUIRE_BROWSER=1)."
-    path = shutil.which('chromium') or shutil.which('chromium-browser')
-    if not path and os.environ.get('REQUIRE_BROWSER'): pytest.fail('no chromium: make system-deps')
-    if not path: pytest.skip('no chromium: make system-deps')
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not path and os.environ.get("REQUIRE_BROWSER"):
+        pytest.fail("no chromium: make system-deps")
+    if not path:
+        pytest.skip("no chromium: make system-deps")
     return path
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def browser(chromium):
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-background-networking'])
+        browser = p.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
+        )
         yield browser
         browser.close()
 
@@ -66,12 +75,26 @@ def open_page(browser):
     pages = []
 
     def new(url: str):
-        page = browser.new_page(viewport={'width': 1280, 'height': 900})
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.outside, page.problems = [], []
-        page.on('request', lambda r: page.outside.append(r.url) if not re.match(r'(https?|wss?)://127\.0\.0\.1[:/]|data:|blob:|about:', r.url) else None)
-        page.on('requestfailed', lambda r: page.outside.remove(r.url) if 'csp' in str(r.failure).lower() and r.url in page.outside else None)  # the page's own policy stopped it: nothing left the machine
-        page.on('pageerror', lambda e: page.problems.append(str(e)))
-        page.goto(url + ('&' if '?' in url else '?') + '__theme=light')
+        page.on(
+            "request",
+            lambda r: (
+                page.outside.append(r.url)
+                if not re.match(r"(https?|wss?)://127\.0\.0\.1[:/]|data:|blob:|about:", r.url)
+                else None
+            ),
+        )
+        page.on(
+            "requestfailed",
+            lambda r: (
+                page.outside.remove(r.url)
+                if "csp" in str(r.failure).lower() and r.url in page.outside
+                else None
+            ),
+        )  # the page's own policy stopped it: nothing left the machine
+        page.on("pageerror", lambda e: page.problems.append(str(e)))
+        page.goto(url + ("&" if "?" in url else "?") + "__theme=light")
         pages.append(page)
         return page
 
@@ -84,24 +107,28 @@ def open_page(browser):
 @pytest.fixture
 def looks(root):
     "looks(page, name): pictures of the page at 1280 and 390 pixels, light and dark, in build/screenshots; nothing is wider than the page."
-    folder = root/'build'/'screenshots'
+    folder = root / "build" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
 
     def take(page, name: str):
         for width in (1280, 390):
-            page.set_viewport_size({'width': width, 'height': 900})
-            for theme in ('light', 'dark'):
-                page.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == 'dark')
+            page.set_viewport_size({"width": width, "height": 900})
+            for theme in ("light", "dark"):
+                page.evaluate(
+                    "dark => document.body.classList.toggle('dark', dark)", theme == "dark"
+                )
                 page.wait_for_timeout(500)  # figures are drawn anew
-                page.screenshot(path=folder/f'{name}-{width}-{theme}.png', full_page=True)
-            assert page.evaluate('document.documentElement.scrollWidth') <= width, f'{name} is wider than {width} pixels'
+                page.screenshot(path=folder / f"{name}-{width}-{theme}.png", full_page=True)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (
+                f"{name} is wider than {width} pixels"
+            )
         page.evaluate("document.body.classList.remove('dark')")
-        page.set_viewport_size({'width': 1280, 'height': 900})
+        page.set_viewport_size({"width": 1280, "height": 900})
 
     return take
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     "A folder of two runs, `tokenizer` and `generator`, trained for a few steps on digits by the notebooks' own path."
     from dataclasses import asdict
@@ -115,12 +142,12 @@ def trained(tmp_path_factory) -> Path:
     from softvq_lab.training.loop import fit
     from softvq_lab.training.tokenizer_task import TokenizerTask
 
-    runs = tmp_path_factory.mktemp('runs')
+    runs = tmp_path_factory.mktemp("runs")
     few = dict(warmup_steps=5, eval_every=40, checkpoint_every=20)
     c = parse(TrainConfig, dict(tokens=8, steps=40, **few))
-    t = open_run(runs/'tokenizer', 'tokenizer', asdict(c), class_names=digits(32).class_names)
+    t = open_run(runs / "tokenizer", "tokenizer", asdict(c), class_names=digits(32).class_names)
     fit(TokenizerTask(c.tokenizer, digits(32), t), t, c.optim)
     g = parse(TrainGeneratorConfig, dict(tokenizer_run=str(t.path), steps=40, batch_size=32, **few))
-    r = open_run(runs/'generator', 'generator', asdict(g), class_names=digits(32).class_names)
+    r = open_run(runs / "generator", "generator", asdict(g), class_names=digits(32).class_names)
     fit(GeneratorTask(g.generator, load_tokenizer(t.path), digits(32), r), r, g.optim)
     return runs

@@ -1,4 +1,5 @@
 """The documentation: rooms as they are, pages whose links lead somewhere, a site that asks nobody."""
+
 import importlib.util
 import re
 import sys
@@ -11,53 +12,88 @@ ROOT = Path(__file__).parent.parent
 
 
 def script(name):
-    spec = importlib.util.spec_from_file_location(f'docs_{name}', ROOT/'docs'/f'{name}.py')
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_imports_go_one_way_and_the_picture_shows_them():
-    rooms = script('rooms')
+    rooms = script("rooms")
     edges = rooms.imports()
     assert rooms.against(edges) == []
-    assert (ROOT/'docs'/'architecture.svg').read_text() == rooms.svg(edges), 'python docs/rooms.py draws it anew'
-    assert rooms.against({('quantizers', 'training'): 1, ('training', 'quantizers'): 1}) == ['quantizers uses training']
+    assert (ROOT / "docs" / "architecture.svg").read_text() == rooms.svg(edges), (
+        "python docs/rooms.py draws it anew"
+    )
+    assert rooms.against({("quantizers", "training"): 1, ("training", "quantizers"): 1}) == [
+        "quantizers uses training"
+    ]
 
 
 def texts():
-    for p in [*ROOT.glob('*.md'), *(ROOT/'docs').glob('*.md'), *(ROOT/'benchmarks').glob('*.md')]: yield p, p.read_text(encoding='utf-8')
-    for p in sorted((ROOT/'nbs').rglob('*.ipynb')):
-        if '.ipynb_checkpoints' not in p.parts: yield p, '\n'.join(c.source for c in nbformat.read(p, 4).cells if c.cell_type == 'markdown')
+    for p in [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "benchmarks").glob("*.md"),
+    ]:
+        yield p, p.read_text(encoding="utf-8")
+    for p in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        if ".ipynb_checkpoints" not in p.parts:
+            yield (
+                p,
+                "\n".join(c.source for c in nbformat.read(p, 4).cells if c.cell_type == "markdown"),
+            )
 
 
 def test_links_between_pages_lead_to_files():
-    wrong = [f'{p.relative_to(ROOT)}: {t}' for p, text in texts() for t in re.findall(r'\]\(([^)\s#]+)(?:#[^)\s]*)?\)', re.sub(r'```.*?```', '', text, flags=re.S)) if re.match(r'[\w./-]+$', t) and '://' not in t and not (p.parent/t).exists()]
+    wrong = [
+        f"{p.relative_to(ROOT)}: {t}"
+        for p, text in texts()
+        for t in re.findall(
+            r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)", re.sub(r"```.*?```", "", text, flags=re.S)
+        )
+        if re.match(r"[\w./-]+$", t) and "://" not in t and not (p.parent / t).exists()
+    ]
     assert wrong == []
 
 
-@pytest.mark.parametrize('path', sorted((ROOT/'nbs'/'tutorials').glob('*.ipynb')), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb")), ids=lambda p: p.stem
+)
 def test_a_tutorial_has_real_outputs_and_is_small(path):
     assert path.stat().st_size < 500_000
-    cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
+    cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
     outputs = [o for c in cells for o in c.outputs]
-    assert any('image/png' in o.get('data', {}) for o in outputs) and len(outputs) >= 4
-    assert not [o for o in outputs if o.output_type == 'error' or o.get('name') == 'stderr'], 'an error or a warning in a stored output'
+    assert any("image/png" in o.get("data", {}) for o in outputs) and len(outputs) >= 4
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"], (
+        "an error or a warning in a stored output"
+    )
 
 
 def test_the_check_of_the_site_finds_what_is_wrong(tmp_path):
-    check = script('site').check
-    (tmp_path/'a.html').write_text('<h1 id="top">A</h1><a href="b.html#there">b</a><a href="https://example.org">out</a><img src="data:image/png;base64,">')
-    (tmp_path/'b.html').write_text('<p id="there"></p><a href="a.html#top">a</a>')
+    check = script("site").check
+    (tmp_path / "a.html").write_text(
+        '<h1 id="top">A</h1><a href="b.html#there">b</a><a href="https://example.org">out</a><img src="data:image/png;base64,">'
+    )
+    (tmp_path / "b.html").write_text('<p id="there"></p><a href="a.html#top">a</a>')
     assert check(tmp_path) == []
-    (tmp_path/'b.html').write_text('<a href="c.html"></a><script src="https://cdn.example.org/x.js"></script>')
-    assert check(tmp_path) == ['a.html: no there in b.html', 'b.html loads https://cdn.example.org/x.js', 'b.html: c.html is not there']
+    (tmp_path / "b.html").write_text(
+        '<a href="c.html"></a><script src="https://cdn.example.org/x.js"></script>'
+    )
+    assert check(tmp_path) == [
+        "a.html: no there in b.html",
+        "b.html loads https://cdn.example.org/x.js",
+        "b.html: c.html is not there",
+    ]
 
 
 @pytest.mark.slow
 def test_the_site_is_built_strictly(monkeypatch):
-    pytest.importorskip('mkdocs', reason='make docs installs it')
-    monkeypatch.setattr(sys, 'argv', ['site.py'])
-    site = script('site')
+    pytest.importorskip("mkdocs", reason="make docs installs it")
+    monkeypatch.setattr(sys, "argv", ["site.py"])
+    site = script("site")
     assert site.main() == 0
-    assert '<math' in (site.SITE/'nbs'/'quantizers'/'01_softvq.html').read_text() and 'class SoftVQ' not in (site.SITE/'index.html').read_text()
+    assert (
+        "<math" in (site.SITE / "nbs" / "quantizers" / "01_softvq.html").read_text()
+        and "class SoftVQ" not in (site.SITE / "index.html").read_text()
+    )

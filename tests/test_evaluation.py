@@ -1,4 +1,5 @@
 """Figures and what they may be compared with: agreement with torch-fidelity, references, passports, degenerate inputs."""
+
 import math
 import pickle
 
@@ -19,14 +20,47 @@ from softvq_lab.config import GeneratorConfig, TokenizerConfig
 from softvq_lab.core import read_json, sha256
 from softvq_lab.data import ImageData, digits, stack, to_pil, to_uint8
 from softvq_lab.evaluation import extractors
-from softvq_lab.evaluation.extractors import INCEPTION, Extractor, ReferenceFeatures, extract, make_extractor
-from softvq_lab.evaluation.fidelity import Moments, bootstrap, fidelity_figures, frechet, frechet_distance, frechet_infinity, frechet_interval, inception_score, kid, precision_recall
-from softvq_lab.evaluation.image_metrics import load_lpips, pairs, reconstruct_split, reconstruction_figures, worst_and_best
+from softvq_lab.evaluation.extractors import (
+    INCEPTION,
+    Extractor,
+    ReferenceFeatures,
+    extract,
+    make_extractor,
+)
+from softvq_lab.evaluation.fidelity import (
+    Moments,
+    bootstrap,
+    fidelity_figures,
+    frechet,
+    frechet_distance,
+    frechet_infinity,
+    frechet_interval,
+    inception_score,
+    kid,
+    precision_recall,
+)
+from softvq_lab.evaluation.image_metrics import (
+    load_lpips,
+    pairs,
+    reconstruct_split,
+    reconstruction_figures,
+    worst_and_best,
+)
 from softvq_lab.evaluation.passport import Measured, compare, passport
 from softvq_lab.evaluation.proxy import Proxy, proxy_figures, rank_agreement
-from softvq_lab.evaluation.references import make_reference, npz_images, npz_reference, save_reference
+from softvq_lab.evaluation.references import (
+    make_reference,
+    npz_images,
+    npz_reference,
+    save_reference,
+)
 from softvq_lab.evaluation.sampling import SampleFolder, pack_npz, sample_settings, sample_to_folder
-from softvq_lab.evaluation.scores import reconstruction_fidelity, sample_figures, sampling_protocol, score_samples
+from softvq_lab.evaluation.scores import (
+    reconstruction_fidelity,
+    sample_figures,
+    sampling_protocol,
+    score_samples,
+)
 from softvq_lab.generators.model import make_generator
 from softvq_lab.hub import load_pair, load_tokenizer
 from softvq_lab.latents.stats import LatentStats
@@ -35,75 +69,133 @@ from softvq_lab.strict import ConfigError
 from softvq_lab.tokenizer.model import Tokenizer
 
 
-def cloud(n: int, width: int = 24, shift: float = 0., seed: int = 0) -> torch.Tensor:
+def cloud(n: int, width: int = 24, shift: float = 0.0, seed: int = 0) -> torch.Tensor:
     "Features (n, width) that are correlated and of unequal scale, as a network's are."
     g = torch.Generator().manual_seed(seed)
-    mix = torch.randn(width, width, generator=torch.Generator().manual_seed(99)) * torch.logspace(0, -2, width)
+    mix = torch.randn(width, width, generator=torch.Generator().manual_seed(99)) * torch.logspace(
+        0, -2, width
+    )
     return torch.randn(n, width, generator=g) @ mix + shift
 
 
-@pytest.fixture(scope='module')
-def data() -> ImageData: return digits(32)
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return digits(32)
 
 
-@pytest.fixture(scope='module')
-def judge(data) -> Extractor: return make_extractor('reference', data)
+@pytest.fixture(scope="module")
+def judge(data) -> Extractor:
+    return make_extractor("reference", data)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def drawn(trained, tmp_path_factory):
     "A folder of 60 samples of the tiny trained generator."
-    folder = tmp_path_factory.mktemp('drawn')/'samples'
-    sample_to_folder(*load_pair(trained/'generator'), folder, 60, steps=2, progress=False)
+    folder = tmp_path_factory.mktemp("drawn") / "samples"
+    sample_to_folder(*load_pair(trained / "generator"), folder, 60, steps=2, progress=False)
     return folder
 
 
 # the four figures
 
 
-@pytest.mark.parametrize('n,m,width', [(300, 200, 24), (40, 50, 5), (90, 70, 128), (2, 50, 5)])
+@pytest.mark.parametrize("n,m,width", [(300, 200, 24), (40, 50, 5), (90, 70, 128), (2, 50, 5)])
 def test_fid_is_torch_fidelitys_and_the_formula_in_float64(n, m, width):
     a, b = cloud(n, width), cloud(m, width, 0.3, seed=1)
     ours = frechet_distance(a, b)
-    by_hand = fid_statistics_to_metric(*(fid_features_to_statistics(x.double()) for x in (a, b)), verbose=False)['frechet_inception_distance']
+    by_hand = fid_statistics_to_metric(
+        *(fid_features_to_statistics(x.double()) for x in (a, b)), verbose=False
+    )["frechet_inception_distance"]
     assert ours == pytest.approx(by_hand, rel=1e-4, abs=1e-6)
-    if min(n, m) <= width: return  # scipy's root of a singular matrix is no judge
-    (p, q), (s, t) = ([x.double().numpy().mean(0) for x in (a, b)], [np.cov(x.double().numpy(), rowvar=False) for x in (a, b)])
-    formula = ((p - q)**2).sum() + np.trace(s + t - 2 * np.real(scipy.linalg.sqrtm(s @ t)))
+    if min(n, m) <= width:
+        return  # scipy's root of a singular matrix is no judge
+    (p, q), (s, t) = (
+        [x.double().numpy().mean(0) for x in (a, b)],
+        [np.cov(x.double().numpy(), rowvar=False) for x in (a, b)],
+    )
+    formula = ((p - q) ** 2).sum() + np.trace(s + t - 2 * np.real(scipy.linalg.sqrtm(s @ t)))
     assert ours == pytest.approx(formula, rel=1e-6)
 
 
 def test_the_other_three_are_torch_fidelitys():
     a, b = cloud(260), cloud(210, shift=0.2, seed=1)
-    theirs = kid_features_to_metric(a.double(), b.double(), kid_subset_size=210, kid_subsets=100, verbose=False)
-    assert kid(a, b) == pytest.approx({'kid': theirs['kernel_inception_distance_mean'], 'kid_std': theirs['kernel_inception_distance_std']}, rel=1e-9)
+    theirs = kid_features_to_metric(
+        a.double(), b.double(), kid_subset_size=210, kid_subsets=100, verbose=False
+    )
+    assert kid(a, b) == pytest.approx(
+        {
+            "kid": theirs["kernel_inception_distance_mean"],
+            "kid_std": theirs["kernel_inception_distance_std"],
+        },
+        rel=1e-9,
+    )
     theirs = isc_features_to_metric(a)
-    assert inception_score(a) == pytest.approx({'score': theirs['inception_score_mean'], 'score_std': theirs['inception_score_std']}, rel=1e-9)
+    assert inception_score(a) == pytest.approx(
+        {"score": theirs["inception_score_mean"], "score_std": theirs["inception_score_std"]},
+        rel=1e-9,
+    )
     theirs = prc_features_to_metric(a, b, verbose=False)
-    assert precision_recall(a, b) == pytest.approx({k: theirs[k] for k in ('precision', 'recall')}, abs=1e-9)
+    assert precision_recall(a, b) == pytest.approx(
+        {k: theirs[k] for k in ("precision", "recall")}, abs=1e-9
+    )
 
 
 def test_from_images_to_figures_as_torch_fidelity_does_it(data, judge, tmp_path):
     "Two folders of PNGs through torch-fidelity's front door, with our network registered there."
+
     class Registered(ReferenceFeatures):
-        def __init__(self, name, features_list, **kw): super().__init__(judge.net.net, name, features_list)
+        def __init__(self, name, features_list, **kw):
+            super().__init__(judge.net.net, name, features_list)
+
     (real, _), (x, y) = stack(data.train, 150), stack(data.heldout, 110)
-    for name, images in (('real', real), ('some', x)):
-        (tmp_path/name).mkdir()
-        for i, image in enumerate(images): to_pil(image).save(tmp_path/name/f'{i:03d}.png')
-    register_feature_extractor('softvq-lab-test', Registered)
-    try: theirs = torch_fidelity.calculate_metrics(input1=str(tmp_path/'some'), input2=str(tmp_path/'real'), cuda=False, isc=True, fid=True, kid=True, prc=True, kid_subset_size=110, feature_extractor='softvq-lab-test', cache=False, save_cpu_ram=True, verbose=False)
-    finally: del FEATURE_EXTRACTORS_REGISTRY['softvq-lab-test']
-    ours = sample_figures(x, y, data, judge, make_reference(str(tmp_path/'real'), judge, size=32), draws=0).figures
-    names = {'frechet_inception_distance': 'frechet', 'inception_score_mean': 'score', 'kernel_inception_distance_mean': 'kid', 'precision': 'precision', 'recall': 'recall'}
-    assert {v: ours[f'reference_{v}'] for v in names.values()} == pytest.approx({v: theirs[k] for k, v in names.items()}, rel=2e-4, abs=1e-4)
+    for name, images in (("real", real), ("some", x)):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(images):
+            to_pil(image).save(tmp_path / name / f"{i:03d}.png")
+    register_feature_extractor("softvq-lab-test", Registered)
+    try:
+        theirs = torch_fidelity.calculate_metrics(
+            input1=str(tmp_path / "some"),
+            input2=str(tmp_path / "real"),
+            cuda=False,
+            isc=True,
+            fid=True,
+            kid=True,
+            prc=True,
+            kid_subset_size=110,
+            feature_extractor="softvq-lab-test",
+            cache=False,
+            save_cpu_ram=True,
+            verbose=False,
+        )
+    finally:
+        del FEATURE_EXTRACTORS_REGISTRY["softvq-lab-test"]
+    ours = sample_figures(
+        x, y, data, judge, make_reference(str(tmp_path / "real"), judge, size=32), draws=0
+    ).figures
+    names = {
+        "frechet_inception_distance": "frechet",
+        "inception_score_mean": "score",
+        "kernel_inception_distance_mean": "kid",
+        "precision": "precision",
+        "recall": "recall",
+    }
+    assert {v: ours[f"reference_{v}"] for v in names.values()} == pytest.approx(
+        {v: theirs[k] for k, v in names.items()}, rel=2e-4, abs=1e-4
+    )
 
 
 def test_a_shift_and_a_scale_have_the_distances_of_the_textbook():
     x = cloud(500, 6).double()
-    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9) and frechet_distance(x, x + 2) == pytest.approx(24)
-    assert frechet_distance(x, 3 * (x - x.mean(0)) + x.mean(0)) == pytest.approx(4 * torch.cov(x.T).trace().item())
-    assert frechet_distance(x, cloud(400, 6, 1)) == pytest.approx(frechet_distance(cloud(400, 6, 1), x))
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9) and frechet_distance(
+        x, x + 2
+    ) == pytest.approx(24)
+    assert frechet_distance(x, 3 * (x - x.mean(0)) + x.mean(0)) == pytest.approx(
+        4 * torch.cov(x.T).trace().item()
+    )
+    assert frechet_distance(x, cloud(400, 6, 1)) == pytest.approx(
+        frechet_distance(cloud(400, 6, 1), x)
+    )
 
 
 # degenerate inputs
@@ -111,39 +203,73 @@ def test_a_shift_and_a_scale_have_the_distances_of_the_textbook():
 
 def test_one_image_is_refused_by_every_figure():
     one, many = cloud(1), cloud(50)
-    for f in (lambda: frechet_distance(one, many), lambda: frechet_distance(many, one), lambda: kid(one, many), lambda: inception_score(one), lambda: fidelity_figures(one, None, Moments.of(many), many)):
-        with pytest.raises(ValueError, match='at least 2'): f()
-    with pytest.raises(ValueError, match='3 neighbours and need more images'): precision_recall(cloud(3), many)
+    for f in (
+        lambda: frechet_distance(one, many),
+        lambda: frechet_distance(many, one),
+        lambda: kid(one, many),
+        lambda: inception_score(one),
+        lambda: fidelity_figures(one, None, Moments.of(many), many),
+    ):
+        with pytest.raises(ValueError, match="at least 2"):
+            f()
+    with pytest.raises(ValueError, match="3 neighbours and need more images"):
+        precision_recall(cloud(3), many)
 
 
 def test_identical_images_give_finite_figures_and_a_note():
     same, real = cloud(1).repeat(60, 1), cloud(200, seed=1)
-    figures, intervals, notes = fidelity_figures(same, torch.zeros(60, 7), Moments.of(real), real, prefix='toy_', draws=5)
-    assert all(math.isfinite(v) for v in figures.values()) and figures['toy_score'] == pytest.approx(1) and figures['toy_recall'] == 0
-    point = (same[0].double() - real.double().mean(0)).square().sum() + torch.cov(real.double().T).trace()
-    assert figures['toy_frechet'] == pytest.approx(point.item()) and any('all 60 samples have the same features' in n for n in notes)
-    assert intervals['toy_frechet'] == pytest.approx((figures['toy_frechet'],) * 2)
+    figures, intervals, notes = fidelity_figures(
+        same, torch.zeros(60, 7), Moments.of(real), real, prefix="toy_", draws=5
+    )
+    assert (
+        all(math.isfinite(v) for v in figures.values())
+        and figures["toy_score"] == pytest.approx(1)
+        and figures["toy_recall"] == 0
+    )
+    point = (same[0].double() - real.double().mean(0)).square().sum() + torch.cov(
+        real.double().T
+    ).trace()
+    assert figures["toy_frechet"] == pytest.approx(point.item()) and any(
+        "all 60 samples have the same features" in n for n in notes
+    )
+    assert intervals["toy_frechet"] == pytest.approx((figures["toy_frechet"],) * 2)
 
 
 def test_fewer_samples_than_features_give_a_finite_figure_and_a_note():
     few, real = cloud(30, 100), cloud(80, 100, seed=1)
     figures, _, notes = fidelity_figures(few, None, Moments.of(real), real, draws=3)
-    assert all(math.isfinite(v) for v in figures.values()) and figures['fid'] > 0
-    assert any('30 samples in 100 dimensions have a covariance of rank 29' in n for n in notes) and any('quote it from 10000 on' in n for n in notes)
-    assert figures.keys() == {'fid', 'kid', 'kid_std', 'precision', 'recall'}  # by Inception they have the field's names
+    assert all(math.isfinite(v) for v in figures.values()) and figures["fid"] > 0
+    assert any(
+        "30 samples in 100 dimensions have a covariance of rank 29" in n for n in notes
+    ) and any("quote it from 10000 on" in n for n in notes)
+    assert figures.keys() == {
+        "fid",
+        "kid",
+        "kid_std",
+        "precision",
+        "recall",
+    }  # by Inception they have the field's names
 
 
 def test_enough_samples_carry_no_warning():
     x = cloud(10_000, 3)
-    assert fidelity_figures(x, None, Moments.of(x), None, draws=0)[2] == ['The reference has mean and covariance only: no KID, precision and recall.']
+    assert fidelity_figures(x, None, Moments.of(x), None, draws=0)[2] == [
+        "The reference has mean and covariance only: no KID, precision and recall."
+    ]
 
 
 def test_features_that_are_not_numbers_are_named(data):
     class Broken(ReferenceFeatures):
-        def forward(self, x): return torch.full((len(x), 4), math.nan).where(torch.arange(len(x))[:, None] == 2, 0.),
-    broken = Extractor('broken', Broken(make_extractor('reference', data).net.net), 'broken')
-    with pytest.raises(ValueError, match=r'features of images \[2\] are not finite'): extract(broken, data.heldout.tensors[0][:5])
-    with pytest.raises(ValueError, match='no images'): extract(broken, torch.zeros(0, 3, 32, 32))
+        def forward(self, x):
+            return (
+                torch.full((len(x), 4), math.nan).where(torch.arange(len(x))[:, None] == 2, 0.0),
+            )
+
+    broken = Extractor("broken", Broken(make_extractor("reference", data).net.net), "broken")
+    with pytest.raises(ValueError, match=r"features of images \[2\] are not finite"):
+        extract(broken, data.heldout.tensors[0][:5])
+    with pytest.raises(ValueError, match="no images"):
+        extract(broken, torch.zeros(0, 3, 32, 32))
 
 
 # how sure
@@ -155,8 +281,11 @@ def test_the_line_to_infinity_takes_the_bias_out():
     x = torch.randn(3000, 20, generator=g)
     assert abs(frechet_infinity(x[:600], real)) < 0.25 * frechet(real, Moments.of(x[:600]))
     shifted = frechet_infinity(x + 1, real)
-    assert shifted == pytest.approx(20, rel=0.05) and shifted == frechet_infinity(x + 1, real, seed=0) != frechet_infinity(x + 1, real, seed=1)
-    with pytest.raises(ValueError, match='at least 40'): frechet_infinity(x[:39], real)
+    assert shifted == pytest.approx(20, rel=0.05) and shifted == frechet_infinity(
+        x + 1, real, seed=0
+    ) != frechet_infinity(x + 1, real, seed=1)
+    with pytest.raises(ValueError, match="at least 40"):
+        frechet_infinity(x[:39], real)
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -173,9 +302,11 @@ def test_reconstructions_are_resampled_with_their_originals():
     real = cloud(200)
     near = real + 0.05 * cloud(200, seed=5)
     apart, together = frechet_interval(near, Moments.of(real)), frechet_interval(near, real)
-    assert together[1] < 0.2 * apart[1] and abs(frechet_infinity(near, real)) < 0.2 * abs(frechet_infinity(near, Moments.of(real)))
+    assert together[1] < 0.2 * apart[1] and abs(frechet_infinity(near, real)) < 0.2 * abs(
+        frechet_infinity(near, Moments.of(real))
+    )
     notes = fidelity_figures(near, None, Moments.of(real), real, paired=True, draws=0)
-    assert 'kid' not in notes[0] and any('not independent of its original' in n for n in notes[2])
+    assert "kid" not in notes[0] and any("not independent of its original" in n for n in notes[2])
 
 
 # extractors
@@ -183,78 +314,122 @@ def test_reconstructions_are_resampled_with_their_originals():
 
 def test_a_pickle_of_another_hash_is_not_opened(tmp_path):
     class Bomb:
-        def __reduce__(self): return (open, (str(tmp_path/'exploded'), 'w'))
-    path = tmp_path/INCEPTION
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    path = tmp_path / INCEPTION
     path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ConfigError, match='was not opened'): make_extractor('inception', file=str(path))
-    assert not (tmp_path/'exploded').exists()
+    with pytest.raises(ConfigError, match="was not opened"):
+        make_extractor("inception", file=str(path))
+    assert not (tmp_path / "exploded").exists()
 
 
 def test_without_weights_it_says_where_they_were_looked_for(monkeypatch, tmp_path):
-    monkeypatch.setenv('SOFTVQ_LAB_WEIGHTS', str(tmp_path))
-    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path/'hub'))
-    with pytest.raises(ConfigError) as e: make_extractor('inception')
-    assert str(tmp_path/INCEPTION) in str(e.value) and str(tmp_path/'hub'/'checkpoints'/INCEPTION) in str(e.value) and 'torch-fidelity' in str(e.value)
-    with pytest.raises(ConfigError, match='vit_base_patch14_dinov2.*not found'): make_extractor('dinov2')
-    assert load_lpips()[0] is None and 'left out' in load_lpips()[1] and str(tmp_path) in load_lpips()[1]
-    with pytest.raises(ValueError, match="Did you mean 'reference'"): make_extractor('referenze')
-    with pytest.raises(ValueError, match='timm has no model'): make_extractor('timm:resnet99')
+    monkeypatch.setenv("SOFTVQ_LAB_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    with pytest.raises(ConfigError) as e:
+        make_extractor("inception")
+    assert (
+        str(tmp_path / INCEPTION) in str(e.value)
+        and str(tmp_path / "hub" / "checkpoints" / INCEPTION) in str(e.value)
+        and "torch-fidelity" in str(e.value)
+    )
+    with pytest.raises(ConfigError, match="vit_base_patch14_dinov2.*not found"):
+        make_extractor("dinov2")
+    assert (
+        load_lpips()[0] is None
+        and "left out" in load_lpips()[1]
+        and str(tmp_path) in load_lpips()[1]
+    )
+    with pytest.raises(ValueError, match="Did you mean 'reference'"):
+        make_extractor("referenze")
+    with pytest.raises(ValueError, match="timm has no model"):
+        make_extractor("timm:resnet99")
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def inception(tmp_path_factory):
     "The network with random weights in a file, taken for the pretrained one (which cannot be had here)."
-    path = tmp_path_factory.mktemp('inception')/INCEPTION
+    path = tmp_path_factory.mktemp("inception") / INCEPTION
     torch.save({}, path)
     patch = pytest.MonkeyPatch()
     with patch.context() as p:
-        p.setattr(FeatureExtractorInceptionV3, 'load_state_dict', lambda self, state: None)
+        p.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
         torch.manual_seed(0)
-        net = FeatureExtractorInceptionV3('inception-v3-compat', ['2048'], feature_extractor_weights_path=str(path))
+        net = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
+        )
     torch.save(net.state_dict(), path)
-    patch.setattr(extractors, 'INCEPTION_SHA256', sha256(path))
-    yield make_extractor('inception', file=str(path))
+    patch.setattr(extractors, "INCEPTION_SHA256", sha256(path))
+    yield make_extractor("inception", file=str(path))
     patch.undo()
 
 
 def test_inception_is_torch_fidelitys_network_on_8_bit_images(inception):
     x = stack(digits(32).heldout, 6)[0]
     f, logits = extract(inception, x, batch_size=4)
-    assert f.shape == (6, 2048) and logits.shape == (6, 1008) and inception.prefix == ''
+    assert f.shape == (6, 2048) and logits.shape == (6, 1008) and inception.prefix == ""
     torch.testing.assert_close(f, inception.net(to_uint8(x))[0], rtol=1e-4, atol=1e-5)
-    assert 'torch-fidelity' in inception.name and extractors.INCEPTION_SHA256[:8] in inception.name
+    assert "torch-fidelity" in inception.name and extractors.INCEPTION_SHA256[:8] in inception.name
 
 
-def test_adms_moments_count_for_inception_and_its_images_for_the_rest(inception, judge, data, tmp_path):
+def test_adms_moments_count_for_inception_and_its_images_for_the_rest(
+    inception, judge, data, tmp_path
+):
     x = to_uint8(stack(data.heldout, 5)[0]).permute(0, 2, 3, 1).numpy()
     g = np.random.default_rng(0)
     root = g.normal(size=(2048, 30)).astype(np.float32)
-    np.savez(tmp_path/'adm.npz', arr_0=x, mu=g.normal(size=2048), sigma=(root @ root.T).astype(np.float64))
-    r = npz_reference(tmp_path/'adm.npz', inception)
-    assert r.moments.mean.shape == (2048,) and r.features.shape == (5, 2048) and r.name.startswith('images of adm.npz (') and 'its mu and sigma' in r.name
+    np.savez(
+        tmp_path / "adm.npz",
+        arr_0=x,
+        mu=g.normal(size=2048),
+        sigma=(root @ root.T).astype(np.float64),
+    )
+    r = npz_reference(tmp_path / "adm.npz", inception)
+    assert (
+        r.moments.mean.shape == (2048,)
+        and r.features.shape == (5, 2048)
+        and r.name.startswith("images of adm.npz (")
+        and "its mu and sigma" in r.name
+    )
     torch.testing.assert_close(r.moments.cov, torch.from_numpy(root @ root.T).double())
-    other = npz_reference(tmp_path/'adm.npz', judge)
-    assert other.moments.mean.shape == (64,) and 'mu' not in other.name
-    np.savez(tmp_path/'moments.npz', mu=np.zeros(2048), sigma=np.eye(2048))
-    only = npz_reference(tmp_path/'moments.npz', inception)
+    other = npz_reference(tmp_path / "adm.npz", judge)
+    assert other.moments.mean.shape == (64,) and "mu" not in other.name
+    np.savez(tmp_path / "moments.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    only = npz_reference(tmp_path / "moments.npz", inception)
     assert only.features is None and only.moments.count is None
-    with pytest.raises(ValueError, match='of Inception features only'): npz_reference(tmp_path/'moments.npz', judge)
+    with pytest.raises(ValueError, match="of Inception features only"):
+        npz_reference(tmp_path / "moments.npz", judge)
 
 
 def test_a_timm_model_from_a_file(tmp_path, data):
     import timm
     from safetensors.torch import save_file
+
     torch.manual_seed(1)
-    net = timm.create_model('resnet10t', num_classes=1000).eval()
-    save_file(net.state_dict(), tmp_path/'w.safetensors')
-    e, x = make_extractor('timm:resnet10t', file=str(tmp_path/'w.safetensors')), stack(data.heldout, 3)[0]
+    net = timm.create_model("resnet10t", num_classes=1000).eval()
+    save_file(net.state_dict(), tmp_path / "w.safetensors")
+    e, x = (
+        make_extractor("timm:resnet10t", file=str(tmp_path / "w.safetensors")),
+        stack(data.heldout, 3)[0],
+    )
     f, logits = extract(e, x)
     about = timm.data.resolve_model_data_config(net)
-    view = torch.nn.functional.interpolate(to_uint8(x).float() / 255, about['input_size'][1:], mode='bicubic', antialias=True).clamp(0, 1)
+    view = torch.nn.functional.interpolate(
+        to_uint8(x).float() / 255, about["input_size"][1:], mode="bicubic", antialias=True
+    ).clamp(0, 1)
     net.reset_classifier(0)
-    with torch.no_grad(): expected = net((view - torch.tensor(about['mean']).view(3, 1, 1)) / torch.tensor(about['std']).view(3, 1, 1))
+    with torch.no_grad():
+        expected = net(
+            (view - torch.tensor(about["mean"]).view(3, 1, 1))
+            / torch.tensor(about["std"]).view(3, 1, 1)
+        )
     torch.testing.assert_close(f, expected, rtol=1e-4, atol=1e-4)
-    assert logits is None and e.prefix == 'resnet10t_' and sha256(tmp_path/'w.safetensors')[:8] in e.name
+    assert (
+        logits is None
+        and e.prefix == "resnet10t_"
+        and sha256(tmp_path / "w.safetensors")[:8] in e.name
+    )
 
 
 # references
@@ -262,53 +437,94 @@ def test_a_timm_model_from_a_file(tmp_path, data):
 
 def test_a_folder_a_data_set_and_a_packed_file_are_the_same_reference(judge, drawn, data, tmp_path):
     samples = SampleFolder(drawn)
-    whole = ImageData(samples, data.heldout, data.class_names, 'samples')
-    split, folder, packed = make_reference('train', judge, whole), make_reference(str(drawn), judge, size=32), make_reference(str(pack_npz(drawn, tmp_path/'s.npz')), judge)
+    whole = ImageData(samples, data.heldout, data.class_names, "samples")
+    split, folder, packed = (
+        make_reference("train", judge, whole),
+        make_reference(str(drawn), judge, size=32),
+        make_reference(str(pack_npz(drawn, tmp_path / "s.npz")), judge),
+    )
     for r in (folder, packed):
         torch.testing.assert_close(r.features, split.features, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(r.moments.cov, split.moments.cov, rtol=1e-3, atol=1e-4)
-    assert len({split.name, folder.name, packed.name}) == 3 and '60 images' in folder.name and 'centre crop at 32px' in folder.name and sha256(tmp_path/'s.npz')[:8] in packed.name
-    assert [len(b) for b in npz_images(tmp_path/'s.npz', 25)] == [25, 25, 10]
+    assert (
+        len({split.name, folder.name, packed.name}) == 3
+        and "60 images" in folder.name
+        and "centre crop at 32px" in folder.name
+        and sha256(tmp_path / "s.npz")[:8] in packed.name
+    )
+    assert [len(b) for b in npz_images(tmp_path / "s.npz", 25)] == [25, 25, 10]
 
 
 def test_a_saved_reference_is_that_reference_and_no_other_networks(judge, data, tmp_path):
-    r = make_reference('heldout', judge, data)
-    save_reference(tmp_path/'r.npz', r)
-    back = make_reference(str(tmp_path/'r.npz'), judge)
-    assert torch.equal(back.features, r.features) and torch.equal(back.moments.cov, r.moments.cov) and (back.name, back.moments.count) == (r.name, 360)
-    with pytest.raises(ValueError, match='of another network'): make_reference(str(tmp_path/'r.npz'), make_extractor('reference', data, seed=0))
-    with pytest.raises(ValueError, match='the reference is made of features of'): sample_figures(torch.zeros(4, 3, 32, 32), torch.zeros(4), data, make_extractor('reference', data, seed=0), r)
+    r = make_reference("heldout", judge, data)
+    save_reference(tmp_path / "r.npz", r)
+    back = make_reference(str(tmp_path / "r.npz"), judge)
+    assert (
+        torch.equal(back.features, r.features)
+        and torch.equal(back.moments.cov, r.moments.cov)
+        and (back.name, back.moments.count) == (r.name, 360)
+    )
+    with pytest.raises(ValueError, match="of another network"):
+        make_reference(str(tmp_path / "r.npz"), make_extractor("reference", data, seed=0))
+    with pytest.raises(ValueError, match="the reference is made of features of"):
+        sample_figures(
+            torch.zeros(4, 3, 32, 32),
+            torch.zeros(4),
+            data,
+            make_extractor("reference", data, seed=0),
+            r,
+        )
 
 
-@pytest.mark.parametrize('content,says', [(dict(arr_0=np.zeros((2, 8, 8, 3), np.float32)), '8-bit images'), (dict(arr_0=np.zeros((2, 3, 8, 8), np.uint8)), '8-bit images'), (dict(x=np.zeros(3)), 'holds x; needed'), (dict(arr_0=np.array([{}])), '8-bit images'),
-                                          (dict(mu=np.array([{}]), sigma=np.eye(2)), 'pickle')])
+@pytest.mark.parametrize(
+    "content,says",
+    [
+        (dict(arr_0=np.zeros((2, 8, 8, 3), np.float32)), "8-bit images"),
+        (dict(arr_0=np.zeros((2, 3, 8, 8), np.uint8)), "8-bit images"),
+        (dict(x=np.zeros(3)), "holds x; needed"),
+        (dict(arr_0=np.array([{}])), "8-bit images"),
+        (dict(mu=np.array([{}]), sigma=np.eye(2)), "pickle"),
+    ],
+)
 def test_files_that_are_no_reference_are_refused(content, says, judge, tmp_path):
-    np.savez(tmp_path/'bad.npz', allow_pickle=True, **content)
-    with pytest.raises(ValueError, match=says): npz_reference(tmp_path/'bad.npz', judge)
+    np.savez(tmp_path / "bad.npz", allow_pickle=True, **content)
+    with pytest.raises(ValueError, match=says):
+        npz_reference(tmp_path / "bad.npz", judge)
 
 
 def test_a_cut_off_file_and_a_wrong_name_are_refused(judge, data, tmp_path):
-    (tmp_path/'not.npz').write_bytes(b'PK nothing')
-    with pytest.raises(ValueError, match='not an .npz'): make_reference(str(tmp_path/'not.npz'), judge)
-    with pytest.raises(ValueError, match="neither 'train' nor 'heldout'"): make_reference('trian', judge, data)
-    (tmp_path/'empty').mkdir()
-    with pytest.raises(ValueError, match='holds no images'): make_reference(str(tmp_path/'empty'), judge, size=32)
+    (tmp_path / "not.npz").write_bytes(b"PK nothing")
+    with pytest.raises(ValueError, match="not an .npz"):
+        make_reference(str(tmp_path / "not.npz"), judge)
+    with pytest.raises(ValueError, match="neither 'train' nor 'heldout'"):
+        make_reference("trian", judge, data)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no images"):
+        make_reference(str(tmp_path / "empty"), judge, size=32)
 
 
 class Counted(Dataset):
     "Images of one colour that counts how many are alive at once."
-    def __init__(self, n): self.n, self.labels = n, np.zeros(n)
-    def __len__(self): return self.n
+
+    def __init__(self, n):
+        self.n, self.labels = n, np.zeros(n)
+
+    def __len__(self):
+        return self.n
+
     def __getitem__(self, i):
-        if not 0 <= i < self.n: raise IndexError(i)
+        if not 0 <= i < self.n:
+            raise IndexError(i)
         return torch.full((3, 32, 32), i / self.n * 2 - 1), 0
 
 
 def test_images_are_passed_through_a_batch_at_a_time(judge):
     sizes = []
     handle = judge.net.register_forward_pre_hook(lambda net, given: sizes.append(len(given[0])))
-    try: f, _ = extract(judge, Counted(130), batch_size=32)
-    finally: handle.remove()
+    try:
+        f, _ = extract(judge, Counted(130), batch_size=32)
+    finally:
+        handle.remove()
     assert f.shape == (130, 64) and sizes == [32, 32, 32, 32, 2]
 
 
@@ -316,75 +532,137 @@ def test_images_are_passed_through_a_batch_at_a_time(judge):
 
 
 def test_per_image_figures_and_their_order(trained, data):
-    t = load_tokenizer(trained/'tokenizer')
+    t = load_tokenizer(trained / "tokenizer")
     r = reconstruct_split(t, data, batch_size=100)
-    x, y = r['original'], r['reconstruction']
-    torch.testing.assert_close(r['l1'], (x - y).abs().mean((1, 2, 3)))
-    torch.testing.assert_close(r['psnr'], 10 * torch.log10(4 / (x - y).square().mean((1, 2, 3))), rtol=1e-4, atol=1e-3)
+    x, y = r["original"], r["reconstruction"]
+    torch.testing.assert_close(r["l1"], (x - y).abs().mean((1, 2, 3)))
+    torch.testing.assert_close(
+        r["psnr"], 10 * torch.log10(4 / (x - y).square().mean((1, 2, 3))), rtol=1e-4, atol=1e-3
+    )
     worst, best = worst_and_best(r, 5)
-    assert r['psnr'][worst].tolist() == sorted(r['psnr'].tolist())[:5] and r['psnr'][best].tolist() == sorted(r['psnr'].tolist())[:-6:-1]
-    assert worst_and_best(r, 1, 'l1')[0] == [r['l1'].argmax().item()]
-    torch.testing.assert_close(pairs(t, data.heldout, worst), torch.cat([x[worst], y[worst]]), rtol=1e-4, atol=1e-4)
-    m = reconstruction_figures(r, data, 'LPIPS is left out.')
-    assert m.figures['l1'] == pytest.approx(r['l1'].mean().item()) and m.notes == ['LPIPS is left out.'] and 'lpips' not in m.figures and 'LPIPS' not in m.passport['evaluator']
+    assert (
+        r["psnr"][worst].tolist() == sorted(r["psnr"].tolist())[:5]
+        and r["psnr"][best].tolist() == sorted(r["psnr"].tolist())[:-6:-1]
+    )
+    assert worst_and_best(r, 1, "l1")[0] == [r["l1"].argmax().item()]
+    torch.testing.assert_close(
+        pairs(t, data.heldout, worst), torch.cat([x[worst], y[worst]]), rtol=1e-4, atol=1e-4
+    )
+    m = reconstruction_figures(r, data, "LPIPS is left out.")
+    assert (
+        m.figures["l1"] == pytest.approx(r["l1"].mean().item())
+        and m.notes == ["LPIPS is left out."]
+        and "lpips" not in m.figures
+        and "LPIPS" not in m.passport["evaluator"]
+    )
 
 
 def test_lpips_is_measured_where_its_network_is(trained, data):
     "Any module of two images will do here; VGG cannot be had."
+
     class Stand(torch.nn.Module):
-        def forward(self, x, y): return (x - y).square().mean((1, 2, 3))
-    r = reconstruct_split(load_tokenizer(trained/'tokenizer'), data, lpips=Stand(), hold=False)
-    m = reconstruction_figures(r, data, 'LPIPS (VGG), 12345678')
-    assert 'original' not in r and m.figures['lpips'] == pytest.approx(r['lpips'].mean().item()) and '12345678' in m.passport['evaluator'] and not m.notes
+        def forward(self, x, y):
+            return (x - y).square().mean((1, 2, 3))
+
+    r = reconstruct_split(load_tokenizer(trained / "tokenizer"), data, lpips=Stand(), hold=False)
+    m = reconstruction_figures(r, data, "LPIPS (VGG), 12345678")
+    assert (
+        "original" not in r
+        and m.figures["lpips"] == pytest.approx(r["lpips"].mean().item())
+        and "12345678" in m.passport["evaluator"]
+        and not m.notes
+    )
 
 
 def test_rfid_is_against_the_same_crops(trained, data, judge):
-    r = reconstruct_split(load_tokenizer(trained/'tokenizer'), data, extractor=judge)
+    r = reconstruct_split(load_tokenizer(trained / "tokenizer"), data, extractor=judge)
     m = reconstruction_fidelity(r, data, judge, draws=10)
-    real, f = (extract(judge, r[k])[0] for k in ('original', 'reconstruction'))
-    assert m.figures['r_reference_frechet'] == pytest.approx(frechet_distance(real, f), rel=1e-3) and 'the same crops' in m.passport['reference']
-    low, high = m.intervals['r_reference_frechet']
-    assert low < m.figures['r_reference_frechet'] < high and 'r_reference_kid' not in m.figures
-    with pytest.raises(ValueError, match='extractor=...'): reconstruction_fidelity({}, data, judge)
+    real, f = (extract(judge, r[k])[0] for k in ("original", "reconstruction"))
+    assert (
+        m.figures["r_reference_frechet"] == pytest.approx(frechet_distance(real, f), rel=1e-3)
+        and "the same crops" in m.passport["reference"]
+    )
+    low, high = m.intervals["r_reference_frechet"]
+    assert low < m.figures["r_reference_frechet"] < high and "r_reference_kid" not in m.figures
+    with pytest.raises(ValueError, match="extractor=..."):
+        reconstruction_fidelity({}, data, judge)
 
 
 # passports
 
 
 def test_figures_of_different_protocols_cannot_be_compared(drawn, data, judge):
-    a, fewer, other = score_samples(drawn, data, judge, draws=0), score_samples(drawn, data, judge, count=50, draws=0), score_samples(drawn, data, judge, make_reference('heldout', judge, data), draws=0)
-    assert compare(a, score_samples(drawn, data, judge, draws=0))['reference_frechet'][0] == a.figures['reference_frechet']
-    with pytest.raises(ValueError, match='count: 60 and 50') as e: compare(a, fewer)
-    assert 'steps' not in str(e.value)
-    with pytest.raises(ValueError, match='reference: .*training split.*held-out split'): compare(a, other)
-    assert compare(a, other, ignore=('reference', 'evaluator'))['reference_frechet'] == (a.figures['reference_frechet'], other.figures['reference_frechet'])
-    with pytest.raises(ValueError, match='no such entry'): compare(a, a, ignore=('sampelr',))
-    with pytest.raises(ValueError, match='no figure in common'): compare(Measured({'x': 1.}, a.passport), Measured({'y': 1.}, a.passport))
+    a, fewer, other = (
+        score_samples(drawn, data, judge, draws=0),
+        score_samples(drawn, data, judge, count=50, draws=0),
+        score_samples(drawn, data, judge, make_reference("heldout", judge, data), draws=0),
+    )
+    assert (
+        compare(a, score_samples(drawn, data, judge, draws=0))["reference_frechet"][0]
+        == a.figures["reference_frechet"]
+    )
+    with pytest.raises(ValueError, match="count: 60 and 50") as e:
+        compare(a, fewer)
+    assert "steps" not in str(e.value)
+    with pytest.raises(ValueError, match="reference: .*training split.*held-out split"):
+        compare(a, other)
+    assert compare(a, other, ignore=("reference", "evaluator"))["reference_frechet"] == (
+        a.figures["reference_frechet"],
+        other.figures["reference_frechet"],
+    )
+    with pytest.raises(ValueError, match="no such entry"):
+        compare(a, a, ignore=("sampelr",))
+    with pytest.raises(ValueError, match="no figure in common"):
+        compare(Measured({"x": 1.0}, a.passport), Measured({"y": 1.0}, a.passport))
 
 
 def test_a_passport_says_how_samples_were_drawn_and_travels_as_json(drawn, data, judge, tmp_path):
     m = score_samples(drawn, data, judge, draws=3)
-    assert {k: m.passport[k] for k in ('sampler', 'steps', 'count', 'seed')} == {'sampler': 'heun', 'steps': 2, 'count': 60, 'seed': 0} and 'weights' in m.passport['evaluator'] and 'torch-fidelity' in m.passport['evaluator']
-    stored = read_json(m.write(tmp_path, 'samples', {'generator': 'x'}))
-    assert stored['figures'] == m.figures and stored['passport'] == m.passport and stored['notes'] == m.notes and stored['intervals']['reference_frechet'] == list(m.intervals['reference_frechet'])
-    assert compare(tmp_path/'samples.json', m)
+    assert (
+        {k: m.passport[k] for k in ("sampler", "steps", "count", "seed")}
+        == {"sampler": "heun", "steps": 2, "count": 60, "seed": 0}
+        and "weights" in m.passport["evaluator"]
+        and "torch-fidelity" in m.passport["evaluator"]
+    )
+    stored = read_json(m.write(tmp_path, "samples", {"generator": "x"}))
+    assert (
+        stored["figures"] == m.figures
+        and stored["passport"] == m.passport
+        and stored["notes"] == m.notes
+        and stored["intervals"]["reference_frechet"] == list(m.intervals["reference_frechet"])
+    )
+    assert compare(tmp_path / "samples.json", m)
 
 
 def test_mar_says_how_many_steps_it_really_does():
     t = Tokenizer(TokenizerConfig(tokens=4)).eval()
-    g = make_generator(GeneratorConfig(generator='mar', width=32, depth=1, heads=2), 4, t.latent_dim, 10, LatentStats((0.,) * t.latent_dim, (1.,) * t.latent_dim, 9), t.fingerprint).eval()
-    assert sampling_protocol(sample_settings(g, t))['steps'] == 4 and sampling_protocol(sample_settings(g, t, steps=3))['steps'] == 3
+    g = make_generator(
+        GeneratorConfig(generator="mar", width=32, depth=1, heads=2),
+        4,
+        t.latent_dim,
+        10,
+        LatentStats((0.0,) * t.latent_dim, (1.0,) * t.latent_dim, 9),
+        t.fingerprint,
+    ).eval()
+    assert (
+        sampling_protocol(sample_settings(g, t))["steps"] == 4
+        and sampling_protocol(sample_settings(g, t, steps=3))["steps"] == 3
+    )
     seen = []
     g.sample(torch.tensor([1]), on_step=lambda i, z: seen.append(i))
     assert len(seen) == 4
 
 
 def test_tables_of_runs_part_by_passport(tmp_path):
-    for name, count, seed in (('a', 500, 0), ('b', 500, 0), ('c', 50, 0)):
-        run = open_run(tmp_path/name, 'generator', {})
-        Measured({'fid': count / 100}, passport('Inception', 'train', count, seed=seed)).write(run.path/'evaluation', 'samples', {})
-    assert {p['count']: {r.name for r, _ in rows} for _, p, rows in comparable(list_runs(tmp_path))} == {500: {'a', 'b'}, 50: {'c'}}
-    assert 'not to be compared with the above, for they differ in count' in summary(tmp_path)
+    for name, count, seed in (("a", 500, 0), ("b", 500, 0), ("c", 50, 0)):
+        run = open_run(tmp_path / name, "generator", {})
+        Measured({"fid": count / 100}, passport("Inception", "train", count, seed=seed)).write(
+            run.path / "evaluation", "samples", {}
+        )
+    assert {
+        p["count"]: {r.name for r, _ in rows} for _, p, rows in comparable(list_runs(tmp_path))
+    } == {500: {"a", "b"}, 50: {"c"}}
+    assert "not to be compared with the above, for they differ in count" in summary(tmp_path)
 
 
 # the proxy
@@ -392,19 +670,46 @@ def test_tables_of_runs_part_by_passport(tmp_path):
 
 def test_the_proxy_is_reproducible_and_names_its_budget(trained, data, judge):
     budget = Proxy(width=32, depth=1, heads=2, steps=3, batch_size=8, samples=20, sample_steps=2)
-    t = load_tokenizer(trained/'tokenizer')
-    small = ImageData(TensorDataset(*stack(data.train, 60)), TensorDataset(*stack(data.heldout, 40)), data.class_names, data.source)
+    t = load_tokenizer(trained / "tokenizer")
+    small = ImageData(
+        TensorDataset(*stack(data.train, 60)),
+        TensorDataset(*stack(data.heldout, 40)),
+        data.class_names,
+        data.source,
+    )
     a, b = (proxy_figures(t, small, judge, budget=budget) for _ in range(2))
-    assert a.figures == b.figures and a.figures['proxy_reference_frechet'] > 0 and a.passport['proxy']['steps'] == 3
-    with pytest.raises(ValueError, match='proxy: '): compare(a, Measured(a.figures, {k: v for k, v in a.passport.items() if k != 'proxy'}))
+    assert (
+        a.figures == b.figures
+        and a.figures["proxy_reference_frechet"] > 0
+        and a.passport["proxy"]["steps"] == 3
+    )
+    with pytest.raises(ValueError, match="proxy: "):
+        compare(a, Measured(a.figures, {k: v for k, v in a.passport.items() if k != "proxy"}))
 
 
 def test_rank_agreement_is_scipys_and_says_how_uncertain_it_is():
     full = list(np.random.default_rng(0).permutation(12).astype(float))
-    exact, reverse = rank_agreement(full, [v**3 for v in full], draws=200), rank_agreement(full, [-v for v in full], draws=200)
-    assert (exact.spearman, exact.kendall_interval) == (pytest.approx(1), pytest.approx((1, 1))) and reverse.kendall == pytest.approx(-1)
+    exact, reverse = (
+        rank_agreement(full, [v**3 for v in full], draws=200),
+        rank_agreement(full, [-v for v in full], draws=200),
+    )
+    assert (exact.spearman, exact.kendall_interval) == (
+        pytest.approx(1),
+        pytest.approx((1, 1)),
+    ) and reverse.kendall == pytest.approx(-1)
     noisy = [v + 4 * e for v, e in zip(full, np.random.default_rng(1).normal(size=12))]
-    few, many = rank_agreement(noisy[:5], full[:5], draws=300), rank_agreement(noisy * 4, full * 4, draws=300)
-    assert np.ptp(few.spearman_interval) > np.ptp(many.spearman_interval) and few.chance > many.chance
-    for a, b, says in [([1, 2, 3], [1, 2, 3], 'at least 4'), ([1] * 5, range(5), 'no order'), (range(5), range(4), 'one proxy and one full'), ([1, 2, 3, math.nan], range(4), 'not finite')]:
-        with pytest.raises(ValueError, match=says): rank_agreement(list(a), list(b))
+    few, many = (
+        rank_agreement(noisy[:5], full[:5], draws=300),
+        rank_agreement(noisy * 4, full * 4, draws=300),
+    )
+    assert (
+        np.ptp(few.spearman_interval) > np.ptp(many.spearman_interval) and few.chance > many.chance
+    )
+    for a, b, says in [
+        ([1, 2, 3], [1, 2, 3], "at least 4"),
+        ([1] * 5, range(5), "no order"),
+        (range(5), range(4), "one proxy and one full"),
+        ([1, 2, 3, math.nan], range(4), "not finite"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            rank_agreement(list(a), list(b))

@@ -1,4 +1,5 @@
 """The tokenizer's objective: every loss, discriminator and teacher, some steps each, with gradients to what they should reach and to nothing else."""
+
 import math
 
 import pytest
@@ -20,101 +21,209 @@ from softvq_lab.workflows import TrainConfig
 TINY = TokenizerConfig(tokens=4, codebook_size=16)
 
 
-@pytest.mark.parametrize('bad,says', [(dict(percep='vgg'), 'percep'), (dict(train_only='decoder'), 'needs start_from'), (dict(adv='dinov2'), "'dino'"), (dict(recipe='papr'), "Did you mean 'paper'")])
+@pytest.mark.parametrize(
+    "bad,says",
+    [
+        (dict(percep="vgg"), "percep"),
+        (dict(train_only="decoder"), "needs start_from"),
+        (dict(adv="dinov2"), "'dino'"),
+        (dict(recipe="papr"), "Did you mean 'paper'"),
+    ],
+)
 def test_impossible_objectives_say_what_is_possible(bad, says):
-    with pytest.raises(ConfigError, match=says): parse(TrainConfig, bad)
+    with pytest.raises(ConfigError, match=says):
+        parse(TrainConfig, bad)
 
 
 def test_how_many_tokens_share_the_patches_is_asked_of_known_teachers_only(monkeypatch):
     "A tokenizer of 4 x 4 patches: DINOv2 has as many, a teacher of one's own has what it has."
-    monkeypatch.setitem(plugins._registered['teacher'], 'mine', None)
-    with pytest.raises(ConfigError, match='shares 16 patches of the teacher out over tokens=3, which must divide them'): parse(TrainConfig, dict(tokens=3, align='dinov2'))
-    assert parse(TrainConfig, dict(tokens=3, align='mine')).loss.align == 'mine'
+    monkeypatch.setitem(plugins._registered["teacher"], "mine", None)
+    with pytest.raises(
+        ConfigError,
+        match="shares 16 patches of the teacher out over tokens=3, which must divide them",
+    ):
+        parse(TrainConfig, dict(tokens=3, align="dinov2"))
+    assert parse(TrainConfig, dict(tokens=3, align="mine")).loss.align == "mine"
 
 
-@pytest.mark.parametrize('setting,file', [(dict(percep='lpips'), 'vgg16'), (dict(percep='timm:resnet50'), 'resnet50'), (dict(adv='dino'), 'vit_small_patch16_224.dino'), (dict(align='dinov2'), 'vit_base_patch14_dinov2.lvd142m')])
+@pytest.mark.parametrize(
+    "setting,file",
+    [
+        (dict(percep="lpips"), "vgg16"),
+        (dict(percep="timm:resnet50"), "resnet50"),
+        (dict(adv="dino"), "vit_small_patch16_224.dino"),
+        (dict(align="dinov2"), "vit_base_patch14_dinov2.lvd142m"),
+    ],
+)
 def test_a_missing_file_is_named_before_any_work(tmp_path, monkeypatch, setting, file):
-    monkeypatch.setenv('SOFTVQ_LAB_WEIGHTS', str(tmp_path))
-    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-    with pytest.raises(ConfigError, match=f'{file}.*not found'): weights.preflight(TINY, LossConfig(**setting))
+    monkeypatch.setenv("SOFTVQ_LAB_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(ConfigError, match=f"{file}.*not found"):
+        weights.preflight(TINY, LossConfig(**setting))
 
 
 def test_a_tokenizer_to_start_from_needs_no_file_for_its_encoder(tmp_path, monkeypatch):
-    monkeypatch.setenv('SOFTVQ_LAB_WEIGHTS', str(tmp_path))
-    c = TokenizerConfig(preset='S', patch_size=16, tokens=4, codebook_size=16, encoder_init='dinov2')
-    with pytest.raises(ConfigError, match='start of the encoder.: not found'): weights.preflight(c)
+    monkeypatch.setenv("SOFTVQ_LAB_WEIGHTS", str(tmp_path))
+    c = TokenizerConfig(
+        preset="S", patch_size=16, tokens=4, codebook_size=16, encoder_init="dinov2"
+    )
+    with pytest.raises(ConfigError, match="start of the encoder.: not found"):
+        weights.preflight(c)
     start = Tokenizer(c)
-    assert TokenizerTask(c, digits(32), open_run(tmp_path/'run', 'tokenizer', {}), start=start).model.fingerprint == start.fingerprint and weights.preflight(c, start_from='x') == []
+    assert (
+        TokenizerTask(
+            c, digits(32), open_run(tmp_path / "run", "tokenizer", {}), start=start
+        ).model.fingerprint
+        == start.fingerprint
+        and weights.preflight(c, start_from="x") == []
+    )
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def files(tmp_path_factory):
     "Made-up weights of every pretrained network, where users put theirs. The teachers are small ViTs under the big ones' settings; the loading is the real one."
-    folder, patch = tmp_path_factory.mktemp('weights'), pytest.MonkeyPatch()
-    patch.setenv('SOFTVQ_LAB_WEIGHTS', str(folder))
-    patch.setattr(weights, 'TEACHERS', {'dinov2': 'vit_tiny_patch16_224', 'clip': 'vit_tiny_patch16_224', 'eva02': 'eva02_tiny_patch14_224'})
-    for name in ('vit_tiny_patch16_224', 'eva02_tiny_patch14_224', weights.DINO, 'resnet10t'):
+    folder, patch = tmp_path_factory.mktemp("weights"), pytest.MonkeyPatch()
+    patch.setenv("SOFTVQ_LAB_WEIGHTS", str(folder))
+    patch.setattr(
+        weights,
+        "TEACHERS",
+        {
+            "dinov2": "vit_tiny_patch16_224",
+            "clip": "vit_tiny_patch16_224",
+            "eva02": "eva02_tiny_patch14_224",
+        },
+    )
+    for name in ("vit_tiny_patch16_224", "eva02_tiny_patch14_224", weights.DINO, "resnet10t"):
         torch.manual_seed(0)
-        save_file(timm.create_model(name, num_classes=0).state_dict(), folder/f'{name}.safetensors')
+        save_file(
+            timm.create_model(name, num_classes=0).state_dict(), folder / f"{name}.safetensors"
+        )
     from torchvision.models import vgg16
-    torch.save({k: v for k, v in vgg16(weights=None).state_dict().items() if k.startswith('features')}, folder/weights.VGG)
+
+    torch.save(
+        {k: v for k, v in vgg16(weights=None).state_dict().items() if k.startswith("features")},
+        folder / weights.VGG,
+    )
     yield folder
     patch.undo()
 
 
 def task(tmp_path, config=TINY, **settings):
-    return TokenizerTask(config, digits(32), open_run(tmp_path/'run', 'tokenizer', {}), loss=LossConfig(**settings))
+    return TokenizerTask(
+        config, digits(32), open_run(tmp_path / "run", "tokenizer", {}), loss=LossConfig(**settings)
+    )
 
 
-def reached(module) -> set[str]: return {n.split('.')[0] for n, p in module.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+def reached(module) -> set[str]:
+    return {
+        n.split(".")[0]
+        for n, p in module.named_parameters()
+        if p.grad is not None and p.grad.abs().sum() > 0
+    }
 
 
 X = lambda n=8: [digits(32).train.tensors[0][:n]]
 
 
-@pytest.mark.parametrize('settings,name,more', [
-    (dict(rec='l1'), 'rec', set()), (dict(rec='l2'), 'rec', set()),
-    (dict(percep='reference'), 'percep', set()), (dict(percep='lpips'), 'percep', set()), (dict(percep='timm:resnet10t'), 'percep', set()),
-    *[(dict(adv=a), 'adv', set()) for a in ('reference', 'dino', 'patchgan', 'stylegan')],
-    *[(dict(adv='patchgan', adv_loss=k), 'adv', set()) for k in ('vanilla', 'non-saturating')], (dict(adv='reference', adv_adaptive=True), 'adv', set()),
-    *[(dict(align=a), 'align', {'aligner'}) for a in ('reference', 'dinov2', 'clip', 'eva02')], *[(dict(align='reference', align_how=h), 'align', {'aligner'}) for h in ('avg_1d', 'global')],
-], ids=lambda v: '-'.join(map(str, v.values())) if isinstance(v, dict) else '')
+@pytest.mark.parametrize(
+    "settings,name,more",
+    [
+        (dict(rec="l1"), "rec", set()),
+        (dict(rec="l2"), "rec", set()),
+        (dict(percep="reference"), "percep", set()),
+        (dict(percep="lpips"), "percep", set()),
+        (dict(percep="timm:resnet10t"), "percep", set()),
+        *[(dict(adv=a), "adv", set()) for a in ("reference", "dino", "patchgan", "stylegan")],
+        *[(dict(adv="patchgan", adv_loss=k), "adv", set()) for k in ("vanilla", "non-saturating")],
+        (dict(adv="reference", adv_adaptive=True), "adv", set()),
+        *[(dict(align=a), "align", {"aligner"}) for a in ("reference", "dinov2", "clip", "eva02")],
+        *[
+            (dict(align="reference", align_how=h), "align", {"aligner"})
+            for h in ("avg_1d", "global")
+        ],
+    ],
+    ids=lambda v: "-".join(map(str, v.values())) if isinstance(v, dict) else "",
+)
 def test_each_loss_reaches_what_it_should_and_nothing_else(files, tmp_path, settings, name, more):
-    alone = {} if name == 'rec' or settings.get('adv_adaptive') else dict(rec_weight=0.)  # the adaptive weight is relative to rec's
-    t = task(tmp_path, TokenizerConfig(tokens=4, codebook_size=16, kl_weight=0.), **settings, **alone).train()
+    alone = (
+        {} if name == "rec" or settings.get("adv_adaptive") else dict(rec_weight=0.0)
+    )  # the adaptive weight is relative to rec's
+    t = task(
+        tmp_path, TokenizerConfig(tokens=4, codebook_size=16, kl_weight=0.0), **settings, **alone
+    ).train()
     losses = t(X())
     assert name in losses and losses[name].isfinite() and not losses[name].requires_grad
-    losses['loss'].backward()
-    assert reached(t) == {'model'} | more
-    ends = {'encoder', 'to_latent', 'quantizer'} | (set() if name == 'align' else {'decoder', 'from_latent'})  # alignment is about the latents
+    losses["loss"].backward()
+    assert reached(t) == {"model"} | more
+    ends = {"encoder", "to_latent", "quantizer"} | (
+        set() if name == "align" else {"decoder", "from_latent"}
+    )  # alignment is about the latents
     assert reached(t.model) == ends
-    for o in t.opponent: assert all(p.grad is None for p in o.parameters())
+    for o in t.opponent:
+        assert all(p.grad is None for p in o.parameters())
     if t.opponent:  # its turn: it learns, and the tokenizer does not
         t.zero_grad()
-        t.opponent[0].train()(t.oppose(X()))['loss'].backward()
-        assert reached(t.opponent[0]) == {'discriminator'} and reached(t) == set()
+        t.opponent[0].train()(t.oppose(X()))["loss"].backward()
+        assert reached(t.opponent[0]) == {"discriminator"} and reached(t) == set()
 
 
 def test_some_steps_with_everything_on_and_back_from_the_checkpoint(files, tmp_path):
-    t = task(tmp_path, percep='lpips', adv='dino', align='dinov2', percep_warmup=4, adv_start=1)
+    t = task(tmp_path, percep="lpips", adv="dino", align="dinov2", percep_warmup=4, adv_start=1)
     fit(t, t.run, OptimConfig(steps=3, warmup_steps=1, batch_size=4, log_every=1))
-    m = [m for m in read_metrics(t.run) if 'rec' in m]
+    m = [m for m in read_metrics(t.run) if "rec" in m]
     assert all(math.isfinite(v) for row in m for v in row.values())
-    assert [('adv' in row, 'd_loss' in row) for row in m] == [(False, False), (True, True), (True, True)]  # from adv_start on
-    stored = {'.'.join(n.split('.')[:3]) for n in load_file(t.run.path/'checkpoints'/'step-000003'/'others.safetensors')}
-    assert {n.rsplit('.', 1)[0] for n in stored} == {'task.aligner', 'opponent.discriminator', 'opponent.lecam'} and 'task.aligner.projector' in stored and not any('teacher' in n or 'trunk' in n for n in stored)  # no frozen network
+    assert [("adv" in row, "d_loss" in row) for row in m] == [
+        (False, False),
+        (True, True),
+        (True, True),
+    ]  # from adv_start on
+    stored = {
+        ".".join(n.split(".")[:3])
+        for n in load_file(t.run.path / "checkpoints" / "step-000003" / "others.safetensors")
+    }
+    assert (
+        {n.rsplit(".", 1)[0] for n in stored}
+        == {"task.aligner", "opponent.discriminator", "opponent.lecam"}
+        and "task.aligner.projector" in stored
+        and not any("teacher" in n or "trunk" in n for n in stored)
+    )  # no frozen network
     assert load_tokenizer(t.run.path).tokens == 4
 
 
 def test_the_perceptual_weight_grows_over_its_warm_up(tmp_path):
-    t, values = task(tmp_path, percep='reference', percep_warmup=10).eval(), []
-    for t.step in (0, 4, 9, 500): values.append(t(X())['percep'].item())
-    torch.testing.assert_close(torch.tensor(values) / values[-1], torch.tensor([0.1, 0.5, 1., 1.]))
+    t, values = task(tmp_path, percep="reference", percep_warmup=10).eval(), []
+    for t.step in (0, 4, 9, 500):
+        values.append(t(X())["percep"].item())
+    torch.testing.assert_close(
+        torch.tensor(values) / values[-1], torch.tensor([0.1, 0.5, 1.0, 1.0])
+    )
 
 
 def test_the_papers_recipe_is_the_papers():
-    c = parse(TrainConfig, dict(recipe='paper', dataset='shapes'))
-    assert (c.loss.rec_weight, c.loss.percep_weight, c.loss.adv_weight, c.loss.align_weight, c.tokenizer.kl_weight) == (1., 1., 0.2, 0.1, 0.01)
-    assert (c.loss.percep, c.loss.percep_warmup, c.loss.adv, c.loss.consistency, c.loss.lecam, c.loss.align) == ('lpips', 10_000, 'dino', 4., 0.001, 'dinov2')
-    assert (c.optim.lr, c.optim.weight_decay, c.optim.warmup_steps, c.optim.batch_size, c.optim.steps, c.optim.clip) == (1e-4, 1e-4, 5000, 256, 250_000, 1.)
-    assert parse(TrainConfig, dict(recipe='paper', dataset='shapes', lr=1e-3)).optim.lr == 1e-3  # what is given counts
+    c = parse(TrainConfig, dict(recipe="paper", dataset="shapes"))
+    assert (
+        c.loss.rec_weight,
+        c.loss.percep_weight,
+        c.loss.adv_weight,
+        c.loss.align_weight,
+        c.tokenizer.kl_weight,
+    ) == (1.0, 1.0, 0.2, 0.1, 0.01)
+    assert (
+        c.loss.percep,
+        c.loss.percep_warmup,
+        c.loss.adv,
+        c.loss.consistency,
+        c.loss.lecam,
+        c.loss.align,
+    ) == ("lpips", 10_000, "dino", 4.0, 0.001, "dinov2")
+    assert (
+        c.optim.lr,
+        c.optim.weight_decay,
+        c.optim.warmup_steps,
+        c.optim.batch_size,
+        c.optim.steps,
+        c.optim.clip,
+    ) == (1e-4, 1e-4, 5000, 256, 250_000, 1.0)
+    assert (
+        parse(TrainConfig, dict(recipe="paper", dataset="shapes", lr=1e-3)).optim.lr == 1e-3
+    )  # what is given counts

@@ -1,4 +1,5 @@
 """One's own quantizers, data sets and teachers, brought by a file: known by name in settings, in training, after loading, in child processes."""
+
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from softvq_lab.train import load_config
 from softvq_lab.training.tokenizer_task import make_teacher
 from softvq_lab.workflows import TrainConfig
 
-MINE = '''
+MINE = """
 import torch
 from torch import nn
 from softvq_lab.data import digits
@@ -47,38 +48,74 @@ class Means(nn.Module):
 
 @register('metric', 'worst_pixel')
 def worst(x, y): return (x - y).abs().flatten(1).amax(1)
-'''
+"""
 
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    monkeypatch.setenv('SOFTVQ_LAB_PLUGINS', '')
-    path = tmp_path/'mine.py'
+    monkeypatch.setenv("SOFTVQ_LAB_PLUGINS", "")
+    path = tmp_path / "mine.py"
     path.write_text(MINE)
     yield path
-    for kind, name in (('quantizer', 'rounded'), ('dataset', 'few-digits'), ('teacher', 'means'), ('metric', 'worst_pixel')): plugins._registered[kind].pop(name, None)
+    for kind, name in (
+        ("quantizer", "rounded"),
+        ("dataset", "few-digits"),
+        ("teacher", "means"),
+        ("metric", "worst_pixel"),
+    ):
+        plugins._registered[kind].pop(name, None)
 
 
 def test_a_name_that_nobody_registered_is_refused_with_what_is_possible():
-    with pytest.raises(ConfigError, match="(?s)quantizer='rounded': should be one of 'softvq'.*plugins=FILE.py"): parse(TrainConfig, dict(quantizer='rounded'))
-    with pytest.raises(ConfigError, match="Did you mean 'softvq'"): parse(TrainConfig, dict(quantizer='softqv'))
+    with pytest.raises(
+        ConfigError, match="(?s)quantizer='rounded': should be one of 'softvq'.*plugins=FILE.py"
+    ):
+        parse(TrainConfig, dict(quantizer="rounded"))
+    with pytest.raises(ConfigError, match="Did you mean 'softvq'"):
+        parse(TrainConfig, dict(quantizer="softqv"))
 
 
-@pytest.mark.parametrize('text,says', [(None, 'there is no file'), ('1 / 0', 'ZeroDivisionError'), ("from softvq_lab.plugins import register\nregister('quantiser', 'x')", 'possible: quantizer')])
+@pytest.mark.parametrize(
+    "text,says",
+    [
+        (None, "there is no file"),
+        ("1 / 0", "ZeroDivisionError"),
+        (
+            "from softvq_lab.plugins import register\nregister('quantiser', 'x')",
+            "possible: quantizer",
+        ),
+    ],
+)
 def test_a_plugin_that_fails_says_so_by_its_name(tmp_path, text, says):
-    path = tmp_path/'bad.py'
-    if text: path.write_text(text)
-    with pytest.raises(ConfigError, match=f'(?s)bad.py cannot be loaded.*{says}'): parse(TrainConfig, dict(plugins=str(path)))
+    path = tmp_path / "bad.py"
+    if text:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=f"(?s)bad.py cannot be loaded.*{says}"):
+        parse(TrainConfig, dict(plugins=str(path)))
 
 
 def test_what_a_file_registers_is_a_choice_like_any_other(mine):
-    c = parse(TrainConfig, dict(plugins=str(mine), quantizer='rounded', dataset='few-digits', align='means', tau=0.25, tokens=4))
+    c = parse(
+        TrainConfig,
+        dict(
+            plugins=str(mine),
+            quantizer="rounded",
+            dataset="few-digits",
+            align="means",
+            tau=0.25,
+            tokens=4,
+        ),
+    )
     q = make_quantizer(c.tokenizer)
     check_quantizer(q, 4)
     assert torch.equal(q(torch.tensor([[[0.3] * 8]])).z, torch.full((1, 1, 8), 0.25))
     images = load_data(c.data, 16)
     assert len(images.train) == len(digits(16).train)
-    assert make_teacher('means', '', c.tokenizer, images)(images.train[0][0][None]).shape == (1, 64, 3)
+    assert make_teacher("means", "", c.tokenizer, images)(images.train[0][0][None]).shape == (
+        1,
+        64,
+        3,
+    )
 
 
 def test_a_metric_stands_among_the_figures_and_in_the_passport(mine):
@@ -86,24 +123,43 @@ def test_a_metric_stands_among_the_figures_and_in_the_passport(mine):
     images, t = digits(16), Tokenizer(TokenizerConfig(tokens=4, image_size=16)).eval()
     r = reconstruct_split(t, images)
     m = reconstruction_figures(r, images)
-    assert m.figures['plugin_worst_pixel'] == pytest.approx((r['original'] - r['reconstruction']).abs().flatten(1).amax(1).mean().item())
-    assert 'plugin_worst_pixel by softvq_lab_plugin_mine' in m.passport['evaluator']
+    assert m.figures["plugin_worst_pixel"] == pytest.approx(
+        (r["original"] - r["reconstruction"]).abs().flatten(1).amax(1).mean().item()
+    )
+    assert "plugin_worst_pixel by softvq_lab_plugin_mine" in m.passport["evaluator"]
 
 
 def test_a_saved_tokenizer_needs_its_plugin_and_says_so(mine, tmp_path):
     parse(TrainConfig, dict(plugins=str(mine)))
-    t = Tokenizer(TokenizerConfig(quantizer='rounded', tokens=4, image_size=16)).eval()
-    save(t, tmp_path/'saved')
-    assert load_tokenizer(tmp_path/'saved').fingerprint == t.fingerprint
-    code = f'from softvq_lab.hub import load_tokenizer; print(load_tokenizer({str(tmp_path / "saved")!r}).fingerprint)'
-    child = lambda **env: subprocess.run([sys.executable, '-c', code], env={**os.environ, **env}, capture_output=True, text=True, timeout=120)
-    without = child(SOFTVQ_LAB_PLUGINS='')
-    assert without.returncode and "quantizer='rounded'" in without.stderr and 'plugins' in without.stderr
-    assert child().stdout.strip() == t.fingerprint  # parse has put the file into the environment, for children
+    t = Tokenizer(TokenizerConfig(quantizer="rounded", tokens=4, image_size=16)).eval()
+    save(t, tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").fingerprint == t.fingerprint
+    code = f"from softvq_lab.hub import load_tokenizer; print(load_tokenizer({str(tmp_path / 'saved')!r}).fingerprint)"
+    child = lambda **env: subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    without = child(SOFTVQ_LAB_PLUGINS="")
+    assert (
+        without.returncode
+        and "quantizer='rounded'" in without.stderr
+        and "plugins" in without.stderr
+    )
+    assert (
+        child().stdout.strip() == t.fingerprint
+    )  # parse has put the file into the environment, for children
 
 
 def test_a_run_says_which_plugins_it_was_made_with(mine, tmp_path):
-    run = open_run(tmp_path/'r', 'tokenizer', asdict(parse(TrainConfig, dict(plugins=str(mine), quantizer='rounded', tokens=4))))
-    assert load_config(run).tokenizer.quantizer == 'rounded'
-    plugins._registered['quantizer'].pop('rounded')
-    with pytest.raises(ConfigError, match=f'export SOFTVQ_LAB_PLUGINS={mine}'): load_config(run)
+    run = open_run(
+        tmp_path / "r",
+        "tokenizer",
+        asdict(parse(TrainConfig, dict(plugins=str(mine), quantizer="rounded", tokens=4))),
+    )
+    assert load_config(run).tokenizer.quantizer == "rounded"
+    plugins._registered["quantizer"].pop("rounded")
+    with pytest.raises(ConfigError, match=f"export SOFTVQ_LAB_PLUGINS={mine}"):
+        load_config(run)

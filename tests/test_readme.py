@@ -1,4 +1,5 @@
 """Every command of the README: run in a few steps where it can be, checked by the strict parser where it cannot; an unknown one fails and says what to add."""
+
 import os
 import re
 import runpy
@@ -22,70 +23,147 @@ from softvq_lab.workbench.sweep import open_sweep, override
 from softvq_lab.workflows import WORKFLOWS
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT/'README.md').read_text(encoding='utf-8')
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 
 # The tables of this test. A new command of the README that is a papermill or make line, or a `-p` continuation, needs no row here.
 STEPS = dict(steps=6, warmup_steps=2, batch_size=8, eval_every=6, checkpoint_every=6, log_every=2)
-SMALL = {'train': STEPS, 'train_generator': STEPS, 'evaluate': dict(samples=20, sample_steps=2), 'latent_map': dict(images=60), 'sampler_quality': dict(samples=10)}  # workflow -> what makes it short
+SMALL = {
+    "train": STEPS,
+    "train_generator": STEPS,
+    "evaluate": dict(samples=20, sample_steps=2),
+    "latent_map": dict(images=60),
+    "sampler_quality": dict(samples=10),
+}  # workflow -> what makes it short
 RUN = [  # commands that are run to their end, in this order: each needs what those before it made
-    'papermill nbs/train.ipynb runs/a/notebook.ipynb -p tokens 32',
-    'papermill nbs/train.ipynb runs/b/notebook.ipynb -p dataset folder -p data_path my_photos -p image_size 64',
-    'python -m softvq_lab.train runs/a',
-    'papermill nbs/evaluate.ipynb runs/a/evaluate.ipynb -p run runs/a',
-    'papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run runs/a',
-    'papermill nbs/evaluate.ipynb runs/g/evaluate.ipynb -p run runs/g',
-    'papermill nbs/latent_map.ipynb runs/a/latent_map.ipynb -p run runs/a',
-    'python -m softvq_lab.sample runs/g --count 50000 --npz',
-    'softvq-lab runs', 'softvq-lab show runs/a', 'softvq-lab compare runs/a runs/b', 'softvq-lab sweep sweeps/digits-quantizer.yaml --dry',
+    "papermill nbs/train.ipynb runs/a/notebook.ipynb -p tokens 32",
+    "papermill nbs/train.ipynb runs/b/notebook.ipynb -p dataset folder -p data_path my_photos -p image_size 64",
+    "python -m softvq_lab.train runs/a",
+    "papermill nbs/evaluate.ipynb runs/a/evaluate.ipynb -p run runs/a",
+    "papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run runs/a",
+    "papermill nbs/evaluate.ipynb runs/g/evaluate.ipynb -p run runs/g",
+    "papermill nbs/latent_map.ipynb runs/a/latent_map.ipynb -p run runs/a",
+    "python -m softvq_lab.sample runs/g --count 50000 --npz",
+    "softvq-lab runs",
+    "softvq-lab show runs/a",
+    "softvq-lab compare runs/a runs/b",
+    "softvq-lab sweep sweeps/digits-quantizer.yaml --dry",
 ]
-INSTEAD = {'--count 50000': '--count 6', ' sweeps/': f' {ROOT}/sweeps/', ' nbs/': f' {ROOT}/nbs/'}  # of a command's text, when it is run
+INSTEAD = {
+    "--count 50000": "--count 6",
+    " sweeps/": f" {ROOT}/sweeps/",
+    " nbs/": f" {ROOT}/nbs/",
+}  # of a command's text, when it is run
 NOT_RUN = {  # other commands -> why they are not run here
-    'make demo': 'six minutes; its lines are the papermill commands above', 'make test': 'this is a part of it', 'make explorer': 'a server; tests/test_explorer.py starts it', 'make lab': 'a server',
-    'make docs': 'tests/test_docs.py', 'make bench': '10 minutes; tests/test_benchmarks.py', 'make': 'shows the targets', 'export SOFTVQ_LAB_PLUGINS=my.py': 'tests/test_plugins.py', 'source .venv/bin/activate': 'a shell of one\'s own', 'nbdev_export': '.ci/in-step runs it in a copy', 'nbdev_clean': '.ci/in-step runs it in a copy',
+    "make demo": "six minutes; its lines are the papermill commands above",
+    "make test": "this is a part of it",
+    "make explorer": "a server; tests/test_explorer.py starts it",
+    "make lab": "a server",
+    "make docs": "tests/test_docs.py",
+    "make bench": "10 minutes; tests/test_benchmarks.py",
+    "make": "shows the targets",
+    "export SOFTVQ_LAB_PLUGINS=my.py": "tests/test_plugins.py",
+    "source .venv/bin/activate": "a shell of one's own",
+    "nbdev_export": ".ci/in-step runs it in a copy",
+    "nbdev_clean": ".ci/in-step runs it in a copy",
 }
-TOGETHER = {'train_only': {'start_from': 'runs/a'}, 'encoder_init': {'preset': 'B', 'patch_size': 16, 'image_size': 256}}  # settings that only make sense beside others, where the README shows them alone
-PLACEHOLDERS = {'NAME_OR_FOLDER': 'user/name', 'FOLDER_OR_REPO': 'user/name', 'FOLDER': 'runs/a', 'FILE.py': '', 'FILE.npz': 'x.npz', 'timm:NAME': 'timm:vit', 'NAME': 'x'}
+TOGETHER = {
+    "train_only": {"start_from": "runs/a"},
+    "encoder_init": {"preset": "B", "patch_size": 16, "image_size": 256},
+}  # settings that only make sense beside others, where the README shows them alone
+PLACEHOLDERS = {
+    "NAME_OR_FOLDER": "user/name",
+    "FOLDER_OR_REPO": "user/name",
+    "FOLDER": "runs/a",
+    "FILE.py": "",
+    "FILE.npz": "x.npz",
+    "timm:NAME": "timm:vit",
+    "NAME": "x",
+}
 
 
 def commands(text: str) -> list[str]:
     "Every command in code blocks, in cells of tables and inline: papermill, make, python, nbdev and continuations '... -p x y' or '-p x y'."
-    blocks = [line for block in re.findall(r'^```(?:bash|sh)?\n(.*?)^```', text, re.S | re.M) for line in block.splitlines()]
-    inline = re.findall(r'(?<!`)`([^`\n]+)`(?!`)', re.sub(r'^```.*?^```', '', text, flags=re.S | re.M))
-    found = [re.sub(r'\s+(#|\().*$', '', c).strip() for c in blocks + inline]
-    starts = ('papermill ', 'make ', 'python ', 'nbdev_', 'source ', 'pip ', 'torchrun ', 'softvq', '... ', '-p ', './', 'bash ', 'cp ', 'git ', 'export ')
-    return list(dict.fromkeys(c for c in found if c.startswith(starts) and not c.startswith('softvq_lab/') and c != 'softvq-lab' and not re.fullmatch(r'softvq_lab(\.[a-z_.]+)?', c)))
+    blocks = [
+        line
+        for block in re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.S | re.M)
+        for line in block.splitlines()
+    ]
+    inline = re.findall(
+        r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    )
+    found = [re.sub(r"\s+(#|\().*$", "", c).strip() for c in blocks + inline]
+    starts = (
+        "papermill ",
+        "make ",
+        "python ",
+        "nbdev_",
+        "source ",
+        "pip ",
+        "torchrun ",
+        "softvq",
+        "... ",
+        "-p ",
+        "./",
+        "bash ",
+        "cp ",
+        "git ",
+        "export ",
+    )
+    return list(
+        dict.fromkeys(
+            c
+            for c in found
+            if c.startswith(starts)
+            and not c.startswith("softvq_lab/")
+            and c != "softvq-lab"
+            and not re.fullmatch(r"softvq_lab(\.[a-z_.]+)?", c)
+        )
+    )
 
 
 def settings(command: str) -> dict[str, str]:
     "Names and values of `-p NAME VALUE` (`-p a x|y`: x)."
     words, found = shlex.split(command), {}
     for i, w in enumerate(words):
-        if w == '-p' and i + 2 < len(words): found[words[i + 1]] = words[i + 2].split('|')[0]
+        if w == "-p" and i + 2 < len(words):
+            found[words[i + 1]] = words[i + 2].split("|")[0]
     return {k: PLACEHOLDERS.get(v, v) for k, v in found.items()}
 
 
 def _typed(value: str):
-    if value in ('True', 'False', 'None'): return {'True': True, 'False': False, 'None': None}[value]
+    if value in ("True", "False", "None"):
+        return {"True": True, "False": False, "None": None}[value]
     for kind in (int, float):
-        try: return kind(value)
-        except ValueError: pass
+        try:
+            return kind(value)
+        except ValueError:
+            pass
     return value
 
 
 def workflow_of(command: str) -> str | None:
-    m = re.match(r'papermill nbs/(\w+)\.ipynb', command)
+    m = re.match(r"papermill nbs/(\w+)\.ipynb", command)
     return m and m.group(1)
 
 
 def classify(command: str) -> str:
     "'papermill', 'settings', 'script', 'cli', 'listed', or '' for what this test does not know."
-    if command in NOT_RUN or command.split()[0] == 'make' and re.search(rf'^{re.escape(command.split()[-1])}:', (ROOT/'Makefile').read_text(), re.M): return 'listed'
-    if workflow_of(command) in WORKFLOWS: return 'papermill'
-    if command.startswith(('... ', '-p ')): return 'settings'
-    if command.startswith('softvq-lab '): return 'cli'
-    if m := re.match(r'python ((?:-m )?)([\w./]+)', command): return 'script' if m.group(1) or (ROOT/m.group(2)).is_file() else ''
-    return ''
+    if (
+        command in NOT_RUN
+        or command.split()[0] == "make"
+        and re.search(rf"^{re.escape(command.split()[-1])}:", (ROOT / "Makefile").read_text(), re.M)
+    ):
+        return "listed"
+    if workflow_of(command) in WORKFLOWS:
+        return "papermill"
+    if command.startswith(("... ", "-p ")):
+        return "settings"
+    if command.startswith("softvq-lab "):
+        return "cli"
+    if m := re.match(r"python ((?:-m )?)([\w./]+)", command):
+        return "script" if m.group(1) or (ROOT / m.group(2)).is_file() else ""
+    return ""
 
 
 COMMANDS = commands(README)
@@ -93,100 +171,170 @@ COMMANDS = commands(README)
 
 def test_the_readme_has_commands_and_those_run_here_are_in_it():
     assert len(COMMANDS) > 20
-    assert not [c for c in RUN if c not in COMMANDS], 'RUN in tests/test_readme.py holds commands that the README does not: take them out, or mend them'
+    assert not [c for c in RUN if c not in COMMANDS], (
+        "RUN in tests/test_readme.py holds commands that the README does not: take them out, or mend them"
+    )
 
 
-@pytest.mark.parametrize('command', COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_known(command):
-    assert classify(command), (f'the README holds a command that nothing tests: {command!r}. If it can be run in a few steps, add it to RUN in tests/test_readme.py (and what makes it short to SMALL); if it cannot, add it to NOT_RUN with the reason')
+    assert classify(command), (
+        f"the README holds a command that nothing tests: {command!r}. If it can be run in a few steps, add it to RUN in tests/test_readme.py (and what makes it short to SMALL); if it cannot, add it to NOT_RUN with the reason"
+    )
 
 
-@pytest.mark.parametrize('command', [c for c in COMMANDS if classify(c) in ('papermill', 'settings')])
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if classify(c) in ("papermill", "settings")]
+)
 def test_settings_pass_the_strict_parser(command):
     given = settings(command)
-    if classify(command) == 'papermill':
-        assert (ROOT/'nbs'/f'{workflow_of(command)}.ipynb').is_file()
+    if classify(command) == "papermill":
+        assert (ROOT / "nbs" / f"{workflow_of(command)}.ipynb").is_file()
         fitting = [WORKFLOWS[workflow_of(command)]]
-    else: fitting = [w for w in WORKFLOWS.values() if not given.keys() - parameters(w).keys()]
-    assert fitting, f'no workflow takes all of {sorted(given)}'
+    else:
+        fitting = [w for w in WORKFLOWS.values() if not given.keys() - parameters(w).keys()]
+    assert fitting, f"no workflow takes all of {sorted(given)}"
     says = []
     for w in fitting:
         needed = next((v for k, v in TOGETHER.items() if k in given), {})
-        try: parse(w, {k: _typed(v) for k, v in {**needed, **given}.items() if k != 'plugins'})
-        except ConfigError as e: says.append(str(e).split('\nPossible')[0])
-    assert len(says) < len(fitting) or 'plugins' in given, '\n'.join(says)  # a name that a plug-in brings is known only with it
+        try:
+            parse(w, {k: _typed(v) for k, v in {**needed, **given}.items() if k != "plugins"})
+        except ConfigError as e:
+            says.append(str(e).split("\nPossible")[0])
+    assert len(says) < len(fitting) or "plugins" in given, "\n".join(
+        says
+    )  # a name that a plug-in brings is known only with it
 
 
-@pytest.mark.parametrize('command', [c for c in COMMANDS if classify(c) == 'script'])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if classify(c) == "script"])
 def test_scripts_take_the_arguments_shown(command, tmp_path, monkeypatch):
     "By their own parser."
     words = shlex.split(command)
-    target, arguments = (words[2], words[3:]) if words[1] == '-m' else (words[1], words[2:])
-    if target == 'softvq_lab.sample':
+    target, arguments = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
+    if target == "softvq_lab.sample":
         from softvq_lab.sample import parser
+
         parser().parse_args(arguments)
-    elif target == 'softvq_lab.train': assert len(arguments) == 1
-    elif target == 'apps/explorer.py':
-        monkeypatch.syspath_prepend(str(ROOT/'apps'))
-        (tmp_path/'FILE').write_text('me:a secret')
+    elif target == "softvq_lab.train":
+        assert len(arguments) == 1
+    elif target == "apps/explorer.py":
+        monkeypatch.syspath_prepend(str(ROOT / "apps"))
+        (tmp_path / "FILE").write_text("me:a secret")
         monkeypatch.chdir(tmp_path)
-        runpy.run_path(str(ROOT/target))['options'](arguments)
-    else: pytest.fail(f'say here how the arguments of {target} are checked')
+        runpy.run_path(str(ROOT / target))["options"](arguments)
+    else:
+        pytest.fail(f"say here how the arguments of {target} are checked")
 
 
-@pytest.mark.parametrize('command', [c for c in COMMANDS if classify(c) == 'cli'])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if classify(c) == "cli"])
 def test_the_command_line_takes_the_arguments_shown(command, tmp_path):
     name, *arguments = shlex.split(command)[1:]
-    parsed = get_command(app).commands[name].make_context(name, [str(tmp_path) if a.startswith('runs/') else a for a in arguments]).params
-    if name != 'sweep': return
-    given = read_settings([w for w in parsed['files'] if '=' in w])
-    for f in parsed['files']:
-        if '=' not in f: assert open_sweep(override(str(ROOT/f), given), tmp_path).tasks
-    if parsed['executor'] == 'slurm': assert SlurmConfig(**yaml.safe_load(parsed['slurm']))
+    parsed = (
+        get_command(app)
+        .commands[name]
+        .make_context(name, [str(tmp_path) if a.startswith("runs/") else a for a in arguments])
+        .params
+    )
+    if name != "sweep":
+        return
+    given = read_settings([w for w in parsed["files"] if "=" in w])
+    for f in parsed["files"]:
+        if "=" not in f:
+            assert open_sweep(override(str(ROOT / f), given), tmp_path).tasks
+    if parsed["executor"] == "slurm":
+        assert SlurmConfig(**yaml.safe_load(parsed["slurm"]))
 
 
-SCRIPTS = ['apps/explorer.py', *sorted(str(p.relative_to(ROOT)) for p in (ROOT/'benchmarks').glob('*.py') if "__name__ == '__main__'" in p.read_text()), 'docs/site.py', 'docs/rooms.py', '-m softvq_lab.train', '-m softvq_lab.sample', '-m softvq_lab.workbench.cli']
+SCRIPTS = [
+    "apps/explorer.py",
+    *sorted(
+        str(p.relative_to(ROOT))
+        for p in (ROOT / "benchmarks").glob("*.py")
+        if "__name__ == '__main__'" in p.read_text()
+    ),
+    "docs/site.py",
+    "docs/rooms.py",
+    "-m softvq_lab.train",
+    "-m softvq_lab.sample",
+    "-m softvq_lab.workbench.cli",
+]
 
 
-@pytest.mark.parametrize('script', [*SCRIPTS, *(f'-m softvq_lab.workbench.cli {name}' for name in get_command(app).commands)])
+@pytest.mark.parametrize(
+    "script",
+    [*SCRIPTS, *(f"-m softvq_lab.workbench.cli {name}" for name in get_command(app).commands)],
+)
 @pytest.mark.slow
 def test_help(script, tmp_path):
     "Usage, and nothing done."
-    words = [str(ROOT/w) if w.endswith('.py') else w for w in script.split()]
-    done = subprocess.run([sys.executable, *words, '--help'], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and 'usage' in done.stdout.lower() and not done.stderr, done.stdout + done.stderr
+    words = [str(ROOT / w) if w.endswith(".py") else w for w in script.split()]
+    done = subprocess.run(
+        [sys.executable, *words, "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and "usage" in done.stdout.lower() and not done.stderr, (
+        done.stdout + done.stderr
+    )
     assert not any(tmp_path.iterdir())
 
 
 def test_python_of_the_readme_names_what_exists():
-    for name in re.findall(r"`(load_\w+)\(", README): assert callable(getattr(hub, name))
+    for name in re.findall(r"`(load_\w+)\(", README):
+        assert callable(getattr(hub, name))
 
 
 def test_files_and_anchors_of_the_readme_are_there():
-    for target in re.findall(r'\]\(([^)\s]+)\)', README):
-        if '://' in target: continue
-        path, _, anchor = target.partition('#')
-        assert (ROOT/path).exists(), f'README links to {path}, which is not there'
-        if anchor: assert anchor in {re.sub(r'[^\w -]', '', h.lower()).replace(' ', '-') for h in re.findall(r'^#+ (.+)$', (ROOT/path).read_text(), re.M)}, target
+    for target in re.findall(r"\]\(([^)\s]+)\)", README):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        assert (ROOT / path).exists(), f"README links to {path}, which is not there"
+        if anchor:
+            assert anchor in {
+                re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-")
+                for h in re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.M)
+            }, target
 
 
 @pytest.mark.slow
 def test_the_path_of_a_newcomer(tmp_path):
     "RUN from beginning to end, in an empty folder, with a folder of photographs of odd sizes."
     r = np.random.default_rng(0)
-    for kind in ('dark', 'light', 'red'):
-        (tmp_path/'my_photos'/kind).mkdir(parents=True)
-        for i in range(12): Image.fromarray(r.integers(0, 255, (70 + 3 * i, 90 + i, 3), dtype=np.uint8)).save(tmp_path/'my_photos'/kind/f'{i}.jpg')
-    (tmp_path/'my_photos'/'red'/'broken.jpg').write_text('no picture')
-    env = {**os.environ, 'PATH': f'{BIN}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT)}
+    for kind in ("dark", "light", "red"):
+        (tmp_path / "my_photos" / kind).mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(r.integers(0, 255, (70 + 3 * i, 90 + i, 3), dtype=np.uint8)).save(
+                tmp_path / "my_photos" / kind / f"{i}.jpg"
+            )
+    (tmp_path / "my_photos" / "red" / "broken.jpg").write_text("no picture")
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     for command in RUN:
-        line = command + ''.join(f' -p {k} {v}' for k, v in SMALL.get(workflow_of(command), {}).items())
-        for old, new in INSTEAD.items(): line = line.replace(old, new)
-        done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, f'{line}\n{done.stderr[-3000:]}'
-    runs = tmp_path/'runs'
-    assert {Run(runs/n).status['state'] for n in 'abg'} == {'done'}
-    assert Run(runs/'a').info['config']['tokenizer']['tokens'] == 32 and Run(runs/'b').info['config']['data']['data_path'] == 'my_photos'
-    assert 'broken.jpg' in (runs/'b'/'broken.jsonl').read_text()
-    packed, = (runs/'g').rglob('*.npz')
-    assert np.load(packed)['arr_0'].shape == (6, 32, 32, 3)
+        line = command + "".join(
+            f" -p {k} {v}" for k, v in SMALL.get(workflow_of(command), {}).items()
+        )
+        for old, new in INSTEAD.items():
+            line = line.replace(old, new)
+        done = subprocess.run(
+            line,
+            shell=True,
+            cwd=tmp_path,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
+    runs = tmp_path / "runs"
+    assert {Run(runs / n).status["state"] for n in "abg"} == {"done"}
+    assert (
+        Run(runs / "a").info["config"]["tokenizer"]["tokens"] == 32
+        and Run(runs / "b").info["config"]["data"]["data_path"] == "my_photos"
+    )
+    assert "broken.jpg" in (runs / "b" / "broken.jsonl").read_text()
+    (packed,) = (runs / "g").rglob("*.npz")
+    assert np.load(packed)["arr_0"].shape == (6, 32, 32, 3)

@@ -1,4 +1,5 @@
 """Runs that are killed, resumed, damaged, asked to stop, out of disk; one process and two."""
+
 import math
 import os
 import random
@@ -18,12 +19,26 @@ from softvq_lab.runs import Run, open_run, read_metrics
 from softvq_lab.strict import ConfigError, parse
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.train import PREEMPTED, images_of, launch, main, prepare, train_here
-from softvq_lab.training.checkpoint import best_checkpoint, newest_checkpoint, save_checkpoint, steps_of
+from softvq_lab.training.checkpoint import (
+    best_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    steps_of,
+)
 from softvq_lab.training.loop import fit
 from softvq_lab.training.task import Task
 from softvq_lab.workflows import TrainConfig, TrainGeneratorConfig
 
-FEW = dict(tokens=4, steps=40, batch_size=16, warmup_steps=4, checkpoint_every=4, log_every=1, eval_every=20, tracker='none')
+FEW = dict(
+    tokens=4,
+    steps=40,
+    batch_size=16,
+    warmup_steps=4,
+    checkpoint_every=4,
+    log_every=1,
+    eval_every=20,
+    tracker="none",
+)
 
 
 def prepared(folder, **settings) -> Run:
@@ -33,205 +48,337 @@ def prepared(folder, **settings) -> Run:
 
 def train(folder, kill_when=None, how=signal.SIGKILL):
     "Train in a process of its own; signal it as soon as `kill_when(run)` holds."
-    run = Run(folder) if (folder/'config.json').exists() else prepared(folder)
-    p = subprocess.Popen([sys.executable, '-m', 'softvq_lab.train', str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = Run(folder) if (folder / "config.json").exists() else prepared(folder)
+    p = subprocess.Popen(
+        [sys.executable, "-m", "softvq_lab.train", str(run.path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     deadline = time.time() + 120
     while p.poll() is None:
         if kill_when and kill_when(run):
             os.kill(p.pid, how)
             break
-        assert time.time() < deadline, 'training hangs'
+        assert time.time() < deadline, "training hangs"
         time.sleep(0.002)
     out = p.communicate()[0]
     assert kill_when or p.returncode == 0, out
     return p.returncode
 
 
-def last(folder): return load_file(newest_checkpoint(folder/'checkpoints')/'raw.safetensors'), load_file(newest_checkpoint(folder/'checkpoints')/'model.safetensors')
+def last(folder):
+    return load_file(newest_checkpoint(folder / "checkpoints") / "raw.safetensors"), load_file(
+        newest_checkpoint(folder / "checkpoints") / "model.safetensors"
+    )
 
 
-def same(a, b): return all(x.keys() == y.keys() and all(x[k].equal(y[k]) for k in x) for x, y in zip(a, b))
+def same(a, b):
+    return all(x.keys() == y.keys() and all(x[k].equal(y[k]) for k in x) for x, y in zip(a, b))
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('whole')/'run'
+    folder = tmp_path_factory.mktemp("whole") / "run"
     train(folder)
     return folder
 
 
 def test_sigkill_and_resume_end_in_the_same_bits(whole, tmp_path):
-    folder = tmp_path/'run'
-    kills = [lambda r: len(read_metrics(r)) >= 7,  # in mid-training
-             lambda r: any(r.checkpoints.glob('.aside-*')) and len(read_metrics(r)) >= 16]  # while a checkpoint is written
+    folder = tmp_path / "run"
+    kills = [
+        lambda r: len(read_metrics(r)) >= 7,  # in mid-training
+        lambda r: any(r.checkpoints.glob(".aside-*")) and len(read_metrics(r)) >= 16,
+    ]  # while a checkpoint is written
     for when in kills:
         assert train(folder, when) == -signal.SIGKILL
-        assert Run(folder).status['state'] == 'interrupted'
+        assert Run(folder).status["state"] == "interrupted"
     train(folder)
-    assert same(last(folder), last(whole)) and Run(folder).status['state'] == 'done'
-    assert [m['step'] for m in read_metrics(Run(folder))] == [m['step'] for m in read_metrics(Run(whole))]
+    assert same(last(folder), last(whole)) and Run(folder).status["state"] == "done"
+    assert [m["step"] for m in read_metrics(Run(folder))] == [
+        m["step"] for m in read_metrics(Run(whole))
+    ]
 
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments(whole, tmp_path):
     "With every loss on, so that the discriminator, its averages and the projector are among what must come back."
-    everything = dict(percep='reference', adv='reference', align='reference')
-    prepared(tmp_path/'calm', **everything), prepared(tmp_path/'run', **everything)
-    train(tmp_path/'calm')
+    everything = dict(percep="reference", adv="reference", align="reference")
+    prepared(tmp_path / "calm", **everything), prepared(tmp_path / "run", **everything)
+    train(tmp_path / "calm")
     draw, killed, writing = random.Random(7), 0, 0
     while killed < 20:
-        folder = tmp_path/'run'
-        done = max((m['step'] for m in read_metrics(Run(folder))), default=0)
-        if done >= 38: shutil.rmtree(folder), prepared(folder, **everything)  # nearly through: from the start again
-        if killed % 4 == 3: when = lambda r: any(r.checkpoints.glob('.aside-*'))
+        folder = tmp_path / "run"
+        done = max((m["step"] for m in read_metrics(Run(folder))), default=0)
+        if done >= 38:
+            (
+                shutil.rmtree(folder),
+                prepared(folder, **everything),
+            )  # nearly through: from the start again
+        if killed % 4 == 3:
+            when = lambda r: any(r.checkpoints.glob(".aside-*"))
         else:
-            after = draw.uniform(0, 4.)
+            after = draw.uniform(0, 4.0)
             began = []
+
             def when(r, after=after, began=began):  # some seconds after the process began to train
-                if not began and r.status['state'] == 'running' and r.status['pid'] != os.getpid(): began.append(time.time())
+                if not began and r.status["state"] == "running" and r.status["pid"] != os.getpid():
+                    began.append(time.time())
                 return began and time.time() - began[0] > after
-        if train(folder, when) == -signal.SIGKILL: killed, writing = killed + 1, writing + (killed % 4 == 3)
+
+        if train(folder, when) == -signal.SIGKILL:
+            killed, writing = killed + 1, writing + (killed % 4 == 3)
     assert writing >= 4
-    train(tmp_path/'run')
-    assert same(last(tmp_path/'run'), last(tmp_path/'calm'))
-    for name in ('others', 'opponent_optimizer'): assert same(*([load_file(newest_checkpoint(tmp_path/r/'checkpoints')/f'{name}.safetensors')] for r in ('run', 'calm')))
+    train(tmp_path / "run")
+    assert same(last(tmp_path / "run"), last(tmp_path / "calm"))
+    for name in ("others", "opponent_optimizer"):
+        assert same(
+            *(
+                [load_file(newest_checkpoint(tmp_path / r / "checkpoints") / f"{name}.safetensors")]
+                for r in ("run", "calm")
+            )
+        )
 
 
-@pytest.mark.parametrize('how', [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.slow)])  # SIGUSR2: tests/test_slurm.py has it too
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.slow)]
+)  # SIGUSR2: tests/test_slurm.py has it too
 def test_asked_to_stop_it_saves_and_says_so(whole, tmp_path, how):
-    folder = tmp_path/'run'
+    folder = tmp_path / "run"
     assert train(folder, lambda r: len(read_metrics(r)) >= 9, how) == PREEMPTED
     status = Run(folder).status
-    assert status['state'] == 'preempted' and newest_checkpoint(folder/'checkpoints').name == f'step-{status["step"]:06d}'
+    assert (
+        status["state"] == "preempted"
+        and newest_checkpoint(folder / "checkpoints").name == f"step-{status['step']:06d}"
+    )
     train(folder)
     assert same(last(folder), last(whole))
 
 
 def test_an_interrupt_saves_and_the_status_says_where(tmp_path):
-    folder = tmp_path/'run'
+    folder = tmp_path / "run"
     assert train(folder, lambda r: len(read_metrics(r)) >= 3, signal.SIGINT)
     status = Run(folder).status
-    assert status['state'] == 'stopped' and newest_checkpoint(folder/'checkpoints').name == f'step-{status["step"]:06d}' and f'stopped after step {status["step"]}' in status['error']
+    assert (
+        status["state"] == "stopped"
+        and newest_checkpoint(folder / "checkpoints").name == f"step-{status['step']:06d}"
+        and f"stopped after step {status['step']}" in status["error"]
+    )
 
 
 def test_a_truncated_checkpoint_costs_only_time(whole, tmp_path):
-    folder = tmp_path/'run'
+    folder = tmp_path / "run"
     train(folder, lambda r: len(steps_of(r.checkpoints)) == 2)
-    with open(steps_of(folder/'checkpoints')[-1]/'task_optimizer.safetensors', 'r+b') as f: f.truncate(100)
-    with pytest.warns(UserWarning, match='is damaged .task_optimizer.safetensors'): newest_checkpoint(folder/'checkpoints')
+    with open(steps_of(folder / "checkpoints")[-1] / "task_optimizer.safetensors", "r+b") as f:
+        f.truncate(100)
+    with pytest.warns(UserWarning, match="is damaged .task_optimizer.safetensors"):
+        newest_checkpoint(folder / "checkpoints")
     train(folder)
     assert same(last(folder), last(whole))
 
 
 def test_a_full_disk_costs_only_time(whole, tmp_path):
     "A real file system of 48 MB that another file fills up while training goes on."
-    disk = tmp_path/'disk'
+    disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=48m', 'tmpfs', disk], capture_output=True).returncode: pytest.skip('mounting a small file system needs root')
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", disk], capture_output=True
+    ).returncode:
+        pytest.skip("mounting a small file system needs root")
     try:
-        run = prepared(disk/'run')
+        run = prepared(disk / "run")
+
         def fill(r):
-            if len(read_metrics(r)) < 9: return False
-            with open(disk/'filler', 'wb', buffering=0) as f:
+            if len(read_metrics(r)) < 9:
+                return False
+            with open(disk / "filler", "wb", buffering=0) as f:
                 try:
-                    while True: f.write(bytes(4096))
-                except OSError: return False  # full: leave the training alone and wait for its end
-        p = subprocess.Popen([sys.executable, '-m', 'softvq_lab.train', str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                    while True:
+                        f.write(bytes(4096))
+                except OSError:
+                    return False  # full: leave the training alone and wait for its end
+
+        p = subprocess.Popen(
+            [sys.executable, "-m", "softvq_lab.train", str(run.path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         while p.poll() is None:
-            if not (disk/'filler').exists(): fill(run)
+            if not (disk / "filler").exists():
+                fill(run)
             time.sleep(0.01)
-        assert p.returncode == 1 and 'No space left on device' in p.communicate()[0]
-        assert newest_checkpoint(run.checkpoints) is not None and run.status['state'] in ('failed', 'interrupted')
-        (disk/'filler').unlink()
-        train(disk/'run')
-        assert same(last(disk/'run'), last(whole))
-    finally: subprocess.run(['umount', disk], check=True)
+        assert p.returncode == 1 and "No space left on device" in p.communicate()[0]
+        assert newest_checkpoint(run.checkpoints) is not None and run.status["state"] in (
+            "failed",
+            "interrupted",
+        )
+        (disk / "filler").unlink()
+        train(disk / "run")
+        assert same(last(disk / "run"), last(whole))
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_generator_whose_images_are_read_by_others_learns_the_same(trained, tmp_path):
     for workers in (0, 2):
-        config = parse(TrainGeneratorConfig, {k: v for k, v in FEW.items() if k != 'tokens'} | dict(tokenizer_run=str(trained/'tokenizer'), latents='fly', mirror=True, workers=workers, width=32, depth=1, heads=2, steps=5, eval_every=5))
-        train_here(prepare(config, tmp_path/str(workers), images_of(config, load_tokenizer(config.tokenizer_run))))
-    assert same(last(tmp_path/'0'), last(tmp_path/'2'))
+        config = parse(
+            TrainGeneratorConfig,
+            {k: v for k, v in FEW.items() if k != "tokens"}
+            | dict(
+                tokenizer_run=str(trained / "tokenizer"),
+                latents="fly",
+                mirror=True,
+                workers=workers,
+                width=32,
+                depth=1,
+                heads=2,
+                steps=5,
+                eval_every=5,
+            ),
+        )
+        train_here(
+            prepare(
+                config,
+                tmp_path / str(workers),
+                images_of(config, load_tokenizer(config.tokenizer_run)),
+            )
+        )
+    assert same(last(tmp_path / "0"), last(tmp_path / "2"))
 
 
 def test_a_tokenizer_that_is_no_run_does_not_say_what_a_generator_should_learn(tmp_path):
-    save(Tokenizer(TokenizerConfig(tokens=4)), tmp_path/'saved')
-    with pytest.raises(ConfigError, match="saved' does not say on which images it was trained"): images_of(parse(TrainGeneratorConfig, dict(tokenizer_run=str(tmp_path/'saved'))), load_tokenizer(tmp_path/'saved'))
+    save(Tokenizer(TokenizerConfig(tokens=4)), tmp_path / "saved")
+    with pytest.raises(ConfigError, match="saved' does not say on which images it was trained"):
+        images_of(
+            parse(TrainGeneratorConfig, dict(tokenizer_run=str(tmp_path / "saved"))),
+            load_tokenizer(tmp_path / "saved"),
+        )
 
 
 def test_checkpoints_are_in_the_order_of_their_steps_beyond_a_million(tmp_path):
-    for step in (999_000, 1_000_000): save_checkpoint(tmp_path, step, {'model': {'w': torch.ones(2)}}, {}, keep=1, score=1.)
-    assert [p.name for p in steps_of(tmp_path)] == ['step-1000000'] and best_checkpoint(tmp_path) == newest_checkpoint(tmp_path) == tmp_path/'step-1000000'
+    for step in (999_000, 1_000_000):
+        save_checkpoint(tmp_path, step, {"model": {"w": torch.ones(2)}}, {}, keep=1, score=1.0)
+    assert [p.name for p in steps_of(tmp_path)] == ["step-1000000"] and best_checkpoint(
+        tmp_path
+    ) == newest_checkpoint(tmp_path) == tmp_path / "step-1000000"
 
 
 def test_nothing_is_left_behind_but_the_newest_and_the_best(whole):
-    kept = sorted(p.name for p in (whole/'checkpoints').iterdir())
-    assert kept[-2:] == ['step-000036', 'step-000040'] and kept == sorted({*kept[-2:], best_checkpoint(whole/'checkpoints').name})
+    kept = sorted(p.name for p in (whole / "checkpoints").iterdir())
+    assert kept[-2:] == ["step-000036", "step-000040"] and kept == sorted(
+        {*kept[-2:], best_checkpoint(whole / "checkpoints").name}
+    )
 
 
-ALIKE = FEW | dict(steps=12, eval_every=12, checkpoint_every=12, codebook_size=64, lr=3e-4)  # at ten times this rate rounding grows tenfold in a step: the KL term's temperature is 0.01
+ALIKE = FEW | dict(
+    steps=12, eval_every=12, checkpoint_every=12, codebook_size=64, lr=3e-4
+)  # at ten times this rate rounding grows tenfold in a step: the KL term's temperature is 0.01
 
 
 def alike(one: Run, two: Run):
     "One process and two ranks: losses and gradient norm agree within 1e-5 of their size at each step."
     for a, b in zip(read_metrics(one), read_metrics(two), strict=True):
-        for k in ('rec', 'kl', 'loss', 'grad_norm'): assert k not in a or math.isclose(a[k], b[k], rel_tol=1e-5), (k, a, b)
+        for k in ("rec", "kl", "loss", "grad_norm"):
+            assert k not in a or math.isclose(a[k], b[k], rel_tol=1e-5), (k, a, b)
     for a, b in zip(last(one.path), last(two.path)):
-        for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-4)
+        for k in a:
+            torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-4)
 
 
 def test_two_processes_train_as_one(tmp_path):
     "The same global batch."
-    one, two = prepared(tmp_path/'one', **ALIKE), prepared(tmp_path/'two', processes=2, **ALIKE)
+    one, two = prepared(tmp_path / "one", **ALIKE), prepared(tmp_path / "two", processes=2, **ALIKE)
     launch(one), launch(two)
-    assert two.status['state'] == 'done' and 'Warning' not in (two.path/'train.log').read_text()
+    assert two.status["state"] == "done" and "Warning" not in (two.path / "train.log").read_text()
     alike(one, two)
 
 
 def test_two_processes_with_every_loss(tmp_path):
-    run = prepared(tmp_path/'two', processes=2, steps=6, percep='reference', adv='reference', align='reference', eval_every=6, checkpoint_every=6)
+    run = prepared(
+        tmp_path / "two",
+        processes=2,
+        steps=6,
+        percep="reference",
+        adv="reference",
+        align="reference",
+        eval_every=6,
+        checkpoint_every=6,
+    )
     launch(run)
-    m = [m for m in read_metrics(run) if 'adv' in m]
-    assert run.status['state'] == 'done' and len(m) == 6 and all(math.isfinite(v) for row in m for v in row.values())
+    m = [m for m in read_metrics(run) if "adv" in m]
+    assert (
+        run.status["state"] == "done"
+        and len(m) == 6
+        and all(math.isfinite(v) for row in m for v in row.values())
+    )
 
 
 def test_fewer_ranks_than_asked_for_is_an_error(tmp_path, capsys):
-    run = prepared(tmp_path/'r', processes=2)
-    assert main([str(run.path)]) == 2 and 'processes=2 were asked for and 1 came' in capsys.readouterr().err
-    with pytest.raises(ConfigError, match='batch_size=16 cannot be shared out to processes=3'): parse(TrainConfig, dict(**FEW, processes=3))
+    run = prepared(tmp_path / "r", processes=2)
+    assert (
+        main([str(run.path)]) == 2
+        and "processes=2 were asked for and 1 came" in capsys.readouterr().err
+    )
+    with pytest.raises(ConfigError, match="batch_size=16 cannot be shared out to processes=3"):
+        parse(TrainConfig, dict(**FEW, processes=3))
 
 
-@pytest.mark.parametrize('engine', [dict(precision='bf16'), dict(accumulate=4), dict(recompute=True), pytest.param(dict(compile=True), marks=pytest.mark.slow), dict(tracker='tensorboard')], ids=lambda e: next(iter(e)))
+@pytest.mark.parametrize(
+    "engine",
+    [
+        dict(precision="bf16"),
+        dict(accumulate=4),
+        dict(recompute=True),
+        pytest.param(dict(compile=True), marks=pytest.mark.slow),
+        dict(tracker="tensorboard"),
+    ],
+    ids=lambda e: next(iter(e)),
+)
 def test_the_engine_changes_how_and_not_what(tmp_path, engine):
-    shared = dict(steps=8, eval_every=8, kl_weight=0.)  # the KL term is about a whole batch, and accumulation cuts that
-    plain, other = prepared(tmp_path/'plain', **shared), prepared(tmp_path/'other', **shared, **engine)
+    shared = dict(
+        steps=8, eval_every=8, kl_weight=0.0
+    )  # the KL term is about a whole batch, and accumulation cuts that
+    plain, other = (
+        prepared(tmp_path / "plain", **shared),
+        prepared(tmp_path / "other", **shared, **engine),
+    )
     train_here(plain), train_here(other)
-    a, b = ([m['rec'] for m in read_metrics(r) if 'rec' in m] for r in (plain, other))
-    tolerance = 2e-2 if 'precision' in engine else 1e-3
+    a, b = ([m["rec"] for m in read_metrics(r) if "rec" in m] for r in (plain, other))
+    tolerance = 2e-2 if "precision" in engine else 1e-3
     assert len(a) == 8 and all(math.isclose(x, y, rel_tol=tolerance) for x, y in zip(a, b)), (a, b)
-    if 'tracker' in engine: assert any((other.path/'tensorboard').rglob('events.out.tfevents.*'))
+    if "tracker" in engine:
+        assert any((other.path / "tensorboard").rglob("events.out.tfevents.*"))
 
 
 def test_what_is_impossible_here_says_so(tmp_path):
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="precision='fp16' needs a GPU"): train_here(prepared(tmp_path/'a', precision='fp16'))
-    with pytest.raises(ConfigError, match="tracker='wandb' is not installed"): train_here(prepared(tmp_path/'b', tracker='wandb'))
-    with pytest.raises(ConfigError, match='64 patches of the teacher'): parse(TrainConfig, dict(tokens=24, align='reference'))
+        with pytest.raises(ConfigError, match="precision='fp16' needs a GPU"):
+            train_here(prepared(tmp_path / "a", precision="fp16"))
+    with pytest.raises(ConfigError, match="tracker='wandb' is not installed"):
+        train_here(prepared(tmp_path / "b", tracker="wandb"))
+    with pytest.raises(ConfigError, match="64 patches of the teacher"):
+        parse(TrainConfig, dict(tokens=24, align="reference"))
 
 
 class Bad(Task):
     def __init__(self, factor):
         super().__init__()
         self.factor, self.data = factor, torch.utils.data.TensorDataset(torch.ones(8, 1))
-        self.model = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Softplus(), torch.nn.Linear(4, 1))
-        self.model[1].register_forward_hook(lambda m, args, out: out * factor if self.step >= 3 else out)
+        self.model = torch.nn.Sequential(
+            torch.nn.Linear(1, 4), torch.nn.Softplus(), torch.nn.Linear(4, 1)
+        )
+        self.model[1].register_forward_hook(
+            lambda m, args, out: out * factor if self.step >= 3 else out
+        )
 
-    def forward(self, batch): return {'loss': self.model(batch[0]).mean()}
+    def forward(self, batch):
+        return {"loss": self.model(batch[0]).mean()}
 
 
 def test_nan_stops_the_run_names_its_birthplace_and_spoils_no_weight(tmp_path):
-    run, task = open_run(tmp_path/'r', 'toy', {}), Bad(float('nan'))
-    with pytest.raises(FloatingPointError, match=r'step 4 is not finite: model.1 \(Softplus\)'): fit(task, run, OptimConfig(steps=9, warmup_steps=1, batch_size=4, log_every=2))
-    assert run.status['state'] == 'failed' and 'Softplus' in run.status['error']
+    run, task = open_run(tmp_path / "r", "toy", {}), Bad(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"step 4 is not finite: model.1 \(Softplus\)"):
+        fit(task, run, OptimConfig(steps=9, warmup_steps=1, batch_size=4, log_every=2))
+    assert run.status["state"] == "failed" and "Softplus" in run.status["error"]
     assert all(p.isfinite().all() for p in task.parameters())

@@ -1,4 +1,5 @@
 """Sweeps, in the tab Runs: the morning page of a sweep, while it runs or after it."""
+
 from html import escape
 from pathlib import Path
 
@@ -9,68 +10,146 @@ from softvq_lab.workbench.leaderboard import failures, progress, results, settin
 from softvq_lab.workbench.morning import STATES, effects, overlaid, progress_bar, ranking
 from softvq_lab.workbench.sweep import read_report
 
-FIGURES = {'tokenizer': ('reconstruction', 'psnr', 'rec'), 'generator': ('samples', 'reference_frechet', 'loss')}  # of a stage: evaluation, figure that ranks, curve
-EMPTY = 'No sweep yet: <code>softvq-lab sweep sweeps/digits-tau.yaml</code> plans and runs one, and the page may be looked at meanwhile.'
+FIGURES = {
+    "tokenizer": ("reconstruction", "psnr", "rec"),
+    "generator": ("samples", "reference_frechet", "loss"),
+}  # of a stage: evaluation, figure that ranks, curve
+EMPTY = "No sweep yet: <code>softvq-lab sweep sweeps/digits-tau.yaml</code> plans and runs one, and the page may be looked at meanwhile."
 
 
 def names(runs) -> list[str]:
     "Sweeps under `runs`, the one written last first."
-    return [p.parent.name for p in sorted(Path(runs).glob('sweeps/*/sweep.json'), key=lambda p: p.stat().st_mtime, reverse=True)]
+    return [
+        p.parent.name
+        for p in sorted(
+            Path(runs).glob("sweeps/*/sweep.json"), key=lambda p: p.stat().st_mtime, reverse=True
+        )
+    ]
 
 
 def report_of(runs, name: str) -> dict:
     "The report of a sweep, of runs under `runs` only (wherever the app was started); a `ValueError` when there is none or it cannot be read."
-    if name not in names(runs): raise ValueError('This sweep is not there any more.')
+    if name not in names(runs):
+        raise ValueError("This sweep is not there any more.")
     root = Path(runs).resolve()
     try:
-        report = read_report(root/'sweeps'/name)
-        for t in report['tasks']:
-            if Path(t['run']).parent.name == 'pool': t['output'], t['run'] = (str(root/'pool'/Path(t['run']).name/n) for n in (Path(t['output']).name, ''))
-        report['tasks'] = [t for t in report['tasks'] if Path(t['run']).resolve().is_relative_to(root) and Path(t['output']).resolve().is_relative_to(root)]
-        report['counts'] = {s: sum(t['state'] == s for t in report['tasks']) for s in STATES}
+        report = read_report(root / "sweeps" / name)
+        for t in report["tasks"]:
+            if Path(t["run"]).parent.name == "pool":
+                t["output"], t["run"] = (
+                    str(root / "pool" / Path(t["run"]).name / n)
+                    for n in (Path(t["output"]).name, "")
+                )
+        report["tasks"] = [
+            t
+            for t in report["tasks"]
+            if Path(t["run"]).resolve().is_relative_to(root)
+            and Path(t["output"]).resolve().is_relative_to(root)
+        ]
+        report["counts"] = {s: sum(t["state"] == s for t in report["tasks"]) for s in STATES}
         progress(report)
         return report
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f'sweep.json of {name} cannot be read ({type(e).__name__}).') from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"sweep.json of {name} cannot be read ({type(e).__name__}).") from None
 
 
 def as_text(table):
     "A table of results with labels that plotly, which reads some HTML, shows letter by letter."
-    return table.assign(label=table['label'].map(escape), **{c: table[c].map(lambda v: escape(v) if isinstance(v, str) else v) for c in table if c.startswith('vary.')})
+    return table.assign(
+        label=table["label"].map(escape),
+        **{
+            c: table[c].map(lambda v: escape(v) if isinstance(v, str) else v)
+            for c in table
+            if c.startswith("vary.")
+        },
+    )
 
 
 def page(runs, name: str, sheet) -> tuple[str, list]:
     "What is said of a sweep as HTML (`sheet` makes tables), and its figures."
     report = report_of(runs, name)
     p, parts = progress(report), []
-    left = f', about {p["minutes_left"]:.0f} minutes left' if p['minutes_left'] else ''
-    parts.append(f'<p>{escape(str(report.get("about", "")))}<br>{p["done"]} of {len(report["tasks"])} done, {p["failed"]} failed, {p["running"]} running; the driver: {escape(str(p["driver"]))}{left}</p>')
-    figs, table = [progress_bar({**report, 'name': escape(str(report['name']))})], results(report)
+    left = f", about {p['minutes_left']:.0f} minutes left" if p["minutes_left"] else ""
+    parts.append(
+        f"<p>{escape(str(report.get('about', '')))}<br>{p['done']} of {len(report['tasks'])} done, {p['failed']} failed, {p['running']} running; the driver: {escape(str(p['driver']))}{left}</p>"
+    )
+    figs, table = [progress_bar({**report, "name": escape(str(report["name"]))})], results(report)
     for stage, (evaluation, figure, curve) in FIGURES.items():
-        rows = table[(table['stage'] == stage) & (table['evaluation'] == evaluation)].dropna(axis=1, how='all') if len(table) else table
-        if figure not in rows: continue
-        for _, same in rows.groupby('passport', sort=False):  # what was measured in different ways is not ranked together
-            parts.append(f'<h4>{stage}: {figure}</h4><p>{escape(verdict(same, figure))}</p>' + sheet(['setting', 'mean', 'spread', 'seeds', 'worst', 'best'], [[str(r[0]), *map(float, r[1:3]), int(r[3]), *map(float, r[4:])] for r in settings(same, figure).itertuples()], numbers=True))
-            figs += [f for f in (ranking(as_text(same), figure), effects(as_text(same), figure)) if f is not None]
+        rows = (
+            table[(table["stage"] == stage) & (table["evaluation"] == evaluation)].dropna(
+                axis=1, how="all"
+            )
+            if len(table)
+            else table
+        )
+        if figure not in rows:
+            continue
+        for _, same in rows.groupby(
+            "passport", sort=False
+        ):  # what was measured in different ways is not ranked together
+            parts.append(
+                f"<h4>{stage}: {figure}</h4><p>{escape(verdict(same, figure))}</p>"
+                + sheet(
+                    ["setting", "mean", "spread", "seeds", "worst", "best"],
+                    [
+                        [str(r[0]), *map(float, r[1:3]), int(r[3]), *map(float, r[4:])]
+                        for r in settings(same, figure).itertuples()
+                    ],
+                    numbers=True,
+                )
+            )
+            figs += [
+                f
+                for f in (ranking(as_text(same), figure), effects(as_text(same), figure))
+                if f is not None
+            ]
         figs.append(overlaid(as_text(rows), curve))
     failed = failures(report)
-    if len(failed): parts.append('<h4>What failed</h4>' + sheet(['stage', 'setting', 'reason'], failed[['stage', 'setting', 'reason']].astype(str).values.tolist()))
-    for f in figs: adapt(f).update_traces(marker_line_color='#7f8793', selector={'marker.symbol': 'line-ns'})  # means, on light and dark
-    return ''.join(parts), figs
+    if len(failed):
+        parts.append(
+            "<h4>What failed</h4>"
+            + sheet(
+                ["stage", "setting", "reason"],
+                failed[["stage", "setting", "reason"]].astype(str).values.tolist(),
+            )
+        )
+    for f in figs:
+        adapt(f).update_traces(
+            marker_line_color="#7f8793", selector={"marker.symbol": "line-ns"}
+        )  # means, on light and dark
+    return "".join(parts), figs
 
 
 def build(ctx, sheet) -> gr.Dropdown:
     "Fill the tab; gives the dropdown of sweeps."
-    gr.Markdown('Who won, and whether that can be believed: means over seeds, *spread* is the standard deviation of single runs over them.')
-    which = gr.Dropdown([], label='Sweep', elem_id='sweep-which', allow_custom_value=True)
-    told = gr.HTML(elem_id='sweep-told', apply_default_css=False)
-    plots = [gr.Plot(show_label=False, visible=False, elem_id=f'sweep-plot-{i}') for i in range(7)]
+    gr.Markdown(
+        "Who won, and whether that can be believed: means over seeds, *spread* is the standard deviation of single runs over them."
+    )
+    which = gr.Dropdown([], label="Sweep", elem_id="sweep-which", allow_custom_value=True)
+    told = gr.HTML(elem_id="sweep-told", apply_default_css=False)
+    plots = [gr.Plot(show_label=False, visible=False, elem_id=f"sweep-plot-{i}") for i in range(7)]
 
     def show(name):
         hidden = [gr.Plot(value=None, visible=False)] * len(plots)
-        if not name: return EMPTY, *hidden
-        try: html, figs = page(ctx.runs, name, sheet)
-        except (ValueError, KeyError, TypeError) as e: return f'<p>{escape(str(e) if isinstance(e, ValueError) else "This sweep.json is not of a sweep of ours.")}</p>', *hidden
-        return f'<div class="sheet">{html}</div>', *([gr.Plot(value=f, visible=True) for f in figs] + hidden)[:len(plots)]
+        if not name:
+            return EMPTY, *hidden
+        try:
+            html, figs = page(ctx.runs, name, sheet)
+        except (ValueError, KeyError, TypeError) as e:
+            return (
+                f"<p>{escape(str(e) if isinstance(e, ValueError) else 'This sweep.json is not of a sweep of ours.')}</p>",
+                *hidden,
+            )
+        return f'<div class="sheet">{html}</div>', *(
+            [gr.Plot(value=f, visible=True) for f in figs] + hidden
+        )[: len(plots)]
 
-    which.change(show, which, [told, *plots], show_progress='minimal', trigger_mode='always_last', api_name='sweep_page')
+    which.change(
+        show,
+        which,
+        [told, *plots],
+        show_progress="minimal",
+        trigger_mode="always_last",
+        api_name="sweep_page",
+    )
     return which

@@ -37,189 +37,378 @@ from ..tokenizer.model import Tokenizer
 @torch.no_grad()
 def multiply_adds(f: Callable, *inputs) -> int:
     "Multiply-adds of `f(*inputs)`: matrix products, convolutions and attention; norms and activations are not counted."
-    with FlopCounterMode(display=False) as counter: f(*inputs)
+    with FlopCounterMode(display=False) as counter:
+        f(*inputs)
     return counter.get_total_flops() // 2
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #d19a7ae9
-def by_length(count: Callable[[int], dict[str, int]], lengths: list[int], step: int = 4) -> dict[int, dict[str, int]]:
+def by_length(
+    count: Callable[[int], dict[str, int]], lengths: list[int], step: int = 4
+) -> dict[int, dict[str, int]]:
     "`count(L)` for all `lengths` (multiples of `step`) from three calls, at `step`, 2 `step` and 3 `step`: exact where each value is a polynomial of degree two of L."
-    if wrong := [n for n in lengths if n < 1 or n % step]: raise ValueError(f'lengths must be multiples of {step}, got {wrong}')
+    if wrong := [n for n in lengths if n < 1 or n % step]:
+        raise ValueError(f"lengths must be multiples of {step}, got {wrong}")
     counts = [count(step * i) for i in (1, 2, 3)]
+
     def at(name: str, n: int) -> int:
         a, b, c = (v[name] for v in counts)
         i = n // step - 1
         return a + i * (b - a) + i * (i - 1) // 2 * (a - 2 * b + c)
+
     return {n: {name: at(name, n) for name in counts[0]} for n in lengths}
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #6b229ca9
-GENERATOR_SIZES = {'sit': ('tiny', 'S', 'B', 'L', 'XL'), 'dit': ('tiny', 'S', 'B', 'L', 'XL'), 'mar': ('tiny', 'B', 'L', 'H')}
+GENERATOR_SIZES = {
+    "sit": ("tiny", "S", "B", "L", "XL"),
+    "dit": ("tiny", "S", "B", "L", "XL"),
+    "mar": ("tiny", "B", "L", "H"),
+}
 LENGTHS = (16, 32, 64, 128, 256, 1024)
 
 
-def bare_generator(config: GeneratorConfig, tokens: int, latent_dim: int, num_classes: int = 1000) -> Generator:
+def bare_generator(
+    config: GeneratorConfig, tokens: int, latent_dim: int, num_classes: int = 1000
+) -> Generator:
     "An untrained generator for latents of mean 0 and deviation 1, of any tokenizer."
-    return make_generator(config, tokens, latent_dim, num_classes, LatentStats((0.,) * latent_dim, (1.,) * latent_dim, 2), '')
+    return make_generator(
+        config,
+        tokens,
+        latent_dim,
+        num_classes,
+        LatentStats((0.0,) * latent_dim, (1.0,) * latent_dim, 2),
+        "",
+    )
 
 
-def _parameters(m: nn.Module) -> int: return sum(p.numel() for p in m.parameters())
+def _parameters(m: nn.Module) -> int:
+    return sum(p.numel() for p in m.parameters())
 
 
-def count_generator(config: GeneratorConfig, tokens: int, latent_dim: int = 32, num_classes: int = 1000) -> dict[str, int]:
+def count_generator(
+    config: GeneratorConfig, tokens: int, latent_dim: int = 32, num_classes: int = 1000
+) -> dict[str, int]:
     "`parameters` and `forward` (multiply-adds of one image)."
-    with torch.device('meta'):
+    with torch.device("meta"):
         g = bare_generator(config, tokens, latent_dim, num_classes).eval()
-        x, t, y = torch.empty(1, tokens, latent_dim), torch.empty(1), torch.zeros(1, dtype=torch.long)
-        if isinstance(g, MAR): forward = multiply_adds(lambda: g.diffloss.net(x[0], t.expand(tokens), g.net(x, torch.arange(tokens)[None], y)[0]))
-        else: forward = multiply_adds(g.net, x, t, y)
-    return {'parameters': _parameters(g), 'forward': forward}
+        x, t, y = (
+            torch.empty(1, tokens, latent_dim),
+            torch.empty(1),
+            torch.zeros(1, dtype=torch.long),
+        )
+        if isinstance(g, MAR):
+            forward = multiply_adds(
+                lambda: g.diffloss.net(
+                    x[0], t.expand(tokens), g.net(x, torch.arange(tokens)[None], y)[0]
+                )
+            )
+        else:
+            forward = multiply_adds(g.net, x, t, y)
+    return {"parameters": _parameters(g), "forward": forward}
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #ba88cc5f
 def paper_tokenizer(preset: str, tokens: int) -> TokenizerConfig:
     "Settings of a preset as the paper has them; for cnn: without quantizer, 256 or 1,024 tokens."
-    if preset.startswith('cnn'): return TokenizerConfig(preset=preset, image_size=256, patch_size={256: 16, 1024: 8}[tokens], tokens=tokens, latent_dim=32, quantizer='ae')
-    return TokenizerConfig(preset=preset, image_size=256, patch_size=16, tokens=tokens, latent_dim=32, codebook_size=8192, codebooks=4)
+    if preset.startswith("cnn"):
+        return TokenizerConfig(
+            preset=preset,
+            image_size=256,
+            patch_size={256: 16, 1024: 8}[tokens],
+            tokens=tokens,
+            latent_dim=32,
+            quantizer="ae",
+        )
+    return TokenizerConfig(
+        preset=preset,
+        image_size=256,
+        patch_size=16,
+        tokens=tokens,
+        latent_dim=32,
+        codebook_size=8192,
+        codebooks=4,
+    )
 
 
 def count_tokenizer(config: TokenizerConfig) -> dict[str, int]:
     "`parameters`, and multiply-adds of one image: `encode` (with the quantizer) and `decode`."
-    with torch.device('meta'):
+    with torch.device("meta"):
         t = Tokenizer(config).eval()
         encode = multiply_adds(t.encode, torch.empty(1, 3, *config.image_shape))
         decode = multiply_adds(t.decode, torch.empty(1, config.tokens, config.latent_dim))
-    return {'parameters': _parameters(t), 'encode': encode, 'decode': decode}
+    return {"parameters": _parameters(t), "encode": encode, "decode": decode}
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #306ca4ba
-PAPER_PARAMETERS = {'SoftVQ-S': 45, 'SoftVQ-B': 173, 'SoftVQ-BL': 391, 'SoftVQ-L': 608, 'SiT-L': 458, 'SiT-XL': 675, 'DiT-L': 458, 'DiT-XL': 675, 'MAR-B': 208, 'MAR-H': 942}  # millions
-PAPER_GFLOPS = {('SiT-XL', 32): 14.73, ('SiT-XL', 64): 29.23, ('DiT-XL', 32): 14.52, ('DiT-XL', 64): 28.81, ('SiT-XL', 256): 81.92}
+PAPER_PARAMETERS = {
+    "SoftVQ-S": 45,
+    "SoftVQ-B": 173,
+    "SoftVQ-BL": 391,
+    "SoftVQ-L": 608,
+    "SiT-L": 458,
+    "SiT-XL": 675,
+    "DiT-L": 458,
+    "DiT-XL": 675,
+    "MAR-B": 208,
+    "MAR-H": 942,
+}  # millions
+PAPER_GFLOPS = {
+    ("SiT-XL", 32): 14.73,
+    ("SiT-XL", 64): 29.23,
+    ("DiT-XL", 32): 14.52,
+    ("DiT-XL", 64): 28.81,
+    ("SiT-XL", 256): 81.92,
+}
 
 
-def _name(kind: str, size: str) -> str: return {'sit': 'SiT', 'dit': 'DiT', 'mar': 'MAR'}[kind] + f'-{size}'
+def _name(kind: str, size: str) -> str:
+    return {"sit": "SiT", "dit": "DiT", "mar": "MAR"}[kind] + f"-{size}"
 
 
-def generator_table(lengths=LENGTHS, kinds=('sit', 'dit', 'mar')) -> list[dict]:
+def generator_table(lengths=LENGTHS, kinds=("sit", "dit", "mar")) -> list[dict]:
     "A row for each preset and number of tokens: model, tokens, parameters (M) and GFLOPs (multiply-adds), the paper's beside them."
     rows = []
     for kind in kinds:
         for size in GENERATOR_SIZES[kind][1:]:
             name, c = _name(kind, size), GeneratorConfig(generator=kind, size=size)
             for n, v in by_length(lambda n: count_generator(c, n), list(lengths)).items():
-                rows.append({'model': name, 'tokens': n, 'parameters': v['parameters'] / 1e6, 'parameters_paper': PAPER_PARAMETERS.get(name), 'gflops': v['forward'] / 1e9, 'gflops_paper': PAPER_GFLOPS.get((name, n))})
+                rows.append(
+                    {
+                        "model": name,
+                        "tokens": n,
+                        "parameters": v["parameters"] / 1e6,
+                        "parameters_paper": PAPER_PARAMETERS.get(name),
+                        "gflops": v["forward"] / 1e9,
+                        "gflops_paper": PAPER_GFLOPS.get((name, n)),
+                    }
+                )
     return rows
 
 
 def tokenizer_table(lengths=LENGTHS) -> list[dict]:
     "The same of tokenizers: GFLOPs of encoding and of decoding an image of 256 pixels."
-    row = lambda name, n, v: {'model': name, 'tokens': n, 'parameters': v['parameters'] / 1e6, 'parameters_paper': PAPER_PARAMETERS.get(name), 'encode': v['encode'] / 1e9, 'decode': v['decode'] / 1e9}
-    rows = [row(f'SoftVQ-{p}', n, v) for p in ('S', 'B', 'BL', 'L') for n, v in by_length(lambda n: count_tokenizer(paper_tokenizer(p, n)), list(lengths)).items()]
-    return rows + [row('CNN', n, count_tokenizer(paper_tokenizer('cnn', n))) for n in (256, 1024) if n in lengths]
+    row = lambda name, n, v: {
+        "model": name,
+        "tokens": n,
+        "parameters": v["parameters"] / 1e6,
+        "parameters_paper": PAPER_PARAMETERS.get(name),
+        "encode": v["encode"] / 1e9,
+        "decode": v["decode"] / 1e9,
+    }
+    rows = [
+        row(f"SoftVQ-{p}", n, v)
+        for p in ("S", "B", "BL", "L")
+        for n, v in by_length(
+            lambda n: count_tokenizer(paper_tokenizer(p, n)), list(lengths)
+        ).items()
+    ]
+    return rows + [
+        row("CNN", n, count_tokenizer(paper_tokenizer("cnn", n)))
+        for n in (256, 1024)
+        if n in lengths
+    ]
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #ce5423af
 def wide_table(rows: list[dict], value: str, digits: int = 2) -> str:
     "Markdown: a line for each model, `value` of each number of tokens, the paper's in brackets."
-    lengths, models = sorted({r['tokens'] for r in rows}), list(dict.fromkeys(r['model'] for r in rows))
-    found = {(r['model'], r['tokens']): r for r in rows}
-    number = lambda v: f'{v:.{digits}f}' if v < 100 else f'{v:.1f}'
+    lengths, models = (
+        sorted({r["tokens"] for r in rows}),
+        list(dict.fromkeys(r["model"] for r in rows)),
+    )
+    found = {(r["model"], r["tokens"]): r for r in rows}
+    number = lambda v: f"{v:.{digits}f}" if v < 100 else f"{v:.1f}"
+
     def cell(model: str, n: int) -> str:
-        if (r := found.get((model, n))) is None: return ''
-        return number(r[value]) + (f' ({number(p)})' if (p := r.get(f'{value}_paper')) else '')
-    lines = ['| model | parameters (M) | ' + ' | '.join(f'{n} tokens' for n in lengths) + ' |', '| --- |' + ' ---: |' * (len(lengths) + 1)]
+        if (r := found.get((model, n))) is None:
+            return ""
+        return number(r[value]) + (f" ({number(p)})" if (p := r.get(f"{value}_paper")) else "")
+
+    lines = [
+        "| model | parameters (M) | " + " | ".join(f"{n} tokens" for n in lengths) + " |",
+        "| --- |" + " ---: |" * (len(lengths) + 1),
+    ]
     for m in models:
-        some = next(r for r in rows if r['model'] == m and r['tokens'] == min(n for k, n in found if k == m))
-        stated = f' ({p})' if (p := some['parameters_paper']) else ''
-        lines.append(f'| {m} | {some["parameters"]:.1f}{stated} | ' + ' | '.join(cell(m, n) for n in lengths) + ' |')
-    return '\n'.join(lines)
+        some = next(
+            r for r in rows if r["model"] == m and r["tokens"] == min(n for k, n in found if k == m)
+        )
+        stated = f" ({p})" if (p := some["parameters_paper"]) else ""
+        lines.append(
+            f"| {m} | {some['parameters']:.1f}{stated} | "
+            + " | ".join(cell(m, n) for n in lengths)
+            + " |"
+        )
+    return "\n".join(lines)
 
 
 def gflops_figure(rows: list[dict]) -> go.Figure:
     "GFLOPs against tokens, both logarithmic, a line for each model; the paper's numbers as open diamonds, named where they are far from the count."
-    models = list(dict.fromkeys(r['model'] for r in rows))
+    models = list(dict.fromkeys(r["model"] for r in rows))
     fig, colours = go.Figure(), px.colors.qualitative.D3 * 3
-    shade = {k: c for k, c in zip(dict.fromkeys(m.split('-')[0] for m in models), colours)}
-    dash = {k: d for k, d in zip(dict.fromkeys(m.split('-')[-1] for m in models), ['dot', 'dashdot', 'dash', 'solid', 'longdash'])}
+    shade = {k: c for k, c in zip(dict.fromkeys(m.split("-")[0] for m in models), colours)}
+    dash = {
+        k: d
+        for k, d in zip(
+            dict.fromkeys(m.split("-")[-1] for m in models),
+            ["dot", "dashdot", "dash", "solid", "longdash"],
+        )
+    }
     for m in models:
-        own = [r for r in rows if r['model'] == m]
-        fig.add_scatter(x=[r['tokens'] for r in own], y=[r['gflops'] for r in own], mode='lines+markers', name=m,
-                        line=dict(color=shade[m.split('-')[0]], dash=dash[m.split('-')[-1]], width=6 if m.startswith('SiT') else 2), opacity=0.45 if m.startswith('SiT') else 1)  # SiT lies under DiT: they cost the same
-    told = [r for r in rows if r['gflops_paper']]
-    fig.add_scatter(x=[r['tokens'] for r in told], y=[r['gflops_paper'] for r in told], mode='markers+text', name='paper', textposition='bottom right',
-                    text=[f'{r["model"]}: {r["gflops_paper"]} in the paper' if abs(r['gflops_paper'] / r['gflops'] - 1) > 0.02 else '' for r in told], marker=dict(symbol='diamond-open', size=13, color='black', line_width=2))
-    ticks = sorted({r['tokens'] for r in rows})
-    fig.update_xaxes(type='log', title='tokens', tickvals=ticks, ticktext=[str(t) for t in ticks]).update_yaxes(type='log', title='GFLOPs (multiply-adds) of a forward pass', dtick=1)
-    return fig.update_layout(template='plotly_white', height=520, width=860, margin=dict(l=60, r=20, t=20, b=50))
+        own = [r for r in rows if r["model"] == m]
+        fig.add_scatter(
+            x=[r["tokens"] for r in own],
+            y=[r["gflops"] for r in own],
+            mode="lines+markers",
+            name=m,
+            line=dict(
+                color=shade[m.split("-")[0]],
+                dash=dash[m.split("-")[-1]],
+                width=6 if m.startswith("SiT") else 2,
+            ),
+            opacity=0.45 if m.startswith("SiT") else 1,
+        )  # SiT lies under DiT: they cost the same
+    told = [r for r in rows if r["gflops_paper"]]
+    fig.add_scatter(
+        x=[r["tokens"] for r in told],
+        y=[r["gflops_paper"] for r in told],
+        mode="markers+text",
+        name="paper",
+        textposition="bottom right",
+        text=[
+            f"{r['model']}: {r['gflops_paper']} in the paper"
+            if abs(r["gflops_paper"] / r["gflops"] - 1) > 0.02
+            else ""
+            for r in told
+        ],
+        marker=dict(symbol="diamond-open", size=13, color="black", line_width=2),
+    )
+    ticks = sorted({r["tokens"] for r in rows})
+    fig.update_xaxes(
+        type="log", title="tokens", tickvals=ticks, ticktext=[str(t) for t in ticks]
+    ).update_yaxes(type="log", title="GFLOPs (multiply-adds) of a forward pass", dtick=1)
+    return fig.update_layout(
+        template="plotly_white", height=520, width=860, margin=dict(l=60, r=20, t=20, b=50)
+    )
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #a400d8dd
 @dataclass
 class Load:
     "Work on `images` images: `run()` does it once."
+
     run: Callable
     images: int
-    holds: list = field(default_factory=list)  # modules and optimisers, whose tensors are its standing memory
+    holds: list = field(
+        default_factory=list
+    )  # modules and optimisers, whose tensors are its standing memory
 
     def standing(self) -> int:
         "Bytes of weights, buffers and optimiser states."
-        tensors = [t for h in self.holds for t in ([*h.parameters(), *h.buffers()] if isinstance(h, nn.Module) else tree_leaves(h.state_dict()['state'])) if isinstance(t, Tensor)]
+        tensors = [
+            t
+            for h in self.holds
+            for t in (
+                [*h.parameters(), *h.buffers()]
+                if isinstance(h, nn.Module)
+                else tree_leaves(h.state_dict()["state"])
+            )
+            if isinstance(t, Tensor)
+        ]
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _autocast(device: torch.device, precision: str):
-    if precision not in ('fp32', 'bf16'): raise ValueError(f"precision={precision!r}; possible: 'fp32', 'bf16'")
-    return torch.autocast(device.type, torch.bfloat16) if precision == 'bf16' else nullcontext()
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision={precision!r}; possible: 'fp32', 'bf16'")
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def _step(module: nn.Module, loss: Callable, images: int, device: torch.device, precision: str) -> Load:
+def _step(
+    module: nn.Module, loss: Callable, images: int, device: torch.device, precision: str
+) -> Load:
     optimizer = torch.optim.AdamW(module.train().parameters(), 1e-4)
+
     def run():
-        with _autocast(device, precision): value = loss()
+        with _autocast(device, precision):
+            value = loss()
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
+
     return Load(run, images, [module, optimizer])
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #25e443ef
-def sampling(config: GeneratorConfig, tokens: int, latent_dim: int, batch: int, device: torch.device, precision: str = 'fp32', steps: int = 2) -> Load:
+def sampling(
+    config: GeneratorConfig,
+    tokens: int,
+    latent_dim: int,
+    batch: int,
+    device: torch.device,
+    precision: str = "fp32",
+    steps: int = 2,
+) -> Load:
     "Draw latents of `batch` images, by the default sampler and guidance; all that differs between token counts is their number."
     g = bare_generator(config, tokens, latent_dim).to(device).eval()
-    y, guidance = torch.arange(batch), g.guidance.scale if config.guidance is not None else 2.  # the paper's scale depends on the number of tokens; the cost does not
+    y, guidance = (
+        torch.arange(batch),
+        g.guidance.scale if config.guidance is not None else 2.0,
+    )  # the paper's scale depends on the number of tokens; the cost does not
+
     def run():
-        with _autocast(device, precision): g.sample(y, steps=steps, guidance=guidance)
+        with _autocast(device, precision):
+            g.sample(y, steps=steps, guidance=guidance)
+
     return Load(run, batch, [g])
 
 
-def generator_step(config: GeneratorConfig, tokens: int, latent_dim: int, batch: int, device: torch.device, precision: str = 'fp32') -> Load:
+def generator_step(
+    config: GeneratorConfig,
+    tokens: int,
+    latent_dim: int,
+    batch: int,
+    device: torch.device,
+    precision: str = "fp32",
+) -> Load:
     "A training step of a generator on latents that are there: forward, backward, AdamW."
     g = bare_generator(config, tokens, latent_dim).to(device)
     z, y = torch.randn(batch, tokens, latent_dim, device=device), torch.arange(batch, device=device)
     return _step(g, lambda: g.loss(z, y).mean(), batch, device, precision)
 
 
-def decoding(config: TokenizerConfig, batch: int, device: torch.device, precision: str = 'fp32') -> Load:
+def decoding(
+    config: TokenizerConfig, batch: int, device: torch.device, precision: str = "fp32"
+) -> Load:
     "Decode `batch` images."
     t = Tokenizer(config).to(device).eval()
     z = torch.randn(batch, config.tokens, config.latent_dim, device=device)
+
     def run():
-        with torch.no_grad(), _autocast(device, precision): t.decode(z)
+        with torch.no_grad(), _autocast(device, precision):
+            t.decode(z)
+
     return Load(run, batch, [t])
 
 
-def tokenizer_step(config: TokenizerConfig, batch: int, device: torch.device, precision: str = 'fp32') -> Load:
+def tokenizer_step(
+    config: TokenizerConfig, batch: int, device: torch.device, precision: str = "fp32"
+) -> Load:
     "A training step of a tokenizer: squared error and the quantizer's losses, no other network; forward, backward, AdamW."
     t = Tokenizer(config).to(device)
     x = torch.rand(batch, 3, *config.image_shape, device=device) * 2 - 1
+
     def loss():
         y, out = t(x)
         return (y.float() - x).square().mean() + sum(out.losses.values())
+
     return _step(t, loss, batch, device, precision)
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #6bf4e15b
 def _wait(device: torch.device):
-    if device.type == 'cuda': torch.cuda.synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def _seconds(load: Load, device: torch.device, times: int) -> float:
     "Of a run, the mean of so many in a row."
     _wait(device)
     began = time.perf_counter()
-    for _ in range(times): load.run()
+    for _ in range(times):
+        load.run()
     _wait(device)
     return (time.perf_counter() - began) / times
 
@@ -232,7 +421,8 @@ def race(loads: dict, device: torch.device, rounds: int = 5, turn: float = 0.05)
         times[name] = min(50, max(1, math.ceil(turn / max(_seconds(load, device, 1), 1e-9))))
     seconds = {n: [] for n in loads}
     for r in range(rounds):
-        for name in names[r % len(names):] + names[:r % len(names)]: seconds[name].append(_seconds(loads[name], device, times[name]))
+        for name in names[r % len(names) :] + names[: r % len(names)]:
+            seconds[name].append(_seconds(loads[name], device, times[name]))
     return seconds
 
 
@@ -249,15 +439,22 @@ class PeakMemory(TorchDispatchMode):
         self.now = self.peak = 0
         self.seen = weakref.WeakSet()
 
-    def _free(self, n: int): self.now -= n
+    def _free(self, n: int):
+        self.now -= n
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        before = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)}
+        before = {
+            t.untyped_storage()._cdata
+            for t in tree_leaves((args, kwargs or {}))
+            if isinstance(t, Tensor)
+        }
         out = func(*args, **(kwargs or {}))
         for t in tree_leaves(out):
-            if not isinstance(t, Tensor): continue
+            if not isinstance(t, Tensor):
+                continue
             s = t.untyped_storage()
-            if s._cdata in before or s in self.seen: continue  # a view, or written in place
+            if s._cdata in before or s in self.seen:
+                continue  # a view, or written in place
             self.seen.add(s)
             weakref.finalize(s, self._free, s.nbytes())
             self.now += s.nbytes()
@@ -267,33 +464,52 @@ class PeakMemory(TorchDispatchMode):
 
 def peak_memory(load: Load, device: torch.device) -> int:
     "Bytes: what a load holds, and the most that one run of it allocates beside that."
-    if device.type == 'cuda':
+    if device.type == "cuda":
         _wait(device)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         load.run()
         _wait(device)
         return load.standing() + torch.cuda.max_memory_allocated() - before
-    with PeakMemory() as memory: load.run()
+    with PeakMemory() as memory:
+        load.run()
     return load.standing() + memory.peak
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #c942126d
 BASELINES = (256, 1024)
 
 
-def measure(make: Callable[[int], Load], lengths, device: torch.device, rounds: int = 5, seed: int = 0) -> list[dict]:
+def measure(
+    make: Callable[[int], Load], lengths, device: torch.device, rounds: int = 5, seed: int = 0
+) -> list[dict]:
     "Rows by number of tokens: images a second (median), speed-up over the baselines of 256 and 1,024 tokens, which run in the same rounds, and peak memory (bytes). `make(tokens)` gives a load."
     lengths = sorted({*lengths, *BASELINES})
-    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        torch.manual_seed(derive_seed(seed, 'efficiency'))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(seed, "efficiency"))
         loads = {n: make(n) for n in lengths}
         seconds = race(loads, device, rounds)
         memory = {n: peak_memory(load, device) for n, load in loads.items()}
-    return [{'tokens': n, 'images_per_second': loads[n].images / statistics.median(seconds[n]), **{f'speedup_{b}': speedup(seconds, n, b) for b in BASELINES}, 'seconds': seconds[n], 'peak_memory': memory[n]} for n in lengths]
+    return [
+        {
+            "tokens": n,
+            "images_per_second": loads[n].images / statistics.median(seconds[n]),
+            **{f"speedup_{b}": speedup(seconds, n, b) for b in BASELINES},
+            "seconds": seconds[n],
+            "peak_memory": memory[n],
+        }
+        for n in lengths
+    ]
 
 
 def measured_table(measured: dict[str, list[dict]]) -> str:
     "Markdown of `measure`'s rows by what was measured."
-    lines = ['| what | tokens | images / s | x 256 tokens | x 1024 tokens | peak memory (MB) |', '| --- |' + ' ---: |' * 5]
-    for what, rows in measured.items(): lines += [f'| {what} | {r["tokens"]} | {r["images_per_second"]:.3g} | {r["speedup_256"]:.2f} | {r["speedup_1024"]:.2f} | {r["peak_memory"] / 1e6:.1f} |' for r in rows]
-    return '\n'.join(lines)
+    lines = [
+        "| what | tokens | images / s | x 256 tokens | x 1024 tokens | peak memory (MB) |",
+        "| --- |" + " ---: |" * 5,
+    ]
+    for what, rows in measured.items():
+        lines += [
+            f"| {what} | {r['tokens']} | {r['images_per_second']:.3g} | {r['speedup_256']:.2f} | {r['speedup_1024']:.2f} | {r['peak_memory'] / 1e6:.1f} |"
+            for r in rows
+        ]
+    return "\n".join(lines)

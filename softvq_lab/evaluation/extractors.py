@@ -29,71 +29,108 @@ from ..training.losses import frozen_timm
 from ..weights import Needed, find, require
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #03a34743
-INCEPTION = 'weights-inception-2015-12-05-6726825d.pth'  # torch-fidelity's file
-INCEPTION_SHA256 = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's file
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
-def find_inception(given: str = '') -> Needed:
+def find_inception(given: str = "") -> Needed:
     "Look for torch-fidelity's Inception weights."
-    folder, hub = os.environ.get('SOFTVQ_LAB_WEIGHTS'), Path(torch.hub.get_dir())/'checkpoints'
-    paths = [Path(given).expanduser()] if given else [Path(f)/INCEPTION for f in (folder, hub) if f]
-    looked = tuple(str(p.resolve()) for p in paths) if given or folder else ('$SOFTVQ_LAB_WEIGHTS (not set)', str(paths[0].resolve()))
-    supply = f'the file {INCEPTION} of release v0.2.0 of github.com/toshas/torch-fidelity in {hub}, the same file in the folder that SOFTVQ_LAB_WEIGHTS names'
-    return Needed(INCEPTION, 'FID, Inception score, KID', looked, next((p for p in paths if p.is_file()), None), supply)
+    folder, hub = os.environ.get("SOFTVQ_LAB_WEIGHTS"), Path(torch.hub.get_dir()) / "checkpoints"
+    paths = (
+        [Path(given).expanduser()] if given else [Path(f) / INCEPTION for f in (folder, hub) if f]
+    )
+    looked = (
+        tuple(str(p.resolve()) for p in paths)
+        if given or folder
+        else ("$SOFTVQ_LAB_WEIGHTS (not set)", str(paths[0].resolve()))
+    )
+    supply = f"the file {INCEPTION} of release v0.2.0 of github.com/toshas/torch-fidelity in {hub}, the same file in the folder that SOFTVQ_LAB_WEIGHTS names"
+    return Needed(
+        INCEPTION,
+        "FID, Inception score, KID",
+        looked,
+        next((p for p in paths if p.is_file()), None),
+        supply,
+    )
 
 
 def _inception(file: str) -> FeatureExtractorBase:
-    needed, = require([find_inception(file)])
-    if (found := needed.sha256) != INCEPTION_SHA256: raise ConfigError(f"{needed.path} is not torch-fidelity's Inception, and was not opened: its SHA-256 is {found}, expected {INCEPTION_SHA256}")
-    return create_feature_extractor('inception-v3-compat', ['2048', 'logits_unbiased'], cuda=False, feature_extractor_weights_path=str(needed.path), verbose=False)
+    (needed,) = require([find_inception(file)])
+    if (found := needed.sha256) != INCEPTION_SHA256:
+        raise ConfigError(
+            f"{needed.path} is not torch-fidelity's Inception, and was not opened: its SHA-256 is {found}, expected {INCEPTION_SHA256}"
+        )
+    return create_feature_extractor(
+        "inception-v3-compat",
+        ["2048", "logits_unbiased"],
+        cuda=False,
+        feature_extractor_weights_path=str(needed.path),
+        verbose=False,
+    )
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #0c39c291
 class TimmFeatures(FeatureExtractorBase):
     "Pooled features of a timm model."
 
-    def __init__(self, name: str, features_list=('features',), file: str = ''):
+    def __init__(self, name: str, features_list=("features",), file: str = ""):
         super().__init__(name, list(features_list))
         self.model = frozen_timm(name, file, num_classes=0).eval().requires_grad_(False)
         about = resolve_model_data_config(self.model)
-        self.size = tuple(about['input_size'][-2:])
-        for k in ('mean', 'std'): self.register_buffer(k, torch.tensor(about[k]).view(3, 1, 1), persistent=False)
+        self.size = tuple(about["input_size"][-2:])
+        for k in ("mean", "std"):
+            self.register_buffer(k, torch.tensor(about[k]).view(3, 1, 1), persistent=False)
 
     @staticmethod
-    def get_provided_features_list(): return ('features',)
+    def get_provided_features_list():
+        return ("features",)
+
     @staticmethod
-    def get_default_feature_layer_for_metric(metric: str): return 'features'
+    def get_default_feature_layer_for_metric(metric: str):
+        return "features"
+
     @staticmethod
-    def can_be_compiled(): return False
+    def can_be_compiled():
+        return False
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
-        x = F.interpolate(x.float() / 255, self.size, mode='bicubic', antialias=True, align_corners=False).clamp(0, 1)
-        return self.model((x - self.mean) / self.std).float(),
+        x = F.interpolate(
+            x.float() / 255, self.size, mode="bicubic", antialias=True, align_corners=False
+        ).clamp(0, 1)
+        return (self.model((x - self.mean) / self.std).float(),)
 
 
 class ReferenceFeatures(FeatureExtractorBase):
     "Features (B, 64) and class logits of the reference network."
 
-    def __init__(self, net: ReferenceNet, name: str = 'reference', features_list=('features', 'logits')):
+    def __init__(
+        self, net: ReferenceNet, name: str = "reference", features_list=("features", "logits")
+    ):
         super().__init__(name, list(features_list))
         self.net = net
 
     @staticmethod
-    def get_provided_features_list(): return 'features', 'logits'
+    def get_provided_features_list():
+        return "features", "logits"
+
     @staticmethod
-    def get_default_feature_layer_for_metric(metric: str): return 'logits' if metric == 'isc' else 'features'
+    def get_default_feature_layer_for_metric(metric: str):
+        return "logits" if metric == "isc" else "features"
+
     @staticmethod
-    def can_be_compiled(): return False
+    def can_be_compiled():
+        return False
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         f = self.net.features(from_uint8(x))
-        both = {'features': f, 'logits': self.net.head(f)}
+        both = {"features": f, "logits": self.net.head(f)}
         return tuple(both[k] for k in self.features_list)
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #eaae8958
 class Extractor(nn.Module):
     "A frozen network for figures: 8-bit images (B, 3, H, W) -> features (B, F) and, where it is a classifier, logits (B, C)."
 
-    def __init__(self,
+    def __init__(
+        self,
         kind: str,  # 'inception', 'reference' or a name of timm
         net: FeatureExtractorBase,
         name: str,  # with version and the weights' hash, for passports
@@ -104,11 +141,12 @@ class Extractor(nn.Module):
     @property
     def prefix(self) -> str:
         "What its figures are called by: '' for Inception, whose names are the field's, else 'reference_', 'vit_..._'."
-        return '' if self.kind == 'inception' else self.kind.split('.')[0].replace('-', '_') + '_'
+        return "" if self.kind == "inception" else self.kind.split(".")[0].replace("-", "_") + "_"
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        if images.dtype != torch.uint8: raise ValueError(f'extractors take 8-bit images (to_uint8), got {images.dtype}')
+        if images.dtype != torch.uint8:
+            raise ValueError(f"extractors take 8-bit images (to_uint8), got {images.dtype}")
         out = self.net(images.to(next(self.parameters()).device))
         return out[0].float().cpu(), out[1].float().cpu() if len(out) > 1 else None
 
@@ -116,33 +154,59 @@ class Extractor(nn.Module):
 def make_extractor(
     name: str,  # 'inception', 'reference', 'dinov2', or 'timm:NAME'
     data: ImageData | None = None,  # reference: the images whose training split it knows
-    file: str = '',  # weights, if not where they are looked for
+    file: str = "",  # weights, if not where they are looked for
     seed: int = 1,  # reference: losses use the network of seed 0, figures that of seed 1
 ) -> Extractor:
     "The network `name`, on the CPU; a `ConfigError` says where its weights were looked for."
-    if name == 'inception': return Extractor(name, _inception(file), f'{versioned("torch-fidelity")} inception-v3-compat, weights {INCEPTION_SHA256[:8]}')
-    if name == 'reference':
-        if data is None: raise ValueError("extractor 'reference' needs data: it is trained on its training split")
+    if name == "inception":
+        return Extractor(
+            name,
+            _inception(file),
+            f"{versioned('torch-fidelity')} inception-v3-compat, weights {INCEPTION_SHA256[:8]}",
+        )
+    if name == "reference":
+        if data is None:
+            raise ValueError(
+                "extractor 'reference' needs data: it is trained on its training split"
+            )
         net = reference_network(data, seed)
         return Extractor(name, ReferenceFeatures(net), net.name)
-    if name != 'dinov2' and not name.startswith('timm:'): raise ValueError(f"extractor={name!r}; possible: 'inception', 'reference', 'dinov2', 'timm:NAME'.{closest(name, ('inception', 'reference', 'dinov2'))}")
-    model = PRETRAINED['dinov2', 'base'] if name == 'dinov2' else name.removeprefix('timm:')
-    if not timm.is_model(model): raise ValueError(f'timm has no model {model!r}.{closest(model.split(".")[0], timm.list_models())}')
-    needed, = require([find(model, 'features for figures', file)])
-    return Extractor('dinov2' if name == 'dinov2' else model, TimmFeatures(model, file=str(needed.path)), f'{versioned("timm")} {model}, weights {needed.sha256[:8]}')
+    if name != "dinov2" and not name.startswith("timm:"):
+        raise ValueError(
+            f"extractor={name!r}; possible: 'inception', 'reference', 'dinov2', 'timm:NAME'.{closest(name, ('inception', 'reference', 'dinov2'))}"
+        )
+    model = PRETRAINED["dinov2", "base"] if name == "dinov2" else name.removeprefix("timm:")
+    if not timm.is_model(model):
+        raise ValueError(
+            f"timm has no model {model!r}.{closest(model.split('.')[0], timm.list_models())}"
+        )
+    (needed,) = require([find(model, "features for figures", file)])
+    return Extractor(
+        "dinov2" if name == "dinov2" else model,
+        TimmFeatures(model, file=str(needed.path)),
+        f"{versioned('timm')} {model}, weights {needed.sha256[:8]}",
+    )
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #f6ac4de5
 def uint8_batches(images, batch_size: int = 64, workers: int = 0) -> Iterator[Tensor]:
     "Batches (B, 3, H, W) of 8-bit images from a tensor (N, 3, H, W) in [-1, 1], a data set of (image, label), or an iterator of such batches, which is passed on."
-    if isinstance(images, Tensor): images = iter([to_uint8(x) for x in images.split(batch_size)])
-    if isinstance(images, Dataset): return (to_uint8(x) for x, *_ in DataLoader(images, batch_size, num_workers=workers))
+    if isinstance(images, Tensor):
+        images = iter([to_uint8(x) for x in images.split(batch_size)])
+    if isinstance(images, Dataset):
+        return (to_uint8(x) for x, *_ in DataLoader(images, batch_size, num_workers=workers))
     return iter(images)
 
 
-def extract(extractor: Extractor, images, batch_size: int = 64, workers: int = 0) -> tuple[Tensor, Tensor | None]:
+def extract(
+    extractor: Extractor, images, batch_size: int = 64, workers: int = 0
+) -> tuple[Tensor, Tensor | None]:
     "Features (N, F) and logits (N, C) of images (see `uint8_batches`), on the CPU; a `ValueError` when there are none or some are not finite."
     parts = [extractor(x) for x in uint8_batches(images, batch_size, workers) if len(x)]
-    if not parts: raise ValueError('there are no images to compare')
+    if not parts:
+        raise ValueError("there are no images to compare")
     f = torch.cat([p[0] for p in parts])
-    if not (fine := f.isfinite().all(1)).all(): raise ValueError(f'features of images {(~fine).nonzero().flatten()[:5].tolist()} are not finite')
+    if not (fine := f.isfinite().all(1)).all():
+        raise ValueError(
+            f"features of images {(~fine).nonzero().flatten()[:5].tolist()} are not finite"
+        )
     return f, torch.cat([p[1] for p in parts]) if parts[0][1] is not None else None

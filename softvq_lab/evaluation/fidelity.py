@@ -23,15 +23,23 @@ from ..core import rng
 @dataclass(frozen=True)
 class Moments:
     "Mean (F) and covariance (F, F) of features in float64, and of how many images."
+
     mean: Tensor
     cov: Tensor
     count: int | None = None  # None: nobody said
 
     @classmethod
-    def of(cls, features: Tensor) -> 'Moments':
+    def of(cls, features: Tensor) -> "Moments":
         "Of features (N, F), N >= 2."
-        if features.ndim != 2 or len(features) < 2: raise ValueError(f'a Fréchet distance needs at least 2 images on each side, got features of shape {tuple(features.shape)}')
-        return cls(features.double().mean(0), torch.cov(features.double().T).reshape(features.shape[1], -1), len(features))
+        if features.ndim != 2 or len(features) < 2:
+            raise ValueError(
+                f"a Fréchet distance needs at least 2 images on each side, got features of shape {tuple(features.shape)}"
+            )
+        return cls(
+            features.double().mean(0),
+            torch.cov(features.double().T).reshape(features.shape[1], -1),
+            len(features),
+        )
 
 
 def _root(cov: Tensor) -> Tensor:
@@ -42,10 +50,15 @@ def _root(cov: Tensor) -> Tensor:
 
 def frechet(a: Moments, b: Moments, root: Tensor | None = None) -> float:
     "Squared Fréchet distance of two Gaussians, in float64; `root`: that of a's covariance, where it is known."
-    if a.mean.shape != b.mean.shape: raise ValueError(f'features of width {len(a.mean)} cannot be compared with features of width {len(b.mean)}: the statistics are of another network')
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(
+            f"features of width {len(a.mean)} cannot be compared with features of width {len(b.mean)}: the statistics are of another network"
+        )
     root = _root(a.cov) if root is None else root
     cross = torch.linalg.eigvalsh(root @ b.cov @ root).clamp_min(0).sqrt().sum()
-    return max(0., ((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross).item())
+    return max(
+        0.0, ((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross).item()
+    )
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -55,62 +68,107 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 # %% ../../nbs/evaluation/02_fidelity.ipynb #f3d93530
 def inception_score(logits: Tensor) -> dict[str, float]:
     "`score` and its deviation over 10 splits (1 below 100 images) from class logits (N, C), by torch-fidelity."
-    if len(logits) < 2: raise ValueError(f'an Inception score needs at least 2 images, got {len(logits)}')
+    if len(logits) < 2:
+        raise ValueError(f"an Inception score needs at least 2 images, got {len(logits)}")
     out = isc_features_to_metric(logits, splits=score_splits(len(logits)))
-    return {'score': out['inception_score_mean'], 'score_std': out['inception_score_std']}
+    return {"score": out["inception_score_mean"], "score_std": out["inception_score_std"]}
 
 
-def score_splits(count: int) -> int: return 10 if count >= 100 else 1
+def score_splits(count: int) -> int:
+    return 10 if count >= 100 else 1
 
 
 def kid(a: Tensor, b: Tensor, seed: int = 2020) -> dict[str, float]:
     "`kid` of features (N, F), (M, F) and its deviation over subsets, by torch-fidelity."
     size = kid_subset(len(a), len(b))
-    if size < 2: raise ValueError(f'KID needs at least 2 images on each side, got {len(a)} and {len(b)}')
-    out = kid_features_to_metric(a.double(), b.double(), kid_subsets=1 if size == len(a) == len(b) else 100, kid_subset_size=size, rng_seed=seed, verbose=False)
-    return {'kid': out['kernel_inception_distance_mean'], 'kid_std': out['kernel_inception_distance_std']}
+    if size < 2:
+        raise ValueError(f"KID needs at least 2 images on each side, got {len(a)} and {len(b)}")
+    out = kid_features_to_metric(
+        a.double(),
+        b.double(),
+        kid_subsets=1 if size == len(a) == len(b) else 100,
+        kid_subset_size=size,
+        rng_seed=seed,
+        verbose=False,
+    )
+    return {
+        "kid": out["kernel_inception_distance_mean"],
+        "kid_std": out["kernel_inception_distance_std"],
+    }
 
 
-def kid_subset(*counts: int) -> int: return min(1000, *counts)
+def kid_subset(*counts: int) -> int:
+    return min(1000, *counts)
 
 
 def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> dict[str, float]:
     "`precision` and `recall` of features (N, F) against real ones (M, F), by torch-fidelity, a block of 1,000 rows at a time."
-    if min(len(samples), len(real)) <= neighbours: raise ValueError(f'precision and recall look at {neighbours} neighbours and need more images than that on each side, got {len(samples)} and {len(real)}')
-    out = prc_features_to_metric(samples, real, prc_neighborhood=neighbours, prc_batch_size=1000, save_cpu_ram=True, verbose=False)
-    return {'precision': out['precision'], 'recall': out['recall']}
+    if min(len(samples), len(real)) <= neighbours:
+        raise ValueError(
+            f"precision and recall look at {neighbours} neighbours and need more images than that on each side, got {len(samples)} and {len(real)}"
+        )
+    out = prc_features_to_metric(
+        samples,
+        real,
+        prc_neighborhood=neighbours,
+        prc_batch_size=1000,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    return {"precision": out["precision"], "recall": out["recall"]}
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #1bf9da6d
-def frechet_infinity(samples: Tensor, real: Moments | Tensor, points: int = 10, draws: int = 4, seed: int = 0) -> float:
+def frechet_infinity(
+    samples: Tensor, real: Moments | Tensor, points: int = 10, draws: int = 4, seed: int = 0
+) -> float:
     "The Fréchet distance of samples (N, F) extended to infinitely many of them: the intercept of a line in 1/n through `points` numbers of samples from N/4 (at least 20) to N. Can be negative when the distance is small. `real` (N, F): the original of each sample, drawn along with it."
     N, distance = len(samples), _distance_to(samples, real)
     sizes = np.unique(np.linspace(max(20, N // 4), N, points).round().astype(int))
-    if N < 40: raise ValueError(f'extending to infinitely many samples needs at least 40, got {N}')
-    g, values = rng('frechet-infinity', seed), []
-    for n in sizes: values.append(np.mean([distance(torch.randperm(N, generator=g)[:n]) for _ in range(draws if n < N else 1)]))
+    if N < 40:
+        raise ValueError(f"extending to infinitely many samples needs at least 40, got {N}")
+    g, values = rng("frechet-infinity", seed), []
+    for n in sizes:
+        values.append(
+            np.mean(
+                [distance(torch.randperm(N, generator=g)[:n]) for _ in range(draws if n < N else 1)]
+            )
+        )
     slope, intercept = np.polyfit(1 / sizes, values, 1)
     return float(intercept)
 
 
 def _distance_to(samples: Tensor, real: Moments | Tensor) -> Callable[[Tensor], float]:
     "The distance of some of the samples (their numbers) to moments, or to those of the same numbers of `real`."
-    if isinstance(real, Tensor): return lambda i: frechet(Moments.of(real[i]), Moments.of(samples[i]))
+    if isinstance(real, Tensor):
+        return lambda i: frechet(Moments.of(real[i]), Moments.of(samples[i]))
     root = _root(real.cov)
     return lambda i: frechet(real, Moments.of(samples[i]), root)
 
 
-def bootstrap(figure: Callable[[Tensor], float], count: int, draws: int = 50, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+def bootstrap(
+    figure: Callable[[Tensor], float],
+    count: int,
+    draws: int = 50,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
     "The interval that holds `figure(numbers of images)` at `level`, for `count` images drawn again with replacement; centred on the figure of all of them."
-    g = rng('bootstrap', seed)
+    g = rng("bootstrap", seed)
     again = np.array([figure(torch.randint(count, (count,), generator=g)) for _ in range(draws)])
-    low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2]) - again.mean() + figure(torch.arange(count))
+    low, high = (
+        np.quantile(again, [(1 - level) / 2, (1 + level) / 2])
+        - again.mean()
+        + figure(torch.arange(count))
+    )
     return float(low), float(high)
 
 
-def frechet_interval(samples: Tensor, real: Moments | Tensor, draws: int = 50, seed: int = 0) -> tuple[float, float]:
+def frechet_interval(
+    samples: Tensor, real: Moments | Tensor, draws: int = 50, seed: int = 0
+) -> tuple[float, float]:
     "The 95% interval of the Fréchet distance of samples (N, F) under their choice; moments of a reference are taken as they are, originals `real` (N, F) are drawn along. It does not go below 0."
     low, high = bootstrap(_distance_to(samples, real), len(samples), draws, seed)
-    return max(0., low), high
+    return max(0.0, low), high
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #4049a68b
 ENOUGH = 10_000  # samples below which an FID is not worth comparing
@@ -119,9 +177,24 @@ ENOUGH = 10_000  # samples below which an FID is not worth comparing
 def remarks(features: Tensor, what: str, distance: float, infinity: float | None) -> list[str]:
     "What a reader of a Fréchet distance `what` of features (N, F) must know."
     (N, width), notes = features.shape, []
-    if N < ENOUGH: notes.append(f'warning: {what} over {N} samples is biased by their number' + (f' (extended to infinitely many: {infinity:.4g} instead of {distance:.4g})' if infinity is not None else '') + f'; compare it only with the same number of samples, and quote it from {ENOUGH} on')
-    if N <= width: notes.append(f'warning: {N} samples in {width} dimensions have a covariance of rank {N - 1} at most; {what} is a finite number that says little')
-    if (features == features[0]).all(): notes.append(f'warning: all {N} samples have the same features; {what} is the distance of a point to the reference')
+    if N < ENOUGH:
+        notes.append(
+            f"warning: {what} over {N} samples is biased by their number"
+            + (
+                f" (extended to infinitely many: {infinity:.4g} instead of {distance:.4g})"
+                if infinity is not None
+                else ""
+            )
+            + f"; compare it only with the same number of samples, and quote it from {ENOUGH} on"
+        )
+    if N <= width:
+        notes.append(
+            f"warning: {N} samples in {width} dimensions have a covariance of rank {N - 1} at most; {what} is a finite number that says little"
+        )
+    if (features == features[0]).all():
+        notes.append(
+            f"warning: all {N} samples have the same features; {what} is the distance of a point to the reference"
+        )
     return notes
 
 
@@ -129,20 +202,37 @@ def fidelity_figures(
     features: Tensor,  # (N, F) of the samples
     logits: Tensor | None,  # (N, C), for the score
     real: Moments,
-    real_features: Tensor | None,  # (M, F) for KID, precision and recall; None where a reference has moments only
+    real_features: Tensor
+    | None,  # (M, F) for KID, precision and recall; None where a reference has moments only
     paired: bool = False,  # sample i is the reconstruction of real image i
-    prefix: str = '',  # '' for Inception, else what the figures are called by
+    prefix: str = "",  # '' for Inception, else what the figures are called by
     draws: int = 50,  # of the bootstrap; 0: no interval
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
     "Figures, intervals and notes of samples against a reference. By Inception they are called fid, inception_score, kid, precision, recall; else PREFIXfrechet, PREFIXscore, ..."
-    if len(features) < 2: raise ValueError('figures of one image alone mean nothing: at least 2 are needed')
-    name, to, notes = prefix + 'frechet' if prefix else 'fid', real_features if paired else real, []
+    if len(features) < 2:
+        raise ValueError("figures of one image alone mean nothing: at least 2 are needed")
+    name, to, notes = prefix + "frechet" if prefix else "fid", real_features if paired else real, []
     figures = {name: frechet(real, Moments.of(features))}
-    if len(features) >= 40: figures[f'{name}_infinity'] = frechet_infinity(features, to)
-    notes += remarks(features, name, figures[name], figures.get(f'{name}_infinity'))
-    if logits is not None: figures |= {(prefix or 'inception_') + k: v for k, v in inception_score(logits).items()}
-    if real_features is None: notes.append('The reference has mean and covariance only: no KID, precision and recall.')
-    elif paired: notes.append('KID, precision and recall are left out: they suppose that images are drawn independently, and a reconstruction is not independent of its original.')
-    elif min(len(features), len(real_features)) <= 3: notes.append(f'{min(len(features), len(real_features))} images are too few for precision and recall.')
-    else: figures |= {prefix + k: v for k, v in (kid(features, real_features) | precision_recall(features, real_features)).items()}
+    if len(features) >= 40:
+        figures[f"{name}_infinity"] = frechet_infinity(features, to)
+    notes += remarks(features, name, figures[name], figures.get(f"{name}_infinity"))
+    if logits is not None:
+        figures |= {(prefix or "inception_") + k: v for k, v in inception_score(logits).items()}
+    if real_features is None:
+        notes.append("The reference has mean and covariance only: no KID, precision and recall.")
+    elif paired:
+        notes.append(
+            "KID, precision and recall are left out: they suppose that images are drawn independently, and a reconstruction is not independent of its original."
+        )
+    elif min(len(features), len(real_features)) <= 3:
+        notes.append(
+            f"{min(len(features), len(real_features))} images are too few for precision and recall."
+        )
+    else:
+        figures |= {
+            prefix + k: v
+            for k, v in (
+                kid(features, real_features) | precision_recall(features, real_features)
+            ).items()
+        }
     return figures, {name: frechet_interval(features, to, draws)} if draws else {}, notes

@@ -23,21 +23,37 @@ from ..weights import find_vgg
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #c3298f96
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     "Structural similarity of each image (B, 3, H, W) in [-1, 1], by torchmetrics: 1 for equal images."
-    from torchmetrics.functional.image import structural_similarity_index_measure  # here: it takes seconds to import, which the explorer has not
-    return structural_similarity_index_measure(x.clamp(-1, 1), y.clamp(-1, 1), data_range=2., reduction='none').reshape(len(x))
+    from torchmetrics.functional.image import (
+        structural_similarity_index_measure,
+    )  # here: it takes seconds to import, which the explorer has not
+
+    return structural_similarity_index_measure(
+        x.clamp(-1, 1), y.clamp(-1, 1), data_range=2.0, reduction="none"
+    ).reshape(len(x))
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #6533decd
-def load_lpips(file: str = '') -> tuple[nn.Module | None, str]:
+def load_lpips(file: str = "") -> tuple[nn.Module | None, str]:
     "LPIPS (VGG) and its name with the weights' hash for a passport; or None and the sentence that says why not. `file`: where VGG's weights lie, if not where they are looked for."
-    needed = find_vgg('LPIPS', file)
-    if needed.path is None: return None, f'LPIPS is left out, for {needed.name} is not there (looked for {", ".join(needed.looked)}).'
-    return make_perceptual('lpips', str(needed.path)).eval(), f'LPIPS (VGG) with the heads of {versioned("lpips")}, VGG {needed.sha256[:8]}'
+    needed = find_vgg("LPIPS", file)
+    if needed.path is None:
+        return (
+            None,
+            f"LPIPS is left out, for {needed.name} is not there (looked for {', '.join(needed.looked)}).",
+        )
+    return make_perceptual(
+        "lpips", str(needed.path)
+    ).eval(), f"LPIPS (VGG) with the heads of {versioned('lpips')}, VGG {needed.sha256[:8]}"
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #18b1af34
 @torch.no_grad()
-def reconstructions(tokenizer: Tokenizer, split: Dataset, batch_size: int = 128) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+def reconstructions(
+    tokenizer: Tokenizer, split: Dataset, batch_size: int = 128
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     "Originals (B, 3, H, W), reconstructions (clipped) and z_hat (None for an external autoencoder), batch by batch."
-    device, quantizer = next(tokenizer.parameters()).device, getattr(tokenizer, 'quantizer', None)  # an external autoencoder has none
+    device, quantizer = (
+        next(tokenizer.parameters()).device,
+        getattr(tokenizer, "quantizer", None),
+    )  # an external autoencoder has none
     for x, _ in DataLoader(split, batch_size):
         z_hat = tokenizer.embed(x.to(device)) if quantizer is not None else None
         z = quantizer(z_hat).z if quantizer is not None else tokenizer.encode(x.to(device)).z
@@ -54,37 +70,63 @@ def reconstruct_split(
     hold: bool = True,  # keep the images, `original` and `reconstruction`
 ) -> dict[str, Tensor]:
     "PSNR, SSIM and L1 (LPIPS, registered metrics as `plugin_NAME`) of each held-out image, what else was asked for, and `stats` of the codebook over all of them (as many as fit in a GiB of weights)."
-    rows, latents, quantizer = {}, [], getattr(tokenizer, 'quantizer', None)
-    most = max(1, 2**28 // (tokenizer.tokens * tokenizer.config.codebook_size)) if quantizer is not None else 0  # so many images' weights fit in a GiB
+    rows, latents, quantizer = {}, [], getattr(tokenizer, "quantizer", None)
+    most = (
+        max(1, 2**28 // (tokenizer.tokens * tokenizer.config.codebook_size))
+        if quantizer is not None
+        else 0
+    )  # so many images' weights fit in a GiB
     for x, y, z_hat in reconstructions(tokenizer, data.heldout, batch_size):
-        if sum(map(len, latents)) < most: latents.append(z_hat)
-        row = {'psnr': psnr(x, y), 'ssim': ssim(x, y), 'l1': reconstruction_loss('l1', x, y)}
-        if lpips is not None: row['lpips'] = lpips(x, y)
-        row |= {f'plugin_{name}': measure(x, y) for name, measure in registered('metric').items()}
+        if sum(map(len, latents)) < most:
+            latents.append(z_hat)
+        row = {"psnr": psnr(x, y), "ssim": ssim(x, y), "l1": reconstruction_loss("l1", x, y)}
+        if lpips is not None:
+            row["lpips"] = lpips(x, y)
+        row |= {f"plugin_{name}": measure(x, y) for name, measure in registered("metric").items()}
         if extractor is not None:
-            row |= {'features_original': extractor(to_uint8(x))[0], 'features_reconstruction': (seen := extractor(to_uint8(y)))[0]}
-            if seen[1] is not None: row['logits_reconstruction'] = seen[1]
-        if hold: row |= {'original': x, 'reconstruction': y}
-        for k, v in row.items(): rows.setdefault(k, []).append(v.cpu())
+            row |= {
+                "features_original": extractor(to_uint8(x))[0],
+                "features_reconstruction": (seen := extractor(to_uint8(y)))[0],
+            }
+            if seen[1] is not None:
+                row["logits_reconstruction"] = seen[1]
+        if hold:
+            row |= {"original": x, "reconstruction": y}
+        for k, v in row.items():
+            rows.setdefault(k, []).append(v.cpu())
     out = {k: torch.cat(v) for k, v in rows.items()}
-    return out | {'stats': quantizer(torch.cat(latents)[:most]).stats if latents else {}}
+    return out | {"stats": quantizer(torch.cat(latents)[:most]).stats if latents else {}}
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #faecc91f
-PER_IMAGE = ('psnr', 'ssim', 'l1', 'lpips')
+PER_IMAGE = ("psnr", "ssim", "l1", "lpips")
 
 
-def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = '') -> Measured:
+def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = "") -> Measured:
     "Mean figures of `reconstruct_split`, the worst PSNR, and their passport. `lpips_says`: what `load_lpips` said."
-    own = [k for k in result if k.startswith('plugin_')]
-    figures = {k: result[k].mean().item() for k in (*PER_IMAGE, *own) if k in result} | {'psnr_worst': result['psnr'].min().item()} | {k: v.item() for k, v in result['stats'].items()}
-    evaluator = f'PSNR of the clipped image; SSIM by {versioned("torchmetrics")} (Gaussian window 11); L1 in [-1, 1]' + (f'; {lpips_says}' if 'lpips' in result else '') + ''.join(f'; {k} by {registered("metric")[k.removeprefix("plugin_")].__module__}' for k in own)
-    notes = [lpips_says] if lpips_says and 'lpips' not in result else []
-    return Measured(figures, passport(evaluator, f'held-out split of {data.source}', len(result['psnr'])), notes=notes)
+    own = [k for k in result if k.startswith("plugin_")]
+    figures = (
+        {k: result[k].mean().item() for k in (*PER_IMAGE, *own) if k in result}
+        | {"psnr_worst": result["psnr"].min().item()}
+        | {k: v.item() for k, v in result["stats"].items()}
+    )
+    evaluator = (
+        f"PSNR of the clipped image; SSIM by {versioned('torchmetrics')} (Gaussian window 11); L1 in [-1, 1]"
+        + (f"; {lpips_says}" if "lpips" in result else "")
+        + "".join(
+            f"; {k} by {registered('metric')[k.removeprefix('plugin_')].__module__}" for k in own
+        )
+    )
+    notes = [lpips_says] if lpips_says and "lpips" not in result else []
+    return Measured(
+        figures,
+        passport(evaluator, f"held-out split of {data.source}", len(result["psnr"])),
+        notes=notes,
+    )
 
 
-def worst_and_best(result: dict, count: int = 8, by: str = 'psnr') -> tuple[list[int], list[int]]:
+def worst_and_best(result: dict, count: int = 8, by: str = "psnr") -> tuple[list[int], list[int]]:
     "Numbers of the worst and of the best images of `reconstruct_split`, the worst first and the best first."
-    order = result[by].argsort(descending=by in ('l1', 'lpips')).tolist()  # worst first
+    order = result[by].argsort(descending=by in ("l1", "lpips")).tolist()  # worst first
     return order[:count], order[::-1][:count]
 
 
@@ -92,4 +134,11 @@ def worst_and_best(result: dict, count: int = 8, by: str = 'psnr') -> tuple[list
 def pairs(tokenizer: Tokenizer, split: Dataset, numbers: list[int]) -> Tensor:
     "Originals and below them reconstructions of some images, (2 x count, 3, H, W)."
     x = torch.stack([split[i][0] for i in numbers])
-    return torch.cat([x, tokenizer.decode(tokenizer.encode(x.to(next(tokenizer.parameters()).device)).z).clamp(-1, 1).cpu()])
+    return torch.cat(
+        [
+            x,
+            tokenizer.decode(tokenizer.encode(x.to(next(tokenizer.parameters()).device)).z)
+            .clamp(-1, 1)
+            .cpu(),
+        ]
+    )

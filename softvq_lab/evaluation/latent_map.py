@@ -25,19 +25,27 @@ from ..training.losses import psnr
 # %% ../../nbs/evaluation/03_latent_map.ipynb #69fff40d
 def umap_2d(x: Tensor, neighbors: int = 15, min_dist: float = 0.1, seed: int = 0) -> np.ndarray:
     "UMAP of features (N, F) in two dimensions (N, 2); more neighbours than points are cut to N - 1."
-    if len(x) < 4: raise ValueError(f'a map needs at least 4 images, got {len(x)}')
+    if len(x) < 4:
+        raise ValueError(f"a map needs at least 4 images, got {len(x)}")
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # that a seed forbids threads is known and wanted
+        warnings.simplefilter("ignore")  # that a seed forbids threads is known and wanted
         from umap import UMAP  # 3 s, needed here only
-        return UMAP(n_neighbors=min(neighbors, len(x) - 1), min_dist=min_dist, random_state=seed, n_jobs=1, init='random' if len(x) < 50 else 'spectral').fit_transform(x.cpu().numpy())
+
+        return UMAP(
+            n_neighbors=min(neighbors, len(x) - 1),
+            min_dist=min_dist,
+            random_state=seed,
+            n_jobs=1,
+            init="random" if len(x) < 50 else "spectral",
+        ).fit_transform(x.cpu().numpy())
 
 
 def _nearest(x: Tensor, k: int) -> Tensor:
     "Indices (N, k) of the nearest others of features (N, F), Euclidean, a block of rows at a time."
     rows = []
     for i in range(0, len(x), 1024):
-        d = torch.cdist(x[i:i + 1024], x)
-        d[torch.arange(len(d)), torch.arange(len(d)) + i] = float('inf')
+        d = torch.cdist(x[i : i + 1024], x)
+        d[torch.arange(len(d)), torch.arange(len(d)) + i] = float("inf")
         rows.append(d.topk(k, largest=False).indices)
     return torch.cat(rows)
 
@@ -45,7 +53,8 @@ def _nearest(x: Tensor, k: int) -> Tensor:
 def neighbour_purity(x: Tensor, labels: Tensor, k: int = 10) -> float:
     "Mean share of the k nearest neighbours (Euclidean, itself excluded) of features (N, F) that have the same label (N)."
     k = min(k, len(x) - 1)
-    if k < 1: raise ValueError(f'neighbours need at least 2 images, got {len(x)}')
+    if k < 1:
+        raise ValueError(f"neighbours need at least 2 images, got {len(x)}")
     return (labels[_nearest(x.float(), k)] == labels[:, None]).float().mean().item()
 
 
@@ -59,30 +68,52 @@ def _kernel(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     "Features (N, F) -> row-centred inner products (N, N) of unit vectors, and where the k nearest others are (N, N)."
     u = F.normalize(x.double().flatten(1), dim=1)
     K = u @ u.T
-    near = K.clone().fill_diagonal_(-float('inf')).topk(k, 1).indices
-    return K - K.mean(1, keepdim=True), torch.zeros_like(K, dtype=torch.bool).scatter_(1, near, True)
+    near = K.clone().fill_diagonal_(-float("inf")).topk(k, 1).indices
+    return K - K.mean(1, keepdim=True), torch.zeros_like(K, dtype=torch.bool).scatter_(
+        1, near, True
+    )
 
 
 def cknna(a: Tensor, b: Tensor, k: int = 10, most: int = 4000) -> float:
     "Alignment of two representations (N, F) and (N, G) of the same images; of more than `most` images the first ones."
-    if len(a) != len(b): raise ValueError(f'representations of the same images are compared, got {len(a)} and {len(b)}')
+    if len(a) != len(b):
+        raise ValueError(
+            f"representations of the same images are compared, got {len(a)} and {len(b)}"
+        )
     a, b = a[:most], b[:most]
-    if not 1 <= k < len(a): raise ValueError(f'k={k} neighbours need at least {k + 1} images, got {len(a)}')
+    if not 1 <= k < len(a):
+        raise ValueError(f"k={k} neighbours need at least {k + 1} images, got {len(a)}")
     (K, near_a), (L, near_b) = _kernel(a, k), _kernel(b, k)
     scale = K[near_a].square().sum() * L[near_b].square().sum()
-    return ((K * L)[near_a & near_b].sum() / scale.sqrt()).item() if scale > 1e-20 else 0.  # features that are all the same agree with nothing
+    return (
+        ((K * L)[near_a & near_b].sum() / scale.sqrt()).item() if scale > 1e-20 else 0.0
+    )  # features that are all the same agree with nothing
 
 
 def cknna_by_chance(a: Tensor, b: Tensor, k: int = 10, times: int = 5, seed: int = 0) -> float:
     "Mean CKNNA of `a` and shuffled `b`: what it is when nothing is shared."
-    return float(np.mean([cknna(a, b[torch.randperm(len(b), generator=rng('cknna', seed, i))], k) for i in range(times)]))
+    return float(
+        np.mean(
+            [
+                cknna(a, b[torch.randperm(len(b), generator=rng("cknna", seed, i))], k)
+                for i in range(times)
+            ]
+        )
+    )
 
 
 @torch.no_grad()
-def teacher_features(teacher: nn.Module, split: Dataset, batch_size: int = 128, device: torch.device = torch.device('cpu')) -> Tensor:
+def teacher_features(
+    teacher: nn.Module,
+    split: Dataset,
+    batch_size: int = 128,
+    device: torch.device = torch.device("cpu"),
+) -> Tensor:
     "Mean feature (N, C) over a teacher's patches for each image of a split."
     teacher.to(device)
-    return torch.cat([teacher(x.to(device)).float().mean(1).cpu() for x, _ in DataLoader(split, batch_size)])
+    return torch.cat(
+        [teacher(x.to(device)).float().mean(1).cpu() for x, _ in DataLoader(split, batch_size)]
+    )
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #61f0102f
 def _blocks(z_hat: Tensor, weights: int) -> Iterator[Tensor]:
@@ -90,7 +121,10 @@ def _blocks(z_hat: Tensor, weights: int) -> Iterator[Tensor]:
     yield from z_hat.split(max(1, 2**27 // (z_hat.shape[1] * weights)))
 
 
-def _weights_a_token(quantizer: Quantizer) -> int: return max((p.codebook_size for p in quantizer.modules() if hasattr(p, 'codebook_size')), default=1) * max(1, len(getattr(quantizer, 'parts', ())))
+def _weights_a_token(quantizer: Quantizer) -> int:
+    return max(
+        (p.codebook_size for p in quantizer.modules() if hasattr(p, "codebook_size")), default=1
+    ) * max(1, len(getattr(quantizer, "parts", ())))
 
 
 @torch.no_grad()
@@ -99,7 +133,8 @@ def posterior_entropy(quantizer: Quantizer, z_hat: Tensor) -> tuple[Tensor, floa
     device, parts, K = next((p.device for p in quantizer.parameters()), z_hat.device), [], 1
     for block in _blocks(z_hat, _weights_a_token(quantizer)):
         q = quantizer.posterior(block.to(device))
-        if q is None: return None
+        if q is None:
+            return None
         h, K = torch.special.entr(q).sum(-1), q.shape[-1]
         parts.append((h.mean(-1) if h.ndim == 3 else h).cpu())
     return torch.cat(parts), float(np.log(K))
@@ -108,13 +143,14 @@ def posterior_entropy(quantizer: Quantizer, z_hat: Tensor) -> tuple[Tensor, floa
 @torch.no_grad()
 def codewords_of(quantizer: Quantizer) -> Tensor | None:
     "Codewords (G, K, D) as tokens mix them; None where a quantizer has none of the latent width."
-    if not hasattr(quantizer, 'codewords'): return None
+    if not hasattr(quantizer, "codewords"):
+        return None
     return quantizer.codewords().float().cpu()
 
 
 def token_space(quantizer: Quantizer, z_hat: Tensor) -> Tensor:
     "z_hat as it is compared with codewords: scaled to length one for `cosine`."
-    return unit(z_hat) if getattr(quantizer, 'similarity', '') == 'cosine' else z_hat.float()
+    return unit(z_hat) if getattr(quantizer, "similarity", "") == "cosine" else z_hat.float()
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #66679bf5
 def choose(total: int, count: int, *stream) -> Tensor:
@@ -122,16 +158,30 @@ def choose(total: int, count: int, *stream) -> Tensor:
     return torch.randperm(total, generator=rng(*stream))[:count].sort().values
 
 
-def token_maps(spaces: dict[str, Tensor], codewords: Tensor | None, **umap) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
+def token_maps(
+    spaces: dict[str, Tensor], codewords: Tensor | None, **umap
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
     "Maps (T, 2) of tokens (T, D) in each of `spaces`, and of codewords (M, D) on the same maps."
-    if codewords is None: return {name: umap_2d(x, **umap) for name, x in spaces.items()}, None
+    if codewords is None:
+        return {name: umap_2d(x, **umap) for name, x in spaces.items()}, None
     both = {name: umap_2d(torch.cat([x.float(), codewords]), **umap) for name, x in spaces.items()}
-    return {name: m[:-len(codewords)] for name, m in both.items()}, {name: m[-len(codewords):] for name, m in both.items()}
+    return {name: m[: -len(codewords)] for name, m in both.items()}, {
+        name: m[-len(codewords) :] for name, m in both.items()
+    }
 
 
-def by_position(z: Tensor, labels: Tensor, features: Tensor | None = None, k: int = 10) -> list[dict[str, float]]:
+def by_position(
+    z: Tensor, labels: Tensor, features: Tensor | None = None, k: int = 10
+) -> list[dict[str, float]]:
     "What each token position alone knows: purity of neighbourhoods, and alignment with a teacher's features."
-    return [{'position': l, 'purity': neighbour_purity(z[:, l], labels, k), **({'cknna': cknna(z[:, l], features, k)} if features is not None else {})} for l in range(z.shape[1])]
+    return [
+        {
+            "position": l,
+            "purity": neighbour_purity(z[:, l], labels, k),
+            **({"cknna": cknna(z[:, l], features, k)} if features is not None else {}),
+        }
+        for l in range(z.shape[1])
+    ]
 
 
 @torch.no_grad()
@@ -141,11 +191,23 @@ def image_metrics(tokenizer, split: Dataset, z: Tensor, batch_size: int = 128) -
     for part, (x, _) in zip(z.split(batch_size), DataLoader(split, batch_size)):
         y = tokenizer.decode(part.to(device)).clamp(-1, 1).cpu()
         rows.append((psnr(x, y), ssim(x, y)))
-    return dict(zip(('psnr', 'ssim'), map(torch.cat, zip(*rows))))
+    return dict(zip(("psnr", "ssim"), map(torch.cat, zip(*rows))))
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #84c93462
 def rows_of(maps: dict[str, np.ndarray], **columns) -> list[dict]:
     "What `latent_map.json` holds of points: a dict for each, its values of `columns` and its place [x, y] on each map, by the first word of the map's title."
-    plain = lambda v: v if isinstance(v, (str, int)) else round(float(v), 4) if not isinstance(v, Tensor) or v.is_floating_point() else int(v)
+    plain = lambda v: (
+        v
+        if isinstance(v, (str, int))
+        else round(float(v), 4)
+        if not isinstance(v, Tensor) or v.is_floating_point()
+        else int(v)
+    )
     n = len(next(iter(maps.values())))
-    return [{**{k: plain(v[i]) for k, v in columns.items()}, **{title.split()[0]: [round(float(v), 4) for v in xy[i]] for title, xy in maps.items()}} for i in range(n)]
+    return [
+        {
+            **{k: plain(v[i]) for k, v in columns.items()},
+            **{title.split()[0]: [round(float(v), 4) for v in xy[i]] for title, xy in maps.items()},
+        }
+        for i in range(n)
+    ]

@@ -19,25 +19,47 @@ from ..runs import passport_differences
 # %% ../../nbs/evaluation/00_passport.ipynb #e27744bd
 def passport(evaluator: str, reference: str, count: int, **protocol) -> dict:
     "What a figure was measured with: evaluator (network and weights, or metric), reference set, number of images, and the rest of the protocol (sampler, steps, guidance, seed)."
-    return {'evaluator': evaluator, 'reference': reference, 'count': count, 'precision': 'float32', **protocol, 'softvq_lab': __version__, 'torch': torch.__version__}
+    return {
+        "evaluator": evaluator,
+        "reference": reference,
+        "count": count,
+        "precision": "float32",
+        **protocol,
+        "softvq_lab": __version__,
+        "torch": torch.__version__,
+    }
 
 
 def versioned(package: str) -> str:
     "'torch-fidelity 0.4.0'"
-    return f'{package} {version(package)}'
+    return f"{package} {version(package)}"
 
 
-def write_figures(folder, name: str, figures: dict[str, float], passport: dict, subject: dict, intervals: dict | None = None, notes=()) -> Path:
+def write_figures(
+    folder,
+    name: str,
+    figures: dict[str, float],
+    passport: dict,
+    subject: dict,
+    intervals: dict | None = None,
+    notes=(),
+) -> Path:
     "Store figures with their passport and what they describe (`subject`: fingerprints) in `folder/name.json`; `intervals`: figure -> (low, high), `notes`: what a reader must know."
-    path = Path(folder)/f'{name}.json'
-    more = ({'intervals': {k: list(v) for k, v in intervals.items()}} if intervals else {}) | ({'notes': list(notes)} if notes else {})
-    write_json(path, {'figures': figures, **more, 'passport': passport, 'subject': subject, 'measured': now()})
+    path = Path(folder) / f"{name}.json"
+    more = ({"intervals": {k: list(v) for k, v in intervals.items()}} if intervals else {}) | (
+        {"notes": list(notes)} if notes else {}
+    )
+    write_json(
+        path,
+        {"figures": figures, **more, "passport": passport, "subject": subject, "measured": now()},
+    )
     return path
 
 
 @dataclass
 class Measured:
     "Figures, where known their confidence intervals, and their passport; `notes` are what a reader must know of them."
+
     figures: dict[str, float]
     passport: dict
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -45,11 +67,21 @@ class Measured:
 
     def write(self, folder, name: str, subject: dict) -> Path:
         "Store as `folder/name.json`."
-        return write_figures(folder, name, self.figures, self.passport, subject, self.intervals, self.notes)
+        return write_figures(
+            folder, name, self.figures, self.passport, subject, self.intervals, self.notes
+        )
 
     def __str__(self):
-        rows = [f'{k:24} {v:10.4f}' + (f'   {self.intervals[k][0]:.4g} .. {self.intervals[k][1]:.4g}' if k in self.intervals else '') for k, v in self.figures.items()]
-        return '\n'.join([*rows, *self.notes, *(f'  {k:22} {v}' for k, v in self.passport.items())])
+        rows = [
+            f"{k:24} {v:10.4f}"
+            + (
+                f"   {self.intervals[k][0]:.4g} .. {self.intervals[k][1]:.4g}"
+                if k in self.intervals
+                else ""
+            )
+            for k, v in self.figures.items()
+        ]
+        return "\n".join([*rows, *self.notes, *(f"  {k:22} {v}" for k, v in self.passport.items())])
 
 # %% ../../nbs/evaluation/00_passport.ipynb #f58032d6
 def compare(
@@ -59,15 +91,26 @@ def compare(
 ) -> dict[str, tuple[float, float]]:
     "The figures that both have, side by side: name -> (of a, of b). A `ValueError` lists what differs when their passports do not agree."
     a, b = (_record(x) for x in (a, b))
-    if unknown := set(ignore) - {*a['passport'], *b['passport']}: raise ValueError(f'ignore={sorted(unknown)}: no such entry in either passport, which have {", ".join(dict.fromkeys([*a["passport"], *b["passport"]]))}')
-    if differs := passport_differences(a['passport'], b['passport'], ignore): raise ValueError('these figures cannot be compared, their passports differ:\n  ' + '\n  '.join(differs))
-    shared = {k: (v, b['figures'][k]) for k, v in a['figures'].items() if k in b['figures']}
-    if not shared: raise ValueError(f'no figure in common: {", ".join(a["figures"])} and {", ".join(b["figures"])}')
+    if unknown := set(ignore) - {*a["passport"], *b["passport"]}:
+        raise ValueError(
+            f"ignore={sorted(unknown)}: no such entry in either passport, which have {', '.join(dict.fromkeys([*a['passport'], *b['passport']]))}"
+        )
+    if differs := passport_differences(a["passport"], b["passport"], ignore):
+        raise ValueError(
+            "these figures cannot be compared, their passports differ:\n  " + "\n  ".join(differs)
+        )
+    shared = {k: (v, b["figures"][k]) for k, v in a["figures"].items() if k in b["figures"]}
+    if not shared:
+        raise ValueError(
+            f"no figure in common: {', '.join(a['figures'])} and {', '.join(b['figures'])}"
+        )
     return shared
 
 
 def _record(x) -> dict:
-    if isinstance(x, Measured): return {'figures': x.figures, 'passport': x.passport}
+    if isinstance(x, Measured):
+        return {"figures": x.figures, "passport": x.passport}
     record = x if isinstance(x, dict) else read_json(x)
-    if not isinstance(record, dict) or not {'figures', 'passport'} <= record.keys(): raise ValueError(f'{str(x):.200} holds no figures with a passport')
+    if not isinstance(record, dict) or not {"figures", "passport"} <= record.keys():
+        raise ValueError(f"{str(x):.200} holds no figures with a passport")
     return record

@@ -27,7 +27,9 @@ from ..latents.stats import encode_dataset
 # %% ../../nbs/evaluation/04_probe.ipynb #cd246e5c
 def make_probe(width: int, num_classes: int) -> nn.Sequential:
     "Batch norm without weights, then a linear layer: features (B, F) -> logits (B, C)."
-    return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), nn.Linear(width, num_classes))  # torch's start: LAMB moves a weight by a share of its norm, and small ones hardly move
+    return nn.Sequential(
+        nn.BatchNorm1d(width, affine=False, eps=1e-6), nn.Linear(width, num_classes)
+    )  # torch's start: LAMB moves a weight by a share of its norm, and small ones hardly move
 
 
 def linear_probe(
@@ -42,16 +44,23 @@ def linear_probe(
     (x, y), (hx, hy) = (_checked(*pair) for pair in (train, held))
     classes, batch_size = int(max(y.max(), hy.max())) + 1, min(batch_size, len(x))
     per_epoch = len(x) // batch_size
-    if batch_size < 2: raise ValueError(f'a probe needs at least 2 images to learn from, got {len(x)}')
+    if batch_size < 2:
+        raise ValueError(f"a probe needs at least 2 images to learn from, got {len(x)}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, 'probe'))
+        torch.manual_seed(derive_seed(seed, "probe"))
         probe = make_probe(x.shape[1], classes).to(x.device)
-    optimizer = Lamb(probe.parameters(), lr=lr, weight_decay=0., always_adapt=True)  # timm's is plain Adam on weights that do not decay, unless told so
+    optimizer = Lamb(
+        probe.parameters(), lr=lr, weight_decay=0.0, always_adapt=True
+    )  # timm's is plain Adam on weights that do not decay, unless told so
     for epoch in range(epochs):
-        order = torch.randperm(len(x), generator=rng(seed, 'probe order', epoch)).to(x.device)
-        for b in range(per_epoch):  # a rest smaller than a batch is left out: batch norm would see few
-            optimizer.param_groups[0]['lr'] = lr * (1 + math.cos(math.pi * (epoch + b / per_epoch) / epochs)) / 2
-            i = order[b * batch_size:(b + 1) * batch_size]
+        order = torch.randperm(len(x), generator=rng(seed, "probe order", epoch)).to(x.device)
+        for b in range(
+            per_epoch
+        ):  # a rest smaller than a batch is left out: batch norm would see few
+            optimizer.param_groups[0]["lr"] = (
+                lr * (1 + math.cos(math.pi * (epoch + b / per_epoch) / epochs)) / 2
+            )
+            i = order[b * batch_size : (b + 1) * batch_size]
             loss = F.cross_entropy(probe(x[i]), y[i])
             optimizer.zero_grad()
             loss.backward()
@@ -60,64 +69,92 @@ def linear_probe(
 
 
 def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    if x.ndim != 2 or len(x) != len(y): raise ValueError(f'a probe takes features (N, F) and labels (N), got {tuple(x.shape)} and {tuple(y.shape)}: `pool` tokens first')
-    if not x.isfinite().all(): raise ValueError('features hold NaN or infinity')
+    if x.ndim != 2 or len(x) != len(y):
+        raise ValueError(
+            f"a probe takes features (N, F) and labels (N), got {tuple(x.shape)} and {tuple(y.shape)}: `pool` tokens first"
+        )
+    if not x.isfinite().all():
+        raise ValueError("features hold NaN or infinity")
     return x.float(), y.to(x.device)
 
 
 @torch.no_grad()
-def _accuracy(probe, x: Tensor, y: Tensor, hx: Tensor, hy: Tensor) -> tuple[dict[str, float], Tensor]:
+def _accuracy(
+    probe, x: Tensor, y: Tensor, hx: Tensor, hy: Tensor
+) -> tuple[dict[str, float], Tensor]:
     right = lambda x, y, k: (probe(x).topk(k).indices == y[:, None]).any(1).cpu()
     share = lambda x, y, k: right(x, y, k).float().mean().item()
-    out = {'top1': share(hx, hy, 1), 'train_top1': share(x, y, 1)}
-    return (out | {'top5': share(hx, hy, 5)} if int(max(y.max(), hy.max())) >= 5 else out), right(hx, hy, 1)
+    out = {"top1": share(hx, hy, 1), "train_top1": share(x, y, 1)}
+    return (out | {"top5": share(hx, hy, 5)} if int(max(y.max(), hy.max())) >= 5 else out), right(
+        hx, hy, 1
+    )
 
 # %% ../../nbs/evaluation/04_probe.ipynb #5188cb31
-def ridge_probe(train: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor]) -> tuple[dict[str, float], Tensor]:
+def ridge_probe(
+    train: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor]
+) -> tuple[dict[str, float], Tensor]:
     "The same figures (without top5) of ridge regression on standardised features, in closed form."
     (x, y), (hx, hy) = (_checked(*pair) for pair in (train, held))
     mean, std = x.mean(0), x.std(0, correction=0)
-    norm = lambda v: ((v - mean) / (std + 1e-6)).double().cpu().numpy()  # a constant feature becomes 0
-    model = RidgeClassifierCV(alphas=[10.**k for k in range(-3, 6)]).fit(norm(x), y.cpu().numpy())
+    norm = lambda v: (
+        ((v - mean) / (std + 1e-6)).double().cpu().numpy()
+    )  # a constant feature becomes 0
+    model = RidgeClassifierCV(alphas=[10.0**k for k in range(-3, 6)]).fit(norm(x), y.cpu().numpy())
     right = torch.from_numpy(model.predict(norm(hx)) == hy.cpu().numpy())
-    return {'top1': right.float().mean().item(), 'train_top1': float(model.score(norm(x), y.cpu().numpy()))}, right
+    return {
+        "top1": right.float().mean().item(),
+        "train_top1": float(model.score(norm(x), y.cpu().numpy())),
+    }, right
 
 # %% ../../nbs/evaluation/04_probe.ipynb #234f4deb
-POOLS = {'flat': lambda z: z.flatten(1), 'mean': lambda z: z.mean(1)}
+POOLS = {"flat": lambda z: z.flatten(1), "mean": lambda z: z.mean(1)}
 
 
 def pool(z: Tensor, how: str) -> Tensor:
     "Tokens (N, L, D) as features: 'flat' (N, L D) or 'mean' (N, D)."
-    if how not in POOLS: raise ValueError(f'pool={how!r}; possible: {", ".join(POOLS)}')
+    if how not in POOLS:
+        raise ValueError(f"pool={how!r}; possible: {', '.join(POOLS)}")
     return POOLS[how](z)
 
 
-Sites = dict[str, tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]  # site -> (training, held-out) features (N, F) and labels (N)
+Sites = dict[
+    str, tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+]  # site -> (training, held-out) features (N, F) and labels (N)
 
 
-def latent_sites(tokenizer, data: ImageData, pools=('flat', 'mean')) -> Sites:
+def latent_sites(tokenizer, data: ImageData, pools=("flat", "mean")) -> Sites:
     "'z flat', 'z mean', 'z_hat flat', 'z_hat mean' of a tokenizer."
-    (z, z_hat, y), (hz, hz_hat, hy) = (encode_dataset(tokenizer, split) for split in (data.train, data.heldout))
-    return {f'{name} {how}': ((pool(a, how), y), (pool(b, how), hy)) for name, a, b in (('z', z, hz), ('z_hat', z_hat, hz_hat)) for how in pools}
+    (z, z_hat, y), (hz, hz_hat, hy) = (
+        encode_dataset(tokenizer, split) for split in (data.train, data.heldout)
+    )
+    return {
+        f"{name} {how}": ((pool(a, how), y), (pool(b, how), hy))
+        for name, a, b in (("z", z, hz), ("z_hat", z_hat, hz_hat))
+        for how in pools
+    }
 
 
 def shrink_to(x: Tensor, values: int) -> Tensor:
     "Images (N, 3, H, W) as features of at most `values` numbers, the sides in proportion as far as they go; grey ones by one channel."
-    if torch.equal(x[:, 0], x[:, 1]) and torch.equal(x[:, 0], x[:, 2]): x = x[:, :1]
+    if torch.equal(x[:, 0], x[:, 1]) and torch.equal(x[:, 0], x[:, 2]):
+        x = x[:, :1]
     C, H, W = x.shape[1:]
-    if values < C: raise ValueError(f'{values} values are fewer than the {C} channels')
+    if values < C:
+        raise ValueError(f"{values} values are fewer than the {C} channels")
     h = min(H, max(1, math.floor(math.sqrt(values / C * H / W) + 1e-9)))
     return F.adaptive_avg_pool2d(x, (h, min(W, values // C // h))).flatten(1)
 
 
 def pixel_site(data: ImageData, values: int) -> Sites:
     "The pixels, shrunk to `values` numbers."
+
     def one(split: Dataset):
         xs, ys = zip(*DataLoader(split, 256))
         return torch.cat(xs), torch.cat(ys)
+
     (x, y), (hx, hy) = one(data.train), one(data.heldout)
     both = shrink_to(torch.cat([x, hx]), values)  # in one: grey or not is decided for all
-    return {'pixels': ((both[:len(x)], y), (both[len(x):], hy))}
+    return {"pixels": ((both[: len(x)], y), (both[len(x) :], hy))}
 
 # %% ../../nbs/evaluation/04_probe.ipynb #cde620c4
 @torch.no_grad()
@@ -130,21 +167,35 @@ def block_features(
     batch_size: int = 256,
 ) -> Tensor:
     "Hidden tokens (N, L, C) of a block at time t, for the null class, on the CPU."
-    blocks = getattr(generator.net, 'blocks', None)
-    if blocks is None or not hasattr(generator, 'path') and not hasattr(generator, 'diffusion'): raise ValueError(f'blocks are probed in sit and dit, not in {type(generator).__name__}')
-    if not 1 <= block <= len(blocks): raise ValueError(f'block={block}: this generator has blocks 1..{len(blocks)}')
-    if not 0 <= t <= 1: raise ValueError(f't={t} must lie in [0, 1]')
-    if generator.num_classes and not generator.config.class_dropout: raise ValueError('this generator was trained with class_dropout=0, so it has no null class to be shown')
-    heard, found, g, was = [], [], rng('probe noise', seed), generator.training
+    blocks = getattr(generator.net, "blocks", None)
+    if blocks is None or not hasattr(generator, "path") and not hasattr(generator, "diffusion"):
+        raise ValueError(f"blocks are probed in sit and dit, not in {type(generator).__name__}")
+    if not 1 <= block <= len(blocks):
+        raise ValueError(f"block={block}: this generator has blocks 1..{len(blocks)}")
+    if not 0 <= t <= 1:
+        raise ValueError(f"t={t} must lie in [0, 1]")
+    if generator.num_classes and not generator.config.class_dropout:
+        raise ValueError(
+            "this generator was trained with class_dropout=0, so it has no null class to be shown"
+        )
+    heard, found, g, was = [], [], rng("probe noise", seed), generator.training
     handle = blocks[block - 1].register_forward_hook(lambda module, given, out: heard.append(out))
     try:
         generator.eval()
         for part in z.split(batch_size):
-            x, noise = generator.stats.normalize(part.to(generator.device)), torch.randn(part.shape, generator=g).to(generator.device)
+            x, noise = (
+                generator.stats.normalize(part.to(generator.device)),
+                torch.randn(part.shape, generator=g).to(generator.device),
+            )
             y = torch.full((len(part),), generator.null_class, device=generator.device)
-            if hasattr(generator, 'path'): generator.net(generator.path.mix(x, noise, at := x.new_full((len(x),), t))[0], at, y)
+            if hasattr(generator, "path"):
+                generator.net(
+                    generator.path.mix(x, noise, at := x.new_full((len(x),), t))[0], at, y
+                )
             else:
-                at = torch.full((len(x),), round(t * (generator.diffusion.total - 1)), device=x.device)
+                at = torch.full(
+                    (len(x),), round(t * (generator.diffusion.total - 1)), device=x.device
+                )
                 generator.net(generator.diffusion.q_sample(x, at, noise), at, y)
             found.append(heard.pop().float().cpu())
     finally:
@@ -153,44 +204,104 @@ def block_features(
     return torch.cat(found)
 
 
-def block_sites(generator: Generator, tokenizer, data: ImageData, blocks: list[int], times: list[float], how: str = 'mean', seed: int = 0) -> Sites:
+def block_sites(
+    generator: Generator,
+    tokenizer,
+    data: ImageData,
+    blocks: list[int],
+    times: list[float],
+    how: str = "mean",
+    seed: int = 0,
+) -> Sites:
     "'block 3, t 0.25, mean' and so on of a SiT or DiT on a tokenizer's latents."
     generator.check_tokenizer(tokenizer)
-    (z, _, y), (hz, _, hy) = (encode_dataset(tokenizer, split) for split in (data.train, data.heldout))
+    (z, _, y), (hz, _, hy) = (
+        encode_dataset(tokenizer, split) for split in (data.train, data.heldout)
+    )
     f = lambda v, b, t, s: pool(block_features(generator, v, b, t, s), how)
-    return {f'block {b}, t {t:g}, {how}': ((f(z, b, t, seed), y), (f(hz, b, t, seed + 1), hy)) for b in blocks for t in times}
+    return {
+        f"block {b}, t {t:g}, {how}": ((f(z, b, t, seed), y), (f(hz, b, t, seed + 1), hy))
+        for b in blocks
+        for t in times
+    }
 
 # %% ../../nbs/evaluation/04_probe.ipynb #e798d9d3
 @dataclass
 class Probed(Measured):
     "Figures of a probe, and which held-out images it gets right (M)."
+
     right: Tensor | None = None
 
 
-def probe_figures(sites: Sites, data: ImageData, method: str = 'lamb', epochs: int = 90, lr: float = 0.003, batch_size: int = 32, seed: int = 0) -> dict[str, Probed]:
+def probe_figures(
+    sites: Sites,
+    data: ImageData,
+    method: str = "lamb",
+    epochs: int = 90,
+    lr: float = 0.003,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> dict[str, Probed]:
     "Site -> figures, passport and the 95% interval of top1 (Wilson); `method`: 'lamb' (the paper's) or 'ridge' (closed form)."
-    if method not in ('lamb', 'ridge'): raise ValueError(f"method={method!r}; possible: 'lamb' (the paper's), 'ridge' (closed form, for a quick look)")
+    if method not in ("lamb", "ridge"):
+        raise ValueError(
+            f"method={method!r}; possible: 'lamb' (the paper's), 'ridge' (closed form, for a quick look)"
+        )
     found = {}
     for site, (train, held) in sites.items():
-        if method == 'ridge': (figures, right), how, more = ridge_probe(train, held), f'ridge probe ({versioned("scikit-learn")}, strength by leaving one out)', {}
-        else: (figures, right), how, more = linear_probe(train, held, epochs, lr, batch_size, seed), f'linear probe (batch norm without weights, linear layer; LAMB of {versioned("timm")}, cosine)', dict(epochs=epochs, lr=lr, batch_size=min(batch_size, len(train[0])), seed=seed)
-        about = passport(how, f'{len(train[0])} training images of {data.source}; held-out split', len(held[0]), site=site, shape=list(train[0].shape[1:]), **more)
-        found[site] = Probed(figures, about, {'top1': tuple(binomtest(int(right.sum()), len(right)).proportion_ci(method='wilson'))}, right=right)
+        if method == "ridge":
+            (figures, right), how, more = (
+                ridge_probe(train, held),
+                f"ridge probe ({versioned('scikit-learn')}, strength by leaving one out)",
+                {},
+            )
+        else:
+            (figures, right), how, more = (
+                linear_probe(train, held, epochs, lr, batch_size, seed),
+                f"linear probe (batch norm without weights, linear layer; LAMB of {versioned('timm')}, cosine)",
+                dict(epochs=epochs, lr=lr, batch_size=min(batch_size, len(train[0])), seed=seed),
+            )
+        about = passport(
+            how,
+            f"{len(train[0])} training images of {data.source}; held-out split",
+            len(held[0]),
+            site=site,
+            shape=list(train[0].shape[1:]),
+            **more,
+        )
+        found[site] = Probed(
+            figures,
+            about,
+            {"top1": tuple(binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson"))},
+            right=right,
+        )
     return found
 
 
 def probe_table(found: dict[str, Probed]) -> str:
     "The probes of `probe_figures` as text, best first."
-    rows = sorted(found.items(), key=lambda kv: -kv[1].figures['top1'])
-    line = lambda k, m: f'{k:28} {m.passport["shape"][0]:7} {m.figures["top1"]:9.1%}   {m.intervals["top1"][0]:.1%} .. {m.intervals["top1"][1]:.1%} {m.figures["train_top1"]:9.1%}'
-    return '\n'.join([f'{"site":28} {"values":>7} {"held-out":>9}   {"95%":14} {"training":>9}', *(line(k, m) for k, m in rows)])
+    rows = sorted(found.items(), key=lambda kv: -kv[1].figures["top1"])
+    line = lambda k, m: (
+        f"{k:28} {m.passport['shape'][0]:7} {m.figures['top1']:9.1%}   {m.intervals['top1'][0]:.1%} .. {m.intervals['top1'][1]:.1%} {m.figures['train_top1']:9.1%}"
+    )
+    return "\n".join(
+        [
+            f"{'site':28} {'values':>7} {'held-out':>9}   {'95%':14} {'training':>9}",
+            *(line(k, m) for k, m in rows),
+        ]
+    )
 
 
 def probe_verdict(found: dict[str, Probed], a: str, b: str) -> str:
     "Which of two sites' probes is the better one, in words, with McNemar's exact test over the held-out images that only one of them gets right."
     x, y = found[a].right, found[b].right
     only_a, only_b = int((x & ~y).sum()), int((~x & y).sum())
-    p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.
-    counts = f'only the first gets {only_a} images right, only the second {only_b}, of {len(x)}; p = {p:.2g}'
-    if p < 0.05: return f'{a} beats {b} ({counts}).' if only_a > only_b else f'{a} does not beat {b}: it is worse ({counts}).'
-    return f'{a} ({found[a].figures["top1"]:.1%}) and {b} ({found[b].figures["top1"]:.1%}) cannot be told apart on these images ({counts}).'
+    p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    counts = f"only the first gets {only_a} images right, only the second {only_b}, of {len(x)}; p = {p:.2g}"
+    if p < 0.05:
+        return (
+            f"{a} beats {b} ({counts})."
+            if only_a > only_b
+            else f"{a} does not beat {b}: it is worse ({counts})."
+        )
+    return f"{a} ({found[a].figures['top1']:.1%}) and {b} ({found[b].figures['top1']:.1%}) cannot be told apart on these images ({counts})."

@@ -31,6 +31,7 @@ from ..training.loop import fit
 @dataclass(frozen=True)
 class Proxy:
     "The fixed small generator and its fixed budget. Changing any of it makes other numbers."
+
     width: int = 96  # of the SiT
     depth: int = 3
     heads: int = 3
@@ -48,29 +49,65 @@ PROXY = Proxy()
 
 def train_proxy(tokenizer, images: ImageData, budget: Proxy = PROXY) -> Generator:
     "The small generator, trained on the latents of a tokenizer; nothing is left on the disk."
-    config = GeneratorConfig(generator='sit', width=budget.width, depth=budget.depth, heads=budget.heads, guidance=1.)
+    config = GeneratorConfig(
+        generator="sit", width=budget.width, depth=budget.depth, heads=budget.heads, guidance=1.0
+    )
     every = dict(log_every=budget.steps, eval_every=budget.steps, checkpoint_every=budget.steps)
-    optim = OptimConfig(steps=budget.steps, batch_size=budget.batch_size, lr=budget.lr, warmup_steps=min(30, budget.steps - 1), ema_decay=budget.ema_decay, **every)
+    optim = OptimConfig(
+        steps=budget.steps,
+        batch_size=budget.batch_size,
+        lr=budget.lr,
+        warmup_steps=min(30, budget.steps - 1),
+        ema_decay=budget.ema_decay,
+        **every,
+    )
     with tempfile.TemporaryDirectory() as folder:
-        run = open_run(f'{folder}/proxy', 'generator', dataclasses.asdict(config))
+        run = open_run(f"{folder}/proxy", "generator", dataclasses.asdict(config))
         fit(GeneratorTask(config, tokenizer, images, run, budget.seed), run, optim, budget.seed)
         return load_generator(run.path).to(next(tokenizer.parameters()).device)
 
 
-def proxy_figures(tokenizer, images: ImageData, extractor: Extractor, reference: Reference | None = None, budget: Proxy = PROXY) -> Measured:
+def proxy_figures(
+    tokenizer,
+    images: ImageData,
+    extractor: Extractor,
+    reference: Reference | None = None,
+    budget: Proxy = PROXY,
+) -> Measured:
     "The figures of samples of the small generator, called proxy_..., and their passport, which names the budget."
     g = train_proxy(tokenizer, images, budget)
     y = torch.arange(budget.samples) % max(1, images.num_classes)
-    draw = lambda i, part: tokenizer.decode(g.sample(part, 'heun', budget.sample_steps, guidance=1., seed=budget.seed, start=100 * i)).clamp(-1, 1).cpu()
-    with torch.no_grad(): x = torch.cat([draw(i, part) for i, part in enumerate(y.split(100))])
-    m = sample_figures(x, y, images, extractor, reference, proxy=dataclasses.asdict(budget), sampler='heun', steps=budget.sample_steps, guidance=1., seed=budget.seed)
-    rename = lambda d: {f'proxy_{k}': v for k, v in d.items() if not k.startswith('heldout')}
+    draw = lambda i, part: (
+        tokenizer.decode(
+            g.sample(
+                part, "heun", budget.sample_steps, guidance=1.0, seed=budget.seed, start=100 * i
+            )
+        )
+        .clamp(-1, 1)
+        .cpu()
+    )
+    with torch.no_grad():
+        x = torch.cat([draw(i, part) for i, part in enumerate(y.split(100))])
+    m = sample_figures(
+        x,
+        y,
+        images,
+        extractor,
+        reference,
+        proxy=dataclasses.asdict(budget),
+        sampler="heun",
+        steps=budget.sample_steps,
+        guidance=1.0,
+        seed=budget.seed,
+    )
+    rename = lambda d: {f"proxy_{k}": v for k, v in d.items() if not k.startswith("heldout")}
     return Measured(rename(m.figures), m.passport, rename(m.intervals), m.notes)
 
 # %% ../../nbs/evaluation/05_proxy.ipynb #4939e81e
 @dataclass(frozen=True)
 class Agreement:
     "Rank correlations with their 95% intervals by bootstrap over the runs, and the probability of as much or more by chance (two-sided)."
+
     runs: int
     spearman: float
     spearman_interval: tuple[float, float]
@@ -79,21 +116,39 @@ class Agreement:
     chance: float  # of such a Kendall correlation without any relation
 
     def __str__(self):
-        f = lambda v, i: f'{v:+.2f} (95% of {i[0]:+.2f} .. {i[1]:+.2f})'
-        return f'over {self.runs} runs: Spearman {f(self.spearman, self.spearman_interval)}, Kendall {f(self.kendall, self.kendall_interval)}, by chance alone p = {self.chance:.2g}'
+        f = lambda v, i: f"{v:+.2f} (95% of {i[0]:+.2f} .. {i[1]:+.2f})"
+        return f"over {self.runs} runs: Spearman {f(self.spearman, self.spearman_interval)}, Kendall {f(self.kendall, self.kendall_interval)}, by chance alone p = {self.chance:.2g}"
 
 
-def rank_agreement(proxy: list[float], full: list[float], draws: int = 2000, seed: int = 0) -> Agreement:
+def rank_agreement(
+    proxy: list[float], full: list[float], draws: int = 2000, seed: int = 0
+) -> Agreement:
     "How well `proxy` orders runs as `full` does; a `ValueError` for fewer than 4 runs, or where all are equal."
     a, b = np.asarray(proxy, dtype=float), np.asarray(full, dtype=float)
-    if a.shape != b.shape or a.ndim != 1: raise ValueError(f'one proxy and one full number a run, got {a.shape} and {b.shape}')
-    if len(a) < 4: raise ValueError(f'a rank correlation of {len(a)} runs says nothing: at least 4 are needed, better 10')
-    if not (np.isfinite(a).all() and np.isfinite(b).all()): raise ValueError('some of these numbers are not finite')
-    if np.ptp(a) == 0 or np.ptp(b) == 0: raise ValueError('all runs have the same number: there is no order to agree with')
-    g, again = rng('rank agreement', seed), []
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"one proxy and one full number a run, got {a.shape} and {b.shape}")
+    if len(a) < 4:
+        raise ValueError(
+            f"a rank correlation of {len(a)} runs says nothing: at least 4 are needed, better 10"
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("some of these numbers are not finite")
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        raise ValueError("all runs have the same number: there is no order to agree with")
+    g, again = rng("rank agreement", seed), []
     for _ in range(draws):
         i = torch.randint(len(a), (len(a),), generator=g).numpy()
-        if np.ptp(a[i]) > 0 and np.ptp(b[i]) > 0: again.append((spearmanr(a[i], b[i])[0], kendalltau(a[i], b[i])[0]))  # all draws the same run: no order
+        if np.ptp(a[i]) > 0 and np.ptp(b[i]) > 0:
+            again.append(
+                (spearmanr(a[i], b[i])[0], kendalltau(a[i], b[i])[0])
+            )  # all draws the same run: no order
     (s_low, k_low), (s_high, k_high) = np.quantile(again, [0.025, 0.975], axis=0)
     tau, chance = kendalltau(a, b)
-    return Agreement(len(a), float(spearmanr(a, b)[0]), (float(s_low), float(s_high)), float(tau), (float(k_low), float(k_high)), float(chance))
+    return Agreement(
+        len(a),
+        float(spearmanr(a, b)[0]),
+        (float(s_low), float(s_high)),
+        float(tau),
+        (float(k_low), float(k_high)),
+        float(chance),
+    )

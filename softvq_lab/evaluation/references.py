@@ -30,6 +30,7 @@ from ..images import spread
 @dataclass(frozen=True)
 class Reference:
     "What samples are compared with, as one extractor sees it."
+
     name: str  # for passports: which images, how many, how cropped
     extractor: str  # its name
     moments: Moments
@@ -37,74 +38,150 @@ class Reference:
     logits: Tensor | None = None
 
 
-def reference_of(name: str, extractor: Extractor, images, batch_size: int = 64, workers: int = 0) -> Reference:
+def reference_of(
+    name: str, extractor: Extractor, images, batch_size: int = 64, workers: int = 0
+) -> Reference:
     "Of images: a tensor in [-1, 1], a data set, or batches of 8-bit images."
     f, logits = extract(extractor, images, batch_size, workers)
-    return Reference(f'{name}, {len(f)} images', extractor.name, Moments.of(f), f, logits)
+    return Reference(f"{name}, {len(f)} images", extractor.name, Moments.of(f), f, logits)
 
 
-def split_reference(data: ImageData, extractor: Extractor, split: str = 'train', limit: int = 50_000, **kw) -> Reference:
+def split_reference(
+    data: ImageData, extractor: Extractor, split: str = "train", limit: int = 50_000, **kw
+) -> Reference:
     "Of a split of a data set: 'train' or 'heldout', at most `limit` images evenly spread over it."
-    if split not in ('train', 'heldout'): raise ValueError(f"split={split!r}; possible: 'train', 'heldout'")
+    if split not in ("train", "heldout"):
+        raise ValueError(f"split={split!r}; possible: 'train', 'heldout'")
     images = getattr(data, split)
-    return reference_of(f'{"training" if split == "train" else "held-out"} split of {data.source}', extractor, images if len(images) <= limit else Subset(images, spread(len(images), limit)), **kw)
+    return reference_of(
+        f"{'training' if split == 'train' else 'held-out'} split of {data.source}",
+        extractor,
+        images if len(images) <= limit else Subset(images, spread(len(images), limit)),
+        **kw,
+    )
 
 
 def folder_reference(path, size: Size, extractor: Extractor, **kw) -> Reference:
     "Of all image files under a folder, each cropped in the middle to `size` as ADM does."
     path = Path(path)
-    files = sorted(str(p.relative_to(path)) for p in path.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith('.'))
-    if not files: raise ValueError(f'{path} holds no images')
-    return reference_of(f'folder {path.name}, centre crop at {pixels(size)}', extractor, ImageFiles(path, files, np.zeros(len(files)), size), **kw)
+    files = sorted(
+        str(p.relative_to(path))
+        for p in path.rglob("*")
+        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
+    )
+    if not files:
+        raise ValueError(f"{path} holds no images")
+    return reference_of(
+        f"folder {path.name}, centre crop at {pixels(size)}",
+        extractor,
+        ImageFiles(path, files, np.zeros(len(files)), size),
+        **kw,
+    )
 
 # %% ../../nbs/evaluation/02a_references.ipynb #9b21a76d
 def npz_images(path, batch_size: int = 64) -> Iterator[Tensor]:
     "The images `arr_0` of an `.npz` as 8-bit batches (B, 3, H, W), read as they are wanted."
-    with zipfile.ZipFile(path) as z, z.open('arr_0.npy') as f:
+    with zipfile.ZipFile(path) as z, z.open("arr_0.npy") as f:
         major = np.lib.format.read_magic(f)[0]
-        shape, fortran, dtype = (np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0)(f)
-        if dtype != np.uint8 or fortran or len(shape) != 4 or shape[3] != 3: raise ValueError(f'{path}: arr_0 must hold 8-bit images (N, H, W, 3), got {dtype} {shape}')
+        shape, fortran, dtype = (
+            np.lib.format.read_array_header_1_0
+            if major == 1
+            else np.lib.format.read_array_header_2_0
+        )(f)
+        if dtype != np.uint8 or fortran or len(shape) != 4 or shape[3] != 3:
+            raise ValueError(
+                f"{path}: arr_0 must hold 8-bit images (N, H, W, 3), got {dtype} {shape}"
+            )
         N, H, W, _ = shape
         for i in range(0, N, batch_size):
             n = min(batch_size, N - i)
             data = f.read(n * H * W * 3)
-            if len(data) < n * H * W * 3: raise ValueError(f'{path} is cut off in image {i + len(data) // (H * W * 3)} of {N}')
-            yield rearrange(torch.frombuffer(bytearray(data), dtype=torch.uint8), '(b h w c) -> b c h w', b=n, h=H, w=W)
+            if len(data) < n * H * W * 3:
+                raise ValueError(
+                    f"{path} is cut off in image {i + len(data) // (H * W * 3)} of {N}"
+                )
+            yield rearrange(
+                torch.frombuffer(bytearray(data), dtype=torch.uint8),
+                "(b h w c) -> b c h w",
+                b=n,
+                h=H,
+                w=W,
+            )
 
 
 def npz_reference(path, extractor: Extractor, batch_size: int = 64) -> Reference:
     "Of an ADM-style `.npz` (`arr_0`, or `mu` and `sigma` of Inception), or of a file of `save_reference`."
     path = Path(path)
-    if not zipfile.is_zipfile(path): raise ValueError(f'{path} is not an .npz file')
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not an .npz file")
     with np.load(path, allow_pickle=False) as npz:
-        has, known = set(npz.files), {k: npz[k] for k in ('mu', 'sigma', 'features', 'count', 'extractor', 'name') if k in npz.files}
-    if not has & {'arr_0', 'mu'}: raise ValueError(f'{path} holds {", ".join(sorted(has))}; needed: arr_0 (images), or mu and sigma')
-    says = f'{path.name} ({sha256(path)[:8]})'
-    if 'extractor' in known: return _saved(known, says, extractor)
+        has, known = (
+            set(npz.files),
+            {
+                k: npz[k]
+                for k in ("mu", "sigma", "features", "count", "extractor", "name")
+                if k in npz.files
+            },
+        )
+    if not has & {"arr_0", "mu"}:
+        raise ValueError(
+            f"{path} holds {', '.join(sorted(has))}; needed: arr_0 (images), or mu and sigma"
+        )
+    says = f"{path.name} ({sha256(path)[:8]})"
+    if "extractor" in known:
+        return _saved(known, says, extractor)
     moments = None
-    if {'mu', 'sigma'} <= has and extractor.kind == 'inception':  # ADM's are Inception's
-        mu, sigma = (torch.from_numpy(known[k]).double() for k in ('mu', 'sigma'))
-        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)): raise ValueError(f'{path}: mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} are no mean and covariance')
+    if {"mu", "sigma"} <= has and extractor.kind == "inception":  # ADM's are Inception's
+        mu, sigma = (torch.from_numpy(known[k]).double() for k in ("mu", "sigma"))
+        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+            raise ValueError(
+                f"{path}: mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} are no mean and covariance"
+            )
         moments = Moments(mu, sigma)
-    if 'arr_0' not in has:
-        if moments is None: raise ValueError(f'{path} holds mu and sigma of Inception features only: they are nothing for extractor {extractor.kind}')
-        return Reference(f'mu and sigma of {says}', extractor.name, moments)
-    r = reference_of(f'images of {says}', extractor, npz_images(path, batch_size))
-    return Reference(r.name + (', and its mu and sigma' if moments else ''), r.extractor, moments or r.moments, r.features, r.logits)
+    if "arr_0" not in has:
+        if moments is None:
+            raise ValueError(
+                f"{path} holds mu and sigma of Inception features only: they are nothing for extractor {extractor.kind}"
+            )
+        return Reference(f"mu and sigma of {says}", extractor.name, moments)
+    r = reference_of(f"images of {says}", extractor, npz_images(path, batch_size))
+    return Reference(
+        r.name + (", and its mu and sigma" if moments else ""),
+        r.extractor,
+        moments or r.moments,
+        r.features,
+        r.logits,
+    )
 
 # %% ../../nbs/evaluation/02a_references.ipynb #971e73f6
 def save_reference(path, reference: Reference):
     "Write a reference (moments, features, its name and its extractor's) as an `.npz` that `npz_reference` reads."
     m, buffer = reference.moments, io.BytesIO()
-    more = {} if reference.features is None else {'features': reference.features.numpy()}
-    np.savez(buffer, mu=m.mean.numpy(), sigma=m.cov.numpy(), count=np.array(m.count or 0), extractor=np.array(reference.extractor), name=np.array(reference.name), **more)
+    more = {} if reference.features is None else {"features": reference.features.numpy()}
+    np.savez(
+        buffer,
+        mu=m.mean.numpy(),
+        sigma=m.cov.numpy(),
+        count=np.array(m.count or 0),
+        extractor=np.array(reference.extractor),
+        name=np.array(reference.name),
+        **more,
+    )
     write_atomic(path, buffer.getvalue())
 
 
 def _saved(known: dict, says: str, extractor: Extractor) -> Reference:
-    if (of := str(known['extractor'])) != extractor.name: raise ValueError(f'{says} holds features of another network: {of}, not {extractor.name}')
-    moments = Moments(torch.from_numpy(known['mu']), torch.from_numpy(known['sigma']), int(known['count']) or None)
-    return Reference(str(known['name']), of, moments, torch.from_numpy(known['features']) if 'features' in known else None)
+    if (of := str(known["extractor"])) != extractor.name:
+        raise ValueError(f"{says} holds features of another network: {of}, not {extractor.name}")
+    moments = Moments(
+        torch.from_numpy(known["mu"]), torch.from_numpy(known["sigma"]), int(known["count"]) or None
+    )
+    return Reference(
+        str(known["name"]),
+        of,
+        moments,
+        torch.from_numpy(known["features"]) if "features" in known else None,
+    )
 
 
 def make_reference(
@@ -115,12 +192,17 @@ def make_reference(
     **kw,  # batch_size, workers
 ) -> Reference:
     "The reference that `what` names; a `ValueError` says what is possible."
-    if what in ('train', 'heldout'):
-        if data is None: raise ValueError(f'reference={what!r} needs data')
+    if what in ("train", "heldout"):
+        if data is None:
+            raise ValueError(f"reference={what!r} needs data")
         return split_reference(data, extractor, what, **kw)
     path = Path(what)
-    if path.is_file(): return npz_reference(path, extractor, kw.get('batch_size', 64))
+    if path.is_file():
+        return npz_reference(path, extractor, kw.get("batch_size", 64))
     if path.is_dir():
-        if size is None: raise ValueError('a folder of images needs size, at which they are cropped')
+        if size is None:
+            raise ValueError("a folder of images needs size, at which they are cropped")
         return folder_reference(path, size, extractor, **kw)
-    raise ValueError(f"reference={what!r} is neither 'train' nor 'heldout', nor a folder of images or an .npz file (looked at {path.resolve()})")
+    raise ValueError(
+        f"reference={what!r} is neither 'train' nor 'heldout', nor a folder of images or an .npz file (looked at {path.resolve()})"
+    )

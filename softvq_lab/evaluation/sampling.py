@@ -45,78 +45,127 @@ def sample_settings(
     "All that decides what sample number i looks like, as `samples.json` holds it; a `ValueError` for what this generator cannot do."
     generator.check_tokenizer(tokenizer)
     sampler, steps = generator.check_sampler(sampler, steps, options)
-    g, every = generator.check_guidance(guidance, interval, schedule), list(range(max(1, generator.num_classes)))
-    turn = every if classes is None else generator.check_classes(torch.as_tensor(classes).flatten()).tolist()
-    settings = {'format': 'softvq_lab-samples-1', 'generator': generator.fingerprint, 'tokenizer': tokenizer.fingerprint, 'image_size': tokenizer.image_size, 'num_classes': generator.num_classes,
-                'classes': None if turn == every else turn, 'sampler': sampler, 'steps': steps, 'guidance': float(g.scale), 'interval': [float(g.low), float(g.high)], 'schedule': g.schedule, 'seed': seed, 'options': options}
+    g, every = (
+        generator.check_guidance(guidance, interval, schedule),
+        list(range(max(1, generator.num_classes))),
+    )
+    turn = (
+        every
+        if classes is None
+        else generator.check_classes(torch.as_tensor(classes).flatten()).tolist()
+    )
+    settings = {
+        "format": "softvq_lab-samples-1",
+        "generator": generator.fingerprint,
+        "tokenizer": tokenizer.fingerprint,
+        "image_size": tokenizer.image_size,
+        "num_classes": generator.num_classes,
+        "classes": None if turn == every else turn,
+        "sampler": sampler,
+        "steps": steps,
+        "guidance": float(g.scale),
+        "interval": [float(g.low), float(g.high)],
+        "schedule": g.schedule,
+        "seed": seed,
+        "options": options,
+    }
     return json.loads(json.dumps(settings))  # as it will be read back
 
 
 def sample_labels(settings: dict, start: int, stop: int) -> list[int]:
     "Classes of the samples start..stop - 1."
-    turn = settings['classes'] or range(max(1, settings['num_classes']))
+    turn = settings["classes"] or range(max(1, settings["num_classes"]))
     return [turn[i % len(turn)] for i in range(start, stop)]
 
 
 def sample_folder(run, settings: dict) -> Path:
     "The default folder in a generator's run: `samples/SAMPLER-STEPS-gSCALE-seedSEED-DIGEST`, the digest being that of all settings."
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return Path(run)/'samples'/f'{settings["sampler"]}-{settings["steps"]}-g{settings["guidance"]:g}-seed{settings["seed"]}-{digest}'
+    return (
+        Path(run)
+        / "samples"
+        / f"{settings['sampler']}-{settings['steps']}-g{settings['guidance']:g}-seed{settings['seed']}-{digest}"
+    )
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #b223682f
-def _path(folder: Path, i: int) -> Path: return folder/f'{i:06d}.png'
+def _path(folder: Path, i: int) -> Path:
+    return folder / f"{i:06d}.png"
 
 
 def _good(path: Path, size: list[int]) -> bool:
     "Is it a whole PNG of `size` (H, W)? By its header and checksums."
     try:
-        with Image.open(path, formats=['PNG']) as image:
-            fits = image.mode == 'RGB' and image.size == (size[1], size[0])
+        with Image.open(path, formats=["PNG"]) as image:
+            fits = image.mode == "RGB" and image.size == (size[1], size[0])
             image.verify()
             return fits
-    except Exception: return False  # PIL raises many kinds
+    except Exception:
+        return False  # PIL raises many kinds
 
 
 def _write(path: Path, pixels: np.ndarray):
-    aside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        Image.fromarray(pixels).save(aside, 'PNG')
+        Image.fromarray(pixels).save(aside, "PNG")
         os.replace(aside, path)
-    finally: aside.unlink(missing_ok=True)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _remove_asides(folder: Path, blocks: list[range]):
     "What a killed process left of these blocks."
     own = {_path(folder, i).name for block in blocks for i in block}
-    for p in list(folder.glob('.*.png.*.tmp')):
-        if p.name[1:].rsplit('.', 2)[0] in own: p.unlink(missing_ok=True)
+    for p in list(folder.glob(".*.png.*.tmp")):
+        if p.name[1:].rsplit(".", 2)[0] in own:
+            p.unlink(missing_ok=True)
 
 
 def _promised(folder: Path, settings: dict) -> int:
     "How many samples the folder is meant to hold, 0 for a new one; a `ValueError` when they are others."
-    if folder.exists() and not folder.is_dir(): raise ValueError(f'{folder} is not a folder')
-    if not (folder/'samples.json').is_file():
-        if any(re.fullmatch(r'\d{6,}\.png', p.name) for p in folder.glob('*.png')): raise ValueError(f'{folder} holds numbered images and no samples.json that says what they are: give another folder')
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    if not (folder / "samples.json").is_file():
+        if any(re.fullmatch(r"\d{6,}\.png", p.name) for p in folder.glob("*.png")):
+            raise ValueError(
+                f"{folder} holds numbered images and no samples.json that says what they are: give another folder"
+            )
         return 0
-    there = read_json(folder/'samples.json')
-    differs = [f'{k}: {there.get(k)!r:.80} there, {v!r:.80} asked for' for k, v in settings.items() if there.get(k) != v]
-    if differs: raise ValueError(f'{folder} holds other samples, and they are left as they are: give another folder, or delete this one\n  ' + '\n  '.join(differs))
-    return there['count']
+    there = read_json(folder / "samples.json")
+    differs = [
+        f"{k}: {there.get(k)!r:.80} there, {v!r:.80} asked for"
+        for k, v in settings.items()
+        if there.get(k) != v
+    ]
+    if differs:
+        raise ValueError(
+            f"{folder} holds other samples, and they are left as they are: give another folder, or delete this one\n  "
+            + "\n  ".join(differs)
+        )
+    return there["count"]
 
 
 def _claim(folder: Path, settings: dict, count: int):
     "Promise `count` samples in samples.json, or make sure that as many of the same settings are promised."
-    if _promised(folder, settings) < count: write_json(folder/'samples.json', settings | {'count': count})
+    if _promised(folder, settings) < count:
+        write_json(folder / "samples.json", settings | {"count": count})
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #c42be5e4
 @torch.no_grad()
 def _draw(generator: Generator, tokenizer, settings: dict, block: range) -> np.ndarray:
     "The samples of a block, (B, H, W, 3) uint8."
-    how = {k: settings[k] for k in ('sampler', 'steps', 'guidance', 'interval', 'schedule', 'seed')}
-    z = generator.sample(torch.tensor(sample_labels(settings, block.start, block.stop)), start=block.start, **how, **settings['options'])
+    how = {k: settings[k] for k in ("sampler", "steps", "guidance", "interval", "schedule", "seed")}
+    z = generator.sample(
+        torch.tensor(sample_labels(settings, block.start, block.stop)),
+        start=block.start,
+        **how,
+        **settings["options"],
+    )
     x = tokenizer.decode(z.to(next(tokenizer.parameters()).device))
-    if not (fine := x.isfinite().flatten(1).all(1)).all(): raise FloatingPointError(f'samples {(block.start + (~fine).nonzero().flatten()).tolist()} are not finite')
-    return rearrange(to_uint8(x), 'b c h w -> b h w c').cpu().numpy()
+    if not (fine := x.isfinite().flatten(1).all(1)).all():
+        raise FloatingPointError(
+            f"samples {(block.start + (~fine).nonzero().flatten()).tolist()} are not finite"
+        )
+    return rearrange(to_uint8(x), "b c h w -> b h w c").cpu().numpy()
 
 
 def sample_to_folder(
@@ -132,18 +181,30 @@ def sample_to_folder(
     **how,  # classes, sampler, steps, guidance, interval, schedule, seed, and the sampler's options: as in `sample_settings`
 ):
     "Write this process's share of the samples 0..count - 1 as `000000.png`, ... beside `samples.json`; good files that are there stay. A `ValueError` when the folder holds other samples."
-    if count < 1 or batch_size < 1: raise ValueError(f'count={count} and batch_size={batch_size} must be at least 1')
-    if not 0 <= rank < world: raise ValueError(f'rank={rank} must lie in 0..{world - 1}')
-    if generator.training or tokenizer.training: raise ValueError('generator and tokenizer must be in eval mode: call .eval() on both')
+    if count < 1 or batch_size < 1:
+        raise ValueError(f"count={count} and batch_size={batch_size} must be at least 1")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank={rank} must lie in 0..{world - 1}")
+    if generator.training or tokenizer.training:
+        raise ValueError("generator and tokenizer must be in eval mode: call .eval() on both")
     folder, settings = Path(folder), sample_settings(generator, tokenizer, **how)
     _promised(folder, settings)
-    blocks = [range(i, min(i + batch_size, count)) for i in range(rank * batch_size, count, world * batch_size)]
+    blocks = [
+        range(i, min(i + batch_size, count))
+        for i in range(rank * batch_size, count, world * batch_size)
+    ]
     _remove_asides(folder, blocks)
     # plain tqdm: tqdm.auto freezes at its first line under papermill
-    bar = tqdm(total=sum(map(len, blocks)), desc=folder.name, mininterval=0.5 if sys.stdout.isatty() else 5, file=sys.stdout, disable=not progress)
+    bar = tqdm(
+        total=sum(map(len, blocks)),
+        desc=folder.name,
+        mininterval=0.5 if sys.stdout.isatty() else 5,
+        file=sys.stdout,
+        disable=not progress,
+    )
     with bar, ThreadPoolExecutor(4) as pool:  # PIL compresses without holding Python's lock
         for block in blocks:
-            missing = [i for i in block if not _good(_path(folder, i), settings['image_size'])]
+            missing = [i for i in block if not _good(_path(folder, i), settings["image_size"])]
             if missing:
                 pixels = _draw(generator, tokenizer, settings, block)
                 _claim(folder, settings, count)
@@ -153,29 +214,54 @@ def sample_to_folder(
 # %% ../../nbs/evaluation/00a_sampling.ipynb #486191e4
 def _contents(folder: Path, count: int | None) -> tuple[int, list[int], list[int]]:
     "(how many, image size, labels) of a folder that holds all that it promises (or `count`), else a `ValueError`."
-    if not (folder/'samples.json').is_file(): raise ValueError(f'{folder} holds no samples (no samples.json)')
-    info = read_json(folder/'samples.json')
-    count = info['count'] if count is None else count
-    if not 1 <= count <= info['count']: raise ValueError(f'{count} samples asked for, {folder} holds {info["count"]}')
+    if not (folder / "samples.json").is_file():
+        raise ValueError(f"{folder} holds no samples (no samples.json)")
+    info = read_json(folder / "samples.json")
+    count = info["count"] if count is None else count
+    if not 1 <= count <= info["count"]:
+        raise ValueError(f"{count} samples asked for, {folder} holds {info['count']}")
     there = {e.name for e in os.scandir(folder)}
     missing = [p.name for i in range(count) if (p := _path(folder, i)).name not in there]
-    if missing: raise ValueError(f'{folder} is not complete, {len(missing)} of {count} samples are missing: {", ".join(missing[:10])}{", ..." if len(missing) > 10 else ""}. Draw them as the others were drawn: nothing is drawn twice')
-    return count, info['image_size'], sample_labels(info, 0, count)
+    if missing:
+        raise ValueError(
+            f"{folder} is not complete, {len(missing)} of {count} samples are missing: {', '.join(missing[:10])}{', ...' if len(missing) > 10 else ''}. Draw them as the others were drawn: nothing is drawn twice"
+        )
+    return count, info["image_size"], sample_labels(info, 0, count)
 
 
 def _pixels(path: Path, size: list[int]) -> np.ndarray:
     try:
-        with Image.open(path, formats=['PNG']) as image: pixels = np.asarray(image)
-    except Exception as e: raise ValueError(f'{path} is damaged ({type(e).__name__}). Draw again as before: damaged samples are replaced') from None
-    if pixels.shape != (*size, 3): raise ValueError(f'{path} is not a sample of this folder: its shape is {pixels.shape}. Draw again as before: it is replaced')
+        with Image.open(path, formats=["PNG"]) as image:
+            pixels = np.asarray(image)
+    except Exception as e:
+        raise ValueError(
+            f"{path} is damaged ({type(e).__name__}). Draw again as before: damaged samples are replaced"
+        ) from None
+    if pixels.shape != (*size, 3):
+        raise ValueError(
+            f"{path} is not a sample of this folder: its shape is {pixels.shape}. Draw again as before: it is replaced"
+        )
     return pixels
 
 
-def _stream(folder: Path, count: int, size: list[int], progress: bool = False) -> Iterator[np.ndarray]:
+def _stream(
+    folder: Path, count: int, size: list[int], progress: bool = False
+) -> Iterator[np.ndarray]:
     "Yield the images in order, (H, W, 3) uint8."
-    with ThreadPoolExecutor(4) as pool, tqdm(total=count, desc='reading', mininterval=0.5 if sys.stdout.isatty() else 5, file=sys.stdout, disable=not progress) as bar:
+    with (
+        ThreadPoolExecutor(4) as pool,
+        tqdm(
+            total=count,
+            desc="reading",
+            mininterval=0.5 if sys.stdout.isatty() else 5,
+            file=sys.stdout,
+            disable=not progress,
+        ) as bar,
+    ):
         for i in range(0, count, 64):  # a few at a time: a pool reads ahead without end
-            yield from pool.map(lambda j: _pixels(_path(folder, j), size), range(i, n := min(i + 64, count)))
+            yield from pool.map(
+                lambda j: _pixels(_path(folder, j), size), range(i, n := min(i + 64, count))
+            )
             bar.update(n - i)
 
 
@@ -184,7 +270,8 @@ def read_samples(folder, count: int | None = None) -> tuple[Tensor, Tensor]:
     folder = Path(folder)
     count, (H, W), labels = _contents(folder, count)
     images = torch.empty(count, 3, H, W)
-    for i, pixels in enumerate(_stream(folder, count, [H, W])): images[i] = from_uint8(rearrange(torch.from_numpy(pixels.copy()), 'h w c -> c h w'))
+    for i, pixels in enumerate(_stream(folder, count, [H, W])):
+        images[i] = from_uint8(rearrange(torch.from_numpy(pixels.copy()), "h w c -> c h w"))
     return images, torch.tensor(labels)
 
 
@@ -195,26 +282,41 @@ class SampleFolder(Dataset):
         self.folder = Path(folder)
         self.count, self.size, self.labels = _contents(self.folder, count)
 
-    def __len__(self): return self.count
+    def __len__(self):
+        return self.count
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        if not 0 <= i < self.count: raise IndexError(i)
-        return from_uint8(rearrange(torch.from_numpy(_pixels(_path(self.folder, i), self.size).copy()), 'h w c -> c h w')), self.labels[i]
+        if not 0 <= i < self.count:
+            raise IndexError(i)
+        return from_uint8(
+            rearrange(
+                torch.from_numpy(_pixels(_path(self.folder, i), self.size).copy()), "h w c -> c h w"
+            )
+        ), self.labels[i]
 
 
 def pack_npz(folder, path=None, count: int | None = None, progress: bool = False) -> Path:
     "Pack a folder of samples (`count`: the first so many) as `arr_0` (N, H, W, 3) uint8 and `arr_1` (N) int64 at `path`, by default beside the folder and named like it; returns the path."
     folder = Path(folder).resolve()
-    path = Path(path or folder.with_name(f'{folder.name}.npz'))
+    path = Path(path or folder.with_name(f"{folder.name}.npz"))
     count, (H, W), labels = _contents(folder, count)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f'.{path.name}.tmp')  # one name: gigabytes that a killed process left are overwritten
+    aside = path.with_name(
+        f".{path.name}.tmp"
+    )  # one name: gigabytes that a killed process left are overwritten
     try:
-        with zipfile.ZipFile(aside, 'w') as z:
-            with z.open(zipfile.ZipInfo('arr_0.npy'), 'w', force_zip64=True) as f:  # without a date: the same samples, the same bytes
-                np.lib.format.write_array_header_1_0(f, {'descr': '|u1', 'fortran_order': False, 'shape': (count, H, W, 3)})
-                for pixels in _stream(folder, count, [H, W], progress): f.write(pixels.tobytes())
-            with z.open(zipfile.ZipInfo('arr_1.npy'), 'w') as f: np.lib.format.write_array(f, np.array(labels, dtype=np.int64))
+        with zipfile.ZipFile(aside, "w") as z:
+            with z.open(
+                zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True
+            ) as f:  # without a date: the same samples, the same bytes
+                np.lib.format.write_array_header_1_0(
+                    f, {"descr": "|u1", "fortran_order": False, "shape": (count, H, W, 3)}
+                )
+                for pixels in _stream(folder, count, [H, W], progress):
+                    f.write(pixels.tobytes())
+            with z.open(zipfile.ZipInfo("arr_1.npy"), "w") as f:
+                np.lib.format.write_array(f, np.array(labels, dtype=np.int64))
         os.replace(aside, path)
-    finally: aside.unlink(missing_ok=True)
+    finally:
+        aside.unlink(missing_ok=True)
     return path

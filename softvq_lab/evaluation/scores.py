@@ -15,7 +15,14 @@ from torch.utils.data import Subset
 from ..core import read_json
 from ..data import ImageData, labels_of
 from .extractors import Extractor, extract
-from .fidelity import Moments, fidelity_figures, frechet, frechet_infinity, kid_subset, score_splits
+from softvq_lab.evaluation.fidelity import (
+    Moments,
+    fidelity_figures,
+    frechet,
+    frechet_infinity,
+    kid_subset,
+    score_splits,
+)
 from .passport import Measured, passport, versioned
 from .references import Reference, split_reference
 from .sampling import SampleFolder
@@ -23,23 +30,49 @@ from ..images import spread
 
 # %% ../../nbs/evaluation/02b_scores.ipynb #e721eaaa
 def _evaluator(extractor: Extractor, logits: bool, count: int, real: int) -> str:
-    how = ([f'KID over subsets of {kid_subset(count, real)}, 3 neighbours'] if real else []) + ([f'score over {score_splits(count)} splits'] if logits else [])
-    return f'{extractor.name}, 8-bit images; Fréchet distance in float64' + (f'; {versioned("torch-fidelity")}: {", ".join(how)}' if how else '')
+    how = ([f"KID over subsets of {kid_subset(count, real)}, 3 neighbours"] if real else []) + (
+        [f"score over {score_splits(count)} splits"] if logits else []
+    )
+    return f"{extractor.name}, 8-bit images; Fréchet distance in float64" + (
+        f"; {versioned('torch-fidelity')}: {', '.join(how)}" if how else ""
+    )
 
 
-def reconstruction_fidelity(result: dict, data: ImageData, extractor: Extractor, draws: int = 50) -> Measured:
+def reconstruction_fidelity(
+    result: dict, data: ImageData, extractor: Extractor, draws: int = 50
+) -> Measured:
     "rFID and score of reconstructions against their originals, Fréchet bias and interval from pairs: `result` is that of `reconstruct_split(..., extractor=extractor)`."
-    if 'features_original' not in result: raise ValueError('these reconstructions hold no features: reconstruct_split(..., extractor=...)')
-    real, f = result['features_original'], result['features_reconstruction']
-    figures, intervals, notes = fidelity_figures(f, result.get('logits_reconstruction'), Moments.of(real), real, True, extractor.prefix, draws)
-    r = lambda k: 'rfid' + k.removeprefix('fid') if k.startswith('fid') else 'r_' + k
-    about = passport(_evaluator(extractor, 'logits_reconstruction' in result, len(f), 0), f'originals of the held-out split of {data.source}, the same crops', len(f))
-    return Measured({r(k): v for k, v in figures.items()}, about, {r(k): v for k, v in intervals.items()}, notes)
+    if "features_original" not in result:
+        raise ValueError(
+            "these reconstructions hold no features: reconstruct_split(..., extractor=...)"
+        )
+    real, f = result["features_original"], result["features_reconstruction"]
+    figures, intervals, notes = fidelity_figures(
+        f,
+        result.get("logits_reconstruction"),
+        Moments.of(real),
+        real,
+        True,
+        extractor.prefix,
+        draws,
+    )
+    r = lambda k: "rfid" + k.removeprefix("fid") if k.startswith("fid") else "r_" + k
+    about = passport(
+        _evaluator(extractor, "logits_reconstruction" in result, len(f), 0),
+        f"originals of the held-out split of {data.source}, the same crops",
+        len(f),
+    )
+    return Measured(
+        {r(k): v for k, v in figures.items()}, about, {r(k): v for k, v in intervals.items()}, notes
+    )
 
 # %% ../../nbs/evaluation/02b_scores.ipynb #4e2e7405
 def diversity(features: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float | None:
     "Mean distance of two samples of one class over that of two real images of it: 1, when as different. None where no class has two. At most 500 images a class are looked at."
-    def within(f, y): return [torch.pdist(f[y == c][:500]).mean() for c in labels.unique() if (y == c).sum() > 1]
+
+    def within(f, y):
+        return [torch.pdist(f[y == c][:500]).mean() for c in labels.unique() if (y == c).sum() > 1]
+
     own, other = within(features, labels), within(real, real_labels)
     return (torch.stack(own).mean() / torch.stack(other).mean()).item() if own and other else None
 
@@ -55,33 +88,86 @@ def sample_figures(
 ) -> Measured:
     "Every figure of samples, the distance of real held-out images beside them."
     reference = reference or split_reference(data, extractor)
-    if reference.extractor != extractor.name: raise ValueError(f'the reference is made of features of {reference.extractor}, not of {extractor.name}')
+    if reference.extractor != extractor.name:
+        raise ValueError(
+            f"the reference is made of features of {reference.extractor}, not of {extractor.name}"
+        )
     f, logits = extract(extractor, images)
-    figures, intervals, notes = fidelity_figures(f, logits, reference.moments, reference.features, False, extractor.prefix, draws)
-    held, _ = extract(extractor, data.heldout if len(data.heldout) <= 50_000 else Subset(data.heldout, spread(len(data.heldout), 50_000)))
-    beside = 'heldout_' + ('frechet' if extractor.prefix else 'fid')
-    if len(held) > 1: figures[beside] = frechet(reference.moments, Moments.of(held))
-    if len(held) >= 40: figures[f'{beside}_infinity'] = frechet_infinity(held, reference.moments)
-    if logits is not None and logits.shape[1] == data.num_classes: figures |= _by_class(f, logits, labels, extractor, data)
+    figures, intervals, notes = fidelity_figures(
+        f, logits, reference.moments, reference.features, False, extractor.prefix, draws
+    )
+    held, _ = extract(
+        extractor,
+        data.heldout
+        if len(data.heldout) <= 50_000
+        else Subset(data.heldout, spread(len(data.heldout), 50_000)),
+    )
+    beside = "heldout_" + ("frechet" if extractor.prefix else "fid")
+    if len(held) > 1:
+        figures[beside] = frechet(reference.moments, Moments.of(held))
+    if len(held) >= 40:
+        figures[f"{beside}_infinity"] = frechet_infinity(held, reference.moments)
+    if logits is not None and logits.shape[1] == data.num_classes:
+        figures |= _by_class(f, logits, labels, extractor, data)
     count = len(reference.features) if reference.features is not None else 0
-    return Measured(figures, passport(_evaluator(extractor, logits is not None, len(f), count), reference.name, len(f), **protocol), intervals, notes)
+    return Measured(
+        figures,
+        passport(
+            _evaluator(extractor, logits is not None, len(f), count),
+            reference.name,
+            len(f),
+            **protocol,
+        ),
+        intervals,
+        notes,
+    )
 
 
-def _by_class(f: Tensor, logits: Tensor, labels: Tensor, extractor: Extractor, data: ImageData) -> dict[str, float]:
+def _by_class(
+    f: Tensor, logits: Tensor, labels: Tensor, extractor: Extractor, data: ImageData
+) -> dict[str, float]:
     some = spread(len(data.train), 10_000)
-    found = {'class_accuracy': (logits.argmax(1) == labels).float().mean().item()}
-    varied = diversity(f, labels, extract(extractor, Subset(data.train, some))[0], torch.from_numpy(labels_of(data.train)[some]))
-    return found if varied is None else found | {'diversity': varied}
+    found = {"class_accuracy": (logits.argmax(1) == labels).float().mean().item()}
+    varied = diversity(
+        f,
+        labels,
+        extract(extractor, Subset(data.train, some))[0],
+        torch.from_numpy(labels_of(data.train)[some]),
+    )
+    return found if varied is None else found | {"diversity": varied}
 
 # %% ../../nbs/evaluation/02b_scores.ipynb #fe13dc1e
 def sampling_protocol(settings: dict) -> dict:
     "The part of a passport that says how samples were drawn, from `sample_settings` or a `samples.json`."
-    names = {'sampler': 'sampler', 'steps': 'steps', 'guidance': 'guidance', 'interval': 'guidance_interval', 'schedule': 'guidance_schedule', 'seed': 'seed', 'classes': 'classes'}
-    about = {new: settings[old] for old, new in names.items()} | settings['options']
-    return about | {'steps': 'chosen by the solver'} if settings['sampler'] == 'dopri5' else about
+    names = {
+        "sampler": "sampler",
+        "steps": "steps",
+        "guidance": "guidance",
+        "interval": "guidance_interval",
+        "schedule": "guidance_schedule",
+        "seed": "seed",
+        "classes": "classes",
+    }
+    about = {new: settings[old] for old, new in names.items()} | settings["options"]
+    return about | {"steps": "chosen by the solver"} if settings["sampler"] == "dopri5" else about
 
 
-def score_samples(folder, data: ImageData, extractor: Extractor, reference: Reference | None = None, count: int | None = None, draws: int = 50) -> Measured:
+def score_samples(
+    folder,
+    data: ImageData,
+    extractor: Extractor,
+    reference: Reference | None = None,
+    count: int | None = None,
+    draws: int = 50,
+) -> Measured:
     "Figures of the samples in a folder (`count`: of the first so many), whatever they were scored by before."
     samples = SampleFolder(folder, count)
-    return sample_figures(samples, torch.tensor(samples.labels), data, extractor, reference, draws, **sampling_protocol(read_json(Path(folder)/'samples.json')))
+    return sample_figures(
+        samples,
+        torch.tensor(samples.labels),
+        data,
+        extractor,
+        reference,
+        draws,
+        **sampling_protocol(read_json(Path(folder) / "samples.json")),
+    )

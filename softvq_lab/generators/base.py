@@ -20,34 +20,50 @@ from ..strict import closest
 from ..tokenizer.model import fingerprint
 
 # %% ../../nbs/generators/00_base.ipynb #638be7d6
-GUIDANCE_SCHEDULES = {'constant': lambda scale, t: scale, 'linear': lambda scale, t: 1 + (scale - 1) * (1 - t)}
+GUIDANCE_SCHEDULES = {
+    "constant": lambda scale, t: scale,
+    "linear": lambda scale, t: 1 + (scale - 1) * (1 - t),
+}
 
 
 @dataclass(frozen=True)
 class Guidance:
     "Scale of classifier-free guidance as a function of t, from 1 (noise) to 0 (latent)."
+
     scale: float  # 1 is off
-    low: float = 0.  # it acts for t in [low, high]
-    high: float = 1.
-    schedule: str = 'constant'  # or linear: from 1 at t = 1 to `scale` at t = 0
+    low: float = 0.0  # it acts for t in [low, high]
+    high: float = 1.0
+    schedule: str = "constant"  # or linear: from 1 at t = 1 to `scale` at t = 0
 
     def __post_init__(self):
-        if self.schedule not in GUIDANCE_SCHEDULES: raise ValueError(f'guidance schedule {self.schedule!r}; possible: {", ".join(GUIDANCE_SCHEDULES)}.{closest(self.schedule, GUIDANCE_SCHEDULES)}')
-        if not 0 <= self.low <= self.high <= 1: raise ValueError(f'guidance interval [{self.low}, {self.high}] must lie in [0, 1], the lower end first')
-        if not self.scale >= 0: raise ValueError(f'guidance={self.scale} must be at least 0; 1 is off')
+        if self.schedule not in GUIDANCE_SCHEDULES:
+            raise ValueError(
+                f"guidance schedule {self.schedule!r}; possible: {', '.join(GUIDANCE_SCHEDULES)}.{closest(self.schedule, GUIDANCE_SCHEDULES)}"
+            )
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(
+                f"guidance interval [{self.low}, {self.high}] must lie in [0, 1], the lower end first"
+            )
+        if not self.scale >= 0:
+            raise ValueError(f"guidance={self.scale} must be at least 0; 1 is off")
 
     def at(self, t: float) -> float:
         "The scale at t; 1 where guidance is off, and then the null branch need not be computed."
-        return float(GUIDANCE_SCHEDULES[self.schedule](self.scale, t)) if self.low <= t <= self.high else 1.
+        return (
+            float(GUIDANCE_SCHEDULES[self.schedule](self.scale, t))
+            if self.low <= t <= self.high
+            else 1.0
+        )
 
 # %% ../../nbs/generators/00_base.ipynb #3884f7c3
 class SampleNoise:
     "Draws for the samples `start`, `start + 1`, ... of a seed, each from a stream of its own, which goes on from call to call."
 
-    def __init__(self, seed: int, start: int, count: int, device='cpu'):
-        self.streams, self.device = [rng('sample', seed, start + i) for i in range(count)], device
+    def __init__(self, seed: int, start: int, count: int, device="cpu"):
+        self.streams, self.device = [rng("sample", seed, start + i) for i in range(count)], device
 
-    def _draw(self, f: Callable, shape: tuple[int, ...]) -> Tensor: return torch.stack([f(shape, generator=g) for g in self.streams]).to(self.device)
+    def _draw(self, f: Callable, shape: tuple[int, ...]) -> Tensor:
+        return torch.stack([f(shape, generator=g) for g in self.streams]).to(self.device)
 
     def __call__(self, *shape: int) -> Tensor:
         "The next normal draws, (B, *shape)."
@@ -61,18 +77,21 @@ class SampleNoise:
 @dataclass(frozen=True)
 class SamplerChoice:
     "A sampler that a generator has: its default number of steps, and the names of its options."
+
     steps: int
     options: tuple[str, ...] = ()
 
 
 class Generator(nn.Module):
     "Class-conditional model of latents (B, L, D). A kind defines `loss`, `draw` and the class variables."
+
     samplers: ClassVar[dict[str, SamplerChoice]]  # the first is the default
     paper_guidance: ClassVar[dict[int, float]]  # number of tokens -> scale in the paper
-    default_high: ClassVar[float] = 1.  # end of the interval of guidance
-    default_schedule: ClassVar[str] = 'constant'  # of guidance
+    default_high: ClassVar[float] = 1.0  # end of the interval of guidance
+    default_schedule: ClassVar[str] = "constant"  # of guidance
 
-    def __init__(self,
+    def __init__(
+        self,
         config: GeneratorConfig,
         tokens: int,  # L
         latent_dim: int,  # D
@@ -81,41 +100,79 @@ class Generator(nn.Module):
         tokenizer_fingerprint: str,  # of the tokenizer whose latents these are; '' where nobody knows (released folders)
     ):
         super().__init__()
-        self.config, self.tokens, self.latent_dim, self.num_classes = config, tokens, latent_dim, num_classes
+        self.config, self.tokens, self.latent_dim, self.num_classes = (
+            config,
+            tokens,
+            latent_dim,
+            num_classes,
+        )
         self.stats, self.tokenizer_fingerprint = stats, tokenizer_fingerprint
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
         "Training loss of latents z (B, L, D) as the tokenizer makes them, of classes y (B): one value an image (B)."
-        raise NotImplementedError(f'{type(self).__name__} must define loss')
+        raise NotImplementedError(f"{type(self).__name__} must define loss")
 
-    def draw(self, y: Tensor, noise: Callable, sampler: str, steps: int, guidance: Guidance, on_step: Callable | None = None, **options) -> Tensor:
+    def draw(
+        self,
+        y: Tensor,
+        noise: Callable,
+        sampler: str,
+        steps: int,
+        guidance: Guidance,
+        on_step: Callable | None = None,
+        **options,
+    ) -> Tensor:
         "Normalised latents (B, L, D) of classes y (B); `noise(*shape)` gives (B, *shape); `on_step(i, normalised latents)` after each step."
-        raise NotImplementedError(f'{type(self).__name__} must define draw')
+        raise NotImplementedError(f"{type(self).__name__} must define draw")
 
     @property
-    def null_class(self) -> int: return self.num_classes
+    def null_class(self) -> int:
+        return self.num_classes
+
     @property
-    def fingerprint(self) -> str: return fingerprint(self, self.config)
+    def fingerprint(self) -> str:
+        return fingerprint(self, self.config)
+
     @property
-    def device(self) -> torch.device: return next(self.parameters()).device
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     @property
     def guidance(self) -> Guidance:
         "The default: what the config says, else the paper's scale for the nearest number of tokens; none for a model without a null class or without others."
         c, near = self.config, min(self.paper_guidance, key=lambda n: abs(n - self.tokens))
-        scale = 1. if not self.num_classes or not c.class_dropout else self.paper_guidance[near] if c.guidance is None else c.guidance
-        return Guidance(scale, c.guidance_low, self.default_high if c.guidance_high is None else c.guidance_high, c.guidance_schedule or self.default_schedule)
+        scale = (
+            1.0
+            if not self.num_classes or not c.class_dropout
+            else self.paper_guidance[near]
+            if c.guidance is None
+            else c.guidance
+        )
+        return Guidance(
+            scale,
+            c.guidance_low,
+            self.default_high if c.guidance_high is None else c.guidance_high,
+            c.guidance_schedule or self.default_schedule,
+        )
 
     def drop_labels(self, y: Tensor) -> Tensor:
         "In training a share `class_dropout` of labels y (B) becomes the null class."
-        return torch.where(torch.rand(len(y), device=y.device) < self.config.class_dropout, self.null_class, y) if self.training else y
+        return (
+            torch.where(
+                torch.rand(len(y), device=y.device) < self.config.class_dropout, self.null_class, y
+            )
+            if self.training
+            else y
+        )
 
     @torch.no_grad()
-    def sample(self,
+    def sample(
+        self,
         y: Tensor,  # classes (B); `null_class` for unconditional
         sampler: str | None = None,  # None: the first of `samplers`
         steps: int | None = None,  # None: the sampler's default
-        guidance: float | None = None,  # scale; None: the default (`self.guidance`), as with the next two
+        guidance: float
+        | None = None,  # scale; None: the default (`self.guidance`), as with the next two
         interval: tuple[float, float] | None = None,  # of t, where guidance acts
         schedule: str | None = None,  # of guidance
         seed: int = 0,
@@ -128,30 +185,63 @@ class Generator(nn.Module):
         g = self.check_guidance(guidance, interval, schedule)
         y = self.check_classes(y).to(self.device)
         tell = on_step and (lambda i, z: on_step(i, self.stats.denormalize(z)))
-        return self.stats.denormalize(self.draw(y, SampleNoise(seed, start, len(y), self.device), sampler, steps, g, tell, **options))
+        return self.stats.denormalize(
+            self.draw(
+                y, SampleNoise(seed, start, len(y), self.device), sampler, steps, g, tell, **options
+            )
+        )
 
     def check_classes(self, y: Tensor) -> Tensor:
         "`y` if it holds classes (B) of this generator, else a `ValueError`."
-        if y.ndim != 1 or not len(y): raise ValueError(f'classes must be a vector of at least one class, got shape {tuple(y.shape)}')
-        possible = f'0..{self.num_classes - 1} (or {self.null_class}, the null class)' if self.num_classes else '0 (the null class of an unconditional generator)'
-        if y.min() < 0 or y.max() > self.num_classes: raise ValueError(f'classes must be {possible}, got {int(y.min())}..{int(y.max())}')
+        if y.ndim != 1 or not len(y):
+            raise ValueError(
+                f"classes must be a vector of at least one class, got shape {tuple(y.shape)}"
+            )
+        possible = (
+            f"0..{self.num_classes - 1} (or {self.null_class}, the null class)"
+            if self.num_classes
+            else "0 (the null class of an unconditional generator)"
+        )
+        if y.min() < 0 or y.max() > self.num_classes:
+            raise ValueError(f"classes must be {possible}, got {int(y.min())}..{int(y.max())}")
         return y
 
-    def check_sampler(self, sampler: str | None, steps: int | None, options: dict) -> tuple[str, int]:
+    def check_sampler(
+        self, sampler: str | None, steps: int | None, options: dict
+    ) -> tuple[str, int]:
         "Name and steps of a sampler that this generator has, defaults put in, else a `ValueError`."
         sampler = next(iter(self.samplers)) if sampler is None else sampler
-        if sampler not in self.samplers: raise ValueError(f'sampler={sampler!r}: {type(self).__name__} has {", ".join(self.samplers)}.{closest(sampler, self.samplers)}')
+        if sampler not in self.samplers:
+            raise ValueError(
+                f"sampler={sampler!r}: {type(self).__name__} has {', '.join(self.samplers)}.{closest(sampler, self.samplers)}"
+            )
         choice = self.samplers[sampler]
         steps = choice.steps if steps is None else steps
-        if steps < 1: raise ValueError(f'steps={steps} must be at least 1')
-        if unknown := sorted(options.keys() - set(choice.options)): raise ValueError(f'sampler={sampler!r} has no option {", ".join(unknown)}; possible: {", ".join(choice.options) or "none"}')
+        if steps < 1:
+            raise ValueError(f"steps={steps} must be at least 1")
+        if unknown := sorted(options.keys() - set(choice.options)):
+            raise ValueError(
+                f"sampler={sampler!r} has no option {', '.join(unknown)}; possible: {', '.join(choice.options) or 'none'}"
+            )
         return sampler, steps
 
-    def check_guidance(self, scale: float | None = None, interval: tuple[float, float] | None = None, schedule: str | None = None) -> Guidance:
+    def check_guidance(
+        self,
+        scale: float | None = None,
+        interval: tuple[float, float] | None = None,
+        schedule: str | None = None,
+    ) -> Guidance:
         "The guidance asked for, defaults put in (an unconditional generator has none), else a `ValueError`."
         g = self.guidance
-        g = Guidance(g.scale if scale is None or not self.num_classes else scale, *(interval or (g.low, g.high)), schedule or g.schedule)
-        if g.scale != 1 and not self.config.class_dropout: raise ValueError(f'guidance={g.scale}: this generator was trained with class_dropout=0, so it has no null class to guide by; guidance must be 1')
+        g = Guidance(
+            g.scale if scale is None or not self.num_classes else scale,
+            *(interval or (g.low, g.high)),
+            schedule or g.schedule,
+        )
+        if g.scale != 1 and not self.config.class_dropout:
+            raise ValueError(
+                f"guidance={g.scale}: this generator was trained with class_dropout=0, so it has no null class to guide by; guidance must be 1"
+            )
         return g
 
     def set_grad_checkpointing(self):
@@ -160,13 +250,27 @@ class Generator(nn.Module):
 
     def describe(self) -> dict:
         "The `config.json` of a saved generator: enough, with the weights, to rebuild it."
-        return {'kind': 'generator', 'format': 'softvq_lab-1', 'config': dataclasses.asdict(self.config), 'fingerprint': self.fingerprint, 'tokens': self.tokens, 'latent_dim': self.latent_dim,
-                'num_classes': self.num_classes, 'latent_stats': dataclasses.asdict(self.stats), 'tokenizer_fingerprint': self.tokenizer_fingerprint}
+        return {
+            "kind": "generator",
+            "format": "softvq_lab-1",
+            "config": dataclasses.asdict(self.config),
+            "fingerprint": self.fingerprint,
+            "tokens": self.tokens,
+            "latent_dim": self.latent_dim,
+            "num_classes": self.num_classes,
+            "latent_stats": dataclasses.asdict(self.stats),
+            "tokenizer_fingerprint": self.tokenizer_fingerprint,
+        }
 
     def check_tokenizer(self, tokenizer):
         "A `ValueError` unless `tokenizer` is the one whose latents this generator was trained on. A generator that does not know (fingerprint '') takes any whose latents have its shape."
         own, other = (self.tokens, self.latent_dim), (tokenizer.tokens, tokenizer.latent_dim)
-        if own != other: says = f'draws {own[0]} tokens of width {own[1]}, and this tokenizer has {other[0]} of width {other[1]}'
-        elif self.tokenizer_fingerprint not in ('', tokenizer.fingerprint): says = f'was trained on latents of tokenizer {self.tokenizer_fingerprint}, not of {tokenizer.fingerprint}'
-        else: return
-        raise ValueError(f'this generator {says}. Use the tokenizer run named in its config.json, or train a generator on this tokenizer: papermill nbs/train_generator.ipynb ... -p tokenizer_run FOLDER')
+        if own != other:
+            says = f"draws {own[0]} tokens of width {own[1]}, and this tokenizer has {other[0]} of width {other[1]}"
+        elif self.tokenizer_fingerprint not in ("", tokenizer.fingerprint):
+            says = f"was trained on latents of tokenizer {self.tokenizer_fingerprint}, not of {tokenizer.fingerprint}"
+        else:
+            return
+        raise ValueError(
+            f"this generator {says}. Use the tokenizer run named in its config.json, or train a generator on this tokenizer: papermill nbs/train_generator.ipynb ... -p tokenizer_run FOLDER"
+        )

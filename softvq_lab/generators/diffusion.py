@@ -17,18 +17,25 @@ from ..strict import closest
 
 # %% ../../nbs/generators/02_diffusion.ipynb #130327f1
 def _cosine(steps: int) -> np.ndarray:
-    bar = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2)**2 for i in range(steps + 1)]
+    bar = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
     return np.array([min(1 - b / a, 0.999) for a, b in zip(bar, bar[1:])])
 
 
-NOISE_SCHEDULES = {'cosine': _cosine, 'linear': lambda steps: np.linspace(0.1 / steps, 20 / steps, steps)}  # steps -> betas, float64
+NOISE_SCHEDULES = {
+    "cosine": _cosine,
+    "linear": lambda steps: np.linspace(0.1 / steps, 20 / steps, steps),
+}  # steps -> betas, float64
 
 
 def respace(total: int, steps: int) -> list[int]:
     "`steps` of the timesteps 0..total-1 at equal distances, both ends among them; the one step of one is the last."
-    if not 1 <= steps <= total: raise ValueError(f'steps={steps} must lie between 1 and {total}, the number of diffusion steps')
-    if steps == 1: return [total - 1]
-    at, kept = 0., []
+    if not 1 <= steps <= total:
+        raise ValueError(
+            f"steps={steps} must lie between 1 and {total}, the number of diffusion steps"
+        )
+    if steps == 1:
+        return [total - 1]
+    at, kept = 0.0, []
     for _ in range(steps):  # summed up as the released code does, so that halves are rounded alike
         kept.append(round(at))
         at += (total - 1) / (steps - 1)
@@ -37,6 +44,7 @@ def respace(total: int, steps: int) -> list[int]:
 # %% ../../nbs/generators/02_diffusion.ipynb #0ceba162
 class Back(NamedTuple):
     "The distribution of one step back, and the data it leads to."
+
     mean: Tensor
     log_variance: Tensor
     x0: Tensor
@@ -44,84 +52,123 @@ class Back(NamedTuple):
 
 def _kl(mean_a: Tensor, log_a: Tensor, mean_b: Tensor, log_b: Tensor) -> Tensor:
     "KL(a || b) of normals given by means and log variances, element by element, in nats."
-    return 0.5 * (log_b - log_a - 1 + (log_a - log_b).exp() + (mean_a - mean_b).square() * (-log_b).exp())
+    return 0.5 * (
+        log_b - log_a - 1 + (log_a - log_b).exp() + (mean_a - mean_b).square() * (-log_b).exp()
+    )
 
 
 def _bin_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     "Log of the normal's mass in the bin of width 2/255 around x; the outermost bins are open."
-    cdf = lambda v: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))  # the approximation that the released code uses
+    cdf = lambda v: (
+        0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
+    )  # the approximation that the released code uses
     inverse = (-0.5 * log_variance).exp()
     upper, lower = cdf(inverse * (x - mean + 1 / 255)), cdf(inverse * (x - mean - 1 / 255))
     mass = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
     return mass.clamp_min(1e-12).log()
 
 
-def _mean_flat(v: Tensor) -> Tensor: return v.flatten(1).mean(1)
+def _mean_flat(v: Tensor) -> Tensor:
+    return v.flatten(1).mean(1)
 
 # %% ../../nbs/generators/02_diffusion.ipynb #3a87f2e6
 class Diffusion:
     "Noise prediction with a learned range of variance: the network's output (B, ..., 2D) holds noise, then variance. t (B) counts `timesteps` from 0 (least noise); everything is computed in float32 from float64 tables."
 
-    def __init__(self,
-        schedule: str = 'cosine',  # or linear
+    def __init__(
+        self,
+        schedule: str = "cosine",  # or linear
         steps: int | None = None,  # how many of the `total` timesteps are kept; None: all
         total: int = 1000,
-        clip: float = 0.,  # going back, x0 is cut to [-clip, clip]; 0: it is not, as released
+        clip: float = 0.0,  # going back, x0 is cut to [-clip, clip]; 0: it is not, as released
     ):
-        if schedule not in NOISE_SCHEDULES: raise ValueError(f'noise_schedule={schedule!r}; possible: {", ".join(NOISE_SCHEDULES)}.{closest(schedule, NOISE_SCHEDULES)}')
+        if schedule not in NOISE_SCHEDULES:
+            raise ValueError(
+                f"noise_schedule={schedule!r}; possible: {', '.join(NOISE_SCHEDULES)}.{closest(schedule, NOISE_SCHEDULES)}"
+            )
         self.schedule, self.total, self.clip = schedule, total, clip
         kept = respace(total, total if steps is None else steps)
         self.betas = NOISE_SCHEDULES[schedule](total)  # of the whole process
         bar = np.cumprod(1 - self.betas)[kept]
-        before = np.append(1., bar[:-1])
+        before = np.append(1.0, bar[:-1])
         beta = 1 - bar / before
         variance = beta * (1 - before) / (1 - bar)  # of q(x_{t-1} | x_t, x_0), 0 at t = 0
-        low = np.append(variance[1:2] if len(kept) > 1 else beta, variance[1:])  # its logarithm needs something better than 0
-        tables = dict(timesteps=np.array(kept), signal=bar**0.5, noise=(1 - bar)**0.5, x0_of_x=bar**-0.5, x0_of_noise=(1 / bar - 1)**0.5, log_low=np.log(low), log_high=np.log(beta),
-                      mean_of_x0=beta * before**0.5 / (1 - bar), mean_of_x=(1 - before) * (1 - beta)**0.5 / (1 - bar), signal_before=before**0.5, noise_before=(1 - before)**0.5)
-        self.tables = {k: torch.from_numpy(v).to(torch.long if k == 'timesteps' else torch.float32) for k, v in tables.items()}
+        low = np.append(
+            variance[1:2] if len(kept) > 1 else beta, variance[1:]
+        )  # its logarithm needs something better than 0
+        tables = dict(
+            timesteps=np.array(kept),
+            signal=bar**0.5,
+            noise=(1 - bar) ** 0.5,
+            x0_of_x=bar**-0.5,
+            x0_of_noise=(1 / bar - 1) ** 0.5,
+            log_low=np.log(low),
+            log_high=np.log(beta),
+            mean_of_x0=beta * before**0.5 / (1 - bar),
+            mean_of_x=(1 - before) * (1 - beta) ** 0.5 / (1 - bar),
+            signal_before=before**0.5,
+            noise_before=(1 - before) ** 0.5,
+        )
+        self.tables = {
+            k: torch.from_numpy(v).to(torch.long if k == "timesteps" else torch.float32)
+            for k, v in tables.items()
+        }
         self._on = {}  # device -> tables, so that a training step copies nothing
 
-    def __len__(self): return len(self.tables['timesteps'])
+    def __len__(self):
+        return len(self.tables["timesteps"])
 
     def _at(self, name: str, t: Tensor, like: Tensor | None = None) -> Tensor:
         "Entries t (B) of a table, shaped to multiply `like` (B, ...)."
-        if t.device not in self._on: self._on[t.device] = {k: v.to(t.device) for k, v in self.tables.items()}
+        if t.device not in self._on:
+            self._on[t.device] = {k: v.to(t.device) for k, v in self.tables.items()}
         v = self._on[t.device][name][t]
         return v if like is None else v.view(-1, *[1] * (like.ndim - 1))
 
     def timesteps(self, t: Tensor) -> Tensor:
         "What the network is told for t (B): timesteps of the whole process."
-        return self._at('timesteps', t)
+        return self._at("timesteps", t)
 
     def q_sample(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         "Data x (B, ...) noised to t (B)."
-        return self._at('signal', t, x) * x + self._at('noise', t, x) * noise
+        return self._at("signal", t, x) * x + self._at("noise", t, x) * noise
 
     def x0(self, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         "The data that x_t is made of if `noise` is its noise."
-        return self._at('x0_of_x', t, x_t) * x_t - self._at('x0_of_noise', t, x_t) * noise
+        return self._at("x0_of_x", t, x_t) * x_t - self._at("x0_of_noise", t, x_t) * noise
 
     def _posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         "Mean of q(x_{t-1} | x_t, x_0)."
-        return self._at('mean_of_x0', t, x_t) * x0 + self._at('mean_of_x', t, x_t) * x_t
+        return self._at("mean_of_x0", t, x_t) * x0 + self._at("mean_of_x", t, x_t) * x_t
 
     def back(self, out: Tensor, x_t: Tensor, t: Tensor) -> Back:
         "p(x_{t-1} | x_t) by the network's output (B, ..., 2D)."
         eps, between = out.float().chunk(2, -1)
         share = (between + 1) / 2
         x0 = self.x0(x_t, t, eps)
-        if self.clip: x0 = x0.clamp(-self.clip, self.clip)
-        return Back(self._posterior(x0, x_t, t), share * self._at('log_high', t, x_t) + (1 - share) * self._at('log_low', t, x_t), x0)
+        if self.clip:
+            x0 = x0.clamp(-self.clip, self.clip)
+        return Back(
+            self._posterior(x0, x_t, t),
+            share * self._at("log_high", t, x_t) + (1 - share) * self._at("log_low", t, x_t),
+            x0,
+        )
 
-    def losses(self, out: Tensor, x: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self, out: Tensor, x: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
+    ) -> dict[str, Tensor]:
         "`mse` of the noise and `vb` in bits a dimension, each (B), of the output (B, ..., 2D) for `x_t = q_sample(x, t, noise)`; the loss is their sum."
         out, x, x_t = out.float(), x.float(), x_t.float()
         eps, between = out.chunk(2, -1)
         p = self.back(torch.cat([eps.detach(), between], -1), x_t, t)
-        kl = _mean_flat(_kl(self._posterior(x, x_t, t), self._at('log_low', t, x), p.mean, p.log_variance))
+        kl = _mean_flat(
+            _kl(self._posterior(x, x_t, t), self._at("log_low", t, x), p.mean, p.log_variance)
+        )
         nll = -_mean_flat(_bin_log_likelihood(x, p.mean, p.log_variance))
-        return {'mse': _mean_flat((eps - noise.float()).square()), 'vb': torch.where(t == 0, nll, kl) / math.log(2)}
+        return {
+            "mse": _mean_flat((eps - noise.float()).square()),
+            "vb": torch.where(t == 0, nll, kl) / math.log(2),
+        }
 
 # %% ../../nbs/generators/02_diffusion.ipynb #a526a8dd
 def ddpm_step(d: Diffusion, out: Tensor, x: Tensor, t: int, noise: Tensor | None) -> Tensor:
@@ -134,7 +181,7 @@ def ddim_step(d: Diffusion, out: Tensor, x: Tensor, t: int, noise: Tensor | None
     "x_t -> x_{t-1} (B, ...) without chance; `noise` is not used."
     at = torch.full((len(x),), t, device=x.device)
     eps = out.float().chunk(2, -1)[0]
-    return d._at('signal_before', at, x) * d.x0(x, at, eps) + d._at('noise_before', at, x) * eps
+    return d._at("signal_before", at, x) * d.x0(x, at, eps) + d._at("noise_before", at, x) * eps
 
 
 def diffuse_back(
@@ -149,5 +196,6 @@ def diffuse_back(
     for i, t in enumerate(reversed(range(len(d)))):
         out = model(x, d.timesteps(torch.full((len(x),), t, device=x.device)))
         x = step(d, out, x, t, noise() if t and step is ddpm_step else None)
-        if on_step: on_step(i + 1, x)
+        if on_step:
+            on_step(i + 1, x)
     return x

@@ -62,46 +62,68 @@ class DiffusionHead(nn.Module):
             nn.init.xavier_uniform_(m.weight)
             nn.init.zeros_(m.bias)
         elif isinstance(m, TimeEmbedder):
-            for i in (0, 2): nn.init.normal_(m.mlp[i].weight, std=0.02)
+            for i in (0, 2):
+                nn.init.normal_(m.mlp[i].weight, std=0.02)
         elif isinstance(m, (ResBlock, FinalLayer)):
             nn.init.zeros_(m.adaLN_modulation[1].weight)
-            if isinstance(m, FinalLayer): nn.init.zeros_(m.linear.weight)
+            if isinstance(m, FinalLayer):
+                nn.init.zeros_(m.linear.weight)
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
         c = self.time_embed(t).float() + self.cond_embed(c).float()
         x = self.input_proj(x).float()
-        for block in self.res_blocks: x = block(x, c)
+        for block in self.res_blocks:
+            x = block(x, c)
         return self.final_layer(x, c)
 
 # %% ../../nbs/generators/07_diffusion_head.ipynb #2e9ed3e2
 class DiffusionLoss(nn.Module):
     "The head with its diffusion: a loss for tokens (N, D) under conditions (N, C), and samples of them."
 
-    def __init__(self, latent_dim: int, cond_dim: int, width: int, depth: int, schedule: str = 'cosine'):
+    def __init__(
+        self, latent_dim: int, cond_dim: int, width: int, depth: int, schedule: str = "cosine"
+    ):
         super().__init__()
-        self.net, self.diffusion = DiffusionHead(latent_dim, cond_dim, width, depth), Diffusion(schedule)
+        self.net, self.diffusion = (
+            DiffusionHead(latent_dim, cond_dim, width, depth),
+            Diffusion(schedule),
+        )
 
-    def forward(self, x: Tensor, c: Tensor, t: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, c: Tensor, t: Tensor | None = None, noise: Tensor | None = None
+    ) -> Tensor:
         "Squared error of the noise plus variational bound (N) of tokens x (N, D); t (N) and noise (N, D) are drawn unless given."
         t = torch.randint(len(self.diffusion), (len(x),), device=x.device) if t is None else t
         noise = torch.randn_like(x) if noise is None else noise
         x_t = self.diffusion.q_sample(x, t, noise)
         losses = self.diffusion.losses(self.net(x_t, t, c), x, x_t, t, noise)
-        return losses['mse'] + losses['vb']
+        return losses["mse"] + losses["vb"]
 
-    def sample(self,
+    def sample(
+        self,
         c: Tensor,  # conditions (N, C)
         noise: Callable,  # noise() -> the next draws (N, D)
         steps: int = 100,
-        temperature: float = 1.,  # factor on the noise of each step
-        clip: float = 0.,  # cut the token in sight to [-clip, clip]; 0: not, as released
-        c_null: Tensor | None = None,  # conditions without the class (N, C), where there is guidance,
-        scale: float = 1.,  # and its scale
+        temperature: float = 1.0,  # factor on the noise of each step
+        clip: float = 0.0,  # cut the token in sight to [-clip, clip]; 0: not, as released
+        c_null: Tensor
+        | None = None,  # conditions without the class (N, C), where there is guidance,
+        scale: float = 1.0,  # and its scale
     ) -> Tensor:
         "Tokens (N, D)."
+
         def model(x, t):
-            if c_null is None: return self.net(x, t, c)
-            out, null = self.net(torch.cat([x, x]), torch.cat([t, t]), torch.cat([c, c_null])).chunk(2)
+            if c_null is None:
+                return self.net(x, t, c)
+            out, null = self.net(
+                torch.cat([x, x]), torch.cat([t, t]), torch.cat([c, c_null])
+            ).chunk(2)
             (eps, between), eps_null = out.chunk(2, -1), null.chunk(2, -1)[0]
             return torch.cat([eps_null + scale * (eps - eps_null), between], -1)
-        return diffuse_back(Diffusion(self.diffusion.schedule, steps, clip=clip), model, noise(), lambda: temperature * noise())
+
+        return diffuse_back(
+            Diffusion(self.diffusion.schedule, steps, clip=clip),
+            model,
+            noise(),
+            lambda: temperature * noise(),
+        )

@@ -21,28 +21,66 @@ from ..latents.stats import LatentStats
 # %% ../../nbs/generators/06_dit.ipynb #bcb8b388
 class DiT(Generator):
     "Class-conditional diffusion model of latents (B, L, D). Samplers: `dpm++`, `ddim`, `ddpm`."
-    samplers = {'dpm++': SamplerChoice(20), 'ddim': SamplerChoice(50), 'ddpm': SamplerChoice(250)}
+
+    samplers = {"dpm++": SamplerChoice(20), "ddim": SamplerChoice(50), "ddpm": SamplerChoice(250)}
     paper_guidance = {64: 1.35, 32: 1.45}
 
-    def __init__(self, config: GeneratorConfig, tokens: int, latent_dim: int, num_classes: int, stats: LatentStats, tokenizer_fingerprint: str):
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        tokens: int,
+        latent_dim: int,
+        num_classes: int,
+        stats: LatentStats,
+        tokenizer_fingerprint: str,
+    ):
         super().__init__(config, tokens, latent_dim, num_classes, stats, tokenizer_fingerprint)
-        self.diffusion = Diffusion(config.noise_schedule or 'linear')
+        self.diffusion = Diffusion(config.noise_schedule or "linear")
         self.net = make_transformer(config, tokens, latent_dim, num_classes, out_dim=2 * latent_dim)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
         "Hybrid loss of latents z (B, L, D) and classes y (B) at random timesteps, labels dropped at random: one value an image (B)."
         x = self.stats.normalize(z)
-        return sum(self.losses_at(x, torch.randn_like(x), torch.randint(len(self.diffusion), (len(z),), device=z.device), self.drop_labels(y)).values())
+        return sum(
+            self.losses_at(
+                x,
+                torch.randn_like(x),
+                torch.randint(len(self.diffusion), (len(z),), device=z.device),
+                self.drop_labels(y),
+            ).values()
+        )
 
     def losses_at(self, x: Tensor, noise: Tensor, t: Tensor, y: Tensor) -> dict[str, Tensor]:
         "`mse` and `vb`, each (B), for normalised latents x and noise (B, L, D), timesteps t (B) and classes y (B)."
         x_t = self.diffusion.q_sample(x, t, noise)
         return self.diffusion.losses(self.net(x_t, t, y), x, x_t, t, noise)
 
-    def draw(self, y: Tensor, noise: Callable, sampler: str, steps: int, guidance: Guidance, on_step: Callable | None = None) -> Tensor:
+    def draw(
+        self,
+        y: Tensor,
+        noise: Callable,
+        sampler: str,
+        steps: int,
+        guidance: Guidance,
+        on_step: Callable | None = None,
+    ) -> Tensor:
         "Normalised latents (B, L, D) of classes y (B); `noise(L, D)` gives the start, and then what `ddpm` adds."
         normal, total = lambda: noise(self.tokens, self.latent_dim), self.diffusion.total
         field = guided(self.net, y, self.null_class, guidance, channels=self.latent_dim)
-        if sampler == 'dpm++': return dpm(self.diffusion, lambda x, t: field(x, t, t / total)[..., :self.latent_dim].float(), normal(), steps, on_step)
+        if sampler == "dpm++":
+            return dpm(
+                self.diffusion,
+                lambda x, t: field(x, t, t / total)[..., : self.latent_dim].float(),
+                normal(),
+                steps,
+                on_step,
+            )
         model = lambda x, timesteps: field(x, (t := timesteps[0].item()), t / total)
-        return diffuse_back(Diffusion(self.diffusion.schedule, steps), model, normal(), normal, {'ddim': ddim_step, 'ddpm': ddpm_step}[sampler], on_step)
+        return diffuse_back(
+            Diffusion(self.diffusion.schedule, steps),
+            model,
+            normal(),
+            normal,
+            {"ddim": ddim_step, "ddpm": ddpm_step}[sampler],
+            on_step,
+        )

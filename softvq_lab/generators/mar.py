@@ -27,7 +27,9 @@ def draw_orders(n: int, tokens: int, generator: torch.Generator | None = None) -
 
 def draw_hidden(tokens: int, mask_min: float = 0.7) -> int:
     "How many of the tokens are hidden in one training step: 1..L. A draw on the CPU: no device has to wait for it."
-    return math.ceil(tokens * nn.init.trunc_normal_(torch.empty(1), 1., 0.25, mask_min, 1.).item())
+    return math.ceil(
+        tokens * nn.init.trunc_normal_(torch.empty(1), 1.0, 0.25, mask_min, 1.0).item()
+    )
 
 
 def visible_places(orders: Tensor, hidden: int) -> Tensor:
@@ -43,38 +45,69 @@ def at_places(x: Tensor, places: Tensor) -> Tensor:
 def hidden_after(tokens: int, steps: int) -> list[int]:
     "How many tokens are still hidden after each sampling step; the last is 0."
     n, left, hidden = min(steps, tokens), tokens, []
-    for k in range(1, n): hidden.append(left := min(left - 1, math.floor(tokens * math.cos(math.pi / 2 * k / n))))
+    for k in range(1, n):
+        hidden.append(left := min(left - 1, math.floor(tokens * math.cos(math.pi / 2 * k / n))))
     return [*hidden, 0]
 
 # %% ../../nbs/generators/08_mar.ipynb #68e0850a
 class MaskedTransformer(nn.Module):
     "Visible tokens of x (B, L, D) and classes (B) -> a condition z (B, L, C) of every token."
 
-    def __init__(self,
+    def __init__(
+        self,
         tokens: int,  # L
         latent_dim: int,  # D
         num_classes: int,  # the null class is number num_classes
-        encoder: tuple[int, int, int], decoder: tuple[int, int, int],  # width, depth, heads
+        encoder: tuple[int, int, int],
+        decoder: tuple[int, int, int],  # width, depth, heads
         buffer: int = 64,  # tokens that hold the class
-        mlp_ratio: float = 4.,
+        mlp_ratio: float = 4.0,
         qk_norm: bool = False,
-        dropout: float = 0.,  # of attention weights and of what a layer adds
+        dropout: float = 0.0,  # of attention weights and of what a layer adds
         std: float = 0.02,  # of positions, classes and learned tokens at the start
     ):
         super().__init__()
-        self.num_classes, self.buffer, self.std, self.grad_checkpointing = num_classes, buffer, std, False
-        for part, (w, _, h) in (('encoder', encoder), ('decoder', decoder)):
-            if w % h: raise ValueError(f'width={w} of the {part} must be a multiple of heads={h}')
+        self.num_classes, self.buffer, self.std, self.grad_checkpointing = (
+            num_classes,
+            buffer,
+            std,
+            False,
+        )
+        for part, (w, _, h) in (("encoder", encoder), ("decoder", decoder)):
+            if w % h:
+                raise ValueError(f"width={w} of the {part} must be a multiple of heads={h}")
         (width, *_), (out, *_) = encoder, decoder
         norm = partial(nn.LayerNorm, eps=1e-6)
         row = lambda n, width: nn.Parameter(torch.empty(1, n, width))
-        stack = lambda width, depth, heads: nn.ModuleList([Block(width, heads, mlp_ratio, qkv_bias=True, qk_norm=qk_norm, proj_drop=dropout, attn_drop=dropout, norm_layer=norm) for _ in range(depth)])
+        stack = lambda width, depth, heads: nn.ModuleList(
+            [
+                Block(
+                    width,
+                    heads,
+                    mlp_ratio,
+                    qkv_bias=True,
+                    qk_norm=qk_norm,
+                    proj_drop=dropout,
+                    attn_drop=dropout,
+                    norm_layer=norm,
+                )
+                for _ in range(depth)
+            ]
+        )
         self.class_emb = nn.Embedding(num_classes, width) if num_classes else None
         self.fake_latent = nn.Parameter(torch.empty(1, width))  # the null class
         self.z_proj, self.z_proj_ln = nn.Linear(latent_dim, width), norm(width)
-        self.encoder_pos_embed_learned, self.encoder_blocks, self.encoder_norm = row(buffer + tokens, width), stack(*encoder), norm(width)
+        self.encoder_pos_embed_learned, self.encoder_blocks, self.encoder_norm = (
+            row(buffer + tokens, width),
+            stack(*encoder),
+            norm(width),
+        )
         self.decoder_embed, self.mask_token = nn.Linear(width, out), row(1, out)
-        self.decoder_pos_embed_learned, self.decoder_blocks, self.decoder_norm = row(buffer + tokens, out), stack(*decoder), norm(out)
+        self.decoder_pos_embed_learned, self.decoder_blocks, self.decoder_norm = (
+            row(buffer + tokens, out),
+            stack(*decoder),
+            norm(out),
+        )
         self.diffusion_pos_embed_learned = row(tokens, out)
         self.apply(self._init)
 
@@ -82,18 +115,27 @@ class MaskedTransformer(nn.Module):
         if isinstance(m, nn.Linear):
             nn.init.xavier_uniform_(m.weight)
             nn.init.zeros_(m.bias)
-        elif isinstance(m, nn.Embedding): nn.init.normal_(m.weight, std=self.std)
+        elif isinstance(m, nn.Embedding):
+            nn.init.normal_(m.weight, std=self.std)
         elif isinstance(m, MaskedTransformer):
-            for p in m.parameters(recurse=False): nn.init.normal_(p, std=self.std)
+            for p in m.parameters(recurse=False):
+                nn.init.normal_(p, std=self.std)
 
     def embed(self, y: Tensor) -> Tensor:
         "Classes (B) -> (B, C)."
-        if self.class_emb is None: return self.fake_latent.expand(len(y), -1)
-        return torch.where((y < self.num_classes)[:, None], self.class_emb(y.clamp_max(self.num_classes - 1)), self.fake_latent)
+        if self.class_emb is None:
+            return self.fake_latent.expand(len(y), -1)
+        return torch.where(
+            (y < self.num_classes)[:, None],
+            self.class_emb(y.clamp_max(self.num_classes - 1)),
+            self.fake_latent,
+        )
 
     def _run(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and torch.is_grad_enabled(): return checkpoint_seq(blocks, x)
-        for block in blocks: x = block(x)
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint_seq(blocks, x)
+        for block in blocks:
+            x = block(x)
         return x
 
     def encode(self, x: Tensor, visible: Tensor, y: Tensor) -> Tensor:
@@ -107,70 +149,161 @@ class MaskedTransformer(nn.Module):
         "What `encode` gave -> z (B, L, C)."
         x = self.decoder_embed(x).to(self.mask_token.dtype)
         B, L, C = len(x), self.diffusion_pos_embed_learned.shape[1], x.shape[-1]
-        tokens = self.mask_token.expand(B, L, C).scatter(1, visible[..., None].expand(-1, -1, C), x[:, self.buffer:])
-        x = torch.cat([x[:, :self.buffer], tokens], 1) + self.decoder_pos_embed_learned
-        return self.decoder_norm(self._run(self.decoder_blocks, x))[:, self.buffer:] + self.diffusion_pos_embed_learned
+        tokens = self.mask_token.expand(B, L, C).scatter(
+            1, visible[..., None].expand(-1, -1, C), x[:, self.buffer :]
+        )
+        x = torch.cat([x[:, : self.buffer], tokens], 1) + self.decoder_pos_embed_learned
+        return (
+            self.decoder_norm(self._run(self.decoder_blocks, x))[:, self.buffer :]
+            + self.diffusion_pos_embed_learned
+        )
 
-    def forward(self, x: Tensor, visible: Tensor, y: Tensor) -> Tensor: return self.decode(self.encode(x, visible, y), visible)
+    def forward(self, x: Tensor, visible: Tensor, y: Tensor) -> Tensor:
+        return self.decode(self.encode(x, visible, y), visible)
 
 # %% ../../nbs/generators/08_mar.ipynb #290d9327
 RELEASED = dict(buffer_tokens=64, head_repeats=4, head_steps=100, std=0.02)
 PRESETS = {
-    'tiny': dict(width=128, depth=2, heads=4, buffer_tokens=8, head_width=128, head_depth=3, head_repeats=1, head_steps=30, std=0.5),  # the digits, two CPU cores
-    'B': dict(width=768, depth=12, heads=12, head_width=1024, head_depth=6, **RELEASED),  # 208 M parameters
-    'L': dict(width=1024, depth=16, heads=16, head_width=1280, head_depth=8, **RELEASED),  # 478 M
-    'H': dict(width=1280, depth=20, heads=16, head_width=1536, head_depth=12, **RELEASED),  # 942 M
+    "tiny": dict(
+        width=128,
+        depth=2,
+        heads=4,
+        buffer_tokens=8,
+        head_width=128,
+        head_depth=3,
+        head_repeats=1,
+        head_steps=30,
+        std=0.5,
+    ),  # the digits, two CPU cores
+    "B": dict(
+        width=768, depth=12, heads=12, head_width=1024, head_depth=6, **RELEASED
+    ),  # 208 M parameters
+    "L": dict(width=1024, depth=16, heads=16, head_width=1280, head_depth=8, **RELEASED),  # 478 M
+    "H": dict(width=1280, depth=20, heads=16, head_width=1536, head_depth=12, **RELEASED),  # 942 M
 }
 
 
 class MAR(Generator):
     "Masked autoregressive model of latents (B, L, D) with a diffusion head."
-    samplers = {'mar': SamplerChoice(64, ('temperature',))}
-    paper_guidance = {64: 3., 32: 3.}
-    default_schedule = 'linear'
+
+    samplers = {"mar": SamplerChoice(64, ("temperature",))}
+    paper_guidance = {64: 3.0, 32: 3.0}
+    default_schedule = "linear"
 
     def __init__(self, config, tokens, latent_dim, num_classes, stats, tokenizer_fingerprint):
         super().__init__(config, tokens, latent_dim, num_classes, stats, tokenizer_fingerprint)
         s = {k: getattr(config, k, 0) or v for k, v in PRESETS[config.size].items()}
-        encoder = s['width'], s['depth'], s['heads']
-        decoder = config.decoder_width or encoder[0], config.decoder_depth or encoder[1], config.decoder_heads or encoder[2]
-        self.net = MaskedTransformer(tokens, latent_dim, num_classes, encoder, decoder, s['buffer_tokens'], config.mlp_ratio, config.qk_norm, config.dropout, s['std'])
-        self.head_repeats, self.head_steps = s['head_repeats'], s['head_steps']
-        self.diffloss = DiffusionLoss(latent_dim, decoder[0], s['head_width'], s['head_depth'], config.noise_schedule or 'cosine')
+        encoder = s["width"], s["depth"], s["heads"]
+        decoder = (
+            config.decoder_width or encoder[0],
+            config.decoder_depth or encoder[1],
+            config.decoder_heads or encoder[2],
+        )
+        self.net = MaskedTransformer(
+            tokens,
+            latent_dim,
+            num_classes,
+            encoder,
+            decoder,
+            s["buffer_tokens"],
+            config.mlp_ratio,
+            config.qk_norm,
+            config.dropout,
+            s["std"],
+        )
+        self.head_repeats, self.head_steps = s["head_repeats"], s["head_steps"]
+        self.diffloss = DiffusionLoss(
+            latent_dim,
+            decoder[0],
+            s["head_width"],
+            s["head_depth"],
+            config.noise_schedule or "cosine",
+        )
 
-    def check_sampler(self, sampler: str | None, steps: int | None, options: dict) -> tuple[str, int]:
+    def check_sampler(
+        self, sampler: str | None, steps: int | None, options: dict
+    ) -> tuple[str, int]:
         "As every generator's; there are no more steps than tokens."
         sampler, steps = super().check_sampler(sampler, steps, options)
         return sampler, min(steps, self.tokens)
 
-    def loss(self,
+    def loss(
+        self,
         z: Tensor,  # latents (B, L, D) as the tokenizer makes them
         y: Tensor,  # classes (B)
-        orders: Tensor | None = None,  # (B, L), of which the first `hidden` places are hidden; drawn unless given, like the rest
+        orders: Tensor
+        | None = None,  # (B, L), of which the first `hidden` places are hidden; drawn unless given, like the rest
         hidden: int | None = None,
         t: Tensor | None = None,  # timesteps (R, B, hidden) of the head, R times for each condition
         noise: Tensor | None = None,  # (R, B, hidden, D)
     ) -> Tensor:
         "Diffusion loss of the hidden tokens: one value an image (B)."
-        x, R, D = self.stats.normalize(z), self.head_repeats if t is None else len(t), self.latent_dim
+        x, R, D = (
+            self.stats.normalize(z),
+            self.head_repeats if t is None else len(t),
+            self.latent_dim,
+        )
         hidden = draw_hidden(self.tokens, self.config.mask_min) if hidden is None else hidden
-        orders = draw_orders(len(x), self.tokens).to(x.device, non_blocking=True) if orders is None else orders
+        orders = (
+            draw_orders(len(x), self.tokens).to(x.device, non_blocking=True)
+            if orders is None
+            else orders
+        )
         c = self.net(x, visible_places(orders, hidden), self.drop_labels(y))
-        rows = lambda v: at_places(v, orders[:, :hidden]).repeat(R, 1, 1).flatten(0, 1)  # (R B hidden, ...)
-        losses = self.diffloss(rows(x), rows(c), None if t is None else t.flatten(), None if noise is None else noise.reshape(-1, D))
+        rows = lambda v: (
+            at_places(v, orders[:, :hidden]).repeat(R, 1, 1).flatten(0, 1)
+        )  # (R B hidden, ...)
+        losses = self.diffloss(
+            rows(x),
+            rows(c),
+            None if t is None else t.flatten(),
+            None if noise is None else noise.reshape(-1, D),
+        )
         return losses.view(R, len(x), hidden).mean((0, 2))
 
-    def draw(self, y: Tensor, noise: Callable, sampler: str, steps: int, guidance: Guidance, on_step: Callable | None = None, temperature: float = 1.) -> Tensor:
+    def draw(
+        self,
+        y: Tensor,
+        noise: Callable,
+        sampler: str,
+        steps: int,
+        guidance: Guidance,
+        on_step: Callable | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
         "Normalised latents (B, L, D) of classes y (B); tokens that are still to come are 0."
-        if temperature < 0: raise ValueError(f'temperature={temperature} must be at least 0')
+        if temperature < 0:
+            raise ValueError(f"temperature={temperature} must be at least 0")
         B, L, D = len(y), self.tokens, self.latent_dim
         orders, x, left = noise.uniform(L).argsort(1), torch.zeros(B, L, D, device=y.device), L
         for i, after in enumerate(hidden_after(L, steps)):
             visible, now = visible_places(orders, left), orders[:, after:left]
             scale, twice = guidance.at(max(after, 1) / L), lambda v: torch.cat([v, v])
-            if scale == 1: c, null = at_places(self.net(x, visible, y), now).flatten(0, 1), None
-            else: c, null = at_places(self.net(twice(x), twice(visible), torch.cat([y, torch.full_like(y, self.null_class)])), twice(now)).flatten(0, 1).chunk(2)
-            drawn = self.diffloss.sample(c, lambda: noise(left - after, D).flatten(0, 1), self.head_steps, temperature, self.config.head_clip, null, scale)
+            if scale == 1:
+                c, null = at_places(self.net(x, visible, y), now).flatten(0, 1), None
+            else:
+                c, null = (
+                    at_places(
+                        self.net(
+                            twice(x),
+                            twice(visible),
+                            torch.cat([y, torch.full_like(y, self.null_class)]),
+                        ),
+                        twice(now),
+                    )
+                    .flatten(0, 1)
+                    .chunk(2)
+                )
+            drawn = self.diffloss.sample(
+                c,
+                lambda: noise(left - after, D).flatten(0, 1),
+                self.head_steps,
+                temperature,
+                self.config.head_clip,
+                null,
+                scale,
+            )
             x, left = x.scatter(1, now[..., None].expand(-1, -1, D), drawn.view(B, -1, D)), after
-            if on_step: on_step(i + 1, x)
+            if on_step:
+                on_step(i + 1, x)
         return x

@@ -15,7 +15,7 @@ from ..latents.stats import LatentStats
 from ..strict import closest
 
 # %% ../../nbs/generators/09_model.ipynb #03946c74
-GENERATORS: dict[str, type[Generator]] = {'sit': SiT, 'dit': DiT, 'mar': MAR}
+GENERATORS: dict[str, type[Generator]] = {"sit": SiT, "dit": DiT, "mar": MAR}
 
 
 def make_generator(
@@ -27,5 +27,10 @@ def make_generator(
     tokenizer_fingerprint: str,  # of the tokenizer whose latents these are
 ) -> Generator:
     "An untrained generator of the kind `config.generator`."
-    if config.generator not in GENERATORS: raise ValueError(f'generator={config.generator!r}; possible: {", ".join(GENERATORS)}.{closest(config.generator, GENERATORS)}')
-    return GENERATORS[config.generator](config, tokens, latent_dim, num_classes, stats, tokenizer_fingerprint)
+    if config.generator not in GENERATORS:
+        raise ValueError(
+            f"generator={config.generator!r}; possible: {', '.join(GENERATORS)}.{closest(config.generator, GENERATORS)}"
+        )
+    return GENERATORS[config.generator](
+        config, tokens, latent_dim, num_classes, stats, tokenizer_fingerprint
+    )

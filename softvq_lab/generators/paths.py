@@ -17,6 +17,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Path:
     "alpha, sigma and their derivatives as functions of t."
+
     alpha: Callable
     sigma: Callable
     d_alpha: Callable
@@ -25,16 +26,24 @@ class Path:
     def mix(self, x: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         "x_t and its velocity for latents x (B, ...), noise of the same shape and t (B)."
         t = t.view(-1, *[1] * (x.ndim - 1))
-        return self.alpha(t) * x + self.sigma(t) * noise, self.d_alpha(t) * x + self.d_sigma(t) * noise
+        return self.alpha(t) * x + self.sigma(t) * noise, self.d_alpha(t) * x + self.d_sigma(
+            t
+        ) * noise
 
 
 PATHS = {
-    'linear': Path(lambda t: 1 - t, lambda t: t, lambda t: -torch.ones_like(t), torch.ones_like),
-    'cosine': Path(lambda t: (t * math.pi / 2).cos(), lambda t: (t * math.pi / 2).sin(), lambda t: -math.pi / 2 * (t * math.pi / 2).sin(), lambda t: math.pi / 2 * (t * math.pi / 2).cos()),
+    "linear": Path(lambda t: 1 - t, lambda t: t, lambda t: -torch.ones_like(t), torch.ones_like),
+    "cosine": Path(
+        lambda t: (t * math.pi / 2).cos(),
+        lambda t: (t * math.pi / 2).sin(),
+        lambda t: -math.pi / 2 * (t * math.pi / 2).sin(),
+        lambda t: math.pi / 2 * (t * math.pi / 2).cos(),
+    ),
 }
 
 
 def make_path(name: str) -> Path:
     "The path of that name."
-    if name not in PATHS: raise ValueError(f'interpolant={name!r}; possible: {", ".join(PATHS)}')
+    if name not in PATHS:
+        raise ValueError(f"interpolant={name!r}; possible: {', '.join(PATHS)}")
     return PATHS[name]

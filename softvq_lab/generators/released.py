@@ -22,78 +22,217 @@ from ..strict import parse
 from ..weights import fit_weights, read_tensors
 
 # %% ../../nbs/generators/10_released.ipynb #d7397e85
-USED = {'hidden_size', 'depth', 'num_heads', 'mlp_ratio', 'in_channels', 'input_size', 'patch_size', 'num_classes', 'class_dropout_prob', 'qk_norm', 'vae_1d', 'path_type'}
-NO_MATTER = {'fused_attn', 'use_cfg', 'z_dims', 'encoder_depth', 'projector_dim', 'decoder_hidden_size', 'learn_sigma', 'model_type', 'architectures', 'torch_dtype', '_name_or_path'}  # in the model; some are checked below
-MAR_USED = {'seq_len', 'token_embed_dim', 'class_num', 'encoder_embed_dim', 'encoder_depth', 'encoder_num_heads', 'decoder_embed_dim', 'decoder_depth', 'decoder_num_heads', 'mlp_ratio', 'buffer_size', 'diffloss_d', 'diffloss_w',
-            'diffusion_batch_mul', 'num_sampling_steps', 'label_drop_prob', 'mask_ratio_min', 'attn_dropout', 'proj_dropout', 'model'}
-INTERPOLANT = {'edm': 'linear', 'linear': 'linear', 'cosine': 'cosine'}  # edm is the untouched default of models trained on the linear path
+USED = {
+    "hidden_size",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "in_channels",
+    "input_size",
+    "patch_size",
+    "num_classes",
+    "class_dropout_prob",
+    "qk_norm",
+    "vae_1d",
+    "path_type",
+}
+NO_MATTER = {
+    "fused_attn",
+    "use_cfg",
+    "z_dims",
+    "encoder_depth",
+    "projector_dim",
+    "decoder_hidden_size",
+    "learn_sigma",
+    "model_type",
+    "architectures",
+    "torch_dtype",
+    "_name_or_path",
+}  # in the model; some are checked below
+MAR_USED = {
+    "seq_len",
+    "token_embed_dim",
+    "class_num",
+    "encoder_embed_dim",
+    "encoder_depth",
+    "encoder_num_heads",
+    "decoder_embed_dim",
+    "decoder_depth",
+    "decoder_num_heads",
+    "mlp_ratio",
+    "buffer_size",
+    "diffloss_d",
+    "diffloss_w",
+    "diffusion_batch_mul",
+    "num_sampling_steps",
+    "label_drop_prob",
+    "mask_ratio_min",
+    "attn_dropout",
+    "proj_dropout",
+    "model",
+}
+INTERPOLANT = {
+    "edm": "linear",
+    "linear": "linear",
+    "cosine": "cosine",
+}  # edm is the untouched default of models trained on the linear path
 
 
 def is_released_generator(info) -> bool:
     "Does this `config.json` look like the authors' SiT, DiT or MAR?"
-    return isinstance(info, dict) and 'format' not in info and ({'hidden_size', 'depth', 'num_heads', 'in_channels', 'input_size'} <= info.keys() or is_mar(info))
+    return (
+        isinstance(info, dict)
+        and "format" not in info
+        and (
+            {"hidden_size", "depth", "num_heads", "in_channels", "input_size"} <= info.keys()
+            or is_mar(info)
+        )
+    )
 
 
 def is_mar(info: dict) -> bool:
     "Is it MAR's?"
-    return {'seq_len', 'token_embed_dim', 'encoder_embed_dim'} <= info.keys()
+    return {"seq_len", "token_embed_dim", "encoder_embed_dim"} <= info.keys()
 
 
 def refuse(info: dict, possible: dict[str, tuple], known: set[str]):
     "A `ValueError` that names the entries of `info` with a value that is not `possible`, or with any value though they are not `known`."
-    cannot = [f'{k}={info[k]!r} (possible: {", ".join(map(str, ours))})' for k, ours in possible.items() if k in info and info[k] not in ours]
-    cannot += [f'{k}={v!r} (unknown)' for k, v in info.items() if v and k not in known]
-    if cannot: raise ValueError(f'this released config cannot be rebuilt: {"; ".join(cannot)}')
+    cannot = [
+        f"{k}={info[k]!r} (possible: {', '.join(map(str, ours))})"
+        for k, ours in possible.items()
+        if k in info and info[k] not in ours
+    ]
+    cannot += [f"{k}={v!r} (unknown)" for k, v in info.items() if v and k not in known]
+    if cannot:
+        raise ValueError(f"this released config cannot be rebuilt: {'; '.join(cannot)}")
 
 
 def generator_config(info: dict) -> GeneratorConfig:
     "Our config for a released one; what cannot be rebuilt is refused by name."
-    dit, grid = 'learn_sigma' in info, not info.get('vae_1d', False)
-    possible = {'path_type': tuple(INTERPOLANT), 'learn_sigma': (True,), 'decoder_hidden_size': (info['hidden_size'],), 'patch_size': (1, 2, 4) if grid else (1,)}
+    dit, grid = "learn_sigma" in info, not info.get("vae_1d", False)
+    possible = {
+        "path_type": tuple(INTERPOLANT),
+        "learn_sigma": (True,),
+        "decoder_hidden_size": (info["hidden_size"],),
+        "patch_size": (1, 2, 4) if grid else (1,),
+    }
     refuse(info, possible, USED | NO_MATTER)
-    flat = dict(generator='dit' if dit else 'sit', width=info['hidden_size'], depth=info['depth'], heads=info['num_heads'], mlp_ratio=info.get('mlp_ratio', 4.), qk_norm=info.get('qk_norm', False))
-    if grid: flat |= dict(latent_rows=info['input_size'], latent_patch=info['patch_size'])
-    if not dit: flat |= dict(interpolant=INTERPOLANT[info.get('path_type', 'linear')])
-    return parse(GeneratorConfig, flat | dict(class_dropout=info.get('class_dropout_prob', 0.1)))
+    flat = dict(
+        generator="dit" if dit else "sit",
+        width=info["hidden_size"],
+        depth=info["depth"],
+        heads=info["num_heads"],
+        mlp_ratio=info.get("mlp_ratio", 4.0),
+        qk_norm=info.get("qk_norm", False),
+    )
+    if grid:
+        flat |= dict(latent_rows=info["input_size"], latent_patch=info["patch_size"])
+    if not dit:
+        flat |= dict(interpolant=INTERPOLANT[info.get("path_type", "linear")])
+    return parse(GeneratorConfig, flat | dict(class_dropout=info.get("class_dropout_prob", 0.1)))
 
 
 def mar_config(info: dict) -> GeneratorConfig:
     "Our config for a released MAR, whose entries are the arguments of the authors' class; what cannot be rebuilt is refused by name."
-    steps, dropout = str(info.get('num_sampling_steps', '100')), info.get('proj_dropout', 0.)
-    refuse(info, {'model': ('MAR',), 'attn_dropout': (dropout,), 'num_sampling_steps': (info.get('num_sampling_steps'),) if steps.isdigit() else ('a number of steps',)}, MAR_USED | NO_MATTER | {'grad_checkpointing'})
-    part = lambda name, ours: {f'{ours}{k}': info[f'{name}_{v}'] for k, v in (('width', 'embed_dim'), ('depth', 'depth'), ('heads', 'num_heads'))}
-    flat = part('encoder', '') | part('decoder', 'decoder_') | dict(mlp_ratio=info.get('mlp_ratio', 4.), buffer_tokens=info['buffer_size'], head_width=info['diffloss_w'], head_depth=info['diffloss_d'], head_steps=int(steps), head_clip=0.)
-    flat |= dict(head_repeats=info.get('diffusion_batch_mul', 4), mask_min=info.get('mask_ratio_min', 0.7), dropout=dropout)
-    return parse(GeneratorConfig, flat | dict(generator='mar', class_dropout=info.get('label_drop_prob', 0.1)))
+    steps, dropout = str(info.get("num_sampling_steps", "100")), info.get("proj_dropout", 0.0)
+    refuse(
+        info,
+        {
+            "model": ("MAR",),
+            "attn_dropout": (dropout,),
+            "num_sampling_steps": (info.get("num_sampling_steps"),)
+            if steps.isdigit()
+            else ("a number of steps",),
+        },
+        MAR_USED | NO_MATTER | {"grad_checkpointing"},
+    )
+    part = lambda name, ours: {
+        f"{ours}{k}": info[f"{name}_{v}"]
+        for k, v in (("width", "embed_dim"), ("depth", "depth"), ("heads", "num_heads"))
+    }
+    flat = (
+        part("encoder", "")
+        | part("decoder", "decoder_")
+        | dict(
+            mlp_ratio=info.get("mlp_ratio", 4.0),
+            buffer_tokens=info["buffer_size"],
+            head_width=info["diffloss_w"],
+            head_depth=info["diffloss_d"],
+            head_steps=int(steps),
+            head_clip=0.0,
+        )
+    )
+    flat |= dict(
+        head_repeats=info.get("diffusion_batch_mul", 4),
+        mask_min=info.get("mask_ratio_min", 0.7),
+        dropout=dropout,
+    )
+    return parse(
+        GeneratorConfig,
+        flat | dict(generator="mar", class_dropout=info.get("label_drop_prob", 0.1)),
+    )
 
 # %% ../../nbs/generators/10_released.ipynb #2b3b414f
-RENAMED = {'y_embedder.embedding_table.': 'y_embedder.', 'final_layer.adaLN_modulation.': 'final_modulation.', 'final_layer.linear.': 'final_linear.', 'x_embedder.proj.': 'x_embedder.'}
+RENAMED = {
+    "y_embedder.embedding_table.": "y_embedder.",
+    "final_layer.adaLN_modulation.": "final_modulation.",
+    "final_layer.linear.": "final_linear.",
+    "x_embedder.proj.": "x_embedder.",
+}
 
 
 def rename(weights: dict[str, Tensor], num_classes: int) -> dict[str, Tensor]:
     "Released names and shapes as ours."
     found = {}
     for name, w in weights.items():
-        if name.startswith('projectors.'): continue
+        if name.startswith("projectors."):
+            continue
         for theirs, ours in RENAMED.items():
-            if name.startswith(theirs): name = ours + name.removeprefix(theirs)
-        if name == 'x_embedder.weight' and w.ndim == 4: w = rearrange(w, 'c d p q -> c (p q d)')  # a convolution over patches
-        if name == 'y_embedder.weight' and len(w) == num_classes: w = torch.cat([w, torch.zeros_like(w[:1])])
-        found[f'net.{name}'] = w
+            if name.startswith(theirs):
+                name = ours + name.removeprefix(theirs)
+        if name == "x_embedder.weight" and w.ndim == 4:
+            w = rearrange(w, "c d p q -> c (p q d)")  # a convolution over patches
+        if name == "y_embedder.weight" and len(w) == num_classes:
+            w = torch.cat([w, torch.zeros_like(w[:1])])
+        found[f"net.{name}"] = w
     return found
 
 
 def load_released_generator(folder) -> Generator:
     "A released SiT, DiT or MAR folder as a `Generator` in eval mode; a `ValueError` says what does not fit."
     folder = Path(folder)
-    info = read_json(folder/'config.json')
-    weights = read_tensors(folder/'model.safetensors')
+    info = read_json(folder / "config.json")
+    weights = read_tensors(folder / "model.safetensors")
     try:
-        if is_mar(info): config, tokens, dim, classes = mar_config(info), info['seq_len'], info['token_embed_dim'], info['class_num']
-        else: config, tokens, dim, classes = generator_config(info), info['input_size'], info['in_channels'], info['num_classes']
-    except KeyError as e: raise ValueError(f'{folder}/config.json is not a whole released generator: {e} is missing') from None
-    model = make_generator(config, tokens**2 if config.latent_rows else tokens, dim, classes, LatentStats((0.,) * dim, (1.,) * dim, 0), '')
-    if is_mar(info): state = {k if k.startswith('diffloss.') else f'net.{k}': w for k, w in weights.items()}
-    else: state = {'net.pos_embed': model.net.pos_embed} | rename(weights, classes)
+        if is_mar(info):
+            config, tokens, dim, classes = (
+                mar_config(info),
+                info["seq_len"],
+                info["token_embed_dim"],
+                info["class_num"],
+            )
+        else:
+            config, tokens, dim, classes = (
+                generator_config(info),
+                info["input_size"],
+                info["in_channels"],
+                info["num_classes"],
+            )
+    except KeyError as e:
+        raise ValueError(
+            f"{folder}/config.json is not a whole released generator: {e} is missing"
+        ) from None
+    model = make_generator(
+        config,
+        tokens**2 if config.latent_rows else tokens,
+        dim,
+        classes,
+        LatentStats((0.0,) * dim, (1.0,) * dim, 0),
+        "",
+    )
+    if is_mar(info):
+        state = {k if k.startswith("diffloss.") else f"net.{k}": w for k, w in weights.items()}
+    else:
+        state = {"net.pos_embed": model.net.pos_embed} | rename(weights, classes)
     fit_weights(model, state, folder)
     return model.eval()

@@ -25,12 +25,19 @@ def guided(
     channels: int | None = None,  # only so many of the output's channels are guided
 ) -> Callable:
     "The guided field(x, t, at): t is a float that the model is told, `at` (t unless given) is where guidance is asked for its scale."
+
     def field(x: Tensor, t: float, at: float | None = None) -> Tensor:
         ts = torch.full((1,), t, device=x.device, dtype=torch.float32)  # one for all
-        if (scale := guidance.at(t if at is None else at)) == 1: return model(x, ts, y)
+        if (scale := guidance.at(t if at is None else at)) == 1:
+            return model(x, ts, y)
         v, v_null = model(torch.cat([x, x]), ts, torch.cat([y, torch.full_like(y, null)])).chunk(2)
-        v_null, v_own, rest = v_null[..., :channels], v[..., :channels], v[..., v.shape[-1] if channels is None else channels:]
+        v_null, v_own, rest = (
+            v_null[..., :channels],
+            v[..., :channels],
+            v[..., v.shape[-1] if channels is None else channels :],
+        )
         return torch.cat([v_null + scale * (v_own - v_null), rest], -1)
+
     return field
 
 # %% ../../nbs/generators/04_samplers.ipynb #baac3b05
@@ -40,7 +47,8 @@ def euler(field: Callable, x: Tensor, steps: int, on_step: Callable | None = Non
     z = x.double()
     for i in range(steps):
         z = z + (t[i + 1] - t[i]) * field(z.to(x.dtype), t[i]).double()
-        if on_step: on_step(i + 1, z.to(x.dtype))
+        if on_step:
+            on_step(i + 1, z.to(x.dtype))
     return z.to(x.dtype)
 
 
@@ -51,70 +59,139 @@ def heun(field: Callable, x: Tensor, steps: int, on_step: Callable | None = None
     for i in range(steps):
         h, v = t[i + 1] - t[i], field(z.to(x.dtype), t[i]).double()
         ahead = z + h * v
-        z = z + h / 2 * (v + field(ahead.to(x.dtype), t[i + 1], t[i]).double()) if i < steps - 1 else ahead
-        if on_step: on_step(i + 1, z.to(x.dtype))
+        z = (
+            z + h / 2 * (v + field(ahead.to(x.dtype), t[i + 1], t[i]).double())
+            if i < steps - 1
+            else ahead
+        )
+        if on_step:
+            on_step(i + 1, z.to(x.dtype))
     return z.to(x.dtype)
 
 
 class _Field:
     "A field between two times as torchdiffeq wants it, in time 1 - t; it tells of the steps that are begun."
 
-    def __init__(self, field: Callable, dtype: torch.dtype, begin: float, end: float, tell: Callable):
+    def __init__(
+        self, field: Callable, dtype: torch.dtype, begin: float, end: float, tell: Callable
+    ):
         self.field, self.dtype, self.begin, self.end, self.tell = field, dtype, begin, end, tell
 
     def __call__(self, time: Tensor, z: Tensor) -> Tensor:
         t = 1 - time.item()
-        return -self.field(z.to(self.dtype), t, min(max(t, self.end + 1e-9), self.begin - 1e-9)).double()  # guidance is that of the inside, at the ends too
+        return -self.field(
+            z.to(self.dtype), t, min(max(t, self.end + 1e-9), self.begin - 1e-9)
+        ).double()  # guidance is that of the inside, at the ends too
 
-    def callback_accept_step(self, time, z, dt): self.tell(z)
+    def callback_accept_step(self, time, z, dt):
+        self.tell(z)
 
 
-def dopri5(field: Callable, x: Tensor, steps: int = 1, on_step: Callable | None = None, rtol: float = 1e-3, atol: float = 1e-6, jumps: tuple[float, ...] = ()) -> Tensor:
+def dopri5(
+    field: Callable,
+    x: Tensor,
+    steps: int = 1,
+    on_step: Callable | None = None,
+    rtol: float = 1e-3,
+    atol: float = 1e-6,
+    jumps: tuple[float, ...] = (),
+) -> Tensor:
     "Dormand-Prince with steps of its own choice (`steps` is not used) within relative and absolute tolerances; at the times `jumps` the field may jump."
     from torchdiffeq import odeint  # here: it brings scipy.stats, a second
-    edges, z, done = [1., *sorted({t for t in jumps if 0 < t < 1}, reverse=True), 0.], x.double(), []
+
+    edges, z, done = (
+        [1.0, *sorted({t for t in jumps if 0 < t < 1}, reverse=True), 0.0],
+        x.double(),
+        [],
+    )
+
     def tell(z):
-        if on_step and done: on_step(len(done), z.to(x.dtype))
+        if on_step and done:
+            on_step(len(done), z.to(x.dtype))
         done.append(None)
+
     for begin, end in zip(edges, edges[1:]):
         times = torch.tensor([1 - begin, 1 - end], dtype=torch.float64, device=x.device)
-        z = odeint(_Field(field, x.dtype, begin, end, tell), z, times, rtol=rtol, atol=atol, method='dopri5', options={'step_t': times[1:]})[-1]  # step_t: else it steps beyond the end and looks back
-    if on_step: on_step(len(done), z.to(x.dtype))
+        z = odeint(
+            _Field(field, x.dtype, begin, end, tell),
+            z,
+            times,
+            rtol=rtol,
+            atol=atol,
+            method="dopri5",
+            options={"step_t": times[1:]},
+        )[-1]  # step_t: else it steps beyond the end and looks back
+    if on_step:
+        on_step(len(done), z.to(x.dtype))
     return z.to(x.dtype)
 
 # %% ../../nbs/generators/04_samplers.ipynb #0b7bc893
-DIFFUSIONS = {'2t': lambda path, t: 2 * t, 'sigma': lambda path, t: path.sigma(t)}  # w_t
+DIFFUSIONS = {"2t": lambda path, t: 2 * t, "sigma": lambda path, t: path.sigma(t)}  # w_t
 
 
 def score(path: Path, v: Tensor, x: Tensor, t: Tensor) -> Tensor:
     "The score of p_t at x by the velocity v there; t is one number."
     ratio = path.alpha(t) / path.d_alpha(t)
-    return (ratio * v - x) / (path.sigma(t)**2 - ratio * path.d_sigma(t) * path.sigma(t))
+    return (ratio * v - x) / (path.sigma(t) ** 2 - ratio * path.d_sigma(t) * path.sigma(t))
 
 
-def sde(field: Callable, x: Tensor, steps: int, on_step: Callable | None = None, *, noise: Callable, path: Path, diffusion: str = '2t', last_step: float = 0.04) -> Tensor:
+def sde(
+    field: Callable,
+    x: Tensor,
+    steps: int,
+    on_step: Callable | None = None,
+    *,
+    noise: Callable,
+    path: Path,
+    diffusion: str = "2t",
+    last_step: float = 0.04,
+) -> Tensor:
     "Euler-Maruyama from t = 1 in `steps` steps, the last one without noise from t = `last_step` to 0; `noise()` gives normal draws of x's shape."
-    if diffusion not in DIFFUSIONS: raise ValueError(f'diffusion={diffusion!r}; possible: {", ".join(DIFFUSIONS)}.{closest(diffusion, DIFFUSIONS)}')
-    if not 0 < last_step < 1: raise ValueError(f'last_step={last_step} must lie between 0 and 1')
-    if steps < 2: raise ValueError(f'steps={steps}: an SDE needs at least 2, one with noise and the last')
-    t = [*torch.linspace(1, last_step, steps, dtype=torch.float64), torch.zeros((), dtype=torch.float64)]
+    if diffusion not in DIFFUSIONS:
+        raise ValueError(
+            f"diffusion={diffusion!r}; possible: {', '.join(DIFFUSIONS)}.{closest(diffusion, DIFFUSIONS)}"
+        )
+    if not 0 < last_step < 1:
+        raise ValueError(f"last_step={last_step} must lie between 0 and 1")
+    if steps < 2:
+        raise ValueError(f"steps={steps}: an SDE needs at least 2, one with noise and the last")
+    t = [
+        *torch.linspace(1, last_step, steps, dtype=torch.float64),
+        torch.zeros((), dtype=torch.float64),
+    ]
     z = x.double()
     for i in range(steps):
         h, w = t[i + 1] - t[i], DIFFUSIONS[diffusion](path, t[i])
         v = field(z.to(x.dtype), t[i].item()).double()
         drift = v - 0.5 * w * score(path, v, z, t[i])
-        z = z + h.item() * drift + ((w * -h).sqrt().item() * noise().double() if i < steps - 1 else 0)
-        if on_step: on_step(i + 1, z.to(x.dtype))
+        z = (
+            z
+            + h.item() * drift
+            + ((w * -h).sqrt().item() * noise().double() if i < steps - 1 else 0)
+        )
+        if on_step:
+            on_step(i + 1, z.to(x.dtype))
     return z.to(x.dtype)
 
 # %% ../../nbs/generators/04_samplers.ipynb #3be96e81
-def dpm(d: Diffusion, model: Callable, x: Tensor, steps: int, on_step: Callable | None = None) -> Tensor:
+def dpm(
+    d: Diffusion, model: Callable, x: Tensor, steps: int, on_step: Callable | None = None
+) -> Tensor:
     "Noise (B, ...) to data by DPM-Solver++ of second order, with the betas of `d`; `model(x, timestep)` gives the noise in x."
-    if steps > d.total: raise ValueError(f'steps={steps} must lie between 1 and {d.total}, the number of diffusion steps')
+    if steps > d.total:
+        raise ValueError(
+            f"steps={steps} must lie between 1 and {d.total}, the number of diffusion steps"
+        )
     from diffusers import DPMSolverMultistepScheduler  # here: it takes a second
-    solver = DPMSolverMultistepScheduler(d.total, trained_betas=d.betas, lambda_min_clipped=-5.1 if d.schedule == 'cosine' else -float('inf'))
+
+    solver = DPMSolverMultistepScheduler(
+        d.total,
+        trained_betas=d.betas,
+        lambda_min_clipped=-5.1 if d.schedule == "cosine" else -float("inf"),
+    )
     solver.set_timesteps(steps)
     for i, t in enumerate(solver.timesteps.tolist()):
         x = solver.step(model(x, t), t, x).prev_sample
-        if on_step: on_step(i + 1, x)
+        if on_step:
+            on_step(i + 1, x)
     return x

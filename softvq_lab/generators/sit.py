@@ -22,22 +22,43 @@ from ..latents.stats import LatentStats
 # %% ../../nbs/generators/05_sit.ipynb #194faae0
 def _lognormal(n: int, interpolant: str, device) -> Tensor:
     ratio = torch.randn(n, device=device).exp()  # sigma / alpha
-    return ratio / (1 + ratio) if interpolant == 'linear' else ratio.atan() * 2 / math.pi
+    return ratio / (1 + ratio) if interpolant == "linear" else ratio.atan() * 2 / math.pi
 
 
-TIME_SAMPLING = {'uniform': lambda n, interpolant, device: torch.rand(n, device=device), 'lognormal': _lognormal}
+TIME_SAMPLING = {
+    "uniform": lambda n, interpolant, device: torch.rand(n, device=device),
+    "lognormal": _lognormal,
+}
 
 # %% ../../nbs/generators/05_sit.ipynb #2d89d310
-NEAREST = {'velocity': (0., 1.), 'noise': (0., 0.95), 'data': (0.01, 1.)}  # t between which a prediction becomes a velocity
+NEAREST = {
+    "velocity": (0.0, 1.0),
+    "noise": (0.0, 0.95),
+    "data": (0.01, 1.0),
+}  # t between which a prediction becomes a velocity
 
 
 class SiT(Generator):
     "Class-conditional flow model of latents (B, L, D). Samplers: `heun`, `euler`, `dopri5` (rtol, atol), `sde` (diffusion: 2t or sigma; last_step)."
-    samplers = {'heun': SamplerChoice(25), 'euler': SamplerChoice(100), 'dopri5': SamplerChoice(1, ('rtol', 'atol')), 'sde': SamplerChoice(250, ('diffusion', 'last_step'))}
+
+    samplers = {
+        "heun": SamplerChoice(25),
+        "euler": SamplerChoice(100),
+        "dopri5": SamplerChoice(1, ("rtol", "atol")),
+        "sde": SamplerChoice(250, ("diffusion", "last_step")),
+    }
     paper_guidance = {64: 1.75, 32: 2.25}
     default_high = 0.7
 
-    def __init__(self, config: GeneratorConfig, tokens: int, latent_dim: int, num_classes: int, stats: LatentStats, tokenizer_fingerprint: str):
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        tokens: int,
+        latent_dim: int,
+        num_classes: int,
+        stats: LatentStats,
+        tokenizer_fingerprint: str,
+    ):
         super().__init__(config, tokens, latent_dim, num_classes, stats, tokenizer_fingerprint)
         self.path = make_path(config.interpolant)
         self.net = make_transformer(config, tokens, latent_dim, num_classes)
@@ -45,28 +66,49 @@ class SiT(Generator):
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
         "Training loss of latents z (B, L, D) and classes y (B) at random times, labels dropped at random: one value an image (B)."
         x = self.stats.normalize(z)
-        return self.loss_at(x, torch.randn_like(x), TIME_SAMPLING[self.config.time_sampling](len(z), self.config.interpolant, z.device), self.drop_labels(y))
+        return self.loss_at(
+            x,
+            torch.randn_like(x),
+            TIME_SAMPLING[self.config.time_sampling](len(z), self.config.interpolant, z.device),
+            self.drop_labels(y),
+        )
 
     def loss_at(self, x: Tensor, noise: Tensor, t: Tensor, y: Tensor) -> Tensor:
         "Mean squared error (B) of the prediction for normalised latents x and noise (B, L, D), times t (B) and classes y (B)."
         x_t, v = self.path.mix(x, noise, t)
-        target = {'velocity': v, 'noise': noise, 'data': x}[self.config.prediction]
+        target = {"velocity": v, "noise": noise, "data": x}[self.config.prediction]
         return (self.net(x_t, t, y).float() - target).square().flatten(1).mean(1)
 
     def velocity(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         "The velocity (B, L, D) at x_t and t (B) by the network's prediction, whatever that is."
         kind = self.config.prediction
-        if kind == 'velocity': return self.net(x_t, t, y)
+        if kind == "velocity":
+            return self.net(x_t, t, y)
         t = t.clamp(*NEAREST[kind])
         says, at = self.net(x_t, t, y), t.view(-1, 1, 1)
-        a, s, da, ds = (f(at) for f in (self.path.alpha, self.path.sigma, self.path.d_alpha, self.path.d_sigma))
-        x, noise = ((x_t - s * says) / a, says) if kind == 'noise' else (says, (x_t - a * says) / s)
+        a, s, da, ds = (
+            f(at) for f in (self.path.alpha, self.path.sigma, self.path.d_alpha, self.path.d_sigma)
+        )
+        x, noise = ((x_t - s * says) / a, says) if kind == "noise" else (says, (x_t - a * says) / s)
         return da * x + ds * noise
 
-    def draw(self, y: Tensor, noise: Callable, sampler: str, steps: int, guidance: Guidance, on_step: Callable | None = None, **options) -> Tensor:
+    def draw(
+        self,
+        y: Tensor,
+        noise: Callable,
+        sampler: str,
+        steps: int,
+        guidance: Guidance,
+        on_step: Callable | None = None,
+        **options,
+    ) -> Tensor:
         "Normalised latents (B, L, D) of classes y (B); `noise(L, D)` gives the start, and then what `sde` adds."
         normal = lambda: noise(self.tokens, self.latent_dim)
-        if sampler == 'sde': options |= dict(noise=normal, path=self.path)
-        if sampler == 'dopri5': options |= dict(jumps=() if guidance.scale == 1 else (guidance.low, guidance.high))
-        solve = {'heun': heun, 'euler': euler, 'dopri5': dopri5, 'sde': sde}[sampler]
-        return solve(guided(self.velocity, y, self.null_class, guidance), normal(), steps, on_step, **options)
+        if sampler == "sde":
+            options |= dict(noise=normal, path=self.path)
+        if sampler == "dopri5":
+            options |= dict(jumps=() if guidance.scale == 1 else (guidance.low, guidance.high))
+        solve = {"heun": heun, "euler": euler, "dopri5": dopri5, "sde": sde}[sampler]
+        return solve(
+            guided(self.velocity, y, self.null_class, guidance), normal(), steps, on_step, **options
+        )

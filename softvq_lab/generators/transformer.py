@@ -22,7 +22,11 @@ from ..config import GeneratorConfig
 # %% ../../nbs/generators/03_transformer.ipynb #892feb06
 def sinusoid(position: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
     "Positions or times (N) -> (N, dim): cosines in the first half, sines in the second."
-    freqs = torch.exp(-math.log(max_period) * torch.arange(dim // 2, device=position.device, dtype=torch.float32) / (dim // 2))
+    freqs = torch.exp(
+        -math.log(max_period)
+        * torch.arange(dim // 2, device=position.device, dtype=torch.float32)
+        / (dim // 2)
+    )
     angles = position.float()[:, None] * freqs
     return torch.cat([angles.cos(), angles.sin()], -1)
 
@@ -30,24 +34,27 @@ def sinusoid(position: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
 def token_positions(tokens: int, dim: int) -> Tensor:
     "Fixed positions (1, L, C) of a 1-D sequence: even channels sine, odd channels cosine."
     s = sinusoid(torch.arange(tokens), dim)
-    return torch.stack([s[:, dim // 2:], s[:, :dim // 2]], -1).flatten(1)[None]
+    return torch.stack([s[:, dim // 2 :], s[:, : dim // 2]], -1).flatten(1)[None]
 
 
 def grid_positions(rows: int, columns: int, dim: int) -> Tensor:
     "Fixed positions (1, rows x columns, C) of a grid, as MAE's and DiT's: a quarter of the channels each for sine and cosine of the column, then of the row."
     axis = lambda n: sinusoid(torch.arange(n), dim // 2).roll(dim // 4, -1)  # sines first
-    return torch.cat([axis(columns).repeat(rows, 1), axis(rows).repeat_interleave(columns, 0)], -1)[None]
+    return torch.cat([axis(columns).repeat(rows, 1), axis(rows).repeat_interleave(columns, 0)], -1)[
+        None
+    ]
 
 
 class TimeEmbedder(nn.Module):
     "Times (B) -> (B, C) by sinusoids and an MLP; t is multiplied by `scale` first."
 
-    def __init__(self, dim: int, scale: float = 1., freq_dim: int = 256):
+    def __init__(self, dim: int, scale: float = 1.0, freq_dim: int = 256):
         super().__init__()
         self.scale, self.freq_dim = scale, freq_dim
         self.mlp = nn.Sequential(nn.Linear(freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
-    def forward(self, t: Tensor) -> Tensor: return self.mlp(sinusoid(t * self.scale, self.freq_dim).to(self.mlp[0].weight.dtype))
+    def forward(self, t: Tensor) -> Tensor:
+        return self.mlp(sinusoid(t * self.scale, self.freq_dim).to(self.mlp[0].weight.dtype))
 
 # %% ../../nbs/generators/03_transformer.ipynb #265b569f
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -65,10 +72,12 @@ def _adaln(dim: int, parts: int) -> nn.Sequential:
 class Block(nn.Module):
     "Attention and MLP, each with its norm modulated and its output gated by the condition (adaLN-Zero)."
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4., qk_norm: bool = False):
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, qk_norm: bool = False):
         super().__init__()
-        self.attn = Attention(dim, num_heads=heads, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=lambda: nn.GELU(approximate='tanh'))
+        self.attn = Attention(
+            dim, num_heads=heads, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm
+        )
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=lambda: nn.GELU(approximate="tanh"))
         self.adaLN_modulation = _adaln(dim, 6)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -79,25 +88,28 @@ class Block(nn.Module):
 
 # %% ../../nbs/generators/03_transformer.ipynb #9019af39
 PRESETS = {
-    'tiny': dict(width=128, depth=4, heads=4),  # the digits, two CPU cores
-    'S': dict(width=384, depth=12, heads=6),  # 33 M parameters
-    'B': dict(width=768, depth=12, heads=12),  # 130 M
-    'L': dict(width=1024, depth=24, heads=16),  # 458 M
-    'XL': dict(width=1152, depth=28, heads=16),  # 675 M
+    "tiny": dict(width=128, depth=4, heads=4),  # the digits, two CPU cores
+    "S": dict(width=384, depth=12, heads=6),  # 33 M parameters
+    "B": dict(width=768, depth=12, heads=12),  # 130 M
+    "L": dict(width=1024, depth=24, heads=16),  # 458 M
+    "XL": dict(width=1152, depth=28, heads=16),  # 675 M
 }
 
 
 class DiffusionTransformer(nn.Module):
     "Noised latents (B, L, D), times (B), or (1) for all, and classes (B) -> prediction (B, L, out_dim)."
 
-    def __init__(self,
+    def __init__(
+        self,
         tokens: int,  # L
         latent_dim: int,  # D
         num_classes: int,  # the null class is number num_classes
-        width: int, depth: int, heads: int,  # of the transformer; see PRESETS
+        width: int,
+        depth: int,
+        heads: int,  # of the transformer; see PRESETS
         out_dim: int | None = None,  # D unless given
-        time_scale: float = 1.,  # factor on t before its embedding
-        mlp_ratio: float = 4.,
+        time_scale: float = 1.0,  # factor on t before its embedding
+        mlp_ratio: float = 4.0,
         qk_norm: bool = False,
         grid: tuple[int, int] | None = None,  # (rows, side of a patch) of 2-D latents; None: 1-D
     ):
@@ -105,22 +117,34 @@ class DiffusionTransformer(nn.Module):
         self.num_classes, self.out_dim, self.width = num_classes, out_dim or latent_dim, width
         self.rows, self.patch, self.grad_checkpointing = *(grid or (1, 1)), False
         p = self.patch**2  # tokens in a patch
-        if width % heads or width % 4: raise ValueError(f'width={width} of the transformer must be a multiple of heads={heads} and of 4')
-        if tokens % self.rows or self.rows % self.patch or tokens // self.rows % self.patch: raise ValueError(f'tokens={tokens} are no grid of latent_rows={self.rows} in patches of latent_patch={self.patch} x {self.patch}')
+        if width % heads or width % 4:
+            raise ValueError(
+                f"width={width} of the transformer must be a multiple of heads={heads} and of 4"
+            )
+        if tokens % self.rows or self.rows % self.patch or tokens // self.rows % self.patch:
+            raise ValueError(
+                f"tokens={tokens} are no grid of latent_rows={self.rows} in patches of latent_patch={self.patch} x {self.patch}"
+            )
         self.x_embedder = nn.Linear(p * latent_dim, width)
         self.t_embedder = TimeEmbedder(width, time_scale)
         self.y_embedder = nn.Embedding(num_classes + 1, width)
-        positions = grid_positions(self.rows // self.patch, tokens // self.rows // self.patch, width) if grid else token_positions(tokens, width)
-        self.register_buffer('pos_embed', positions)
+        positions = (
+            grid_positions(self.rows // self.patch, tokens // self.rows // self.patch, width)
+            if grid
+            else token_positions(tokens, width)
+        )
+        self.register_buffer("pos_embed", positions)
         self.blocks = nn.ModuleList([Block(width, heads, mlp_ratio, qk_norm) for _ in range(depth)])
         self.final_modulation = _adaln(width, 2)
         self.final_linear = nn.Linear(width, p * self.out_dim)
         self.apply(self._init)
 
     def _init(self, m):
-        if isinstance(m, Block): nn.init.zeros_(m.adaLN_modulation[1].weight)
+        if isinstance(m, Block):
+            nn.init.zeros_(m.adaLN_modulation[1].weight)
         elif isinstance(m, TimeEmbedder):
-            for i in (0, 2): nn.init.normal_(m.mlp[i].weight, std=0.02)
+            for i in (0, 2):
+                nn.init.normal_(m.mlp[i].weight, std=0.02)
         elif isinstance(m, DiffusionTransformer):
             nn.init.normal_(self.y_embedder.weight, std=0.02)
             nn.init.zeros_(self.final_modulation[1].weight)
@@ -132,17 +156,47 @@ class DiffusionTransformer(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         p = self.patch
-        if p > 1: x = rearrange(x, 'b (h p w q) d -> b (h w) (p q d)', h=self.rows // p, p=p, q=p)
+        if p > 1:
+            x = rearrange(x, "b (h p w q) d -> b (h w) (p q d)", h=self.rows // p, p=p, q=p)
         x = self.x_embedder(x) + self.pos_embed  # (B, L, C)
         c = self.t_embedder(t) + self.y_embedder(y)  # (B, C)
-        for block in self.blocks: x = checkpoint(block, x, c, use_reentrant=False) if self.grad_checkpointing and torch.is_grad_enabled() else block(x, c)
+        for block in self.blocks:
+            x = (
+                checkpoint(block, x, c, use_reentrant=False)
+                if self.grad_checkpointing and torch.is_grad_enabled()
+                else block(x, c)
+            )
         shift, scale = self.final_modulation(c).chunk(2, -1)
-        x = self.final_linear(modulate(F.layer_norm(x, x.shape[-1:], eps=1e-6), shift, scale))  # (B, L, out_dim), or (B, L/p², p² out_dim)
-        return rearrange(x, 'b (h w) (p q d) -> b (h p w q) d', h=self.rows // p, p=p, q=p) if p > 1 else x
+        x = self.final_linear(
+            modulate(F.layer_norm(x, x.shape[-1:], eps=1e-6), shift, scale)
+        )  # (B, L, out_dim), or (B, L/p², p² out_dim)
+        return (
+            rearrange(x, "b (h w) (p q d) -> b (h p w q) d", h=self.rows // p, p=p, q=p)
+            if p > 1
+            else x
+        )
 
 
-def make_transformer(config: GeneratorConfig, tokens: int, latent_dim: int, num_classes: int, out_dim: int | None = None) -> DiffusionTransformer:
+def make_transformer(
+    config: GeneratorConfig,
+    tokens: int,
+    latent_dim: int,
+    num_classes: int,
+    out_dim: int | None = None,
+) -> DiffusionTransformer:
     "The transformer of a config."
-    shape = PRESETS[config.size] | {k: v for k in ('width', 'depth', 'heads') if (v := getattr(config, k))}
+    shape = PRESETS[config.size] | {
+        k: v for k in ("width", "depth", "heads") if (v := getattr(config, k))
+    }
     grid = (config.latent_rows, config.latent_patch) if config.latent_rows else None
-    return DiffusionTransformer(tokens, latent_dim, num_classes, **shape, out_dim=out_dim, time_scale=config.time_scale, mlp_ratio=config.mlp_ratio, qk_norm=config.qk_norm, grid=grid)
+    return DiffusionTransformer(
+        tokens,
+        latent_dim,
+        num_classes,
+        **shape,
+        out_dim=out_dim,
+        time_scale=config.time_scale,
+        mlp_ratio=config.mlp_ratio,
+        qk_norm=config.qk_norm,
+        grid=grid,
+    )

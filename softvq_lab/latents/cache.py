@@ -27,58 +27,112 @@ from ..data import ImageData, WithMirrors, record_broken, stack
 from .stats import LatentStats, combine, moments
 
 # %% ../../nbs/latents/01_cache.ipynb #a9650492
-DTYPES = {'float32': torch.float32, 'float16': torch.float16}
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def _plan(tokenizer, images: ImageData, flips: bool, shard_size: int, dtype: str) -> dict:
     x, y = stack(images.train, 8)
     probe = hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).hexdigest()[:16]
     entries = len(images.train) * (1 + flips)
-    return {'format': 'softvq_lab-latents-1', 'tokenizer': tokenizer.fingerprint, 'source': images.source, 'class_names': list(images.class_names), 'images': len(images.train), 'flips': flips,
-            'entries': entries, 'shape': [tokenizer.tokens, tokenizer.latent_dim], 'dtype': dtype, 'shard_size': shard_size, 'shards': math.ceil(entries / shard_size), 'probe': probe}
+    return {
+        "format": "softvq_lab-latents-1",
+        "tokenizer": tokenizer.fingerprint,
+        "source": images.source,
+        "class_names": list(images.class_names),
+        "images": len(images.train),
+        "flips": flips,
+        "entries": entries,
+        "shape": [tokenizer.tokens, tokenizer.latent_dim],
+        "dtype": dtype,
+        "shard_size": shard_size,
+        "shards": math.ceil(entries / shard_size),
+        "probe": probe,
+    }
 
 
-def _key(plan: dict) -> str: return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
+def _key(plan: dict) -> str:
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _claim(folder: Path, plan: dict):
     "Write plan.json, or make sure that the one that is there is the same."
-    if not (folder/'plan.json').is_file(): return write_json(folder/'plan.json', plan)
-    there = read_json(folder/'plan.json')
-    differs = [f'{k}: {there.get(k)!r} there, {v!r} asked for' for k, v in plan.items() if there.get(k) != v]
-    if differs: raise ValueError(f'{folder} holds other latents, and they are left as they are: give another folder, or delete this one\n  ' + '\n  '.join(differs))
+    if not (folder / "plan.json").is_file():
+        return write_json(folder / "plan.json", plan)
+    there = read_json(folder / "plan.json")
+    differs = [
+        f"{k}: {there.get(k)!r} there, {v!r} asked for"
+        for k, v in plan.items()
+        if there.get(k) != v
+    ]
+    if differs:
+        raise ValueError(
+            f"{folder} holds other latents, and they are left as they are: give another folder, or delete this one\n  "
+            + "\n  ".join(differs)
+        )
 
 # %% ../../nbs/latents/01_cache.ipynb #7bab5f6e
-def _shard(folder: Path, s: int) -> Path: return folder/'shards'/f'{s:05d}.safetensors'
+def _shard(folder: Path, s: int) -> Path:
+    return folder / "shards" / f"{s:05d}.safetensors"
 
 
 def _write_shard(folder: Path, s: int, plan: dict, z: Tensor, labels: Tensor):
-    z, entries = z.to(DTYPES[plan['dtype']]), torch.arange(s * plan['shard_size'], s * plan['shard_size'] + len(z))
-    if not z.isfinite().all(): raise FloatingPointError(f'latents of images {(entries[~z.isfinite().flatten(1).all(1)] % plan["images"])[:5].tolist()} are not finite' + (' in float16: use float32' if plan['dtype'] == 'float16' else ''))
-    for left in (folder/'shards').glob(f'.{s:05d}.*.tmp'): left.unlink(missing_ok=True)  # of a killed process
-    data = save({'z': z.contiguous(), 'labels': labels, 'index': entries % plan['images'], 'flipped': (entries >= plan['images']).to(torch.uint8)})
+    z, entries = (
+        z.to(DTYPES[plan["dtype"]]),
+        torch.arange(s * plan["shard_size"], s * plan["shard_size"] + len(z)),
+    )
+    if not z.isfinite().all():
+        raise FloatingPointError(
+            f"latents of images {(entries[~z.isfinite().flatten(1).all(1)] % plan['images'])[:5].tolist()} are not finite"
+            + (" in float16: use float32" if plan["dtype"] == "float16" else "")
+        )
+    for left in (folder / "shards").glob(f".{s:05d}.*.tmp"):
+        left.unlink(missing_ok=True)  # of a killed process
+    data = save(
+        {
+            "z": z.contiguous(),
+            "labels": labels,
+            "index": entries % plan["images"],
+            "flipped": (entries >= plan["images"]).to(torch.uint8),
+        }
+    )
     write_atomic(_shard(folder, s), data)
-    write_json(_shard(folder, s).with_suffix('.json'), {'plan': _key(plan), 'sha256': hashlib.sha256(data).hexdigest(), **moments(z)})
+    write_json(
+        _shard(folder, s).with_suffix(".json"),
+        {"plan": _key(plan), "sha256": hashlib.sha256(data).hexdigest(), **moments(z)},
+    )
 
 
 def _record(folder: Path, s: int, plan: dict) -> dict | None:
     "What was written about a finished shard, None when it is not finished."
-    try: about = read_json(_shard(folder, s).with_suffix('.json'))
-    except (OSError, ValueError): return None
-    return about if about.get('plan') == _key(plan) and _shard(folder, s).is_file() else None
+    try:
+        about = read_json(_shard(folder, s).with_suffix(".json"))
+    except (OSError, ValueError):
+        return None
+    return about if about.get("plan") == _key(plan) and _shard(folder, s).is_file() else None
 
 
 def _intact(folder: Path, s: int, plan: dict) -> bool:
     about = _record(folder, s, plan)
-    return about is not None and sha256(_shard(folder, s)) == about['sha256']
+    return about is not None and sha256(_shard(folder, s)) == about["sha256"]
 
 # %% ../../nbs/latents/01_cache.ipynb #0fc5566b
-def _encode(tokenizer, split: Dataset, plan: dict, todo: list[int], batch_size: int, workers: int, bar) -> Iterator[tuple[int, Tensor, Tensor]]:
+def _encode(
+    tokenizer, split: Dataset, plan: dict, todo: list[int], batch_size: int, workers: int, bar
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     "Yield (shard, z (n, L, D), labels (n)) for the shards `todo`."
-    device, size = next(tokenizer.parameters()).device, plan['shard_size']
-    spans = [range(s * size, min((s + 1) * size, plan['entries'])) for s in todo]
-    batches = [list(span[i:i + batch_size]) for span in spans for i in range(0, len(span), batch_size)]
-    loader = iter(DataLoader(WithMirrors(split), batch_sampler=batches, num_workers=workers, pin_memory=device.type == 'cuda'))
+    device, size = next(tokenizer.parameters()).device, plan["shard_size"]
+    spans = [range(s * size, min((s + 1) * size, plan["entries"])) for s in todo]
+    batches = [
+        list(span[i : i + batch_size]) for span in spans for i in range(0, len(span), batch_size)
+    ]
+    loader = iter(
+        DataLoader(
+            WithMirrors(split),
+            batch_sampler=batches,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+        )
+    )
     for s, span in zip(todo, spans):
         z, labels, have = [], [], 0
         while have < len(span):
@@ -91,27 +145,59 @@ def _encode(tokenizer, split: Dataset, plan: dict, todo: list[int], batch_size: 
 
 # %% ../../nbs/latents/01_cache.ipynb #769cd516
 def _ranks(rank: int | None, world: int | None) -> tuple[int, int]:
-    if rank is None and world is None: return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-    if rank is None or world is None or not 0 <= rank < world: raise ValueError(f'rank={rank} and world={world}: give both, with 0 <= rank < world, or neither')
+    if rank is None and world is None:
+        return (
+            (dist.get_rank(), dist.get_world_size())
+            if dist.is_available() and dist.is_initialized()
+            else (0, 1)
+        )
+    if rank is None or world is None or not 0 <= rank < world:
+        raise ValueError(
+            f"rank={rank} and world={world}: give both, with 0 <= rank < world, or neither"
+        )
     return rank, world
 
 
 @torch.no_grad()
-def cache_latents(tokenizer, images: ImageData, folder, flips: bool = False, batch_size: int = 64, shard_size: int = 4096, dtype: str = 'float32', workers: int = 0,
-                  rank: int | None = None, world: int | None = None, progress: bool = True) -> 'LatentData | None':
+def cache_latents(
+    tokenizer,
+    images: ImageData,
+    folder,
+    flips: bool = False,
+    batch_size: int = 64,
+    shard_size: int = 4096,
+    dtype: str = "float32",
+    workers: int = 0,
+    rank: int | None = None,
+    world: int | None = None,
+    progress: bool = True,
+) -> "LatentData | None":
     """Encode the training split once into `folder`; finished shards are kept, so the same call goes on after a crash and mends what is damaged.
     `rank` of `world` (default: those of torch.distributed, where it runs) encodes its share; None is returned while shards of other ranks are missing."""
-    if dtype not in DTYPES: raise ValueError(f'dtype={dtype!r}; possible: {list(DTYPES)}')
-    if min(shard_size, batch_size) < 1: raise ValueError(f'shard_size={shard_size} and batch_size={batch_size} must be at least 1')
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}; possible: {list(DTYPES)}")
+    if min(shard_size, batch_size) < 1:
+        raise ValueError(f"shard_size={shard_size} and batch_size={batch_size} must be at least 1")
     ranked, (rank, world), folder = rank is not None, _ranks(rank, world), Path(folder)
-    (folder/'shards').mkdir(parents=True, exist_ok=True)
-    broken = getattr(images.train, 'broken', None)
-    if broken and not broken.path: broken = record_broken(images, folder)
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    broken = getattr(images.train, "broken", None)
+    if broken and not broken.path:
+        broken = record_broken(images, folder)
     plan = _plan(tokenizer, images, flips, shard_size, dtype)
     _claim(folder, plan)
-    todo = [s for s in range(rank, plan['shards'], world) if not _intact(folder, s, plan)]
-    if todo: (folder/'cache.json').unlink(missing_ok=True)
-    was, bar = tokenizer.training, tqdm(total=plan['entries'], desc=f'latents{f" (rank {rank})" if world > 1 else ""}', mininterval=0.5 if sys.stdout.isatty() else 5, file=sys.stdout, disable=not progress)
+    todo = [s for s in range(rank, plan["shards"], world) if not _intact(folder, s, plan)]
+    if todo:
+        (folder / "cache.json").unlink(missing_ok=True)
+    was, bar = (
+        tokenizer.training,
+        tqdm(
+            total=plan["entries"],
+            desc=f"latents{f' (rank {rank})' if world > 1 else ''}",
+            mininterval=0.5 if sys.stdout.isatty() else 5,
+            file=sys.stdout,
+            disable=not progress,
+        ),
+    )
     tokenizer.eval()
     try:
         for s, z, labels in _encode(tokenizer, images.train, plan, todo, batch_size, workers, bar):
@@ -120,31 +206,56 @@ def cache_latents(tokenizer, images: ImageData, folder, flips: bool = False, bat
         tokenizer.train(was)
         bar.close()
     _finish(folder, plan, sorted(broken.files) if broken else [])
-    if not ranked and world > 1: dist.barrier()
-    if not (folder/'cache.json').is_file() and (ranked or world == 1): return None
-    return open_cache(folder, plan['tokenizer'], verify=False)
+    if not ranked and world > 1:
+        dist.barrier()
+    if not (folder / "cache.json").is_file() and (ranked or world == 1):
+        return None
+    return open_cache(folder, plan["tokenizer"], verify=False)
 
 # %% ../../nbs/latents/01_cache.ipynb #522fa425
 def _finish(folder: Path, plan: dict, broken: list[str]):
-    about = [_record(folder, s, plan) for s in range(plan['shards'])]
-    if None in about: return
+    about = [_record(folder, s, plan) for s in range(plan["shards"])]
+    if None in about:
+        return
     stats = combine(about)
-    write_json(folder/'cache.json', {**plan, 'stats': dataclasses.asdict(stats), 'sha256': [a['sha256'] for a in about], 'broken': broken})
+    write_json(
+        folder / "cache.json",
+        {
+            **plan,
+            "stats": dataclasses.asdict(stats),
+            "sha256": [a["sha256"] for a in about],
+            "broken": broken,
+        },
+    )
 
 
-def open_cache(folder, tokenizer_fingerprint: str, verify: bool = True) -> 'LatentData':
+def open_cache(folder, tokenizer_fingerprint: str, verify: bool = True) -> "LatentData":
     "The finished cache in `folder`; a `ValueError` that says what to do when it is another tokenizer's, unfinished or (with `verify`: reads it all once) damaged."
     folder = Path(folder)
-    if not (folder/'plan.json').is_file(): raise ValueError(f'{folder} holds no latent cache: make one by cache_latents(tokenizer, images, folder)')
-    plan = read_json(folder/'plan.json')
-    if plan.get('tokenizer') != tokenizer_fingerprint:
-        raise ValueError(f'{folder} holds latents of tokenizer {plan.get("tokenizer")}, not of {tokenizer_fingerprint}: cache the latents of this tokenizer in another folder, or take the tokenizer that made these')
-    if not (folder/'cache.json').is_file():
-        done = sum(_record(folder, s, plan) is not None for s in range(plan['shards']))
-        raise ValueError(f'{folder} is an unfinished latent cache ({done} of {plan["shards"]} shards): run the same caching again, it goes on where it stopped')
-    info = read_json(folder/'cache.json')
-    bad = [s for s, expected in enumerate(info['sha256']) if not _shard(folder, s).is_file() or (verify and sha256(_shard(folder, s)) != expected)]
-    if bad: raise ValueError(f'{len(bad)} of {info["shards"]} shards of {folder} are missing or not what was written (such as {_shard(folder, bad[0]).name}): run the same caching again, it makes these anew and keeps the others')
+    if not (folder / "plan.json").is_file():
+        raise ValueError(
+            f"{folder} holds no latent cache: make one by cache_latents(tokenizer, images, folder)"
+        )
+    plan = read_json(folder / "plan.json")
+    if plan.get("tokenizer") != tokenizer_fingerprint:
+        raise ValueError(
+            f"{folder} holds latents of tokenizer {plan.get('tokenizer')}, not of {tokenizer_fingerprint}: cache the latents of this tokenizer in another folder, or take the tokenizer that made these"
+        )
+    if not (folder / "cache.json").is_file():
+        done = sum(_record(folder, s, plan) is not None for s in range(plan["shards"]))
+        raise ValueError(
+            f"{folder} is an unfinished latent cache ({done} of {plan['shards']} shards): run the same caching again, it goes on where it stopped"
+        )
+    info = read_json(folder / "cache.json")
+    bad = [
+        s
+        for s, expected in enumerate(info["sha256"])
+        if not _shard(folder, s).is_file() or (verify and sha256(_shard(folder, s)) != expected)
+    ]
+    if bad:
+        raise ValueError(
+            f"{len(bad)} of {info['shards']} shards of {folder} are missing or not what was written (such as {_shard(folder, bad[0]).name}): run the same caching again, it makes these anew and keeps the others"
+        )
     return LatentData(folder, info)
 
 # %% ../../nbs/latents/01_cache.ipynb #10131e1b
@@ -153,25 +264,33 @@ class LatentData(Dataset):
 
     def __init__(self, folder: Path, info: dict):
         self.folder, self.info, self._opened = folder, info, {}
-        self.tokenizer, self.source, self.class_names = info['tokenizer'], info['source'], tuple(info['class_names'])
-        self.stats = LatentStats.read(info['stats'])
+        self.tokenizer, self.source, self.class_names = (
+            info["tokenizer"],
+            info["source"],
+            tuple(info["class_names"]),
+        )
+        self.stats = LatentStats.read(info["stats"])
 
-    def __len__(self): return self.info['entries']
-    def __getstate__(self): return self.__dict__ | {'_opened': {}}
+    def __len__(self):
+        return self.info["entries"]
+
+    def __getstate__(self):
+        return self.__dict__ | {"_opened": {}}
 
     def _open(self, s: int):
         if s not in self._opened:
-            f = safe_open(_shard(self.folder, s), 'pt')
-            self._opened[s] = f.get_slice('z'), f.get_tensor('labels')
+            f = safe_open(_shard(self.folder, s), "pt")
+            self._opened[s] = f.get_slice("z"), f.get_tensor("labels")
         return self._opened[s]
 
     def __getitem__(self, e: int) -> tuple[Tensor, int]:
-        if not 0 <= e < len(self): raise IndexError(e)
-        s, row = divmod(e, self.info['shard_size'])
+        if not 0 <= e < len(self):
+            raise IndexError(e)
+        s, row = divmod(e, self.info["shard_size"])
         z, labels = self._open(s)
         return z[row].float(), int(labels[row])
 
     @property
     def labels(self) -> Tensor:
         "All labels (N)."
-        return torch.cat([self._open(s)[1] for s in range(self.info['shards'])])
+        return torch.cat([self._open(s)[1] for s in range(self.info["shards"])])

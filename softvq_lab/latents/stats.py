@@ -26,22 +26,25 @@ def _row(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) ->
 @dataclass(frozen=True)
 class LatentStats:
     "Mean and standard deviation of latents, channel by channel."
+
     mean: tuple[float, ...]  # D
     std: tuple[float, ...]  # D
     count: int  # tokens they were measured on
 
     @classmethod
-    def measure(cls, z: Tensor) -> 'LatentStats':
+    def measure(cls, z: Tensor) -> "LatentStats":
         "Stats of latents (N, L, D); a constant channel gets a deviation of 1."
         return combine([moments(z)])
 
     @classmethod
-    def read(cls, info: dict) -> 'LatentStats':
+    def read(cls, info: dict) -> "LatentStats":
         "What `dataclasses.asdict` wrote as JSON, where tuples are lists."
-        return cls(tuple(info['mean']), tuple(info['std']), info['count'])
+        return cls(tuple(info["mean"]), tuple(info["std"]), info["count"])
 
     def _rows(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = torch.promote_types(z.dtype, torch.float32)  # latents in half precision become float32
+        dtype = torch.promote_types(
+            z.dtype, torch.float32
+        )  # latents in half precision become float32
         return _row(self.mean, z.device, dtype), _row(self.std, z.device, dtype)
 
     def normalize(self, z: Tensor) -> Tensor:
@@ -57,22 +60,30 @@ class LatentStats:
 
 def moments(z: Tensor) -> dict:
     "Count, mean and sum of squared deviations of latents (n, L, D), channel by channel, in float64."
-    if not z.isfinite().all(): raise ValueError(f'latents {tuple(z.shape)} hold NaN or infinity')
+    if not z.isfinite().all():
+        raise ValueError(f"latents {tuple(z.shape)} hold NaN or infinity")
     z = z.double().flatten(0, 1)
     mean = z.mean(0)
-    return {'count': len(z), 'mean': mean.tolist(), 'm2': (z - mean).square().sum(0).tolist()}
+    return {"count": len(z), "mean": mean.tolist(), "m2": (z - mean).square().sum(0).tolist()}
 
 
 def combine(parts: list[dict]) -> LatentStats:
     "The statistics of all latents from the moments of their parts; a constant channel gets a deviation of 1."
-    count, mean, m2 = 0, torch.zeros(len(parts[0]['mean']), dtype=torch.float64), 0.
+    count, mean, m2 = 0, torch.zeros(len(parts[0]["mean"]), dtype=torch.float64), 0.0
     for p in parts:
-        n, delta = count + p['count'], torch.tensor(p['mean'], dtype=torch.float64) - mean
-        m2 = m2 + torch.tensor(p['m2'], dtype=torch.float64) + delta.square() * (count * p['count'] / n)
-        mean, count = mean + delta * (p['count'] / n), n
-    if count < 2: raise ValueError(f'latent statistics need at least 2 tokens, not {count}')
+        n, delta = count + p["count"], torch.tensor(p["mean"], dtype=torch.float64) - mean
+        m2 = (
+            m2
+            + torch.tensor(p["m2"], dtype=torch.float64)
+            + delta.square() * (count * p["count"] / n)
+        )
+        mean, count = mean + delta * (p["count"] / n), n
+    if count < 2:
+        raise ValueError(f"latent statistics need at least 2 tokens, not {count}")
     std = (m2 / (count - 1)).sqrt()
-    return LatentStats(tuple(mean.tolist()), tuple(torch.where(std > 1e-6, std, 1.).tolist()), count)
+    return LatentStats(
+        tuple(mean.tolist()), tuple(torch.where(std > 1e-6, std, 1.0).tolist()), count
+    )
 
 # %% ../../nbs/latents/00_stats.ipynb #1f0b5813
 @torch.no_grad()
@@ -81,16 +92,29 @@ def _encoded(tokenizer, split: Dataset, batch_size: int) -> Iterator[tuple]:
     was, device = tokenizer.training, next(tokenizer.parameters()).device
     tokenizer.eval()
     try:
-        for x, y in DataLoader(split, batch_size): yield tokenizer.encode(x.to(device)), y
-    finally: tokenizer.train(was)
+        for x, y in DataLoader(split, batch_size):
+            yield tokenizer.encode(x.to(device)), y
+    finally:
+        tokenizer.train(was)
 
 
-def encode_dataset(tokenizer, split: Dataset, batch_size: int = 256) -> tuple[Tensor, Tensor, Tensor]:
+def encode_dataset(
+    tokenizer, split: Dataset, batch_size: int = 256
+) -> tuple[Tensor, Tensor, Tensor]:
     "Latents z (N, L, D), z_hat (N, L, D) and labels (N) of every image of a split, on the CPU."
-    z, z_hat, y = zip(*((out.z.cpu(), out.z_hat.cpu(), y) for out, y in _encoded(tokenizer, split, batch_size)))
+    z, z_hat, y = zip(
+        *((out.z.cpu(), out.z_hat.cpu(), y) for out, y in _encoded(tokenizer, split, batch_size))
+    )
     return torch.cat(z), torch.cat(z_hat), torch.cat(y)
 
 
-def measure_latents(tokenizer, split: Dataset, most: int = 10_000, batch_size: int = 256) -> LatentStats:
+def measure_latents(
+    tokenizer, split: Dataset, most: int = 10_000, batch_size: int = 256
+) -> LatentStats:
     "Stats of the latents of at most `most` images, spread evenly over the split: folders are in the order of their classes."
-    return combine([moments(out.z) for out, _ in _encoded(tokenizer, Subset(split, spread(len(split), most)), batch_size)])
+    return combine(
+        [
+            moments(out.z)
+            for out, _ in _encoded(tokenizer, Subset(split, spread(len(split), most)), batch_size)
+        ]
+    )

@@ -16,19 +16,28 @@ from torch import Tensor, nn
 @dataclass
 class QuantOut:
     "What a quantizer returns."
+
     z: Tensor  # (B, L, D): what the decoder receives
     z_hat: Tensor  # (B, L, D): what came from the encoder
-    losses: dict[str, Tensor] = field(default_factory=dict)  # scalars, already weighted: the task adds them up
-    stats: dict[str, Tensor] = field(default_factory=dict)  # scalars without gradient, for looking at
-    indices: Tensor | None = None  # strongest codeword of each token within its codebook, where there are codewords: (B, L), or (B, L, M) where a token has M (product, residual)
+    losses: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # scalars, already weighted: the task adds them up
+    stats: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # scalars without gradient, for looking at
+    indices: Tensor | None = (
+        None  # strongest codeword of each token within its codebook, where there are codewords: (B, L), or (B, L, M) where a token has M (product, residual)
+    )
 
 
 class Quantizer(nn.Module):
     "Base of all quantizers: `forward(z_hat) -> QuantOut`, and `posterior(z_hat)` where there are codewords."
+
     latent_dim: int  # D, of z
     input_dim: int | None = None  # width of z_hat where it is not D (KL: mean and log variance)
 
-    def forward(self, z_hat: Tensor) -> QuantOut: raise NotImplementedError(f'{type(self).__name__} must define forward')
+    def forward(self, z_hat: Tensor) -> QuantOut:
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def posterior(self, z_hat: Tensor) -> Tensor | None:
         "Codeword weights of latents (B, L, D): (B, L, K), or (B, L, M, K) where a token has M sets of them; None for a quantizer without."
@@ -44,22 +53,32 @@ def codebook_stats(q: Tensor) -> dict[str, Tensor]:
 
 def weight_stats(mean: Tensor, strongest: Tensor, entropy: Tensor) -> dict[str, Tensor]:
     "The same from mean weights (G, K), strongest codewords (G, N) and the entropy of each token's weights (G, N)."
-    return {**_use(mean, strongest), 'entropy': entropy.mean(), 'effective_codewords': entropy.exp().mean()}
+    return {
+        **_use(mean, strongest),
+        "entropy": entropy.mean(),
+        "effective_codewords": entropy.exp().mean(),
+    }
 
 
 @torch.no_grad()
 def index_stats(indices: Tensor, codebook_size: int) -> dict[str, Tensor]:
     "The same for tokens that take one codeword each, indices (G, N); no (N, K) matrix is made."
     ones = torch.ones((), device=indices.device).expand_as(indices)
-    counts = ones.new_zeros(len(indices), codebook_size).scatter_add_(1, indices, ones)  # bincount would wait for the device
+    counts = ones.new_zeros(len(indices), codebook_size).scatter_add_(
+        1, indices, ones
+    )  # bincount would wait for the device
     return _use(counts / indices.shape[1], indices)
 
 
 def _use(mean: Tensor, strongest: Tensor) -> dict[str, Tensor]:
     "From mean weights (G, K) and strongest codewords (G, N)."
-    used = torch.zeros_like(mean).scatter_(1, strongest, 1.)
+    used = torch.zeros_like(mean).scatter_(1, strongest, 1.0)
     log_perplexity = -torch.xlogy(mean, mean).sum(-1)
-    return {'usage': used.mean(), 'perplexity': log_perplexity.exp().mean(), 'collapse': (1 - log_perplexity / math.log(mean.shape[1])).mean()}
+    return {
+        "usage": used.mean(),
+        "perplexity": log_perplexity.exp().mean(),
+        "collapse": (1 - log_perplexity / math.log(mean.shape[1])).mean(),
+    }
 
 # %% ../../nbs/quantizers/00_base.ipynb #fa31df92
 class UsageWindow(nn.Module):
@@ -68,7 +87,9 @@ class UsageWindow(nn.Module):
     def __init__(self, codebooks: int, codebook_size: int, size: int = 65_536):
         super().__init__()
         self.codebook_size, self.size = codebook_size, size
-        self.register_buffer('recent', torch.full((codebooks, size), codebook_size), persistent=False)  # codebook_size: nothing yet
+        self.register_buffer(
+            "recent", torch.full((codebooks, size), codebook_size), persistent=False
+        )  # codebook_size: nothing yet
         self.at = 0
 
     @torch.no_grad()
@@ -78,7 +99,9 @@ class UsageWindow(nn.Module):
         places = (self.at + torch.arange(n, device=indices.device)) % self.size
         self.recent[:, places] = indices[:, -n:]
         self.at = (self.at + n) % self.size
-        seen = torch.zeros(len(indices), self.codebook_size + 1, device=indices.device).scatter_(1, self.recent, 1.)
+        seen = torch.zeros(len(indices), self.codebook_size + 1, device=indices.device).scatter_(
+            1, self.recent, 1.0
+        )
         return seen[:, :-1].mean()
 
 # %% ../../nbs/quantizers/00_base.ipynb #4ad5b948
@@ -86,30 +109,62 @@ def check_quantizer(quantizer: Quantizer, tokens: int, batch: int = 3):
     "Raise an `AssertionError` that names the broken promise when `quantizer` does not keep the contract for `tokens` tokens."
     D, D_in = quantizer.latent_dim, quantizer.input_dim or quantizer.latent_dim
     params = list(quantizer.parameters())
-    device = params[0].device if params else torch.device('cpu')
+    device = params[0].device if params else torch.device("cpu")
+
     def must(ok, says):
-        if not ok: raise AssertionError(f'{type(quantizer).__name__}: {says}')
+        if not ok:
+            raise AssertionError(f"{type(quantizer).__name__}: {says}")
+
     was_training = quantizer.training
     try:
         z_hat = torch.randn(batch, tokens, D_in, device=device, requires_grad=True)
         out = quantizer.train()(z_hat)
-        must(isinstance(out, QuantOut), f'forward must return a QuantOut, not {type(out).__name__}')
-        must(out.z.shape == (batch, tokens, D), f'z must be {(batch, tokens, D)}, is {tuple(out.z.shape)}')
-        must(out.z_hat.shape == out.z.shape, 'z_hat must have the shape of z')
-        for k, v in out.losses.items(): must(v.ndim == 0 and v.isfinite(), f'loss {k!r} must be a finite scalar')
-        for k, v in out.stats.items(): must(v.ndim == 0 and not v.requires_grad, f'stat {k!r} must be a scalar without gradient')
+        must(isinstance(out, QuantOut), f"forward must return a QuantOut, not {type(out).__name__}")
+        must(
+            out.z.shape == (batch, tokens, D),
+            f"z must be {(batch, tokens, D)}, is {tuple(out.z.shape)}",
+        )
+        must(out.z_hat.shape == out.z.shape, "z_hat must have the shape of z")
+        for k, v in out.losses.items():
+            must(v.ndim == 0 and v.isfinite(), f"loss {k!r} must be a finite scalar")
+        for k, v in out.stats.items():
+            must(
+                v.ndim == 0 and not v.requires_grad, f"stat {k!r} must be a scalar without gradient"
+            )
         (out.z.square().sum() + sum(out.losses.values())).backward()
-        must(z_hat.grad is not None and z_hat.grad.isfinite().all() and z_hat.grad.abs().sum() > 0, 'a gradient must reach z_hat')
+        must(
+            z_hat.grad is not None and z_hat.grad.isfinite().all() and z_hat.grad.abs().sum() > 0,
+            "a gradient must reach z_hat",
+        )
         quantizer.zero_grad()
         quantizer.eval()
         with torch.no_grad():
             a, b = quantizer(z_hat).z, quantizer(z_hat).z
-            must(torch.equal(a, b), 'eval mode must be deterministic')
-            must(torch.allclose(quantizer(z_hat[:1]).z, a[:1], atol=1e-5), 'one image must not depend on the others in eval mode')
-            for name, edge in [('zero', torch.zeros_like(z_hat)), ('constant', torch.full_like(z_hat, 3.)), ('huge', 1e4 * z_hat)]:
-                must(quantizer(edge).z.isfinite().all(), f'{name} latents must give finite z')
+            must(torch.equal(a, b), "eval mode must be deterministic")
+            must(
+                torch.allclose(quantizer(z_hat[:1]).z, a[:1], atol=1e-5),
+                "one image must not depend on the others in eval mode",
+            )
+            for name, edge in [
+                ("zero", torch.zeros_like(z_hat)),
+                ("constant", torch.full_like(z_hat, 3.0)),
+                ("huge", 1e4 * z_hat),
+            ]:
+                must(quantizer(edge).z.isfinite().all(), f"{name} latents must give finite z")
             if (q := quantizer.posterior(z_hat)) is not None:
-                must(q.shape[:2] == z_hat.shape[:2], f'posterior must be (B, L, ..., K), is {tuple(q.shape)}')
-                must(torch.allclose(q.sum(-1), torch.ones_like(q[..., 0]), atol=1e-4) and (q >= 0).all(), 'posterior must be weights that sum to 1')
-            if out.indices is not None: must(out.indices.shape[:2] == z_hat.shape[:2], f'indices must be (B, L) or (B, L, M), are {tuple(out.indices.shape)}')
-    finally: quantizer.train(was_training)
+                must(
+                    q.shape[:2] == z_hat.shape[:2],
+                    f"posterior must be (B, L, ..., K), is {tuple(q.shape)}",
+                )
+                must(
+                    torch.allclose(q.sum(-1), torch.ones_like(q[..., 0]), atol=1e-4)
+                    and (q >= 0).all(),
+                    "posterior must be weights that sum to 1",
+                )
+            if out.indices is not None:
+                must(
+                    out.indices.shape[:2] == z_hat.shape[:2],
+                    f"indices must be (B, L) or (B, L, M), are {tuple(out.indices.shape)}",
+                )
+    finally:
+        quantizer.train(was_training)

@@ -14,25 +14,37 @@ from ..core import full_precision
 # %% ../../nbs/quantizers/00a_blockwise.ipynb #3bfd73c3
 def strongest(x: Tensor, run: int = 64) -> Tensor:
     "argmax over the last axis (..., K) -> (..., 1), in two steps where K is a multiple of `run`."
-    if x.shape[-1] % run or x.shape[-1] == run: return x.argmax(-1, keepdim=True)
+    if x.shape[-1] % run or x.shape[-1] == run:
+        return x.argmax(-1, keepdim=True)
     runs = x.unflatten(-1, (-1, run))
     best = runs.amax(-1).argmax(-1, keepdim=True)
-    return best * run + torch.take_along_dim(runs, best[..., None], -2).squeeze(-2).argmax(-1, keepdim=True)
+    return best * run + torch.take_along_dim(runs, best[..., None], -2).squeeze(-2).argmax(
+        -1, keepdim=True
+    )
 
 
-def blocks(books: int, tokens: int, codewords: int, device: torch.device) -> list[tuple[slice, slice]]:
+def blocks(
+    books: int, tokens: int, codewords: int, device: torch.device
+) -> list[tuple[slice, slice]]:
     "Slices (of codebooks, of tokens) whose logits fit the cache of a CPU core, or keep a GPU busy."
-    room = 2**26 if device.type == 'cuda' else 2**18  # logits: 256 MiB or 1 MiB
+    room = 2**26 if device.type == "cuda" else 2**18  # logits: 256 MiB or 1 MiB
     n = min(tokens, max(32, room // codewords))
     g = min(books, max(1, room // (n * codewords)))
-    return [(slice(i, i + g), slice(j, j + n)) for i in range(0, books, g) for j in range(0, tokens, n)]
+    return [
+        (slice(i, i + g), slice(j, j + n)) for i in range(0, books, g) for j in range(0, tokens, n)
+    ]
 
 # %% ../../nbs/quantizers/00a_blockwise.ipynb #7501ec18
 class _Buffers:
     "Memory for some (g, n, K) matrices, the same for all blocks."
 
-    def __init__(self, like: Tensor, count: int, todo: list[tuple[slice, slice]], K: int): self.flat = like.new_empty(count, max((g.stop - g.start) * (n.stop - n.start) for g, n in todo) * K)
-    def __call__(self, *shape: int) -> Tensor: return self.flat[:, :shape[0] * shape[1] * shape[2]].view(-1, *shape)
+    def __init__(self, like: Tensor, count: int, todo: list[tuple[slice, slice]], K: int):
+        self.flat = like.new_empty(
+            count, max((g.stop - g.start) * (n.stop - n.start) for g, n in todo) * K
+        )
+
+    def __call__(self, *shape: int) -> Tensor:
+        return self.flat[:, : shape[0] * shape[1] * shape[2]].view(-1, *shape)
 
 
 def _logits(u: Tensor, s: Tensor, C: Tensor, l2: bool, out: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -58,7 +70,12 @@ class SoftMix(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u, s, C, kl_tau, detach_logits, l2):
         (G, N, _), K = u.shape, C.shape[1]
-        z, h, mean_p, mean_q = torch.empty_like(u), u.new_zeros(()), u.new_zeros(K), u.new_zeros(G, K)
+        z, h, mean_p, mean_q = (
+            torch.empty_like(u),
+            u.new_zeros(()),
+            u.new_zeros(K),
+            u.new_zeros(G, K),
+        )
         top, entropy = torch.empty(G, N, dtype=torch.long, device=u.device), u.new_empty(G, N)
         todo = blocks(G, N, K, u.device)
         buffers = _Buffers(u, 2, todo, K)
@@ -69,7 +86,8 @@ class SoftMix(torch.autograd.Function):
             torch.softmax(a, -1, out=q)
             z[g, n], top[g, n], entropy[g, n] = torch.bmm(q, C[g]), t[..., 0], _entropy(q, a, t)
             mean_q[g] += q.sum(1) / N
-            if kl_tau is None: continue
+            if kl_tau is None:
+                continue
             p = torch.softmax(a.mul_(1 / (kl_tau * s[g, n])).clamp_min_(-80), -1, out=q)
             mean_p += p.sum((0, 1)) / (G * N)
             h += _entropy(p, a, t).sum() / (G * N)
@@ -83,8 +101,12 @@ class SoftMix(torch.autograd.Function):
     def backward(ctx, gz, gh, gp, *_):
         (u, s, C), (kl_tau, detach_logits, l2) = ctx.saved_tensors, ctx.settings
         (G, N, _), K = u.shape, C.shape[1]
-        du, ds, dC = (torch.zeros_like(v) if ask else None for v, ask in zip((u, s, C), ctx.needs_input_grad))
-        through = du is not None or ds is not None or (dC is not None and not detach_logits)  # the logits
+        du, ds, dC = (
+            torch.zeros_like(v) if ask else None for v, ask in zip((u, s, C), ctx.needs_input_grad)
+        )
+        through = (
+            du is not None or ds is not None or (dC is not None and not detach_logits)
+        )  # the logits
         todo = blocks(G, N, K, u.device)
         buffers = _Buffers(u, 3, todo, K)
         with full_precision(u.device):
@@ -93,27 +115,50 @@ class SoftMix(torch.autograd.Function):
                 a, q, v = buffers(*u[g, n].shape[:2], K)
                 far = _logits(u[g, n], s[g, n], C[g], l2, a)[1]
                 torch.softmax(a, -1, out=q)
-                if dC is not None: dC[g].baddbmm_(q.transpose(1, 2), gz[g, n])
-                if not through: continue
+                if dC is not None:
+                    dC[g].baddbmm_(q.transpose(1, 2), gz[g, n])
+                if not through:
+                    continue
                 da = _jacobian(torch.bmm(gz[g, n], C[g].transpose(1, 2), out=v), q)
-                if ds is not None: ds[g, n] = torch.linalg.vecdot(da, a)[..., None] / s[g, n]
+                if ds is not None:
+                    ds[g, n] = torch.linalg.vecdot(da, a)[..., None] / s[g, n]
                 if kl_tau is not None:
                     ratio = 1 / (kl_tau * s[g, n])
                     p = torch.softmax(a.mul_(ratio).clamp_min_(-80), -1, out=q)
                     da += _jacobian(a.mul_(-gh / (G * N)).add_(gp / (G * N)), p).mul_(ratio)
-                _from_logits(da, u[g, n], s[g, n], C[g], far, du[g, n] if du is not None else None, dC[g] if dC is not None and not detach_logits else None)
+                _from_logits(
+                    da,
+                    u[g, n],
+                    s[g, n],
+                    C[g],
+                    far,
+                    du[g, n] if du is not None else None,
+                    dC[g] if dC is not None and not detach_logits else None,
+                )
         return du, ds, dC, None, None, None
 
 
-def _from_logits(da: Tensor, u: Tensor, s: Tensor, C: Tensor, far: Tensor | None, du: Tensor | None, dC: Tensor | None):
+def _from_logits(
+    da: Tensor,
+    u: Tensor,
+    s: Tensor,
+    C: Tensor,
+    far: Tensor | None,
+    du: Tensor | None,
+    dC: Tensor | None,
+):
     "Write du = (dA/du)' da, add the like to dC; either may be None. With distances S = -|u - c|."
     if far is None:
-        if du is not None: torch.mul(torch.bmm(da, C), s, out=du)
-        if dC is not None: dC.baddbmm_(da.transpose(1, 2), u * s)
+        if du is not None:
+            torch.mul(torch.bmm(da, C), s, out=du)
+        if dC is not None:
+            dC.baddbmm_(da.transpose(1, 2), u * s)
         return
-    w = torch.where(far > 0, da.mul_(-s) / far, 0.)  # u - c enters with this weight
-    if du is not None: torch.sub(u * w.sum(-1, keepdim=True), torch.bmm(w, C), out=du)
-    if dC is not None: dC.add_(C * w.sum(1)[..., None]).baddbmm_(w.transpose(1, 2), u, alpha=-1)
+    w = torch.where(far > 0, da.mul_(-s) / far, 0.0)  # u - c enters with this weight
+    if du is not None:
+        torch.sub(u * w.sum(-1, keepdim=True), torch.bmm(w, C), out=du)
+    if dC is not None:
+        dC.add_(C * w.sum(1)[..., None]).baddbmm_(w.transpose(1, 2), u, alpha=-1)
 
 
 @torch.compiler.disable  # a compiler would unroll the blocks

@@ -17,13 +17,24 @@ from .base import QuantOut, Quantizer
 def _merge(z: Tensor, z_hat: Tensor, outs: list[QuantOut]) -> QuantOut:
     "Losses and stats averaged over the parts, indices side by side (B, L, M)."
     mean = lambda ds: {k: torch.stack([d[k] for d in ds]).mean() for k in ds[0]}
-    indices = [o.indices if o.indices.ndim == 3 else o.indices[..., None] for o in outs if o.indices is not None]
-    return QuantOut(z, z_hat, mean([o.losses for o in outs]), mean([o.stats for o in outs]), torch.cat(indices, -1) if indices else None)
+    indices = [
+        o.indices if o.indices.ndim == 3 else o.indices[..., None]
+        for o in outs
+        if o.indices is not None
+    ]
+    return QuantOut(
+        z,
+        z_hat,
+        mean([o.losses for o in outs]),
+        mean([o.stats for o in outs]),
+        torch.cat(indices, -1) if indices else None,
+    )
 
 
 def _stack(posteriors: list[Tensor | None]) -> Tensor | None:
     "(B, L, K) or (B, L, M, K) of each part -> (B, L, M, K)."
-    if posteriors[0] is None: return None
+    if posteriors[0] is None:
+        return None
     return torch.cat([q if q.ndim == 4 else q[:, :, None] for q in posteriors], 2)
 
 
@@ -33,7 +44,10 @@ class Product(Quantizer):
     def __init__(self, groups: int, latent_dim: int, make: Callable[[int], Quantizer]):
         "`make(d)` gives the quantizer of a group of width d."
         super().__init__()
-        if latent_dim % groups: raise ValueError(f'latent_dim={latent_dim} cannot be split in groups={groups}; possible: {[g for g in range(1, latent_dim + 1) if latent_dim % g == 0]}')
+        if latent_dim % groups:
+            raise ValueError(
+                f"latent_dim={latent_dim} cannot be split in groups={groups}; possible: {[g for g in range(1, latent_dim + 1) if latent_dim % g == 0]}"
+            )
         self.latent_dim = latent_dim
         self.parts = nn.ModuleList([make(latent_dim // groups) for _ in range(groups)])
 
@@ -41,7 +55,10 @@ class Product(Quantizer):
         outs = [q(z) for q, z in zip(self.parts, z_hat.chunk(len(self.parts), -1))]
         return _merge(torch.cat([o.z for o in outs], -1), z_hat, outs)
 
-    def posterior(self, z_hat: Tensor) -> Tensor | None: return _stack([q.posterior(z) for q, z in zip(self.parts, z_hat.chunk(len(self.parts), -1))])
+    def posterior(self, z_hat: Tensor) -> Tensor | None:
+        return _stack(
+            [q.posterior(z) for q, z in zip(self.parts, z_hat.chunk(len(self.parts), -1))]
+        )
 
 
 class Residual(Quantizer):
@@ -49,7 +66,8 @@ class Residual(Quantizer):
 
     def __init__(self, layers: int, latent_dim: int, make: Callable[[int], Quantizer]):
         super().__init__()
-        if layers < 1: raise ValueError(f'layers={layers} must be at least 1')
+        if layers < 1:
+            raise ValueError(f"layers={layers} must be at least 1")
         self.latent_dim = latent_dim
         self.parts = nn.ModuleList([make(latent_dim) for _ in range(layers)])
 
@@ -57,7 +75,9 @@ class Residual(Quantizer):
         rest, outs = z_hat, []
         for q in self.parts:
             outs.append(q(rest))
-            rest = rest - outs[-1].z.detach()  # a layer learns to say what is left, not to leave less
+            rest = (
+                rest - outs[-1].z.detach()
+            )  # a layer learns to say what is left, not to leave less
         return _merge(sum(o.z for o in outs), z_hat, outs)
 
     def posterior(self, z_hat: Tensor) -> Tensor | None:

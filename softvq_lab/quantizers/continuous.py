@@ -19,7 +19,8 @@ class AE(Quantizer):
         super().__init__()
         self.latent_dim = latent_dim
 
-    def forward(self, z_hat: Tensor) -> QuantOut: return QuantOut(z_hat, z_hat)
+    def forward(self, z_hat: Tensor) -> QuantOut:
+        return QuantOut(z_hat, z_hat)
 
 # %% ../../nbs/quantizers/03_continuous.ipynb #06f76567
 class KL(Quantizer):
@@ -34,4 +35,9 @@ class KL(Quantizer):
         logvar = logvar.clamp(-30, 20)
         z = mean + (logvar / 2).exp() * torch.randn_like(mean) if self.training else mean
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean()
-        return QuantOut(z.to(z_hat.dtype), mean.to(z_hat.dtype), {'kl': self.weight * kl}, {'nats': kl.detach(), 'std': (logvar.detach() / 2).exp().mean()})
+        return QuantOut(
+            z.to(z_hat.dtype),
+            mean.to(z_hat.dtype),
+            {"kl": self.weight * kl},
+            {"nats": kl.detach(), "std": (logvar.detach() / 2).exp().mean()},
+        )

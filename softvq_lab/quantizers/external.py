@@ -17,13 +17,23 @@ from .base import QuantOut, Quantizer, UsageWindow, index_stats
 
 # %% ../../nbs/quantizers/06_external.ipynb #bc83de48
 def _make(name: str, dim: int, size: int):
-    try: import vector_quantize_pytorch as v
-    except ImportError: raise ValueError(f'quantizer={name!r} needs the package vector-quantize-pytorch: pip install vector-quantize-pytorch') from None
-    if name == 'fsq': return v.FSQ(levels=FSQ_LEVELS[size], dim=dim)
-    if name == 'lfq': return v.LFQ(dim=dim, codebook_size=size, entropy_loss_weight=0.01)
-    if name == 'simvq': return v.SimVQ(dim=dim, codebook_size=size)
-    if name == 'rotation': return v.VectorQuantize(dim=dim, codebook_size=size, rotation_trick=True, use_cosine_sim=True)
-    raise ValueError(f'quantizer={name!r}; possible: fsq, lfq, simvq, rotation')
+    try:
+        import vector_quantize_pytorch as v
+    except ImportError:
+        raise ValueError(
+            f"quantizer={name!r} needs the package vector-quantize-pytorch: pip install vector-quantize-pytorch"
+        ) from None
+    if name == "fsq":
+        return v.FSQ(levels=FSQ_LEVELS[size], dim=dim)
+    if name == "lfq":
+        return v.LFQ(dim=dim, codebook_size=size, entropy_loss_weight=0.01)
+    if name == "simvq":
+        return v.SimVQ(dim=dim, codebook_size=size)
+    if name == "rotation":
+        return v.VectorQuantize(
+            dim=dim, codebook_size=size, rotation_trick=True, use_cosine_sim=True
+        )
+    raise ValueError(f"quantizer={name!r}; possible: fsq, lfq, simvq, rotation")
 
 
 class External(Quantizer):
@@ -33,13 +43,16 @@ class External(Quantizer):
         super().__init__()
         self.name, self.latent_dim = name, latent_dim
         self.inner = _make(name, latent_dim, codebook_size)
-        self.codebook_size = math.prod(FSQ_LEVELS[codebook_size]) if name == 'fsq' else codebook_size
+        self.codebook_size = (
+            math.prod(FSQ_LEVELS[codebook_size]) if name == "fsq" else codebook_size
+        )
         self.window = UsageWindow(1, self.codebook_size)
 
     def forward(self, z_hat: Tensor) -> QuantOut:
         with full_precision(z_hat.device):
             z, indices, *loss = self.inner(z_hat.float())
         stats = index_stats(indices.long().reshape(1, -1), self.codebook_size)
-        if self.training: stats['window_usage'] = self.window(indices.long().reshape(1, -1))
-        losses = {'commitment': loss[0].sum()} if loss else {}
+        if self.training:
+            stats["window_usage"] = self.window(indices.long().reshape(1, -1))
+        losses = {"commitment": loss[0].sum()} if loss else {}
         return QuantOut(z.to(z_hat.dtype), z_hat, losses, stats, indices.long())

@@ -19,13 +19,29 @@ from .softvq import SoftVQ
 class GMMVQ(SoftVQ):
     "SoftVQ with a sharpness omega(z_hat) for each token in the place of 1 / tau (paper, section on GMMVQ)."
 
-    def __init__(self, latent_dim: int, codebook_size: int, codebooks: int = 1, similarity: str = 'cosine', tau: float = 0.07, detach_logits: bool = True, kl_tau: float = 0.01, kl_weight: float = 0.01):
-        super().__init__(latent_dim, codebook_size, codebooks, similarity, tau, detach_logits, kl_tau, kl_weight)
+    def __init__(
+        self,
+        latent_dim: int,
+        codebook_size: int,
+        codebooks: int = 1,
+        similarity: str = "cosine",
+        tau: float = 0.07,
+        detach_logits: bool = True,
+        kl_tau: float = 0.01,
+        kl_weight: float = 0.01,
+    ):
+        super().__init__(
+            latent_dim, codebook_size, codebooks, similarity, tau, detach_logits, kl_tau, kl_weight
+        )
         self.omega = nn.Linear(latent_dim, 1)
         nn.init.zeros_(self.omega.weight)
         start = 1 / tau
-        nn.init.constant_(self.omega.bias, start + math.log(-math.expm1(-start)))  # softplus of it is `start`
+        nn.init.constant_(
+            self.omega.bias, start + math.log(-math.expm1(-start))
+        )  # softplus of it is `start`
 
     def sharpness(self, z_hat: Tensor) -> Tensor:
-        omega = F.softplus(F.linear(z_hat.float(), self.omega.weight.float(), self.omega.bias.float()))  # (B, L, 1)
-        return rearrange(omega, 'b (g l) one -> g b l one', g=self.codebooks)
+        omega = F.softplus(
+            F.linear(z_hat.float(), self.omega.weight.float(), self.omega.bias.float())
+        )  # (B, L, 1)
+        return rearrange(omega, "b (g l) one -> g b l one", g=self.codebooks)

@@ -21,7 +21,8 @@ from ..ranks import mean_over_ranks
 # %% ../../nbs/quantizers/01_softvq.ipynb #e2adaa56
 def kl_from(entropy: Tensor, mean: Tensor, together: bool = False) -> Tensor:
     "E H(q) - H(E q) from its parts, the mean entropy and the mean weights (K); `together`: over the batches of all processes."
-    if together: mean = mean_over_ranks(mean)
+    if together:
+        mean = mean_over_ranks(mean)
     return entropy + (mean * (mean + 1e-6).log()).sum()
 
 
@@ -40,11 +41,12 @@ def unit(v: Tensor) -> Tensor:
 class SoftVQ(Quantizer):
     "Softmax-weighted sum of codewords; see the module's page for the equations and the choices."
 
-    def __init__(self,
+    def __init__(
+        self,
         latent_dim: int,  # D
         codebook_size: int,  # K
         codebooks: int = 1,  # G: runs of L/G tokens, each with its own codebook
-        similarity: str = 'cosine',  # 'cosine', 'dot' or 'l2'
+        similarity: str = "cosine",  # 'cosine', 'dot' or 'l2'
         tau: float = 0.07,  # temperature of the posterior
         detach_logits: bool = True,  # codewords get gradients through the weighted sum only
         kl_tau: float = 0.01,  # temperature of the KL term
@@ -52,61 +54,112 @@ class SoftVQ(Quantizer):
         learn_tau: bool = False,  # make the temperature a parameter (its logarithm is learned)
     ):
         super().__init__()
-        if similarity not in ('cosine', 'l2', 'dot'): raise ValueError(f"similarity={similarity!r}; possible: 'cosine' (released), 'dot' (released without L2 norm), 'l2' (equation 4 of the paper)")
-        if tau <= 0 or kl_tau <= 0: raise ValueError(f'temperatures must be above 0, not tau={tau}, kl_tau={kl_tau}')
+        if similarity not in ("cosine", "l2", "dot"):
+            raise ValueError(
+                f"similarity={similarity!r}; possible: 'cosine' (released), 'dot' (released without L2 norm), 'l2' (equation 4 of the paper)"
+            )
+        if tau <= 0 or kl_tau <= 0:
+            raise ValueError(f"temperatures must be above 0, not tau={tau}, kl_tau={kl_tau}")
         self.latent_dim, self.codebook_size, self.codebooks = latent_dim, codebook_size, codebooks
-        self.similarity, self.detach_logits, self.kl_tau, self.kl_weight = similarity, detach_logits, kl_tau, kl_weight
+        self.similarity, self.detach_logits, self.kl_tau, self.kl_weight = (
+            similarity,
+            detach_logits,
+            kl_tau,
+            kl_weight,
+        )
         self.log_tau = nn.Parameter(torch.tensor(math.log(tau))) if learn_tau else math.log(tau)
         self.codebook = nn.Parameter(unit(torch.randn(codebooks, codebook_size, latent_dim)))
         self.window = UsageWindow(codebooks, codebook_size)
 
     @property
-    def tau(self) -> float: return math.exp(self.log_tau)
+    def tau(self) -> float:
+        return math.exp(self.log_tau)
+
     @tau.setter
     def tau(self, value: float):
-        if isinstance(self.log_tau, Tensor): self.log_tau.data.fill_(math.log(value))
-        else: self.log_tau = math.log(value)
+        if isinstance(self.log_tau, Tensor):
+            self.log_tau.data.fill_(math.log(value))
+        else:
+            self.log_tau = math.log(value)
 
     def codewords(self) -> Tensor:
         "The codewords as they are mixed: (G, K, D), of length 1 for `cosine`."
-        return unit(self.codebook) if self.similarity == 'cosine' else self.codebook.float()
+        return unit(self.codebook) if self.similarity == "cosine" else self.codebook.float()
 
     def compared(self, z_hat: Tensor) -> Tensor:
         "Latents (B, L, D) as they are compared with the codewords: (G, B, L/G, D), of length 1 for `cosine`."
         B, L, D = z_hat.shape
-        if D != self.latent_dim or L % self.codebooks: raise ValueError(f'latents (B, L, D) must have D={self.latent_dim} and L a multiple of codebooks={self.codebooks}; got {(B, L, D)}')
-        z_hat = rearrange(z_hat.float(), 'b (g l) d -> g b l d', g=self.codebooks)
-        return unit(z_hat) if self.similarity == 'cosine' else z_hat
+        if D != self.latent_dim or L % self.codebooks:
+            raise ValueError(
+                f"latents (B, L, D) must have D={self.latent_dim} and L a multiple of codebooks={self.codebooks}; got {(B, L, D)}"
+            )
+        z_hat = rearrange(z_hat.float(), "b (g l) d -> g b l d", g=self.codebooks)
+        return unit(z_hat) if self.similarity == "cosine" else z_hat
 
     def similarities(self, z_hat: Tensor) -> Tensor:
         "sim(z_hat, codeword): latents (B, L, D) -> (G, B, L/G, K); inner product of unit vectors, of the vectors as they are, or minus the distance."
         u, C = self.compared(z_hat), self.codewords()
-        if self.detach_logits: C = C.detach()
-        if self.similarity != 'l2': return torch.einsum('gbld,gkd->gblk', u, C)
-        return rearrange(-torch.cdist(rearrange(u, 'g b l d -> g (b l) d'), C), 'g (b l) k -> g b l k', b=len(z_hat))
+        if self.detach_logits:
+            C = C.detach()
+        if self.similarity != "l2":
+            return torch.einsum("gbld,gkd->gblk", u, C)
+        return rearrange(
+            -torch.cdist(rearrange(u, "g b l d -> g (b l) d"), C),
+            "g (b l) k -> g b l k",
+            b=len(z_hat),
+        )
 
     def sharpness(self, z_hat: Tensor) -> Tensor | float:
         "What similarities are multiplied by before the softmax: 1 / tau. Broadcasts over (G, B, L/G, K)."
-        return torch.exp(-self.log_tau) if isinstance(self.log_tau, Tensor) else math.exp(-self.log_tau)
+        return (
+            torch.exp(-self.log_tau)
+            if isinstance(self.log_tau, Tensor)
+            else math.exp(-self.log_tau)
+        )
 
     def posterior(self, z_hat: Tensor) -> Tensor:
         with full_precision(z_hat.device):
-            return rearrange((self.similarities(z_hat) * self.sharpness(z_hat)).softmax(-1), 'g b l k -> b (g l) k')
+            return rearrange(
+                (self.similarities(z_hat) * self.sharpness(z_hat)).softmax(-1),
+                "g b l k -> b (g l) k",
+            )
 
     def mix(self, q: Tensor) -> Tensor:
         "Weights (B, L, K) -> latents (B, L, D): what the decoder would receive for any weights."
-        return rearrange(torch.einsum('gblk,gkd->gbld', rearrange(q.float(), 'b (g l) k -> g b l k', g=self.codebooks), self.codewords()), 'g b l d -> b (g l) d')
+        return rearrange(
+            torch.einsum(
+                "gblk,gkd->gbld",
+                rearrange(q.float(), "b (g l) k -> g b l k", g=self.codebooks),
+                self.codewords(),
+            ),
+            "g b l d -> b (g l) d",
+        )
 
     def forward(self, z_hat: Tensor) -> QuantOut:
         with full_precision(z_hat.device):
             u, s = self.compared(z_hat), self.sharpness(z_hat)
-            if not isinstance(s, Tensor): s = torch.full((), s, device=u.device)
-            elif s.ndim: s = s.flatten(1, 2)  # GMMVQ: one for each token
-            z, entropy, mean, indices, mean_q, each = soft_mix(u.flatten(1, 2), s, self.codewords(), self.kl_tau if self.kl_weight else None, self.detach_logits, self.similarity == 'l2')
-            losses = {'kl': self.kl_weight * kl_from(entropy, mean, together=self.training)} if self.kl_weight else {}
+            if not isinstance(s, Tensor):
+                s = torch.full((), s, device=u.device)
+            elif s.ndim:
+                s = s.flatten(1, 2)  # GMMVQ: one for each token
+            z, entropy, mean, indices, mean_q, each = soft_mix(
+                u.flatten(1, 2),
+                s,
+                self.codewords(),
+                self.kl_tau if self.kl_weight else None,
+                self.detach_logits,
+                self.similarity == "l2",
+            )
+            losses = (
+                {"kl": self.kl_weight * kl_from(entropy, mean, together=self.training)}
+                if self.kl_weight
+                else {}
+            )
             stats = weight_stats(mean_q, indices, each)
-            if self.training: stats['window_usage'] = self.window(indices)
-        back = lambda v: rearrange(v, 'g (b l) ... -> b (g l) ...', b=len(z_hat))
+            if self.training:
+                stats["window_usage"] = self.window(indices)
+        back = lambda v: rearrange(v, "g (b l) ... -> b (g l) ...", b=len(z_hat))
         return QuantOut(back(z).to(z_hat.dtype), z_hat, losses, stats, back(indices))
 
-    def extra_repr(self) -> str: return f'D={self.latent_dim}, K={self.codebook_size}, G={self.codebooks}, similarity={self.similarity}, tau={self.tau}'
+    def extra_repr(self) -> str:
+        return f"D={self.latent_dim}, K={self.codebook_size}, G={self.codebooks}, similarity={self.similarity}, tau={self.tau}"

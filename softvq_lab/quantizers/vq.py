@@ -19,26 +19,36 @@ from ..ranks import from_first_rank, mean_over_ranks
 class VQ(Quantizer):
     "Nearest codeword with the straight-through gradient."
 
-    def __init__(self,
+    def __init__(
+        self,
         latent_dim: int,  # D
         codebook_size: int,  # K
         codebooks: int = 1,  # G: runs of L/G tokens, each with its own codebook
-        similarity: str = 'cosine',  # 'cosine' (both normalised, as released) or 'l2'
+        similarity: str = "cosine",  # 'cosine' (both normalised, as released) or 'l2'
         commitment: float = 0.25,  # beta
-        ema: float = 0.,  # decay of codewords as moving averages; 0: learned by gradient
+        ema: float = 0.0,  # decay of codewords as moving averages; 0: learned by gradient
         revive: bool = False,  # put codewords that nobody chose for long at latents of the batch
     ):
         super().__init__()
-        if similarity not in ('cosine', 'l2'): raise ValueError(f"similarity={similarity!r}; possible: 'cosine', 'l2'")
+        if similarity not in ("cosine", "l2"):
+            raise ValueError(f"similarity={similarity!r}; possible: 'cosine', 'l2'")
         self.latent_dim, self.codebook_size, self.codebooks = latent_dim, codebook_size, codebooks
-        self.similarity, self.commitment, self.ema, self.revive = similarity, commitment, ema, revive
+        self.similarity, self.commitment, self.ema, self.revive = (
+            similarity,
+            commitment,
+            ema,
+            revive,
+        )
         start = unit(torch.randn(codebooks, codebook_size, latent_dim))
         self.codebook = nn.Parameter(start, requires_grad=not ema)
         self.window = UsageWindow(codebooks, codebook_size)
-        if ema: self.register_buffer('sums', start.clone())
-        if ema or revive: self.register_buffer('counts', torch.ones(codebooks, codebook_size))
+        if ema:
+            self.register_buffer("sums", start.clone())
+        if ema or revive:
+            self.register_buffer("counts", torch.ones(codebooks, codebook_size))
 
-    def _scaled(self, v: Tensor) -> Tensor: return unit(v) if self.similarity == 'cosine' else v.float()
+    def _scaled(self, v: Tensor) -> Tensor:
+        return unit(v) if self.similarity == "cosine" else v.float()
 
     def codewords(self) -> Tensor:
         "The codewords (G, K, D), of length 1 for `cosine`."
@@ -48,44 +58,77 @@ class VQ(Quantizer):
         "Scaled latents (G, N, D) -> indices (G, N), blockwise, so that no (N, K) matrix of a large batch is held."
         C = self.codewords()
         half = C.square().sum(-1)[:, None] / 2  # argmin |z - c|^2 = argmax z.c - |c|^2 / 2
-        return torch.cat([(torch.baddbmm(-half.expand(-1, b.shape[1], -1), b, C.transpose(1, 2))).argmax(-1) for b in z.split(4096, 1)], 1)
+        return torch.cat(
+            [
+                (torch.baddbmm(-half.expand(-1, b.shape[1], -1), b, C.transpose(1, 2))).argmax(-1)
+                for b in z.split(4096, 1)
+            ],
+            1,
+        )
 
     def forward(self, z_hat: Tensor) -> QuantOut:
-        if z_hat.shape[1] % self.codebooks: raise ValueError(f'latents (B, L, D) must have L a multiple of codebooks={self.codebooks}; got {tuple(z_hat.shape)}')
+        if z_hat.shape[1] % self.codebooks:
+            raise ValueError(
+                f"latents (B, L, D) must have L a multiple of codebooks={self.codebooks}; got {tuple(z_hat.shape)}"
+            )
         with full_precision(z_hat.device):
-            z = self._scaled(rearrange(z_hat, 'b (g l) d -> g (b l) d', g=self.codebooks))
-            with torch.no_grad(): indices = self._nearest(z)
+            z = self._scaled(rearrange(z_hat, "b (g l) d -> g (b l) d", g=self.codebooks))
+            with torch.no_grad():
+                indices = self._nearest(z)
             chosen = self.codewords().gather(1, indices[..., None].expand(-1, -1, self.latent_dim))
-            losses = {'commitment': self.commitment * (z - chosen.detach()).square().mean()}
-            if not self.ema: losses['codebook'] = (z.detach() - chosen).square().mean()
+            losses = {"commitment": self.commitment * (z - chosen.detach()).square().mean()}
+            if not self.ema:
+                losses["codebook"] = (z.detach() - chosen).square().mean()
             stats = index_stats(indices, self.codebook_size)
             if self.training:
-                stats['window_usage'] = self.window(indices)
-                if self.ema or self.revive: self._follow(z.detach(), indices)
+                stats["window_usage"] = self.window(indices)
+                if self.ema or self.revive:
+                    self._follow(z.detach(), indices)
             through = z + (chosen - z).detach()
-        back = lambda v: rearrange(v, 'g (b l) ... -> b (g l) ...', b=len(z_hat))
+        back = lambda v: rearrange(v, "g (b l) ... -> b (g l) ...", b=len(z_hat))
         return QuantOut(back(through).to(z_hat.dtype), z_hat, losses, stats, back(indices))
 
     @torch.no_grad()
     def _follow(self, z: Tensor, indices: Tensor):
         "Move averages towards the latents of the batch, and dead codewords onto some of them."
         decay = self.ema or 0.99
-        self.counts.lerp_(mean_over_ranks(torch.zeros_like(self.counts).scatter_add_(1, indices, torch.ones_like(z[..., 0]))), 1 - decay)
+        self.counts.lerp_(
+            mean_over_ranks(
+                torch.zeros_like(self.counts).scatter_add_(1, indices, torch.ones_like(z[..., 0]))
+            ),
+            1 - decay,
+        )
         if self.ema:
-            self.sums.lerp_(mean_over_ranks(torch.zeros_like(self.sums).scatter_add_(1, indices[..., None].expand_as(z), z)), 1 - decay)
+            self.sums.lerp_(
+                mean_over_ranks(
+                    torch.zeros_like(self.sums).scatter_add_(1, indices[..., None].expand_as(z), z)
+                ),
+                1 - decay,
+            )
             self.codebook.data.copy_(self.sums / self.counts.clamp_min(1e-5)[..., None])
         if self.revive:
-            fair = z.shape[1] / self.codebook_size  # latents a codeword would have in a batch if all were used alike
-            dead = self.counts < 0.05 * min(1., fair)
-            some = from_first_rank(z[torch.arange(len(z), device=z.device)[:, None], torch.randint(z.shape[1], dead.shape, device=z.device)])
-            self.counts.masked_fill_(dead, min(1., fair))  # masks, and no indices: counting them would wait for the device
+            fair = (
+                z.shape[1] / self.codebook_size
+            )  # latents a codeword would have in a batch if all were used alike
+            dead = self.counts < 0.05 * min(1.0, fair)
+            some = from_first_rank(
+                z[
+                    torch.arange(len(z), device=z.device)[:, None],
+                    torch.randint(z.shape[1], dead.shape, device=z.device),
+                ]
+            )
+            self.counts.masked_fill_(
+                dead, min(1.0, fair)
+            )  # masks, and no indices: counting them would wait for the device
             self.codebook.data.copy_(torch.where(dead[..., None], some, self.codebook))
-            if self.ema: self.sums.copy_(torch.where(dead[..., None], some * min(1., fair), self.sums))
+            if self.ema:
+                self.sums.copy_(torch.where(dead[..., None], some * min(1.0, fair), self.sums))
 
     def posterior(self, z_hat: Tensor) -> Tensor:
         "One-hot weights (B, L, K)."
-        z = self._scaled(rearrange(z_hat, 'b (g l) d -> g (b l) d', g=self.codebooks))
+        z = self._scaled(rearrange(z_hat, "b (g l) d -> g (b l) d", g=self.codebooks))
         hot = torch.nn.functional.one_hot(self._nearest(z), self.codebook_size).float()
-        return rearrange(hot, 'g (b l) k -> b (g l) k', b=len(z_hat))
+        return rearrange(hot, "g (b l) k -> b (g l) k", b=len(z_hat))
 
-    def extra_repr(self) -> str: return f'D={self.latent_dim}, K={self.codebook_size}, G={self.codebooks}, similarity={self.similarity}, ema={self.ema}, revive={self.revive}'
+    def extra_repr(self) -> str:
+        return f"D={self.latent_dim}, K={self.codebook_size}, G={self.codebooks}, similarity={self.similarity}, ema={self.ema}, revive={self.revive}"

@@ -12,14 +12,18 @@ from einops import rearrange
 from torch import Tensor, nn
 
 # %% ../../nbs/tokenizer/01_conv.ipynb #eb32270a
-CHANNELS = {'cnn-tiny': 32, 'cnn': 128}  # of the first level; cnn is VQGAN's size
-WIDTH = {'cnn-tiny': 64, 'cnn': 256}  # of a grid place between encoder and bottleneck
+CHANNELS = {"cnn-tiny": 32, "cnn": 128}  # of the first level; cnn is VQGAN's size
+WIDTH = {"cnn-tiny": 64, "cnn": 256}  # of a grid place between encoder and bottleneck
 
 
 def _levels(factor: int, first: int) -> dict:
     "Arguments of diffusers' encoder and decoder for a downsampling factor (a power of two, at most 16)."
-    mult = [1, 1, 2, 2, 4][-(int(math.log2(factor)) + 1):]
-    return dict(block_out_channels=[first * m for m in mult], layers_per_block=2, norm_num_groups=min(32, first))
+    mult = [1, 1, 2, 2, 4][-(int(math.log2(factor)) + 1) :]
+    return dict(
+        block_out_channels=[first * m for m in mult],
+        layers_per_block=2,
+        norm_num_groups=min(32, first),
+    )
 
 
 class ConvEncoder(nn.Module):
@@ -28,12 +32,18 @@ class ConvEncoder(nn.Module):
     def __init__(self, preset: str, factor: int):
         super().__init__()
         from diffusers.models.autoencoders.vae import Encoder  # 2 s, needed here only
-        c = _levels(factor, CHANNELS[preset])
-        blocks = ('DownEncoderBlock2D',) * (len(c['block_out_channels']) - 1) + ('AttnDownEncoderBlock2D',)  # attention on the coarsest grid, as in VQGAN
-        self.width = WIDTH[preset]
-        self.model = Encoder(in_channels=3, out_channels=self.width, down_block_types=blocks, double_z=False, **c)
 
-    def forward(self, x: Tensor, hide: float = 0.) -> Tensor: return rearrange(self.model(x), 'b c h w -> b (h w) c')
+        c = _levels(factor, CHANNELS[preset])
+        blocks = ("DownEncoderBlock2D",) * (len(c["block_out_channels"]) - 1) + (
+            "AttnDownEncoderBlock2D",
+        )  # attention on the coarsest grid, as in VQGAN
+        self.width = WIDTH[preset]
+        self.model = Encoder(
+            in_channels=3, out_channels=self.width, down_block_types=blocks, double_z=False, **c
+        )
+
+    def forward(self, x: Tensor, hide: float = 0.0) -> Tensor:
+        return rearrange(self.model(x), "b c h w -> b (h w) c")
 
 
 class ConvDecoder(nn.Module):
@@ -42,12 +52,17 @@ class ConvDecoder(nn.Module):
     def __init__(self, preset: str, factor: int):
         super().__init__()
         from diffusers.models.autoencoders.vae import Decoder
+
         c = _levels(factor, CHANNELS[preset])
-        blocks = ('AttnUpDecoderBlock2D',) + ('UpDecoderBlock2D',) * (len(c['block_out_channels']) - 1)
+        blocks = ("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * (
+            len(c["block_out_channels"]) - 1
+        )
         self.width = WIDTH[preset]
         self.model = Decoder(in_channels=self.width, out_channels=3, up_block_types=blocks, **c)
 
     @property
-    def last_layer(self) -> nn.Parameter: return self.model.conv_out.weight
+    def last_layer(self) -> nn.Parameter:
+        return self.model.conv_out.weight
 
-    def forward(self, z: Tensor) -> Tensor: return self.model(rearrange(z, 'b (h w) c -> b c h w', h=math.isqrt(z.shape[1])))
+    def forward(self, z: Tensor) -> Tensor:
+        return self.model(rearrange(z, "b (h w) c -> b c h w", h=math.isqrt(z.shape[1])))

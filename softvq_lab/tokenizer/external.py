@@ -17,7 +17,7 @@ from ..core import read_json, sha256
 from ..quantizers.base import QuantOut
 
 # %% ../../nbs/tokenizer/03_external.ipynb #1d8fede6
-KINDS = ('AutoencoderKL', 'AutoencoderDC')
+KINDS = ("AutoencoderKL", "AutoencoderDC")
 
 
 class ExternalTokenizer(nn.Module):
@@ -26,31 +26,51 @@ class ExternalTokenizer(nn.Module):
     def __init__(self, folder, image_size: int):
         super().__init__()
         import diffusers  # 3 s, needed here only
-        info = read_json(Path(folder)/'config.json') if (Path(folder)/'config.json').is_file() else {}
-        kind = info.get('_class_name')
-        if kind not in KINDS: raise ValueError(f'{folder} is not a diffusers autoencoder folder (config.json with _class_name {" or ".join(KINDS)}), but {kind!r}')
-        self.model = getattr(diffusers, kind).from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().requires_grad_(False)
+
+        info = (
+            read_json(Path(folder) / "config.json")
+            if (Path(folder) / "config.json").is_file()
+            else {}
+        )
+        kind = info.get("_class_name")
+        if kind not in KINDS:
+            raise ValueError(
+                f"{folder} is not a diffusers autoencoder folder (config.json with _class_name {' or '.join(KINDS)}), but {kind!r}"
+            )
+        self.model = (
+            getattr(diffusers, kind)
+            .from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            .eval()
+            .requires_grad_(False)
+        )
         self.image_size, self.kind = (image_size, image_size), kind
-        self.scale, self.shift = info.get('scaling_factor') or 1., info.get('shift_factor') or 0.
-        with torch.no_grad(): _, self.latent_dim, self.side, _ = self._encode(torch.zeros(1, 3, image_size, image_size)).shape
+        self.scale, self.shift = info.get("scaling_factor") or 1.0, info.get("shift_factor") or 0.0
+        with torch.no_grad():
+            _, self.latent_dim, self.side, _ = self._encode(
+                torch.zeros(1, 3, image_size, image_size)
+            ).shape
         self.tokens = self.side**2
-        weights = sorted(Path(folder).glob('*.safetensors'))
-        self.fingerprint = hashlib.sha256(''.join(sha256(p) for p in weights).encode()).hexdigest()[:16]
+        weights = sorted(Path(folder).glob("*.safetensors"))
+        self.fingerprint = hashlib.sha256("".join(sha256(p) for p in weights).encode()).hexdigest()[
+            :16
+        ]
 
     def _encode(self, x: Tensor) -> Tensor:
         out = self.model.encode(x)
-        return out.latent_dist.mode() if self.kind == 'AutoencoderKL' else out.latent
+        return out.latent_dist.mode() if self.kind == "AutoencoderKL" else out.latent
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> QuantOut:
         "Images (B, 3, H, W) in [-1, 1] -> QuantOut with z (B, L, D)."
-        z = rearrange((self._encode(x) - self.shift) * self.scale, 'b d h w -> b (h w) d')
+        z = rearrange((self._encode(x) - self.shift) * self.scale, "b d h w -> b (h w) d")
         return QuantOut(z, z)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         "Latents (B, L, D) -> images (B, 3, H, W)."
-        return self.model.decode(rearrange(z, 'b (h w) d -> b d h w', h=self.side) / self.scale + self.shift).sample
+        return self.model.decode(
+            rearrange(z, "b (h w) d -> b d h w", h=self.side) / self.scale + self.shift
+        ).sample
 
     def forward(self, x: Tensor) -> tuple[Tensor, QuantOut]:
         out = self.encode(x)

@@ -23,39 +23,88 @@ from ..quantizers.gmmvq import GMMVQ
 from ..quantizers.softvq import SoftVQ
 from ..quantizers.vq import VQ
 from .conv import ConvDecoder, ConvEncoder
-from .vit import Decoder, Encoder, add_lora, add_rope, make_trunk, pretrained_trunk
+from softvq_lab.tokenizer.vit import (
+    Decoder,
+    Encoder,
+    add_lora,
+    add_rope,
+    make_trunk,
+    pretrained_trunk,
+)
 from ..weights import preflight
 
 # %% ../../nbs/tokenizer/02_model.ipynb #ff0cdd16
 def make_quantizer(c: TokenizerConfig) -> Quantizer:
     "The quantizer that the config names, residual and product wrapped around it where asked for."
+
     def plain(d: int) -> Quantizer:
-        if c.quantizer == 'ae': return AE(d)
-        if c.quantizer == 'kl': return KL(d, c.vae_weight)
-        if c.quantizer == 'vq': return VQ(d, c.codebook_size, c.codebooks, c.similarity, c.commitment, c.codebook_ema, c.revive)
-        if c.quantizer == 'softvq': return SoftVQ(d, c.codebook_size, c.codebooks, c.similarity, c.tau, c.detach_logits, c.kl_tau, c.kl_weight, c.learn_tau)
-        if c.quantizer == 'gmmvq': return GMMVQ(d, c.codebook_size, c.codebooks, c.similarity, c.tau, c.detach_logits, c.kl_tau, c.kl_weight)
-        if (own := registered('quantizer').get(c.quantizer)) is not None: return own(c, d)
+        if c.quantizer == "ae":
+            return AE(d)
+        if c.quantizer == "kl":
+            return KL(d, c.vae_weight)
+        if c.quantizer == "vq":
+            return VQ(
+                d,
+                c.codebook_size,
+                c.codebooks,
+                c.similarity,
+                c.commitment,
+                c.codebook_ema,
+                c.revive,
+            )
+        if c.quantizer == "softvq":
+            return SoftVQ(
+                d,
+                c.codebook_size,
+                c.codebooks,
+                c.similarity,
+                c.tau,
+                c.detach_logits,
+                c.kl_tau,
+                c.kl_weight,
+                c.learn_tau,
+            )
+        if c.quantizer == "gmmvq":
+            return GMMVQ(
+                d,
+                c.codebook_size,
+                c.codebooks,
+                c.similarity,
+                c.tau,
+                c.detach_logits,
+                c.kl_tau,
+                c.kl_weight,
+            )
+        if (own := registered("quantizer").get(c.quantizer)) is not None:
+            return own(c, d)
         return External(c.quantizer, d, c.codebook_size)
+
     layers = (lambda d: Residual(c.residual, d, plain)) if c.residual > 1 else plain
     return Product(c.groups, c.latent_dim, layers) if c.groups > 1 else layers(c.latent_dim)
 
 
 def make_ends(c: TokenizerConfig) -> tuple[nn.Module, nn.Module]:
     "Encoder (images -> (B, L, C)) and decoder (back) of the preset."
-    if c.preset.startswith('cnn'): return ConvEncoder(c.preset, c.patch_size), ConvDecoder(c.preset, c.patch_size)
+    if c.preset.startswith("cnn"):
+        return ConvEncoder(c.preset, c.patch_size), ConvDecoder(c.preset, c.patch_size)
     enc, dec = PRESETS[c.preset]
-    if c.encoder_init in ('clip', 'eva02'): enc = c.encoder_init
+    if c.encoder_init in ("clip", "eva02"):
+        enc = c.encoder_init
     trunk = make_trunk(dec, c.image_shape, c.patch_size, c.decoder_cls)
-    if c.rope != 'none': add_rope(trunk, c.rope, c.rope_theta)
-    return Encoder(_ready(make_trunk(enc, c.image_shape, c.patch_size), c), c.tokens), Decoder(trunk, c.tokens, c.pixel_head)
+    if c.rope != "none":
+        add_rope(trunk, c.rope, c.rope_theta)
+    return Encoder(_ready(make_trunk(enc, c.image_shape, c.patch_size), c), c.tokens), Decoder(
+        trunk, c.tokens, c.pixel_head
+    )
 
 
 def _ready(trunk: nn.Module, c: TokenizerConfig) -> nn.Module:
     "The encoder's trunk with rotary positions and tuning as the config says."
-    if c.rope != 'none': add_rope(trunk, c.rope, c.rope_theta)
-    if c.encoder_tuning == 'frozen': trunk.requires_grad_(False)
-    return add_lora(trunk) if c.encoder_tuning == 'lora' else trunk
+    if c.rope != "none":
+        add_rope(trunk, c.rope, c.rope_theta)
+    if c.encoder_tuning == "frozen":
+        trunk.requires_grad_(False)
+    return add_lora(trunk) if c.encoder_tuning == "lora" else trunk
 
 
 def fingerprint(model: nn.Module, config) -> str:
@@ -63,7 +112,12 @@ def fingerprint(model: nn.Module, config) -> str:
     default = dataclasses.asdict(type(config)())
     told = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-    for name, t in sorted(model.state_dict().items()): digest.update(name.encode() + t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if t.ndim else name.encode() + str(t.item()).encode())
+    for name, t in sorted(model.state_dict().items()):
+        digest.update(
+            name.encode() + t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            if t.ndim
+            else name.encode() + str(t.item()).encode()
+        )
     return digest.hexdigest()[:16]
 
 # %% ../../nbs/tokenizer/02_model.ipynb #a874eb8b
@@ -75,23 +129,35 @@ class Tokenizer(nn.Module):
         self.config = config
         self.encoder, self.decoder = make_ends(config)
         self.quantizer = make_quantizer(config)
-        self.to_latent = nn.Linear(self.encoder.width, self.quantizer.input_dim or config.latent_dim)
+        self.to_latent = nn.Linear(
+            self.encoder.width, self.quantizer.input_dim or config.latent_dim
+        )
         self.from_latent = nn.Linear(config.latent_dim, self.decoder.width)
         self.latent_stats = None  # latents.stats.LatentStats, once measured
 
     @property
-    def tokens(self) -> int: return self.config.tokens
+    def tokens(self) -> int:
+        return self.config.tokens
+
     @property
-    def latent_dim(self) -> int: return self.config.latent_dim
+    def latent_dim(self) -> int:
+        return self.config.latent_dim
+
     @property
-    def image_size(self) -> tuple[int, int]: return self.config.image_shape  # (height, width)
+    def image_size(self) -> tuple[int, int]:
+        return self.config.image_shape  # (height, width)
+
     @property
-    def fingerprint(self) -> str: return fingerprint(self, self.config)
+    def fingerprint(self) -> str:
+        return fingerprint(self, self.config)
 
     def embed(self, x: Tensor) -> Tensor:
         "Images (B, 3, H, W) in [-1, 1] -> z_hat (B, L, D), before the quantizer."
-        if x.shape[-2:] != self.image_size: raise ValueError(f'this tokenizer takes {self.image_size[0]}x{self.image_size[1]} images, got {tuple(x.shape)}')
-        return self.to_latent(self.encoder(x, self.config.mask_patches if self.training else 0.))
+        if x.shape[-2:] != self.image_size:
+            raise ValueError(
+                f"this tokenizer takes {self.image_size[0]}x{self.image_size[1]} images, got {tuple(x.shape)}"
+            )
+        return self.to_latent(self.encoder(x, self.config.mask_patches if self.training else 0.0))
 
     def encode(self, x: Tensor) -> QuantOut:
         "Images (B, 3, H, W) in [-1, 1] -> QuantOut with z (B, L, D)."
@@ -99,27 +165,41 @@ class Tokenizer(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         "Latents (B, L, D) -> images (B, 3, H, W), about [-1, 1], not clipped. A tokenizer trained with keep='uniform' decodes the first k tokens as well: `decode(z[:, :k])`."
-        few = self.config.keep == 'uniform' and 1 <= z.shape[1] < self.tokens
-        if z.ndim != 3 or z.shape[2] != self.latent_dim or not (few or z.shape[1] == self.tokens): raise ValueError(f'this tokenizer decodes latents (B, {self.tokens}, {self.latent_dim})' + (' or fewer tokens' if self.config.keep == 'uniform' else '') + f', got {tuple(z.shape)}')
+        few = self.config.keep == "uniform" and 1 <= z.shape[1] < self.tokens
+        if z.ndim != 3 or z.shape[2] != self.latent_dim or not (few or z.shape[1] == self.tokens):
+            raise ValueError(
+                f"this tokenizer decodes latents (B, {self.tokens}, {self.latent_dim})"
+                + (" or fewer tokens" if self.config.keep == "uniform" else "")
+                + f", got {tuple(z.shape)}"
+            )
         return self.decoder(self.from_latent(z))
 
     def set_grad_checkpointing(self):
         "Compute activations of the transformers again in the backward pass, to save memory."
-        if self.config.preset.startswith('cnn'): raise ValueError(f'recompute is for ViT presets, not for preset={self.config.preset!r}')
-        for end in (self.encoder, self.decoder): end.model.set_grad_checkpointing()
+        if self.config.preset.startswith("cnn"):
+            raise ValueError(f"recompute is for ViT presets, not for preset={self.config.preset!r}")
+        for end in (self.encoder, self.decoder):
+            end.model.set_grad_checkpointing()
 
     def describe(self) -> dict:
         "The `config.json` of a saved tokenizer: enough, with the weights, to rebuild it."
-        return {'kind': 'tokenizer', 'format': 'softvq_lab-1', 'config': dataclasses.asdict(self.config), 'fingerprint': self.fingerprint,
-                'latent_stats': self.latent_stats and dataclasses.asdict(self.latent_stats)}
+        return {
+            "kind": "tokenizer",
+            "format": "softvq_lab-1",
+            "config": dataclasses.asdict(self.config),
+            "fingerprint": self.fingerprint,
+            "latent_stats": self.latent_stats and dataclasses.asdict(self.latent_stats),
+        }
 
     def forward(self, x: Tensor) -> tuple[Tensor, QuantOut]:
         "Reconstruction (B, 3, H, W) and QuantOut."
         out = self.encode(x)
         z = out.z
         if self.training:
-            if self.config.latent_noise: z = z + self.config.latent_noise * torch.randn_like(z)
-            if self.config.keep == 'uniform': z = z[:, :torch.randint(1, self.tokens + 1, ()).item()]
+            if self.config.latent_noise:
+                z = z + self.config.latent_noise * torch.randn_like(z)
+            if self.config.keep == "uniform":
+                z = z[:, : torch.randint(1, self.tokens + 1, ()).item()]
         return self.decode(z), out
 
 # %% ../../nbs/tokenizer/02_model.ipynb #c3dada1a

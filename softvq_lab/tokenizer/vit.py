@@ -19,64 +19,104 @@ from torch.utils.checkpoint import checkpoint
 
 # %% ../../nbs/tokenizer/00_vit.ipynb #b2db7064
 ARCHITECTURES = {
-    'tiny': dict(embed_dim=96, depth=2, num_heads=4, weight_init='jax', embed_std=0.5),  # the digits, two CPU cores
-    'small': 'vit_small_patch14_dinov2.lvd142m',
-    'base': 'vit_base_patch14_dinov2.lvd142m',
-    'large': 'vit_large_patch14_dinov2.lvd142m',
-    'clip': 'vit_base_patch16_clip_224.openai',
-    'eva02': 'eva02_base_patch14_224.mim_in22k',
+    "tiny": dict(
+        embed_dim=96, depth=2, num_heads=4, weight_init="jax", embed_std=0.5
+    ),  # the digits, two CPU cores
+    "small": "vit_small_patch14_dinov2.lvd142m",
+    "base": "vit_base_patch14_dinov2.lvd142m",
+    "large": "vit_large_patch14_dinov2.lvd142m",
+    "clip": "vit_base_patch16_clip_224.openai",
+    "eva02": "eva02_base_patch14_224.mim_in22k",
 }
 
 
-def make_trunk(arch: str, image_size: int | tuple[int, int], patch_size: int, cls_token: bool = True) -> VisionTransformer:
+def make_trunk(
+    arch: str, image_size: int | tuple[int, int], patch_size: int, cls_token: bool = True
+) -> VisionTransformer:
     "timm's ViT of an architecture, without head, from scratch; `embed_std` is the scale of its learned embeddings."
-    if arch not in ARCHITECTURES: raise ValueError(f'architecture {arch!r}; possible: {", ".join(ARCHITECTURES)}')
-    if any(s % patch_size for s in ([image_size] if isinstance(image_size, int) else image_size)): raise ValueError(f'image_size={image_size} is not a multiple of patch_size={patch_size}')
-    common = dict(img_size=image_size, patch_size=patch_size, num_classes=0, global_pool='', class_token=cls_token)
-    if isinstance(ARCHITECTURES[arch], str):  # DINOv2's ViTs are `small` to `large`, also when they start from scratch
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"architecture {arch!r}; possible: {', '.join(ARCHITECTURES)}")
+    if any(s % patch_size for s in ([image_size] if isinstance(image_size, int) else image_size)):
+        raise ValueError(f"image_size={image_size} is not a multiple of patch_size={patch_size}")
+    common = dict(
+        img_size=image_size,
+        patch_size=patch_size,
+        num_classes=0,
+        global_pool="",
+        class_token=cls_token,
+    )
+    if isinstance(
+        ARCHITECTURES[arch], str
+    ):  # DINOv2's ViTs are `small` to `large`, also when they start from scratch
         trunk = timm.create_model(ARCHITECTURES[arch], pretrained=False, **common)
         trunk.embed_std = 0.02
         return trunk
     kwargs = dict(ARCHITECTURES[arch])
-    std = kwargs.pop('embed_std')
+    std = kwargs.pop("embed_std")
     trunk = VisionTransformer(**common, **kwargs)
-    for p in filter(lambda p: p is not None, (trunk.pos_embed, trunk.cls_token)): nn.init.normal_(p, std=std)
+    for p in filter(lambda p: p is not None, (trunk.pos_embed, trunk.cls_token)):
+        nn.init.normal_(p, std=std)
     trunk.embed_std = std
     return trunk
 
 
-def pretrained_trunk(name: str, file, image_size: int | tuple[int, int], patch_size: int) -> VisionTransformer:
+def pretrained_trunk(
+    name: str, file, image_size: int | tuple[int, int], patch_size: int
+) -> VisionTransformer:
     "timm's ViT `name` with the weights of a local safetensors `file`; patch embedding and positions are resampled to the sizes asked for."
-    trunk = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={'file': str(file)}, img_size=image_size, patch_size=patch_size, num_classes=0, global_pool='')
+    trunk = timm.create_model(
+        name,
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(file)},
+        img_size=image_size,
+        patch_size=patch_size,
+        num_classes=0,
+        global_pool="",
+    )
     trunk.embed_std = 0.02
     return trunk
 
 
 class _RopeAttention(AttentionRope):
     "timm's rotary attention for a block that passes no positions along: they are left in `table` before the block runs."
+
     table = None
 
-    def forward(self, x, attn_mask=None, is_causal=False): return super().forward(x, rope=self.table, attn_mask=attn_mask)
+    def forward(self, x, attn_mask=None, is_causal=False):
+        return super().forward(x, rope=self.table, attn_mask=attn_mask)
 
 
-def add_rope(trunk: VisionTransformer, kind: str, theta: float = 10.):
+def add_rope(trunk: VisionTransformer, kind: str, theta: float = 10.0):
     "Turn queries and keys of patches by their place on the grid (rotary positions), in each block: `axial`, or `mixed` with learned directions (Heo et al. 2024). Latent and class tokens are not turned."
-    if kind not in ('axial', 'mixed'): raise ValueError(f"rope={kind!r}; possible: 'none', 'axial', 'mixed'")
+    if kind not in ("axial", "mixed"):
+        raise ValueError(f"rope={kind!r}; possible: 'none', 'axial', 'mixed'")
     heads, grid = trunk.blocks[0].attn.num_heads, list(trunk.patch_embed.grid_size)
     for block in trunk.blocks:
         turned = _RopeAttention(trunk.embed_dim, heads)
         turned.load_state_dict(block.attn.state_dict())
         block.attn = turned
-    if kind == 'mixed': trunk.rope = RotaryEmbeddingMixed(trunk.embed_dim, len(trunk.blocks), heads, temperature=theta, feat_shape=grid)
-    else: trunk.rope = RotaryEmbeddingCat(trunk.embed_dim // heads, temperature=theta, in_pixels=False, feat_shape=grid, grid_indexing='xy')
+    if kind == "mixed":
+        trunk.rope = RotaryEmbeddingMixed(
+            trunk.embed_dim, len(trunk.blocks), heads, temperature=theta, feat_shape=grid
+        )
+    else:
+        trunk.rope = RotaryEmbeddingCat(
+            trunk.embed_dim // heads,
+            temperature=theta,
+            in_pixels=False,
+            feat_shape=grid,
+            grid_indexing="xy",
+        )
     return trunk
 
 
 def add_lora(trunk: nn.Module, rank: int = 8) -> nn.Module:
     "Freeze a trunk but for low-rank changes of its MLPs (LoRA by `peft`, rank 8 as released)."
-    try: from peft import LoraConfig, inject_adapter_in_model
-    except ImportError: raise ValueError("encoder_tuning='lora' needs the package peft: pip install peft") from None
-    return inject_adapter_in_model(LoraConfig(r=rank, target_modules=r'.*\.mlp\.fc\d.*'), trunk)
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise ValueError("encoder_tuning='lora' needs the package peft: pip install peft") from None
+    return inject_adapter_in_model(LoraConfig(r=rank, target_modules=r".*\.mlp\.fc\d.*"), trunk)
 
 
 def _run(trunk: VisionTransformer, x: Tensor, patches: int) -> Tensor:
@@ -84,15 +124,23 @@ def _run(trunk: VisionTransformer, x: Tensor, patches: int) -> Tensor:
     if isinstance(trunk, Eva):  # rotary positions of its own
         for block in trunk.blocks:
             block.attn.num_prefix_tokens = x.shape[1] - patches
-            x = checkpoint(block, x, rope=trunk.rope.get_embed(), use_reentrant=False) if trunk.grad_checkpointing and x.requires_grad else block(x, rope=trunk.rope.get_embed())
+            x = (
+                checkpoint(block, x, rope=trunk.rope.get_embed(), use_reentrant=False)
+                if trunk.grad_checkpointing and x.requires_grad
+                else block(x, rope=trunk.rope.get_embed())
+            )
         return trunk.norm(x)
-    if hasattr(trunk, 'rope'):
+    if hasattr(trunk, "rope"):
         table = trunk.rope.get_embed()  # mixed: (depth, heads, N, 2d); axial: (N, 2d)
         for i, block in enumerate(trunk.blocks):
             block.attn.table = table[i] if table.ndim == 4 else table
             block.attn.num_prefix_tokens = x.shape[1] - patches
     x = trunk.norm_pre(x)
-    return trunk.norm(checkpoint_seq(trunk.blocks, x) if trunk.grad_checkpointing and x.requires_grad else trunk.blocks(x))
+    return trunk.norm(
+        checkpoint_seq(trunk.blocks, x)
+        if trunk.grad_checkpointing and x.requires_grad
+        else trunk.blocks(x)
+    )
 
 
 def _insert(x: Tensor, latents: Tensor, prefix: int) -> Tensor:
@@ -100,13 +148,20 @@ def _insert(x: Tensor, latents: Tensor, prefix: int) -> Tensor:
     return torch.cat([x[:, :prefix], latents, x[:, prefix:]], 1)
 
 
-def _tokens(n: int, trunk: VisionTransformer) -> nn.Parameter: return nn.Parameter(torch.randn(1, n, trunk.embed_dim) * trunk.embed_std)
+def _tokens(n: int, trunk: VisionTransformer) -> nn.Parameter:
+    return nn.Parameter(torch.randn(1, n, trunk.embed_dim) * trunk.embed_std)
 
 
 def _keep_patches(x: Tensor, prefix: int, hide: float) -> Tensor:
     "Drop a random share `hide` of the tokens after the first `prefix`, at least one is kept."
     n = x.shape[1] - prefix
-    kept = torch.rand(len(x), n, device=x.device).argsort(1)[:, :max(1, round(n * (1 - hide)))].sort(1).values + prefix
+    kept = (
+        torch.rand(len(x), n, device=x.device)
+        .argsort(1)[:, : max(1, round(n * (1 - hide)))]
+        .sort(1)
+        .values
+        + prefix
+    )
     return torch.cat([x[:, :prefix], x.gather(1, kept[..., None].expand(-1, -1, x.shape[2]))], 1)
 
 # %% ../../nbs/tokenizer/00_vit.ipynb #353ee659
@@ -118,39 +173,54 @@ class Encoder(nn.Module):
         self.model, self.tokens, self.width = trunk, tokens, trunk.embed_dim
         self.latent_tokens, self.latent_pos_embed = _tokens(tokens, trunk), _tokens(tokens, trunk)
 
-    def forward(self, x: Tensor, hide: float = 0.) -> Tensor:
+    def forward(self, x: Tensor, hide: float = 0.0) -> Tensor:
         "`hide`: share of patches that the transformer does not see, drawn anew for each image."
         x = self.model._pos_embed(self.model.patch_embed(x))  # (B, 1+N, C)
-        if isinstance(x, tuple): x = x[0]  # EVA-02 gives its rotary table too
-        if hide: x = _keep_patches(x, self.model.num_prefix_tokens, hide)  # (B, 1+n, C)
+        if isinstance(x, tuple):
+            x = x[0]  # EVA-02 gives its rotary table too
+        if hide:
+            x = _keep_patches(x, self.model.num_prefix_tokens, hide)  # (B, 1+n, C)
         latents = (self.latent_tokens + self.latent_pos_embed).expand(len(x), -1, -1)  # (B, L, C)
         first = self.model.num_prefix_tokens
         x = _run(self.model, _insert(x, latents, first), x.shape[1] - first)  # (B, 1+L+N, C)
-        return x[:, first:first + self.tokens]  # (B, L, C)
+        return x[:, first : first + self.tokens]  # (B, L, C)
 
 
 class Decoder(nn.Module):
     "Latents (B, l <= L, C) -> images (B, 3, H, W) by a ViT over N mask tokens and the latents."
 
-    def __init__(self, trunk: VisionTransformer, tokens: int, head: str = 'linear'):
+    def __init__(self, trunk: VisionTransformer, tokens: int, head: str = "linear"):
         "`head`: 'linear', or 'conv' with a 3 x 3 convolution over the seams of the patches, which starts as the identity."
         super().__init__()
-        if head not in ('linear', 'conv'): raise ValueError(f"pixel_head={head!r}; possible: 'linear', 'conv'")
+        if head not in ("linear", "conv"):
+            raise ValueError(f"pixel_head={head!r}; possible: 'linear', 'conv'")
         self.smooth = nn.Identity()
-        if head == 'conv':
-            self.smooth = nn.Conv2d(3, 3, 3, padding=1, padding_mode='replicate', bias=False)
+        if head == "conv":
+            self.smooth = nn.Conv2d(3, 3, 3, padding=1, padding_mode="replicate", bias=False)
             nn.init.dirac_(self.smooth.weight)
-        self.model, self.patch, self.grid, self.width = trunk, trunk.patch_embed.patch_size[0], trunk.patch_embed.grid_size, trunk.embed_dim
-        trunk.patch_embed.requires_grad_(False)  # a decoder reads no pixels; held, as released, so that published weights and counts are the same name by name
+        self.model, self.patch, self.grid, self.width = (
+            trunk,
+            trunk.patch_embed.patch_size[0],
+            trunk.patch_embed.grid_size,
+            trunk.embed_dim,
+        )
+        trunk.patch_embed.requires_grad_(
+            False
+        )  # a decoder reads no pixels; held, as released, so that published weights and counts are the same name by name
         self.mask_token, self.latent_pos_embed = _tokens(1, trunk), _tokens(tokens, trunk)
         self.to_pixel = nn.Linear(trunk.embed_dim, 3 * self.patch**2)
 
     @property
-    def last_layer(self) -> nn.Parameter: return self.to_pixel.weight
+    def last_layer(self) -> nn.Parameter:
+        return self.to_pixel.weight
 
     def forward(self, z: Tensor) -> Tensor:
         h, w = self.grid
         x = self.model._pos_embed(self.mask_token.expand(len(z), h * w, -1))  # (B, 1+N, C)
-        x = _insert(x, z + self.latent_pos_embed[:, :z.shape[1]], self.model.num_prefix_tokens)  # (B, 1+l+N, C)
-        x = self.to_pixel(_run(self.model, x, h * w)[:, -h * w:])  # (B, N, 3*P*P)
-        return self.smooth(rearrange(x, 'b (h w) (p q c) -> b c (h p) (w q)', h=h, w=w, p=self.patch, q=self.patch))
+        x = _insert(
+            x, z + self.latent_pos_embed[:, : z.shape[1]], self.model.num_prefix_tokens
+        )  # (B, 1+l+N, C)
+        x = self.to_pixel(_run(self.model, x, h * w)[:, -h * w :])  # (B, N, 3*P*P)
+        return self.smooth(
+            rearrange(x, "b (h w) (p q c) -> b c (h p) (w q)", h=h, w=w, p=self.patch, q=self.patch)
+        )

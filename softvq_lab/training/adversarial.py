@@ -17,28 +17,33 @@ from ..strict import closest
 from .augment import DiffAug
 
 # %% ../../nbs/training/04_adversarial.ipynb #b15df631
-KINDS = ('hinge', 'vanilla', 'non-saturating')
+KINDS = ("hinge", "vanilla", "non-saturating")
 
 
 def _check(kind: str):
-    if kind not in KINDS: raise ValueError(f'adversarial loss {kind!r}; possible: {", ".join(KINDS)}.{closest(kind, KINDS)}')
+    if kind not in KINDS:
+        raise ValueError(
+            f"adversarial loss {kind!r}; possible: {', '.join(KINDS)}.{closest(kind, KINDS)}"
+        )
 
 
 def d_loss(kind: str, *, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     "What the discriminator makes small: a scalar, in float32."
     _check(kind)
     real, fake = real_logits.float(), fake_logits.float()
-    if kind == 'hinge': return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+    if kind == "hinge":
+        return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
     both = F.softplus(-real).mean() + F.softplus(fake).mean()
-    return both / 2 if kind == 'vanilla' else both
+    return both / 2 if kind == "vanilla" else both
 
 
 def g_loss(kind: str, *, fake_logits: Tensor) -> Tensor:
     "What the generator makes small: a scalar, in float32."
     _check(kind)
     fake = fake_logits.float()
-    if kind == 'hinge': return -fake.mean()
-    return -F.softplus(fake).mean() if kind == 'vanilla' else F.softplus(-fake).mean()
+    if kind == "hinge":
+        return -fake.mean()
+    return -F.softplus(fake).mean() if kind == "vanilla" else F.softplus(-fake).mean()
 
 # %% ../../nbs/training/04_adversarial.ipynb #a2657682
 class LeCAM(nn.Module):
@@ -47,11 +52,14 @@ class LeCAM(nn.Module):
     def __init__(self, weight: float = 0.001, decay: float = 0.999):
         super().__init__()
         self.weight, self.decay = weight, decay
-        for name in ('real', 'fake', 'seen'): self.register_buffer(name, torch.zeros(()))  # averages, and batches in them
+        for name in ("real", "fake", "seen"):
+            self.register_buffer(name, torch.zeros(()))  # averages, and batches in them
 
     @torch.no_grad()
     def update(self, real_logits: Tensor, fake_logits: Tensor):
-        real, fake = mean_over_ranks(torch.stack([real_logits.float().mean(), fake_logits.float().mean()])).to(self.real.dtype)
+        real, fake = mean_over_ranks(
+            torch.stack([real_logits.float().mean(), fake_logits.float().mean()])
+        ).to(self.real.dtype)
         self.seen += 1
         share = (1 / self.seen).clamp_min(1 - self.decay)
         self.real.lerp_(real, share)
@@ -59,14 +67,28 @@ class LeCAM(nn.Module):
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         "In training the averages take the batch in first."
-        if self.training: self.update(real_logits, fake_logits)
-        return self.weight * (F.relu(real_logits.float() - self.fake).square().mean() + F.relu(self.real - fake_logits.float()).square().mean())
+        if self.training:
+            self.update(real_logits, fake_logits)
+        return self.weight * (
+            F.relu(real_logits.float() - self.fake).square().mean()
+            + F.relu(self.real - fake_logits.float()).square().mean()
+        )
 
 # %% ../../nbs/training/04_adversarial.ipynb #ce7e0831
-def adaptive_weight(rec_loss: Tensor, g_loss: Tensor, last_layer: Tensor, maximum: float = 1e4) -> Tensor:
+def adaptive_weight(
+    rec_loss: Tensor, g_loss: Tensor, last_layer: Tensor, maximum: float = 1e4
+) -> Tensor:
     "|d rec_loss / d last_layer| / |d g_loss / d last_layer|, at most `maximum`, without gradient. Both graphs are kept."
-    scale = 2**12  # in float16 the gradient of a mean over pixels would be 0; a power of two changes no digit
-    lengths = [mean_over_ranks(torch.autograd.grad(scale * loss, last_layer, retain_graph=True)[0].float()).norm() / scale for loss in (rec_loss, g_loss)]
+    scale = (
+        2**12
+    )  # in float16 the gradient of a mean over pixels would be 0; a power of two changes no digit
+    lengths = [
+        mean_over_ranks(
+            torch.autograd.grad(scale * loss, last_layer, retain_graph=True)[0].float()
+        ).norm()
+        / scale
+        for loss in (rec_loss, g_loss)
+    ]
     return (lengths[0] / (lengths[1] + 1e-4)).clamp_max(maximum).detach()
 
 # %% ../../nbs/training/04_adversarial.ipynb #c3b9c87b
@@ -74,10 +96,13 @@ def adaptive_weight(rec_loss: Tensor, g_loss: Tensor, last_layer: Tensor, maximu
 def _held(module: nn.Module):
     "No gradients for the parameters of `module`; afterwards as before."
     params = [p for p in module.parameters() if p.requires_grad]
-    for p in params: p.requires_grad_(False)
-    try: yield
+    for p in params:
+        p.requires_grad_(False)
+    try:
+        yield
     finally:
-        for p in params: p.requires_grad_(True)
+        for p in params:
+            p.requires_grad_(True)
 
 
 class Adversary(nn.Module):
@@ -87,35 +112,62 @@ class Adversary(nn.Module):
         self,
         discriminator: nn.Module,  # images (B, 3, H, W) in [-1, 1] -> logits (B, n)
         augment: DiffAug | None = None,  # what the discriminator sees; None: images as they are
-        d_kind: str = 'hinge',
-        g_kind: str = 'hinge',
+        d_kind: str = "hinge",
+        g_kind: str = "hinge",
         lecam: float = 0.001,  # weight; 0: none
         consistency: float = 4.0,  # weight; 0: none
     ):
         super().__init__()
-        for kind in (d_kind, g_kind): _check(kind)
-        if consistency and not (augment and augment.prob): raise ValueError(f'consistency={consistency} compares augmented with plain images and needs augment, a DiffAug with prob > 0 (or consistency=0)')
-        self.discriminator, self.augment, self.d_kind, self.g_kind, self.consistency = discriminator, augment or nn.Identity(), d_kind, g_kind, consistency
+        for kind in (d_kind, g_kind):
+            _check(kind)
+        if consistency and not (augment and augment.prob):
+            raise ValueError(
+                f"consistency={consistency} compares augmented with plain images and needs augment, a DiffAug with prob > 0 (or consistency=0)"
+            )
+        self.discriminator, self.augment, self.d_kind, self.g_kind, self.consistency = (
+            discriminator,
+            augment or nn.Identity(),
+            d_kind,
+            g_kind,
+            consistency,
+        )
         self.lecam = LeCAM(lecam) if lecam else None
 
     def generator_loss(self, fake: Tensor) -> Tensor:
         "Scalar loss of images (B, 3, H, W), not weighted, with gradients to them and to nothing else."
-        with _held(self.discriminator): return g_loss(self.g_kind, fake_logits=self.discriminator(self.augment(fake)))
+        with _held(self.discriminator):
+            return g_loss(self.g_kind, fake_logits=self.discriminator(self.augment(fake)))
 
     def _logits(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         "Logits of augmented and of plain images."
-        if not self.consistency: return self.discriminator(self.augment(x)), None
+        if not self.consistency:
+            return self.discriminator(self.augment(x)), None
         return self.discriminator(torch.cat([self.augment(x), x.float()])).chunk(2)
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         "`loss` of images and reconstructions (B, 3, H, W), its parts, and statistics: mean logits, and the share of logits on the right side of 0."
-        (real_logits, real_plain), (fake_logits, fake_plain) = self._logits(real.detach()), self._logits(fake.detach())
-        parts = {'adversarial': d_loss(self.d_kind, real_logits=real_logits, fake_logits=fake_logits)}
-        if self.lecam: parts['lecam'] = self.lecam(real_logits, fake_logits)
-        if self.consistency: parts['consistency'] = self.consistency * sum((a.float() - p.float()).square().mean() for a, p in ((real_logits, real_plain), (fake_logits, fake_plain)))
-        return {'loss': sum(parts.values()), **{k: v.detach() for k, v in parts.items()},
-                'real_logit': real_logits.detach().float().mean(), 'fake_logit': fake_logits.detach().float().mean(),
-                'real_right': (real_logits.detach() > 0).float().mean(), 'fake_right': (fake_logits.detach() < 0).float().mean()}
+        (real_logits, real_plain), (fake_logits, fake_plain) = (
+            self._logits(real.detach()),
+            self._logits(fake.detach()),
+        )
+        parts = {
+            "adversarial": d_loss(self.d_kind, real_logits=real_logits, fake_logits=fake_logits)
+        }
+        if self.lecam:
+            parts["lecam"] = self.lecam(real_logits, fake_logits)
+        if self.consistency:
+            parts["consistency"] = self.consistency * sum(
+                (a.float() - p.float()).square().mean()
+                for a, p in ((real_logits, real_plain), (fake_logits, fake_plain))
+            )
+        return {
+            "loss": sum(parts.values()),
+            **{k: v.detach() for k, v in parts.items()},
+            "real_logit": real_logits.detach().float().mean(),
+            "fake_logit": fake_logits.detach().float().mean(),
+            "real_right": (real_logits.detach() > 0).float().mean(),
+            "fake_right": (fake_logits.detach() < 0).float().mean(),
+        }
 
     def forward(self, batch: list[Tensor]) -> dict[str, Tensor]:
         "The opponent's turn of a task: `discriminator_loss(real, fake)` of a batch [real, fake]."

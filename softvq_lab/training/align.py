@@ -19,23 +19,31 @@ from .losses import Frozen, frozen_timm
 class TimmTeacher(nn.Module):
     "A frozen timm ViT that gives a feature for each patch: images (B, 3, H, W) in [-1, 1] -> (B, N, C)."
 
-    def __init__(self, name: str, image_size: int | tuple[int, int], patch_size: int, file: str = ''):
+    def __init__(
+        self, name: str, image_size: int | tuple[int, int], patch_size: int, file: str = ""
+    ):
         "`file`: local .safetensors, whose patch embedding and positions timm resamples; random weights without."
         super().__init__()
-        self.model = frozen_timm(name, file, img_size=image_size, patch_size=patch_size, num_classes=0)
-        expected = resolve_model_data_config(self.model)  # what it was trained on: ImageNet's mean and deviation, or CLIP's
-        for k in ('mean', 'std'): self.register_buffer(k, torch.tensor(expected[k]).view(3, 1, 1), persistent=False)
+        self.model = frozen_timm(
+            name, file, img_size=image_size, patch_size=patch_size, num_classes=0
+        )
+        expected = resolve_model_data_config(
+            self.model
+        )  # what it was trained on: ImageNet's mean and deviation, or CLIP's
+        for k in ("mean", "std"):
+            self.register_buffer(k, torch.tensor(expected[k]).view(3, 1, 1), persistent=False)
         self.width = self.model.embed_dim
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         x = ((x + 1) / 2 - self.mean) / self.std
-        return self.model.forward_features(x)[:, self.model.num_prefix_tokens:]  # (B, N, C)
+        return self.model.forward_features(x)[:, self.model.num_prefix_tokens :]  # (B, N, C)
 
 
 class ReferenceTeacher(nn.Module):
     "The small reference network as a teacher, where no pretrained one is at hand: 8 x 8 places of its third stage, images (B, 3, H, W) in [-1, 1] -> (B, 64, 64)."
+
     width = 64
 
     def __init__(self, net: ReferenceNet):
@@ -43,25 +51,51 @@ class ReferenceTeacher(nn.Module):
         self.net = net.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor: return rearrange(self.net.maps(x)[2], 'b c h w -> b (h w) c')
+    def forward(self, x: Tensor) -> Tensor:
+        return rearrange(self.net.maps(x)[2], "b c h w -> b (h w) c")
 
 
 class Aligner(nn.Module):
     "The alignment loss of latents (B, L, D) and images, with its projector."
 
-    def __init__(self, teacher: nn.Module, latent_dim: int, hidden: int = 1024, how: str = 'repeat', weight: float = 0.1):
+    def __init__(
+        self,
+        teacher: nn.Module,
+        latent_dim: int,
+        hidden: int = 1024,
+        how: str = "repeat",
+        weight: float = 0.1,
+    ):
         super().__init__()
-        if how not in ('repeat', 'avg_1d', 'global'): raise ValueError(f"align={how!r}; possible: 'repeat' (paper), 'avg_1d', 'global' (ablations)")
-        self.teacher, self.how, self.weight = Frozen(teacher), how, weight  # whoever brought it: not trained, not saved, no dropout
-        self.projector = nn.Sequential(nn.Linear(latent_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, teacher.width))
+        if how not in ("repeat", "avg_1d", "global"):
+            raise ValueError(
+                f"align={how!r}; possible: 'repeat' (paper), 'avg_1d', 'global' (ablations)"
+            )
+        self.teacher, self.how, self.weight = (
+            Frozen(teacher),
+            how,
+            weight,
+        )  # whoever brought it: not trained, not saved, no dropout
+        self.projector = nn.Sequential(
+            nn.Linear(latent_dim, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, teacher.width),
+        )
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         "Weighted loss, in [-weight, weight]: minus the mean cosine similarity, in float32."
         y = self.teacher(x).float()  # (B, N, C)
         N, L = y.shape[1], z.shape[1]
-        if self.how == 'global': y, p = y.mean(1, keepdim=True), self.projector(z.mean(1, keepdim=True))
-        elif self.how == 'avg_1d': y, p = F.adaptive_avg_pool1d(y.mT, L).mT, self.projector(z)
+        if self.how == "global":
+            y, p = y.mean(1, keepdim=True), self.projector(z.mean(1, keepdim=True))
+        elif self.how == "avg_1d":
+            y, p = F.adaptive_avg_pool1d(y.mT, L).mT, self.projector(z)
         else:
-            if N % L: raise ValueError(f'{N} patches of the teacher cannot be shared out over {L} tokens: align=repeat needs a multiple')
-            p = repeat(self.projector(z), 'b l c -> b (l n) c', n=N // L)
+            if N % L:
+                raise ValueError(
+                    f"{N} patches of the teacher cannot be shared out over {L} tokens: align=repeat needs a multiple"
+                )
+            p = repeat(self.projector(z), "b l c -> b (l n) c", n=N // L)
         return -self.weight * F.cosine_similarity(p.float(), y, dim=-1).mean()

@@ -24,10 +24,14 @@ def _translate(x: Tensor, u: Tensor, ratio: float) -> Tensor:
     "Shifted by up to `ratio` of the sides, for u (B, 2)."
     for dim, n, v in ((2, x.shape[2], u[:, :1]), (3, x.shape[3], u[:, 1:])):
         most = round(n * ratio)
-        source = torch.arange(n, device=x.device) + most - (v * (2 * most + 1)).long()  # (B, n): the row or column that comes here
+        source = (
+            torch.arange(n, device=x.device) + most - (v * (2 * most + 1)).long()
+        )  # (B, n): the row or column that comes here
         shape = (-1, 1, n, 1) if dim == 2 else (-1, 1, 1, n)
         # gather and a mask, not grid_sample: exact, and its gradient has one term for each pixel, so that its order does not matter
-        x = x.gather(dim, source.clamp(0, n - 1).view(shape).expand_as(x)) * ((source >= 0) & (source < n)).view(shape)
+        x = x.gather(dim, source.clamp(0, n - 1).view(shape).expand_as(x)) * (
+            (source >= 0) & (source < n)
+        ).view(shape)
     return x
 
 
@@ -45,11 +49,12 @@ def _cutout(x: Tensor, u: Tensor, ratio: float) -> Tensor:
 class DiffAug(nn.Module):
     "Colour, translation and cutout of images (B, 3, H, W), each with probability `prob` for each image; float32."
 
-    def __init__(self, prob: float = 1., translation: float = 0.125, cutout: float = 0.2):
+    def __init__(self, prob: float = 1.0, translation: float = 0.125, cutout: float = 0.2):
         "`translation`, `cutout`: shares of the sides (Zhao et al.: 1/8 and 1/2; StyleGAN-T cuts out 0.2)."
         super().__init__()
-        for name, value in (('prob', prob), ('translation', translation), ('cutout', cutout)):
-            if not 0 <= value <= 1: raise ValueError(f'{name}={value} of DiffAug must lie between 0 and 1')
+        for name, value in (("prob", prob), ("translation", translation), ("cutout", cutout)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} of DiffAug must lie between 0 and 1")
         self.prob, self.translation, self.cutout = prob, translation, cutout
 
     def draw(self, x: Tensor) -> Tensor:
@@ -58,7 +63,8 @@ class DiffAug(nn.Module):
 
     def forward(self, x: Tensor, draw: Tensor | None = None) -> Tensor:
         "`draw`: of another batch of the same size, to be changed alike."
-        if not self.prob: return x
+        if not self.prob:
+            return x
         u = self.draw(x) if draw is None else draw
         x, on = x.float(), (u[:, :3] < self.prob)[:, :, None, None, None]  # on: (B, 3, 1, 1, 1)
         x = torch.where(on[:, 0], _colour(x, u[:, 3:6]), x)

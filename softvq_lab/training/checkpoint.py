@@ -22,73 +22,120 @@ def _flush(folder: Path):
     "Force a folder's files and its names to the disk."
     for p in [*folder.iterdir(), folder]:
         fd = os.open(p, os.O_RDONLY)
-        try: os.fsync(fd)
-        finally: os.close(fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
-def save_checkpoint(root, step: int, tensors: dict[str, dict[str, Tensor]], meta: dict[str, dict], keep: int = 2, score: float | None = None) -> Path:
+def save_checkpoint(
+    root,
+    step: int,
+    tensors: dict[str, dict[str, Tensor]],
+    meta: dict[str, dict],
+    keep: int = 2,
+    score: float | None = None,
+) -> Path:
     "Write `root/step-N/` with NAME.safetensors for each of `tensors` and NAME.json for each of `meta`; keep the newest `keep` and the one of the highest `score`."
     root = Path(root)
-    aside, final = root/f'.aside-{step:06d}', root/f'step-{step:06d}'
+    aside, final = root / f".aside-{step:06d}", root / f"step-{step:06d}"
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
-        for name, state in tensors.items(): save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, aside/f'{name}.safetensors')
-        for name, value in meta.items(): write_json(aside/f'{name}.json', value)
-        write_json(aside/'manifest.json', {'step': step, 'score': score, 'sha256': {p.name: sha256(p) for p in sorted(aside.iterdir())}})
+        for name, state in tensors.items():
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in state.items()},
+                aside / f"{name}.safetensors",
+            )
+        for name, value in meta.items():
+            write_json(aside / f"{name}.json", value)
+        write_json(
+            aside / "manifest.json",
+            {
+                "step": step,
+                "score": score,
+                "sha256": {p.name: sha256(p) for p in sorted(aside.iterdir())},
+            },
+        )
         _flush(aside)
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
-    finally: shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     for old in steps_of(root)[:-keep]:
-        if old != best_checkpoint(root): shutil.rmtree(old, ignore_errors=True)
+        if old != best_checkpoint(root):
+            shutil.rmtree(old, ignore_errors=True)
     return final
 
 
 def steps_of(root) -> list[Path]:
     "Checkpoint folders under `root`, oldest first."
-    return sorted((p for p in Path(root).glob('step-*') if p.is_dir()), key=_step)  # by number: step-1000000 comes after step-999999
+    return sorted(
+        (p for p in Path(root).glob("step-*") if p.is_dir()), key=_step
+    )  # by number: step-1000000 comes after step-999999
 
 
-def _step(folder: Path) -> int: return int(folder.name.removeprefix('step-'))
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def best_checkpoint(root) -> Path | None:
     "The checkpoint of the highest score, the newest of equals; None when none has a score."
+
     def score(p):
-        try: return read_json(p/'manifest.json').get('score')
-        except (OSError, ValueError): return None
-    return max((p for p in steps_of(root) if score(p) is not None), key=lambda p: (score(p), _step(p)), default=None)
+        try:
+            return read_json(p / "manifest.json").get("score")
+        except (OSError, ValueError):
+            return None
+
+    return max(
+        (p for p in steps_of(root) if score(p) is not None),
+        key=lambda p: (score(p), _step(p)),
+        default=None,
+    )
 
 # %% ../../nbs/training/00_checkpoint.ipynb #608b6120
 def damage(folder) -> str:
     "What is wrong with a checkpoint folder, or '' when every hash holds."
     folder = Path(folder)
-    try: hashes = read_json(folder/'manifest.json')['sha256']
-    except (OSError, ValueError, KeyError, TypeError) as e: return f'no readable manifest ({e})'
+    try:
+        hashes = read_json(folder / "manifest.json")["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        return f"no readable manifest ({e})"
     for name, expected in hashes.items():
-        if not (folder/name).is_file(): return f'{name} is missing'
-        if sha256(folder/name) != expected: return f'{name} is not what was written'
-    return ''
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if sha256(folder / name) != expected:
+            return f"{name} is not what was written"
+    return ""
 
 
 def newest_checkpoint(root) -> Path | None:
     "The newest intact checkpoint under `root`, None when there is none; a warning names each damaged one that was passed over."
     for folder in reversed(steps_of(root)):
-        if not (wrong := damage(folder)): return folder
-        warnings.warn(f'{folder} is damaged ({wrong}); going back to the checkpoint before it', stacklevel=2)
+        if not (wrong := damage(folder)):
+            return folder
+        warnings.warn(
+            f"{folder} is damaged ({wrong}); going back to the checkpoint before it", stacklevel=2
+        )
     return None
 
 # %% ../../nbs/training/00_checkpoint.ipynb #a737a909
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     "The per-parameter state of an optimiser as flat named tensors."
-    return {f'{i}.{k}': torch.as_tensor(v) for i, s in optimizer.state_dict()['state'].items() for k, v in s.items()}
+    return {
+        f"{i}.{k}": torch.as_tensor(v)
+        for i, s in optimizer.state_dict()["state"].items()
+        for k, v in s.items()
+    }
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]):
     "Put back what `optimizer_tensors` took."
     state = {}
     for name, v in tensors.items():
-        i, k = name.split('.', 1)
+        i, k = name.split(".", 1)
         state.setdefault(int(i), {})[k] = v
-    optimizer.load_state_dict({'state': state, 'param_groups': optimizer.state_dict()['param_groups']})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

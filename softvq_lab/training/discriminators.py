@@ -29,15 +29,29 @@ class VirtualBatchNorm(nn.Module):
 
     def __init__(self, channels: int, group: int = 8, eps: float = 1e-6):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.weight, self.bias = (
+            nn.Parameter(torch.ones(channels)),
+            nn.Parameter(torch.zeros(channels)),
+        )
         self.group, self.eps = group, eps
 
     def forward(self, x: Tensor) -> Tensor:
         groups = math.ceil(len(x) / self.group)
-        if len(x) % groups: return torch.cat([self(part) for part in x.tensor_split(groups)])  # groups of unequal sizes
-        y = rearrange(x.to(self.weight.dtype), '(g b) c n -> b (g c) n', g=groups)
-        y = F.batch_norm(y, None, None, self.weight.repeat(groups), self.bias.repeat(groups), training=True, eps=self.eps)
-        return rearrange(y, 'b (g c) n -> (g b) c n', g=groups)
+        if len(x) % groups:
+            return torch.cat(
+                [self(part) for part in x.tensor_split(groups)]
+            )  # groups of unequal sizes
+        y = rearrange(x.to(self.weight.dtype), "(g b) c n -> b (g c) n", g=groups)
+        y = F.batch_norm(
+            y,
+            None,
+            None,
+            self.weight.repeat(groups),
+            self.bias.repeat(groups),
+            training=True,
+            eps=self.eps,
+        )
+        return rearrange(y, "b (g c) n -> (g b) c n", g=groups)
 
 
 class _Residual(nn.Module):
@@ -45,23 +59,33 @@ class _Residual(nn.Module):
         super().__init__()
         self.fn = fn
 
-    def forward(self, x: Tensor) -> Tensor: return (self.fn(x) + x) / math.sqrt(2)
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.fn(x) + x) / math.sqrt(2)
 
 
 def _conv(c: int, out: int, kernel: int) -> nn.Module:
-    return spectral_norm(nn.Conv1d(c, out, kernel, padding=kernel // 2, padding_mode='circular'))
+    return spectral_norm(nn.Conv1d(c, out, kernel, padding=kernel // 2, padding_mode="circular"))
 
 
 def make_head(channels: int, kernel: int = 9) -> nn.Sequential:
     "(B, C, N) -> (B, 1, N). Parameter names are the released ones, but for spectral norm's (see `released_heads`)."
-    block = lambda k: nn.Sequential(_conv(channels, channels, k), VirtualBatchNorm(channels), nn.LeakyReLU(0.2))
+    block = lambda k: nn.Sequential(
+        _conv(channels, channels, k), VirtualBatchNorm(channels), nn.LeakyReLU(0.2)
+    )
     return nn.Sequential(block(1), _Residual(block(kernel)), _conv(channels, 1, 1))
 
 
 def released_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "Names of released heads (torch's older spectral norm: `weight_orig`, `weight_u`, `weight_v`) as ours."
-    new = {'weight_orig': 'parametrizations.weight.original', 'weight_u': 'parametrizations.weight.0._u', 'weight_v': 'parametrizations.weight.0._v'}
-    return {'.'.join([*(parts := k.split('.'))[:-1], new.get(parts[-1], parts[-1])]): v for k, v in state.items()}
+    new = {
+        "weight_orig": "parametrizations.weight.original",
+        "weight_u": "parametrizations.weight.0._u",
+        "weight_v": "parametrizations.weight.0._v",
+    }
+    return {
+        ".".join([*(parts := k.split("."))[:-1], new.get(parts[-1], parts[-1])]): v
+        for k, v in state.items()
+    }
 
 # %% ../../nbs/training/03_discriminators.ipynb #578b6019
 class FeatureDiscriminator(nn.Module):
@@ -70,59 +94,86 @@ class FeatureDiscriminator(nn.Module):
     def __init__(self, trunk: nn.Module, kernel: int = 9):
         "`trunk(x)` gives a list of activations (B, C, N); `trunk.widths` their C."
         super().__init__()
-        self.trunk, self.heads = Frozen(trunk), nn.ModuleList(make_head(c, kernel) for c in trunk.widths)
+        self.trunk, self.heads = (
+            Frozen(trunk),
+            nn.ModuleList(make_head(c, kernel) for c in trunk.widths),
+        )
 
     def prepare(self, x: Tensor) -> Tensor:
         "Images as the frozen network wants them."
         return x
 
-    def activations(self, x: Tensor) -> list[Tensor]: return self.trunk(self.prepare(x))
+    def activations(self, x: Tensor) -> list[Tensor]:
+        return self.trunk(self.prepare(x))
 
     def forward(self, x: Tensor) -> Tensor:
         activations, dtype = self.activations(x), next(self.heads.parameters()).dtype
-        with full_precision(x.device): return torch.cat([h(a.to(dtype)).flatten(1) for h, a in zip(self.heads, activations)], 1)  # (B, n)
+        with full_precision(x.device):
+            return torch.cat(
+                [h(a.to(dtype)).flatten(1) for h, a in zip(self.heads, activations)], 1
+            )  # (B, n)
 
 # %% ../../nbs/training/03_discriminators.ipynb #989f1f92
 class DinoFeatures(nn.Module):
     "Five activations (B, 384, 196) of DINO's ViT-S/16 for images (B, 3, 224, 224) in [-1, 1]."
+
     size, blocks, widths = 224, (2, 5, 8, 11), (384,) * 5
 
-    def __init__(self, file: str = ''):
+    def __init__(self, file: str = ""):
         super().__init__()
-        self.model = frozen_timm(DINO, file, num_classes=0, act_layer='gelu_tanh')  # as released; DINO itself has the exact GELU
-        self.register_buffer('mean', torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1), persistent=False)
+        self.model = frozen_timm(
+            DINO, file, num_classes=0, act_layer="gelu_tanh"
+        )  # as released; DINO itself has the exact GELU
+        self.register_buffer(
+            "mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1), persistent=False
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.model._pos_embed(self.model.patch_embed(((x.float() + 1) / 2 - self.mean) / self.std))  # (B, 1+N, C)
+        x = self.model._pos_embed(
+            self.model.patch_embed(((x.float() + 1) / 2 - self.mean) / self.std)
+        )  # (B, 1+N, C)
         kept = [x]
         for i, block in enumerate(self.model.blocks):
             x = block(x)
-            if i in self.blocks: kept.append(x)
+            if i in self.blocks:
+                kept.append(x)
         return [(a[:, 1:] + a[:, :1]).mT for a in kept]  # (B, C, N)
 
 
 class DinoDiscriminator(FeatureDiscriminator):
     "The paper's discriminator: heads on frozen DINO ViT-S/16 features, of images of any size."
 
-    def __init__(self, file: str = '', crop: float = 0.5):
+    def __init__(self, file: str = "", crop: float = 0.5):
         "`file`: local .safetensors of timm's `vit_small_patch16_224.dino`, random weights without; `crop`: share of batches of larger images that are cropped in training."
         super().__init__(DinoFeatures(file))
         self.crop = crop
 
     def prepare(self, x: Tensor) -> Tensor:
         x, size, spare = x.float(), DinoFeatures.size, min(x.shape[-2:]) - DinoFeatures.size
-        if self.training and spare > 0 and torch.rand(()) < self.crop:  # drawn on the CPU: no wait for the device
+        if (
+            self.training and spare > 0 and torch.rand(()) < self.crop
+        ):  # drawn on the CPU: no wait for the device
             top, left = (torch.randint(n - size + 1, ()) for n in x.shape[-2:])
-            return x[..., top:top + size, left:left + size]
-        if x.shape[-2:] == (size, size): return x
-        return F.interpolate(x, (size, size), mode='area') if spare >= 0 else F.interpolate(x, (size, size), mode='bicubic', align_corners=False)
+            return x[..., top : top + size, left : left + size]
+        if x.shape[-2:] == (size, size):
+            return x
+        return (
+            F.interpolate(x, (size, size), mode="area")
+            if spare >= 0
+            else F.interpolate(x, (size, size), mode="bicubic", align_corners=False)
+        )
 
 # %% ../../nbs/training/03_discriminators.ipynb #99e025b6
 class ReferenceFeatures(ReferenceMaps):
     "Four activations (B, C, N) of a copy of the reference network, N at most 64."
 
-    def forward(self, x: Tensor) -> list[Tensor]: return [F.adaptive_avg_pool2d(m, min(8, m.shape[-1])).flatten(2) for m in super().forward(x)]
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [
+            F.adaptive_avg_pool2d(m, min(8, m.shape[-1])).flatten(2) for m in super().forward(x)
+        ]
 
 # %% ../../nbs/training/03_discriminators.ipynb #73c14c0e
 class PatchGAN(nn.Module):
@@ -134,48 +185,94 @@ class PatchGAN(nn.Module):
         c, net = width, [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for i in range(1, layers + 1):
             out = width * min(2**i, 8)
-            net += [nn.Conv2d(c, out, 4, 2 if i < layers else 1, 1, bias=False), nn.BatchNorm2d(out), nn.LeakyReLU(0.2)]
+            net += [
+                nn.Conv2d(c, out, 4, 2 if i < layers else 1, 1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.LeakyReLU(0.2),
+            ]
             c = out
         self.main = nn.Sequential(*net, nn.Conv2d(c, 1, 4, 1, 1))
         for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, 0., 0.02)
-            if isinstance(m, nn.BatchNorm2d): nn.init.normal_(m.weight, 1., 0.02)
+            if isinstance(m, nn.Conv2d):
+                nn.init.normal_(m.weight, 0.0, 0.02)
+            if isinstance(m, nn.BatchNorm2d):
+                nn.init.normal_(m.weight, 1.0, 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        if min(x.shape[-2:]) < self.smallest: raise ValueError(f"discriminator='patchgan' needs images of at least {self.smallest} pixels, got {tuple(x.shape[-2:])}")
+        if min(x.shape[-2:]) < self.smallest:
+            raise ValueError(
+                f"discriminator='patchgan' needs images of at least {self.smallest} pixels, got {tuple(x.shape[-2:])}"
+            )
         return self.main(x).flatten(1)
 
 # %% ../../nbs/training/03_discriminators.ipynb #3e22c2f4
 class _EqualConv(nn.Module):
     "A convolution with equalised learning rate; with `down` blurred and halved, with `act` a leaky ReLU times sqrt 2."
 
-    def __init__(self, c: int, out: int, kernel: int, down: bool = False, act: bool = True, bias: bool = True):
+    def __init__(
+        self, c: int, out: int, kernel: int, down: bool = False, act: bool = True, bias: bool = True
+    ):
         super().__init__()
-        self.weight, self.scale = nn.Parameter(torch.randn(out, c, kernel, kernel)), 1 / math.sqrt(c * kernel**2)
+        self.weight, self.scale = (
+            nn.Parameter(torch.randn(out, c, kernel, kernel)),
+            1 / math.sqrt(c * kernel**2),
+        )
         self.bias, self.down, self.act = nn.Parameter(torch.zeros(out)) if bias else None, down, act
-        self.padding = kernel // 2 if kernel % 2 and not down else 0  # an even kernel takes all that is there: 4 x 4 -> 1
-        taps = torch.tensor([1., 3, 3, 1])
-        self.register_buffer('blur', (taps[:, None] * taps / 64).expand(c, 1, 4, 4).clone() if down else None, persistent=False)
+        self.padding = (
+            kernel // 2 if kernel % 2 and not down else 0
+        )  # an even kernel takes all that is there: 4 x 4 -> 1
+        taps = torch.tensor([1.0, 3, 3, 1])
+        self.register_buffer(
+            "blur",
+            (taps[:, None] * taps / 64).expand(c, 1, 4, 4).clone() if down else None,
+            persistent=False,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.down: x = F.conv2d(x, self.blur, padding=(self.weight.shape[-1] + 1) // 2, groups=x.shape[1])  # as much border as both take away
-        x = F.conv2d(x, self.weight * self.scale, self.bias, stride=2 if self.down else 1, padding=self.padding)
+        if self.down:
+            x = F.conv2d(
+                x, self.blur, padding=(self.weight.shape[-1] + 1) // 2, groups=x.shape[1]
+            )  # as much border as both take away
+        x = F.conv2d(
+            x,
+            self.weight * self.scale,
+            self.bias,
+            stride=2 if self.down else 1,
+            padding=self.padding,
+        )
         return F.leaky_relu(x, 0.2) * math.sqrt(2) if self.act else x
 
 
 class _DownBlock(nn.Module):
     def __init__(self, c: int, out: int):
         super().__init__()
-        self.conv1, self.conv2, self.skip = _EqualConv(c, c, 3), _EqualConv(c, out, 3, down=True), _EqualConv(c, out, 1, down=True, act=False, bias=False)
+        self.conv1, self.conv2, self.skip = (
+            _EqualConv(c, c, 3),
+            _EqualConv(c, out, 3, down=True),
+            _EqualConv(c, out, 1, down=True, act=False, bias=False),
+        )
 
-    def forward(self, x: Tensor) -> Tensor: return (self.conv2(self.conv1(x)) + self.skip(x)) / math.sqrt(2)
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.conv2(self.conv1(x)) + self.skip(x)) / math.sqrt(2)
 
 
 def minibatch_std(x: Tensor, group: int = 4) -> Tensor:
     "(B, C, h, w) with one channel more: the mean deviation within groups of the largest size up to `group` that divides B."
     size = max(g for g in range(1, group + 1) if len(x) % g == 0)
-    deviation = (rearrange(x.float(), '(n g) c h w -> n g c h w', g=size).var(1, correction=0) + 1e-8).sqrt().mean((1, 2, 3))  # (n)
-    return torch.cat([x, deviation.to(x.dtype).repeat_interleave(size)[:, None, None, None].expand(-1, 1, *x.shape[2:])], 1)
+    deviation = (
+        (rearrange(x.float(), "(n g) c h w -> n g c h w", g=size).var(1, correction=0) + 1e-8)
+        .sqrt()
+        .mean((1, 2, 3))
+    )  # (n)
+    return torch.cat(
+        [
+            x,
+            deviation.to(x.dtype)
+            .repeat_interleave(size)[:, None, None, None]
+            .expand(-1, 1, *x.shape[2:]),
+        ],
+        1,
+    )
 
 
 class StyleGANDiscriminator(nn.Module):
@@ -184,40 +281,70 @@ class StyleGANDiscriminator(nn.Module):
     def __init__(self, image_size: int, width: int = 512):
         "`width`: most channels; from 128 pixels on fewer, halved with each doubling."
         super().__init__()
-        if image_size < 32 or image_size & (image_size - 1): raise ValueError(f"discriminator='stylegan' needs square images of a power of two from 32 pixels, got {image_size}")
+        if image_size < 32 or image_size & (image_size - 1):
+            raise ValueError(
+                f"discriminator='stylegan' needs square images of a power of two from 32 pixels, got {image_size}"
+            )
         self.image_size = image_size
         channels = lambda r: max(1, min(width, 64 * width // r))
         sizes = [image_size >> i for i in range(int(math.log2(image_size)) - 2)]  # image_size .. 8
-        self.blocks = nn.Sequential(_EqualConv(3, channels(image_size), 1), *(_DownBlock(channels(r), channels(r // 2)) for r in sizes))
-        self.last, self.mix, self.out = _EqualConv(width + 1, width, 3), _EqualConv(width, width, 4), _EqualConv(width, 1, 1, act=False)
+        self.blocks = nn.Sequential(
+            _EqualConv(3, channels(image_size), 1),
+            *(_DownBlock(channels(r), channels(r // 2)) for r in sizes),
+        )
+        self.last, self.mix, self.out = (
+            _EqualConv(width + 1, width, 3),
+            _EqualConv(width, width, 4),
+            _EqualConv(width, 1, 1, act=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-2:] != (self.image_size,) * 2: raise ValueError(f"this discriminator='stylegan' was made for {self.image_size} x {self.image_size} pixels, got {tuple(x.shape[-2:])}")
+        if x.shape[-2:] != (self.image_size,) * 2:
+            raise ValueError(
+                f"this discriminator='stylegan' was made for {self.image_size} x {self.image_size} pixels, got {tuple(x.shape[-2:])}"
+            )
         return self.out(self.mix(self.last(minibatch_std(self.blocks(x))))).flatten(1)  # (B, 1)
 
 # %% ../../nbs/training/03_discriminators.ipynb #0691b403
-DISCRIMINATORS = ('dino', 'patchgan', 'stylegan', 'reference')
+DISCRIMINATORS = ("dino", "patchgan", "stylegan", "reference")
 
 
 def make_discriminator(
     name: str,  # one of DISCRIMINATORS
     image_size: int | tuple[int, int],  # side in pixels, or (height, width)
     width: int = 0,  # channels of patchgan (64) and stylegan (512); 0: their own
-    file: str = '',  # dino: local .safetensors of the frozen ViT; random weights without
+    file: str = "",  # dino: local .safetensors of the frozen ViT; random weights without
     net: ReferenceNet | None = None,  # reference: the network
 ) -> nn.Module:
     "A discriminator: images (B, 3, H, W) in [-1, 1] -> logits (B, n)."
     h, w = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if name not in DISCRIMINATORS: raise ValueError(f'discriminator={name!r}; possible: {", ".join(DISCRIMINATORS)}.{closest(name, DISCRIMINATORS)}')
-    if width and name in ('dino', 'reference'): raise ValueError(f'discriminator={name!r} takes no width: its heads are as wide as the features (width is for patchgan and stylegan)')
-    if file and name != 'dino': raise ValueError(f'discriminator={name!r} takes no file: only dino has pretrained weights')
-    if name == 'dino': return DinoDiscriminator(file)
-    if name == 'reference':
-        if net is None: raise ValueError("discriminator='reference' needs net, the network: softvq_lab.reference.reference_network(data, seed=1)")
+    if name not in DISCRIMINATORS:
+        raise ValueError(
+            f"discriminator={name!r}; possible: {', '.join(DISCRIMINATORS)}.{closest(name, DISCRIMINATORS)}"
+        )
+    if width and name in ("dino", "reference"):
+        raise ValueError(
+            f"discriminator={name!r} takes no width: its heads are as wide as the features (width is for patchgan and stylegan)"
+        )
+    if file and name != "dino":
+        raise ValueError(f"discriminator={name!r} takes no file: only dino has pretrained weights")
+    if name == "dino":
+        return DinoDiscriminator(file)
+    if name == "reference":
+        if net is None:
+            raise ValueError(
+                "discriminator='reference' needs net, the network: softvq_lab.reference.reference_network(data, seed=1)"
+            )
         return FeatureDiscriminator(ReferenceFeatures(net))
-    if name == 'stylegan':
-        if h != w: raise ValueError(f"discriminator='stylegan' needs square images, got {h} x {w}; 'patchgan' and 'dino' take any shape")
+    if name == "stylegan":
+        if h != w:
+            raise ValueError(
+                f"discriminator='stylegan' needs square images, got {h} x {w}; 'patchgan' and 'dino' take any shape"
+            )
         return StyleGANDiscriminator(h, width or 512)
     net = PatchGAN(width or 64)
-    if min(h, w) < net.smallest: raise ValueError(f"discriminator='patchgan' needs images of at least {net.smallest} pixels, got {h} x {w}")
+    if min(h, w) < net.smallest:
+        raise ValueError(
+            f"discriminator='patchgan' needs images of at least {net.smallest} pixels, got {h} x {w}"
+        )
     return net

@@ -24,10 +24,15 @@ from .task import Task
 from .tokenizer_task import make_teacher
 
 # %% ../../nbs/training/11_generator_task.ipynb #26aaed5b
-def load_latents(tokenizer: Tokenizer, images: ImageData, where: str, mirror: bool, seed: int, workers: int = 0) -> tuple[Dataset, LatentStats]:
+def load_latents(
+    tokenizer: Tokenizer, images: ImageData, where: str, mirror: bool, seed: int, workers: int = 0
+) -> tuple[Dataset, LatentStats]:
     "What training draws its batches from, and the statistics of its latents: `where` is 'memory', 'fly' or the folder of a latent cache, which `workers` processes read the images for."
-    if where == 'fly': return (Augmented(images.train, flip=True, seed=seed) if mirror else images.train), tokenizer.latent_stats or measure_latents(tokenizer, images.train)
-    if where != 'memory':
+    if where == "fly":
+        return (
+            Augmented(images.train, flip=True, seed=seed) if mirror else images.train
+        ), tokenizer.latent_stats or measure_latents(tokenizer, images.train)
+    if where != "memory":
         cache = cache_latents(tokenizer, images, where, flips=mirror, workers=workers)
         return cache, cache.stats
     z, _, y = encode_dataset(tokenizer, WithMirrors(images.train) if mirror else images.train)
@@ -37,40 +42,81 @@ def load_latents(tokenizer: Tokenizer, images: ImageData, where: str, mirror: bo
 class GeneratorTask(Task):
     "The generator's loss on the latents of a data set."
 
-    def __init__(self, config: GeneratorConfig, tokenizer: Tokenizer, images: ImageData, run: Run, seed: int = 0, latents: str = 'memory', mirror: bool = False, repa: RepaConfig = RepaConfig(), workers: int = 0):
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        tokenizer: Tokenizer,
+        images: ImageData,
+        run: Run,
+        seed: int = 0,
+        latents: str = "memory",
+        mirror: bool = False,
+        repa: RepaConfig = RepaConfig(),
+        workers: int = 0,
+    ):
         super().__init__()
-        self.tokenizer = (tokenizer.to(best_device()).eval().requires_grad_(False),)  # in a tuple: not a part of what is trained
-        self.run, self.num_classes, self.fly = run, images.num_classes, latents == 'fly'
+        self.tokenizer = (
+            tokenizer.to(best_device()).eval().requires_grad_(False),
+        )  # in a tuple: not a part of what is trained
+        self.run, self.num_classes, self.fly = run, images.num_classes, latents == "fly"
         self.data, stats = load_latents(tokenizer, images, latents, mirror, seed, workers)
-        seed_everything(seed, 'init')
-        self.model = make_generator(config, tokenizer.tokens, tokenizer.latent_dim, images.num_classes, stats, tokenizer.fingerprint)
-        self.aligner = self._aligner(repa, images) if repa.align != 'none' else None
+        seed_everything(seed, "init")
+        self.model = make_generator(
+            config,
+            tokenizer.tokens,
+            tokenizer.latent_dim,
+            images.num_classes,
+            stats,
+            tokenizer.fingerprint,
+        )
+        self.aligner = self._aligner(repa, images) if repa.align != "none" else None
 
     def _aligner(self, repa: RepaConfig, images: ImageData) -> Aligner:
         "The teacher and projector of REPA, listening to a block."
         t, net = self.tokenizer[0], self.model.net
-        if repa.align_layer > len(net.blocks): raise ValueError(f'align_layer={repa.align_layer}: this generator has blocks 1..{len(net.blocks)}')
-        net.blocks[repa.align_layer - 1].register_forward_hook(lambda block, given, out: setattr(self, 'hidden', out))
-        aligner = Aligner(make_teacher(repa.align, repa.align_file, t.config, images), net.width, weight=repa.align_weight)
-        aligner(torch.zeros(1, t.tokens, net.width), torch.zeros(1, 3, *t.image_size))  # a number of tokens that does not fit says so before any work
+        if repa.align_layer > len(net.blocks):
+            raise ValueError(
+                f"align_layer={repa.align_layer}: this generator has blocks 1..{len(net.blocks)}"
+            )
+        net.blocks[repa.align_layer - 1].register_forward_hook(
+            lambda block, given, out: setattr(self, "hidden", out)
+        )
+        aligner = Aligner(
+            make_teacher(repa.align, repa.align_file, t.config, images),
+            net.width,
+            weight=repa.align_weight,
+        )
+        aligner(
+            torch.zeros(1, t.tokens, net.width), torch.zeros(1, 3, *t.image_size)
+        )  # a number of tokens that does not fit says so before any work
         return aligner
 
     def forward(self, batch: list[Tensor]) -> dict[str, Tensor]:
         z, y = batch
         if self.fly:
-            with torch.no_grad(): z = self.tokenizer[0].encode(batch[0]).z
-        losses = {'denoise': self.model.loss(z, y).mean()}
-        if self.aligner: losses['align'] = self.aligner(self.hidden, batch[0])
-        return {'loss': sum(losses.values())} | ({k: v.detach() for k, v in losses.items()} if self.aligner else {})
+            with torch.no_grad():
+                z = self.tokenizer[0].encode(batch[0]).z
+        losses = {"denoise": self.model.loss(z, y).mean()}
+        if self.aligner:
+            losses["align"] = self.aligner(self.hidden, batch[0])
+        return {"loss": sum(losses.values())} | (
+            {k: v.detach() for k, v in losses.items()} if self.aligner else {}
+        )
 
     def evaluate(self, model: Generator, step: int) -> dict[str, float]:
         "A picture of samples by class: averaged weights on the left, raw ones on the right, the same noise."
         y = torch.arange(max(1, min(self.num_classes, 10))).repeat(4)
-        path = self.run.path/'samples'/f'step-{step:06d}.png'
+        path = self.run.path / "samples" / f"step-{step:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        x = [self.tokenizer[0].decode(m.eval().sample(y, steps=10)).cpu() for m in (model, self.model)]
-        rows = torch.stack(x).unflatten(1, (4, -1)).transpose(0, 1).flatten(0, 2)  # 4 rows of averaged, raw
+        x = [
+            self.tokenizer[0].decode(m.eval().sample(y, steps=10)).cpu()
+            for m in (model, self.model)
+        ]
+        rows = (
+            torch.stack(x).unflatten(1, (4, -1)).transpose(0, 1).flatten(0, 2)
+        )  # 4 rows of averaged, raw
         grid(rows, columns=2 * len(y) // 4, scale=max(1, 64 // rows.shape[-1])).save(path)
         return {}
 
-    def describe(self, model: Generator, last: bool) -> dict: return model.describe()
+    def describe(self, model: Generator, last: bool) -> dict:
+        return model.describe()

@@ -17,7 +17,12 @@ from ..core import seed_everything
 
 # %% ../../nbs/training/08_health.ipynb #3fd1ee38
 def _finite(*values) -> bool:
-    tensors = [t for v in values for t in (v if isinstance(v, (tuple, list)) else v.values() if isinstance(v, dict) else [v]) if isinstance(t, Tensor) and t.is_floating_point()]
+    tensors = [
+        t
+        for v in values
+        for t in (v if isinstance(v, (tuple, list)) else v.values() if isinstance(v, dict) else [v])
+        if isinstance(t, Tensor) and t.is_floating_point()
+    ]
     return all(t.isfinite().all() for t in tensors)
 
 
@@ -25,48 +30,96 @@ def blame(module: nn.Module, batch: list[Tensor], *stream) -> str:
     "The first part of `module` that goes wrong on `batch` with the noise of `stream`, in words. No weight is changed."
     names, found = {m: n or type(module).__name__ for n, m in module.named_modules()}, []
     weights = [n for n, p in module.named_parameters() if not p.isfinite().all()]
-    if weights: return f'weights are not finite any more: {", ".join(weights[:3])}' + (f' and {len(weights) - 3} others' if len(weights) > 3 else '')
+    if weights:
+        return f"weights are not finite any more: {', '.join(weights[:3])}" + (
+            f" and {len(weights) - 3} others" if len(weights) > 3 else ""
+        )
+
     def forward(m, args, out):
-        if not _finite(out): found.append(f'{names[m]} ({type(m).__name__}) gave it in the forward pass' + ('' if _finite(args) else ', having received it'))
+        if not _finite(out):
+            found.append(
+                f"{names[m]} ({type(m).__name__}) gave it in the forward pass"
+                + ("" if _finite(args) else ", having received it")
+            )
+
     hooks = [m.register_forward_hook(forward) for m in names]
-    for p in module.parameters(): p.grad = None
+    for p in module.parameters():
+        p.grad = None
     try:
         seed_everything(*stream)
-        module(batch)['loss'].backward()
+        module(batch)["loss"].backward()
     finally:
-        for h in hooks: h.remove()
-    inner = [f for f in found if not f.endswith('received it')]
-    if inner: return inner[0]  # hooks fire from the inside out: the first is the innermost
-    bad = [n for n, p in module.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-    for p in module.parameters(): p.grad = None
-    return f'gradients only: of {", ".join(bad[:3])}' + (f' and {len(bad) - 3} others' if len(bad) > 3 else '') if bad else 'nothing when the step was done again'
+        for h in hooks:
+            h.remove()
+    inner = [f for f in found if not f.endswith("received it")]
+    if inner:
+        return inner[0]  # hooks fire from the inside out: the first is the innermost
+    bad = [
+        n
+        for n, p in module.named_parameters()
+        if p.grad is not None and not p.grad.isfinite().all()
+    ]
+    for p in module.parameters():
+        p.grad = None
+    return (
+        f"gradients only: of {', '.join(bad[:3])}"
+        + (f" and {len(bad) - 3} others" if len(bad) > 3 else "")
+        if bad
+        else "nothing when the step was done again"
+    )
 
 # %% ../../nbs/training/08_health.ipynb #37f5bcba
 def ema_ready(decay: float, share: float = 0.01) -> int:
     "The step from which less than `share` of the averaged weights is what they were when training was at half that step."
     decays, step = lambda s: min(decay, 1 - (1 + s) ** (-2 / 3)), 2
-    while sum(math.log(max(decays(s), 1e-12)) for s in range(step // 2, step)) > math.log(share): step = math.ceil(step * 1.1)
+    while sum(math.log(max(decays(s), 1e-12)) for s in range(step // 2, step)) > math.log(share):
+        step = math.ceil(step * 1.1)
     return step
 
 # %% ../../nbs/training/08_health.ipynb #8a76c9d9
 def alarms(metrics: list[dict]) -> list[str]:
     "What should worry one in the lines of metrics.jsonl, each with what to try; empty when nothing does."
-    rows, found = [m for m in metrics if 'grad_norm' in m], []
-    if len(rows) < 5: return found
-    late = rows[-max(3, len(rows) // 5):]
-    mean = lambda name, rows=late: statistics.fmean(values) if (values := [m[name] for m in rows if name in m]) else None
-    usual, norm = statistics.median(m['grad_norm'] for m in rows), max(m['grad_norm'] for m in late)
-    if norm > 10 * usual: found.append(f'gradient norm {norm:.3g} at its highest, {norm / usual:.0f} times the usual {usual:.3g}: a lower lr, a longer warmup_steps or a smaller clip')
-    usage, codewords = mean('window_usage'), mean('perplexity')
-    if usage is not None and usage < 0.1: found.append(f'codebook collapse: {usage:.1%} of the codewords were used lately: a larger kl_weight or tau (softvq, gmmvq), revive or codebook_ema (vq), or a smaller codebook_size')
-    elif codewords is not None and codewords < 2: found.append(f'codebook collapse: perplexity {codewords:.2f}, all tokens mix the same codewords: a larger kl_weight, a smaller tau')
-    reached, floor = ([m[name] for m in metrics if name in m] for name in ('heldout_psnr', 'heldout_mean_image'))
-    if reached and floor and reached[-1] < floor[-1] + 0.5: found.append(f'held-out PSNR {reached[-1]:.1f} dB, no better than the mean image ({floor[-1]:.1f} dB): the decoder does not listen to the tokens yet; if that lasts, a smaller tau or another lr')
-    right = [r for r in (mean('d_real_right'), mean('d_fake_right')) if r is not None]
-    if right and (right := statistics.fmean(right)) > 0.97: found.append(f'the discriminator wins outright: {right:.1%} of its verdicts were right lately, so its gradients say little: a lower adv_lr, a larger lecam, diffaug or adv_start')
+    rows, found = [m for m in metrics if "grad_norm" in m], []
+    if len(rows) < 5:
+        return found
+    late = rows[-max(3, len(rows) // 5) :]
+    mean = lambda name, rows=late: (
+        statistics.fmean(values) if (values := [m[name] for m in rows if name in m]) else None
+    )
+    usual, norm = statistics.median(m["grad_norm"] for m in rows), max(m["grad_norm"] for m in late)
+    if norm > 10 * usual:
+        found.append(
+            f"gradient norm {norm:.3g} at its highest, {norm / usual:.0f} times the usual {usual:.3g}: a lower lr, a longer warmup_steps or a smaller clip"
+        )
+    usage, codewords = mean("window_usage"), mean("perplexity")
+    if usage is not None and usage < 0.1:
+        found.append(
+            f"codebook collapse: {usage:.1%} of the codewords were used lately: a larger kl_weight or tau (softvq, gmmvq), revive or codebook_ema (vq), or a smaller codebook_size"
+        )
+    elif codewords is not None and codewords < 2:
+        found.append(
+            f"codebook collapse: perplexity {codewords:.2f}, all tokens mix the same codewords: a larger kl_weight, a smaller tau"
+        )
+    reached, floor = (
+        [m[name] for m in metrics if name in m] for name in ("heldout_psnr", "heldout_mean_image")
+    )
+    if reached and floor and reached[-1] < floor[-1] + 0.5:
+        found.append(
+            f"held-out PSNR {reached[-1]:.1f} dB, no better than the mean image ({floor[-1]:.1f} dB): the decoder does not listen to the tokens yet; if that lasts, a smaller tau or another lr"
+        )
+    right = [r for r in (mean("d_real_right"), mean("d_fake_right")) if r is not None]
+    if right and (right := statistics.fmean(right)) > 0.97:
+        found.append(
+            f"the discriminator wins outright: {right:.1%} of its verdicts were right lately, so its gradients say little: a lower adv_lr, a larger lecam, diffaug or adv_start"
+        )
     return found
 
 # %% ../../nbs/training/08_health.ipynb #ec0e5abb
 def demo_metrics() -> list[dict]:
     "The logged lines of the demo's tokenizer, for looking at beside one's own."
-    return [json.loads(line) for line in (files('softvq_lab')/'training'/'demo_metrics.jsonl').read_text(encoding='utf-8').splitlines()]
+    return [
+        json.loads(line)
+        for line in (files("softvq_lab") / "training" / "demo_metrics.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    ]

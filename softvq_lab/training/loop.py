@@ -34,94 +34,171 @@ from .task import StepSampler, Task, lr_at
 # %% ../../nbs/training/09_loop.ipynb #2a1264f0
 class Preempted(RuntimeError):
     "Training was asked to stop by a signal and has saved what it had."
-    def _render_traceback_(self): return [f'{type(self).__name__}: {self}']  # IPython's hook
+
+    def _render_traceback_(self):
+        return [f"{type(self).__name__}: {self}"]  # IPython's hook
 
 
 class Requests:
     "Within it, SIGTERM, SIGUSR2 and the first SIGINT are noted in `asked` instead of ending the process."
+
     SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
     def __enter__(self):
-        self.asked, main = '', threading.current_thread() is threading.main_thread()  # only the main thread may set handlers
+        self.asked, main = (
+            "",
+            threading.current_thread() is threading.main_thread(),
+        )  # only the main thread may set handlers
         self.before = {s: signal.signal(s, self._note) for s in self.SIGNALS} if main else {}
         return self
 
     def _note(self, number, frame):
-        if number == signal.SIGINT and self.asked == 'SIGINT': raise KeyboardInterrupt
+        if number == signal.SIGINT and self.asked == "SIGINT":
+            raise KeyboardInterrupt
         self.asked = signal.Signals(number).name
 
     def __exit__(self, *exc):
-        for s, handler in self.before.items(): signal.signal(s, handler)
+        for s, handler in self.before.items():
+            signal.signal(s, handler)
 
 # %% ../../nbs/training/09_loop.ipynb #30a4b0a1
-PRECISION = {'fp32': 'no', 'bf16': 'bf16', 'fp16': 'fp16'}
+PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def make_accelerator(run: Run, engine: EngineConfig) -> Accelerator:
     "Accelerate as the engine's settings ask for; a `ConfigError` when that is not what came."
     cpu = not torch.cuda.is_available()
-    if cpu and engine.precision == 'fp16': raise ConfigError("precision='fp16' needs a GPU: on a CPU use 'bf16' or 'fp32'")
-    if engine.tf32 and not cpu: torch.set_float32_matmul_precision('high')
-    warnings.filterwarnings('ignore', message='Grad strides do not match bucket view strides')  # of ranks: an axis of size 1 has no stride to speak of
-    tracker = None if engine.tracker == 'none' else engine.tracker
-    if tracker and not find_spec(tracker): raise ConfigError(f'tracker={tracker!r} is not installed: pip install {tracker}')
+    if cpu and engine.precision == "fp16":
+        raise ConfigError("precision='fp16' needs a GPU: on a CPU use 'bf16' or 'fp32'")
+    if engine.tf32 and not cpu:
+        torch.set_float32_matmul_precision("high")
+    warnings.filterwarnings(
+        "ignore", message="Grad strides do not match bucket view strides"
+    )  # of ranks: an axis of size 1 has no stride to speak of
+    tracker = None if engine.tracker == "none" else engine.tracker
+    if tracker and not find_spec(tracker):
+        raise ConfigError(f"tracker={tracker!r} is not installed: pip install {tracker}")
     AcceleratorState._reset_state()  # a notebook may train twice, with another precision
-    accelerator = Accelerator(cpu=cpu, mixed_precision=PRECISION[engine.precision], log_with=tracker, project_dir=str(run.path))
-    if accelerator.num_processes != engine.processes: raise ConfigError(f'processes={engine.processes} were asked for and {accelerator.num_processes} came: start training by softvq_lab.train.launch (the notebooks do), or by torchrun with --nproc-per-node and ACCELERATE_USE_CPU=true on a CPU')
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=PRECISION[engine.precision],
+        log_with=tracker,
+        project_dir=str(run.path),
+    )
+    if accelerator.num_processes != engine.processes:
+        raise ConfigError(
+            f"processes={engine.processes} were asked for and {accelerator.num_processes} came: start training by softvq_lab.train.launch (the notebooks do), or by torchrun with --nproc-per-node and ACCELERATE_USE_CPU=true on a CPU"
+        )
     return accelerator
 
 
 def _track(accelerator: Accelerator, run: Run, start: int):
-    kwargs = {'tensorboard': {'purge_step': start}, 'wandb': {'name': run.name, 'dir': str(run.path)}}
-    accelerator.init_trackers('softvq_lab' if 'wandb' in map(str, accelerator.log_with) else 'tensorboard', init_kwargs=kwargs)
+    kwargs = {
+        "tensorboard": {"purge_step": start},
+        "wandb": {"name": run.name, "dir": str(run.path)},
+    }
+    accelerator.init_trackers(
+        "softvq_lab" if "wandb" in map(str, accelerator.log_with) else "tensorboard",
+        init_kwargs=kwargs,
+    )
 
 # %% ../../nbs/training/09_loop.ipynb #806097ce
 class Watch:
     "Remembers, on the device, the first step that was not finite."
 
-    def __init__(self, device, scaled: bool): self.bad, self.scaled = torch.full((), -1, device=device), scaled
+    def __init__(self, device, scaled: bool):
+        self.bad, self.scaled = torch.full((), -1, device=device), scaled
 
     def __call__(self, step: int, loss: Tensor, norm: Tensor, params: list[Tensor]):
-        ok = loss.isfinite() if self.scaled else loss.isfinite() & norm.isfinite()  # fp16: its scaler meets infinite gradients by design
+        ok = (
+            loss.isfinite() if self.scaled else loss.isfinite() & norm.isfinite()
+        )  # fp16: its scaler meets infinite gradients by design
         self.bad = torch.where(ok | (self.bad >= 0), self.bad, step)
-        if self.bad.device.type == 'cpu' and self.bad >= 0: raise FloatingPointError
-        if self.bad.device.type != 'cpu' and not self.scaled:
+        if self.bad.device.type == "cpu" and self.bad >= 0:
+            raise FloatingPointError
+        if self.bad.device.type != "cpu" and not self.scaled:
             for p in params:
-                if p.grad is not None: p.grad.nan_to_num_(0., 0., 0.)
+                if p.grad is not None:
+                    p.grad.nan_to_num_(0.0, 0.0, 0.0)
 
 # %% ../../nbs/training/09_loop.ipynb #98f171af
-def load_batches(task: Task, optim: OptimConfig, seed: int, accelerator: Accelerator, start: int = 0, workers: int = 0) -> DataLoader:
+def load_batches(
+    task: Task,
+    optim: OptimConfig,
+    seed: int,
+    accelerator: Accelerator,
+    start: int = 0,
+    workers: int = 0,
+) -> DataLoader:
     "This rank's batches of the steps `start`..`optim.steps`."
-    sampler = StepSampler(len(task.data), optim.batch_size, start, optim.steps, seed, accelerator.process_index, accelerator.num_processes, getattr(task.data, 'draws', False))
-    return DataLoader(task.data, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0, pin_memory=accelerator.device.type == 'cuda')
+    sampler = StepSampler(
+        len(task.data),
+        optim.batch_size,
+        start,
+        optim.steps,
+        seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        getattr(task.data, "draws", False),
+    )
+    return DataLoader(
+        task.data,
+        batch_sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=accelerator.device.type == "cuda",
+    )
 
 
-def fit(task: Task, run: Run, optim: OptimConfig, seed: int = 0, resume: bool = False, engine: EngineConfig = EngineConfig(tracker='none'), workers: int = 0):
+def fit(
+    task: Task,
+    run: Run,
+    optim: OptimConfig,
+    seed: int = 0,
+    resume: bool = False,
+    engine: EngineConfig = EngineConfig(tracker="none"),
+    workers: int = 0,
+):
     """Train `task` in `run`; with `resume` from its newest intact checkpoint. The averaged weights are in the last checkpoint.
 
     Raises `FloatingPointError` on NaN or infinity, naming where it was born, and `Preempted` when a signal asked to stop."""
     accelerator = make_accelerator(run, engine)
     state, start = State(task, optim, engine, accelerator), 0
-    if resume and (newest := newest_checkpoint(run.checkpoints)): start = state.load(newest)
-    if accelerator.is_main_process: trim_metrics(run, start)
+    if resume and (newest := newest_checkpoint(run.checkpoints)):
+        start = state.load(newest)
+    if accelerator.is_main_process:
+        trim_metrics(run, start)
     if start >= optim.steps:
-        if accelerator.is_main_process: run.set_status('done', step=start, steps=optim.steps)
+        if accelerator.is_main_process:
+            run.set_status("done", step=start, steps=optim.steps)
         return
     batches = load_batches(task, optim, seed, accelerator, start, workers)
     # plain tqdm: tqdm.auto freezes at its first line under papermill; a notebook keeps every line, so they are few there
-    bar = tqdm(total=optim.steps, initial=start, desc=run.name, mininterval=0.5 if sys.stdout.isatty() else 5, file=sys.stdout, disable=not accelerator.is_main_process)
+    bar = tqdm(
+        total=optim.steps,
+        initial=start,
+        desc=run.name,
+        mininterval=0.5 if sys.stdout.isatty() else 5,
+        file=sys.stdout,
+        disable=not accelerator.is_main_process,
+    )
     loop = Loop(task, run, optim, seed, state, bar)
     try:
         with Requests() as requests:
-            loop.say('running', step=start, steps=optim.steps)
+            loop.say("running", step=start, steps=optim.steps)
             _track(accelerator, run, start)
             for step, batch in enumerate(batches, start):
                 loop.step(step, [b.to(accelerator.device, non_blocking=True) for b in batch])
                 loop.after(step + 1)
-                if loop.must_stop(step + 1, requests): loop.stop(step + 1, requests.asked)
-        loop.say('done', step=optim.steps)
+                if loop.must_stop(step + 1, requests):
+                    loop.stop(step + 1, requests.asked)
+        loop.say("done", step=optim.steps)
     except BaseException as e:
-        if not isinstance(e, Preempted): loop.say('stopped' if isinstance(e, KeyboardInterrupt) else 'failed', error=f'{type(e).__name__}: {e}')
+        if not isinstance(e, Preempted):
+            loop.say(
+                "stopped" if isinstance(e, KeyboardInterrupt) else "failed",
+                error=f"{type(e).__name__}: {e}",
+            )
         raise
     finally:
         bar.close()
@@ -132,50 +209,86 @@ class Loop:
     "A step, and what comes after it."
 
     def __init__(self, task: Task, run: Run, optim: OptimConfig, seed: int, state: State, bar):
-        self.task, self.run, self.optim, self.seed, self.state, self.bar = task, run, optim, seed, state, bar
+        self.task, self.run, self.optim, self.seed, self.state, self.bar = (
+            task,
+            run,
+            optim,
+            seed,
+            state,
+            bar,
+        )
         self.accelerator, self.losses, self.saved = state.accelerator, {}, -1
         self.watch = Watch(self.accelerator.device, self.accelerator.scaler is not None)
         self.main = self.accelerator.is_main_process
 
     def say(self, status: str, **values):
         "Write the status, unless that fails: a full disk must not hide what happened."
-        try: self.main and self.run.set_status(status, **values)
-        except OSError: pass
+        try:
+            self.main and self.run.set_status(status, **values)
+        except OSError:
+            pass
 
-    def due(self, done: int, every: int) -> bool: return done % every == 0 or done == self.optim.steps
+    def due(self, done: int, every: int) -> bool:
+        return done % every == 0 or done == self.optim.steps
 
     def step(self, step: int, batch: list[Tensor]):
         "The task's step and its opponent's."
-        self.stream = (self.seed, 'step', step, self.accelerator.process_index)
+        self.stream = (self.seed, "step", step, self.accelerator.process_index)
         seed_everything(*self.stream)
-        self.losses, turns = {}, {'task': lambda: batch, 'opponent': lambda: self.task.oppose(batch)}
+        self.losses, turns = (
+            {},
+            {"task": lambda: batch, "opponent": lambda: self.task.oppose(batch)},
+        )
         for name, player in self.state.players.items():
             player.module.train()
             self.task.step = step
-            if (given := turns[name]()) is None: continue
+            if (given := turns[name]()) is None:
+                continue
             losses, norm = player.step(step, given)
-            prefix = '' if name == 'task' else 'd_'
-            self.losses |= {prefix + k: v for k, v in losses.items()} | {prefix + 'grad_norm': norm}
-            try: self.watch(step, losses['loss'], norm, player.params)
-            except FloatingPointError: self.blame(step, player.module, given)
+            prefix = "" if name == "task" else "d_"
+            self.losses |= {prefix + k: v for k, v in losses.items()} | {prefix + "grad_norm": norm}
+            try:
+                self.watch(step, losses["loss"], norm, player.params)
+            except FloatingPointError:
+                self.blame(step, player.module, given)
             player.optimizer.step()
-        with record_function('averaged weights'): self.state.ema.update(self.task.model, step=step)
+        with record_function("averaged weights"):
+            self.state.ema.update(self.task.model, step=step)
         self.bar.update()
 
     def blame(self, step: int, module, batch):
         "Say where the first bad number came from."
-        raise FloatingPointError(f'step {step + 1} is not finite: {blame(module, batch, *self.stream)}. The weights before it are in the newest checkpoint: a lower lr than {self.optim.lr:g}, a longer warmup_steps, or precision=fp32')
+        raise FloatingPointError(
+            f"step {step + 1} is not finite: {blame(module, batch, *self.stream)}. The weights before it are in the newest checkpoint: a lower lr than {self.optim.lr:g}, a longer warmup_steps, or precision=fp32"
+        )
 
     def again(self, step: int):
         "The batch of an earlier step, for questioning."
-        sampler = StepSampler(len(self.task.data), self.optim.batch_size, step, step + 1, self.seed, self.accelerator.process_index, self.accelerator.num_processes, getattr(self.task.data, 'draws', False))
-        self.stream = (self.seed, 'step', step, self.accelerator.process_index)
-        self.blame(step, self.task, [b.to(self.accelerator.device) for b in default_collate([self.task.data[i] for i in next(iter(sampler))])])
+        sampler = StepSampler(
+            len(self.task.data),
+            self.optim.batch_size,
+            step,
+            step + 1,
+            self.seed,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            getattr(self.task.data, "draws", False),
+        )
+        self.stream = (self.seed, "step", step, self.accelerator.process_index)
+        self.blame(
+            step,
+            self.task,
+            [
+                b.to(self.accelerator.device)
+                for b in default_collate([self.task.data[i] for i in next(iter(sampler))])
+            ],
+        )
 
     def after(self, done: int):
         "What happens when `done` steps are done: log, evaluate, save."
         score = None
-        if self.due(done, self.optim.log_every): self.log(done)
+        if self.due(done, self.optim.log_every):
+            self.log(done)
         if self.main and self.due(done, self.optim.eval_every):
             self.state.ema.module.eval()
             if figures := self.task.evaluate(self.state.ema.module, done):
@@ -183,44 +296,70 @@ class Loop:
                 self.accelerator.log(figures, done)
                 score = figures.get(self.task.best)
             self.picture(done)
-        if self.due(done, self.optim.checkpoint_every): self.save(done, score)
+        if self.due(done, self.optim.checkpoint_every):
+            self.save(done, score)
 
     def log(self, done: int):
         "One line of metrics: means over the ranks."
         names = sorted(self.losses)
-        values = dict(zip(names, self.accelerator.reduce(torch.stack([self.losses[n].float() for n in names]), 'mean').tolist()))
-        if (bad := self.watch.bad.item()) >= 0: self.again(bad)
-        values |= {'lr': lr_at(done - 1, self.optim)}
-        if not self.main: return
+        values = dict(
+            zip(
+                names,
+                self.accelerator.reduce(
+                    torch.stack([self.losses[n].float() for n in names]), "mean"
+                ).tolist(),
+            )
+        )
+        if (bad := self.watch.bad.item()) >= 0:
+            self.again(bad)
+        values |= {"lr": lr_at(done - 1, self.optim)}
+        if not self.main:
+            return
         log_metrics(self.run, done, **values)
         self.accelerator.log(values, done)
-        self.say('running', step=done)
-        self.bar.set_postfix_str(f'loss {values["loss"]:.4g}', refresh=False)
+        self.say("running", step=done)
+        self.bar.set_postfix_str(f"loss {values['loss']:.4g}", refresh=False)
 
     def picture(self, done: int):
         "Hand the step's picture to the tracker."
-        path = self.run.path/'samples'/f'step-{done:06d}.png'
+        path = self.run.path / "samples" / f"step-{done:06d}.png"
         if path.exists():
-            for t in self.accelerator.trackers: t.log_images({'samples': _pixels(path)[None]}, step=done, **({'dataformats': 'NHWC'} if t.name == 'tensorboard' else {}))
+            for t in self.accelerator.trackers:
+                t.log_images(
+                    {"samples": _pixels(path)[None]},
+                    step=done,
+                    **({"dataformats": "NHWC"} if t.name == "tensorboard" else {}),
+                )
 
     def save(self, done: int, score: float | None = None):
-        if self.saved != done: self.state.save(self.run, done, done == self.optim.steps, score)
+        if self.saved != done:
+            self.state.save(self.run, done, done == self.optim.steps, score)
         self.saved = done
 
     def must_stop(self, done: int, requests: Requests) -> bool:
         "Has any rank been asked to stop? Ranks agree at the lines of the log only: asking costs a message."
-        if self.accelerator.num_processes == 1: return bool(requests.asked)
-        if not self.due(done, self.optim.log_every): return False
-        return self.accelerator.reduce(torch.tensor(float(bool(requests.asked)), device=self.accelerator.device), 'sum').item() > 0
+        if self.accelerator.num_processes == 1:
+            return bool(requests.asked)
+        if not self.due(done, self.optim.log_every):
+            return False
+        return (
+            self.accelerator.reduce(
+                torch.tensor(float(bool(requests.asked)), device=self.accelerator.device), "sum"
+            ).item()
+            > 0
+        )
 
     def stop(self, done: int, asked: str):
         self.save(done)
-        if asked == 'SIGINT':
-            self.say('stopped', step=done)
-            raise KeyboardInterrupt(f'stopped after step {done}; it was saved')
-        self.say('preempted', step=done)
-        raise Preempted(f'{asked or "a signal to another rank"} asked to stop after step {done} of {self.optim.steps}; it was saved, resume=True goes on')
+        if asked == "SIGINT":
+            self.say("stopped", step=done)
+            raise KeyboardInterrupt(f"stopped after step {done}; it was saved")
+        self.say("preempted", step=done)
+        raise Preempted(
+            f"{asked or 'a signal to another rank'} asked to stop after step {done} of {self.optim.steps}; it was saved, resume=True goes on"
+        )
 
 
 def _pixels(path):
-    with Image.open(path) as image: return np.asarray(image.convert('RGB'))
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

@@ -33,8 +33,10 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 def reconstruction_loss(kind: str, x: Tensor, y: Tensor) -> Tensor:
     "'l1' (mean absolute error) or 'l2' (mean squared error) of each image: (B, 3, H, W) -> (B)."
-    if kind == 'l1': return (x - y).float().abs().flatten(1).mean(1)
-    if kind == 'l2': return mse(x, y)
+    if kind == "l1":
+        return (x - y).float().abs().flatten(1).mean(1)
+    if kind == "l2":
+        return mse(x, y)
     raise ValueError(f"reconstruction loss {kind!r}; possible: 'l1', 'l2'")
 
 # %% ../../nbs/training/01_losses.ipynb #66f8c0f9
@@ -49,16 +51,23 @@ class Frozen(nn.Module):
         self.held[0]._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
-    def forward(self, *args): return self.held[0](*args)
+    def forward(self, *args):
+        return self.held[0](*args)
 
 
-def frozen_timm(name: str, file: str = '', **kwargs) -> nn.Module:
+def frozen_timm(name: str, file: str = "", **kwargs) -> nn.Module:
     "timm's model `name` with the weights of a local safetensors `file`; without one, with random weights that are the same each time."
-    if not timm.is_model(name): raise ValueError(f'timm has no model {name!r}.{closest(name.split(".")[0], timm.list_models())}')
-    if file and (Path(file).suffix != '.safetensors' or not Path(file).is_file()): raise ValueError(f'{file}: weights of {name} must be a .safetensors file that is there')
-    overlay = {'pretrained_cfg_overlay': {'file': str(file)}} if file else {}
-    with torch.random.fork_rng(devices=[]):  # on the CPU, and without a trace in the global generator
-        torch.default_generator.manual_seed(derive_seed('frozen', name))
+    if not timm.is_model(name):
+        raise ValueError(
+            f"timm has no model {name!r}.{closest(name.split('.')[0], timm.list_models())}"
+        )
+    if file and (Path(file).suffix != ".safetensors" or not Path(file).is_file()):
+        raise ValueError(f"{file}: weights of {name} must be a .safetensors file that is there")
+    overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # on the CPU, and without a trace in the global generator
+        torch.default_generator.manual_seed(derive_seed("frozen", name))
         return timm.create_model(name, pretrained=bool(file), **overlay, **kwargs)
 
 # %% ../../nbs/training/01_losses.ipynb #f544c8f4
@@ -69,43 +78,59 @@ class Perceptual(nn.Module):
         "`maps(x)` gives a list of (B, C, h, w); `weights`: one (C) for each map, else all maps count the same."
         super().__init__()
         self.maps, self.learned = Frozen(maps), weights is not None
-        for i, w in enumerate(weights or []): self.register_buffer(f'w{i}', w.detach().clone().view(1, -1, 1, 1), persistent=False)
+        for i, w in enumerate(weights or []):
+            self.register_buffer(f"w{i}", w.detach().clone().view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        distances = [(F.normalize(a.float(), dim=1, eps=1e-10) - F.normalize(b.float(), dim=1, eps=1e-10)).square() for a, b in zip(self.maps(x), self.maps(y))]  # (B, C, h, w)
-        if self.learned: distances = [d * getattr(self, f'w{i}') for i, d in enumerate(distances)]
+        distances = [
+            (
+                F.normalize(a.float(), dim=1, eps=1e-10) - F.normalize(b.float(), dim=1, eps=1e-10)
+            ).square()
+            for a, b in zip(self.maps(x), self.maps(y))
+        ]  # (B, C, h, w)
+        if self.learned:
+            distances = [d * getattr(self, f"w{i}") for i, d in enumerate(distances)]
         total = sum(d.sum(1).mean((1, 2)) for d in distances)  # (B)
         return total if self.learned else total / len(distances)
 
 
 class ReferenceMaps(nn.Module):
     "The four feature maps of a copy of the reference network."
+
     widths = (32, 32, 64, 64)
 
     def __init__(self, net: ReferenceNet):
         super().__init__()
         self.net = copy.deepcopy(net)
 
-    def forward(self, x: Tensor) -> list[Tensor]: return self.net.maps(x)
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.net.maps(x)
 
 # %% ../../nbs/training/01_losses.ipynb #9ce58fd7
 class _TimmMaps(nn.Module):
     "Feature maps (B, C, h, w) of a timm model, images brought to the size it needs."
 
-    def __init__(self, name: str, file: str = ''):
+    def __init__(self, name: str, file: str = ""):
         super().__init__()
-        try: self.model = frozen_timm(name, file, features_only=True)
-        except RuntimeError as e: raise ValueError(f'timm:{name} cannot be taken as perceptual loss: {e}') from None
+        try:
+            self.model = frozen_timm(name, file, features_only=True)
+        except RuntimeError as e:
+            raise ValueError(f"timm:{name} cannot be taken as perceptual loss: {e}") from None
         cfg = timm.get_pretrained_cfg(name)
         self.size = cfg.input_size[-2:] if cfg.fixed_input_size else None
-        self.register_buffer('mean', torch.tensor(cfg.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(cfg.std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(cfg.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(cfg.std).view(3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = ((x + 1) / 2 - self.mean) / self.std
-        if self.size and x.shape[-2:] != self.size: x = F.interpolate(x, self.size, mode='bilinear', antialias=True, align_corners=False)
+        if self.size and x.shape[-2:] != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
         maps = self.model(x)
-        return [m.permute(0, 3, 1, 2) for m in maps] if getattr(self.model, 'output_fmt', None) == 'NHWC' else maps
+        return (
+            [m.permute(0, 3, 1, 2) for m in maps]
+            if getattr(self.model, "output_fmt", None) == "NHWC"
+            else maps
+        )
 
 
 class _VggMaps(nn.Module):
@@ -115,33 +140,55 @@ class _VggMaps(nn.Module):
         super().__init__()
         self.scale, self.net = net.scaling_layer, net.net
 
-    def forward(self, x: Tensor) -> list[Tensor]: return list(self.net(self.scale(x)))
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return list(self.net(self.scale(x)))
 
 
-def _lpips(file: str = '') -> Perceptual:
+def _lpips(file: str = "") -> Perceptual:
     "LPIPS with torchvision's VGG16 from a local file; nothing is fetched."
     import lpips  # 0.2 s, needed here only
+
     needed = find_vgg(given=file)
-    if needed.path is None: raise ValueError(str(needed))
+    if needed.path is None:
+        raise ValueError(str(needed))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of torchvision, about an argument that lpips uses
-        net = lpips.LPIPS(net='vgg', pnet_rand=True, verbose=False)  # random VGG, learned linear weights
-    try: state = torch.load(needed.path, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f'{needed.path} cannot be read as weights: {str(e).splitlines()[0]}') from None
-    names = {k: f'features.{k.split(".", 1)[1]}' for k in net.net.state_dict()}  # slice1.0.weight -> features.0.weight
-    if lacking := [n for n in names.values() if n not in state]: raise ValueError(f"{needed.path} is not torchvision's VGG16: it lacks {', '.join(lacking[:3])}")
+        warnings.simplefilter("ignore")  # of torchvision, about an argument that lpips uses
+        net = lpips.LPIPS(
+            net="vgg", pnet_rand=True, verbose=False
+        )  # random VGG, learned linear weights
+    try:
+        state = torch.load(needed.path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        raise ValueError(
+            f"{needed.path} cannot be read as weights: {str(e).splitlines()[0]}"
+        ) from None
+    names = {
+        k: f"features.{k.split('.', 1)[1]}" for k in net.net.state_dict()
+    }  # slice1.0.weight -> features.0.weight
+    if lacking := [n for n in names.values() if n not in state]:
+        raise ValueError(
+            f"{needed.path} is not torchvision's VGG16: it lacks {', '.join(lacking[:3])}"
+        )
     net.net.load_state_dict({k: state[n] for k, n in names.items()})
     return Perceptual(_VggMaps(net), [l.model[-1].weight.flatten() for l in net.lins])
 
 # %% ../../nbs/training/01_losses.ipynb #32f8a891
 def make_perceptual(
     name: str,  # 'lpips', 'timm:NAME' or 'reference'
-    file: str = '',  # weights: VGG's .pth, looked for if not given; a .safetensors of a timm model, random without
+    file: str = "",  # weights: VGG's .pth, looked for if not given; a .safetensors of a timm model, random without
     net: ReferenceNet | None = None,  # the network of 'reference'
 ) -> nn.Module:
     "A perceptual loss: a module with forward(x, y) -> (B) for images (B, 3, H, W) in [-1, 1]."
-    if name == 'lpips': return _lpips(file)
-    if name.startswith('timm:'): return Perceptual(_TimmMaps(name.removeprefix('timm:'), file))
-    if name != 'reference': raise ValueError(f"perceptual={name!r}; possible: 'lpips', 'timm:NAME', 'reference'.{closest(name, ('lpips', 'reference'))}")
-    if net is None: raise ValueError("perceptual='reference' needs net, the network: softvq_lab.reference.reference_network(data)")
+    if name == "lpips":
+        return _lpips(file)
+    if name.startswith("timm:"):
+        return Perceptual(_TimmMaps(name.removeprefix("timm:"), file))
+    if name != "reference":
+        raise ValueError(
+            f"perceptual={name!r}; possible: 'lpips', 'timm:NAME', 'reference'.{closest(name, ('lpips', 'reference'))}"
+        )
+    if net is None:
+        raise ValueError(
+            "perceptual='reference' needs net, the network: softvq_lab.reference.reference_network(data)"
+        )
     return Perceptual(ReferenceMaps(net))

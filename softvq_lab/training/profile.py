@@ -25,13 +25,17 @@ from .task import Task
 # %% ../../nbs/training/12_profile.ipynb #e1dba7c8
 def parts_of(task: Task) -> dict[nn.Module, str]:
     "The modules that a step is divided into, with their names."
-    groups = [task.model.named_children(), ((n, c) for n, c in task.named_children() if c is not task.model), *(o.named_children() for o in task.opponent)]
+    groups = [
+        task.model.named_children(),
+        ((n, c) for n, c in task.named_children() if c is not task.model),
+        *(o.named_children() for o in task.opponent),
+    ]
     return {module: name for group in groups for name, module in group}
 
 
 def recorded(cuda: bool = False) -> profile:
     "A context of torch's profiler, silent."
-    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # it talks on stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it talks on stderr
     return profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])])
 
 
@@ -39,42 +43,69 @@ def recorded(cuda: bool = False) -> profile:
 def marked(parts: dict[nn.Module, str]):
     "Within it, forward passes of `parts` are ranges of the profiler's record."
     open_, hooks = [], []
+
     def enter(module, args):
-        open_.append(record_function(f'part:{parts[module]}'))
+        open_.append(record_function(f"part:{parts[module]}"))
         open_[-1].__enter__()
-    def leave(module, args, out): open_.pop().__exit__(None, None, None)
-    for module in parts: hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
-    try: yield
+
+    def leave(module, args, out):
+        open_.pop().__exit__(None, None, None)
+
+    for module in parts:
+        hooks += [
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(leave, always_call=True),
+        ]
+    try:
+        yield
     finally:
-        for h in hooks: h.remove()
+        for h in hooks:
+            h.remove()
 
 # %% ../../nbs/training/12_profile.ipynb #b59881d8
-OTHERS = {'Optimizer.step': 'optimizer', 'Optimizer.zero_grad': 'optimizer', 'enumerate(DataLoader)': 'data', 'averaged weights': 'averaged weights', 'clipping': 'clipping'}  # ranges that torch and the loop mark
+OTHERS = {
+    "Optimizer.step": "optimizer",
+    "Optimizer.zero_grad": "optimizer",
+    "enumerate(DataLoader)": "data",
+    "averaged weights": "averaged weights",
+    "clipping": "clipping",
+}  # ranges that torch and the loop mark
 
 
 def _label(name: str) -> tuple[str, str] | None:
     "(part, phase) of a range by its name; None where only its sequence number can tell."
-    if name.startswith('part:'): return name.removeprefix('part:'), 'forward'
-    return next(((part, 'update') for prefix, part in OTHERS.items() if name.startswith(prefix)), None)
+    if name.startswith("part:"):
+        return name.removeprefix("part:"), "forward"
+    return next(
+        ((part, "update") for prefix, part in OTHERS.items() if name.startswith(prefix)), None
+    )
 
 
-REST = 'losses and the rest'
+REST = "losses and the rest"
 
 
 def shares(events, cuda: bool = False) -> dict[str, dict[str, float]]:
     "Seconds by part and phase ('forward', 'backward', 'update') of a profiler's events, parts within parts counted to the outer one."
-    outer, owner, now = [], {}, {}  # ranges that lie in no other; whose a sequence number is; a thread's latest range
+    outer, owner, now = (
+        [],
+        {},
+        {},
+    )  # ranges that lie in no other; whose a sequence number is; a thread's latest range
     for e in sorted(events, key=lambda e: (e.thread, e.time_range.start, -e.time_range.end)):
-        node, label = e.name.startswith('autograd::engine::evaluate_function'), _label(e.name)
+        node, label = e.name.startswith("autograd::engine::evaluate_function"), _label(e.name)
         within, whose = now.get(e.thread, (None, None))
-        if within is None or e.time_range.start >= within.time_range.end: within = whose = None
+        if within is None or e.time_range.start >= within.time_range.end:
+            within = whose = None
         if within is None and (node or label):
             now[e.thread] = e, label
             outer.append((e, label))
-        elif e.sequence_nr >= 0 and (within is None or whose): owner[e.sequence_nr] = whose[0] if whose and whose[1] == 'forward' else REST  # operations that make no node bear the number of the next that does: the last one counts
+        elif e.sequence_nr >= 0 and (within is None or whose):
+            owner[e.sequence_nr] = (
+                whose[0] if whose and whose[1] == "forward" else REST
+            )  # operations that make no node bear the number of the next that does: the last one counts
     found = defaultdict(lambda: defaultdict(float))
     for e, label in outer:
-        part, phase = label or (owner.get(e.sequence_nr, REST), 'backward')
+        part, phase = label or (owner.get(e.sequence_nr, REST), "backward")
         found[part][phase] += 1e-6 * (e.device_time_total if cuda else e.time_range.elapsed_us())
     return {part: dict(phases) for part, phases in found.items()}
 
@@ -82,6 +113,7 @@ def shares(events, cuda: bool = False) -> dict[str, dict[str, float]]:
 @dataclass
 class StepProfile:
     "Means over steps."
+
     seconds: float  # of a step, on the clock
     images: int  # in a step
     parts: dict[str, dict[str, float]]  # seconds by part and phase: 'forward', 'backward', 'update'
@@ -91,31 +123,67 @@ class StepProfile:
         order = sorted(self.parts, key=lambda p: -sum(self.parts[p].values()))
         found = [(p, phase, s) for p in order for phase, s in self.parts[p].items()]
         left = self.seconds - sum(s for *_, s in found)
-        return [{'part': p, 'phase': phase, 'seconds': s, 'share': s / self.seconds} for p, phase, s in [*found, ('between the parts', 'other', max(0., left))]]
+        return [
+            {"part": p, "phase": phase, "seconds": s, "share": s / self.seconds}
+            for p, phase, s in [*found, ("between the parts", "other", max(0.0, left))]
+        ]
 
     def table(self) -> str:
         "Markdown: a line for each part, milliseconds by phase, and its share of the step."
-        ms, phases = defaultdict(dict), ('forward', 'backward', 'update', 'other')
-        for r in self.rows(): ms[r['part']][r['phase']] = 1e3 * r['seconds']
-        lines = [f'| {part} | ' + ' | '.join(f'{v[p]:.1f}' if p in v else '' for p in phases) + f' | {sum(v.values()) / self.seconds / 1e3:.1%} |' for part, v in ms.items()]
-        return '\n'.join(['| part, ms | ' + ' | '.join(phases) + ' | share |', '| --- |' + ' ---: |' * (len(phases) + 1), *lines])
+        ms, phases = defaultdict(dict), ("forward", "backward", "update", "other")
+        for r in self.rows():
+            ms[r["part"]][r["phase"]] = 1e3 * r["seconds"]
+        lines = [
+            f"| {part} | "
+            + " | ".join(f"{v[p]:.1f}" if p in v else "" for p in phases)
+            + f" | {sum(v.values()) / self.seconds / 1e3:.1%} |"
+            for part, v in ms.items()
+        ]
+        return "\n".join(
+            [
+                "| part, ms | " + " | ".join(phases) + " | share |",
+                "| --- |" + " ---: |" * (len(phases) + 1),
+                *lines,
+            ]
+        )
 
 
-def profile_steps(task: Task, run: Run, optim: OptimConfig, seed: int = 0, engine: EngineConfig = EngineConfig(tracker='none'), workers: int = 0, steps: int = 5, warm: int = 2) -> StepProfile:
+def profile_steps(
+    task: Task,
+    run: Run,
+    optim: OptimConfig,
+    seed: int = 0,
+    engine: EngineConfig = EngineConfig(tracker="none"),
+    workers: int = 0,
+    steps: int = 5,
+    warm: int = 2,
+) -> StepProfile:
     "Take `warm` + `steps` steps of a training (at most `optim.steps`) and profile the latter; `task` is trained by them."
     accelerator = make_accelerator(run, engine)
-    state, cuda = State(task, optim, engine, accelerator), accelerator.device.type == 'cuda'
+    state, cuda = State(task, optim, engine, accelerator), accelerator.device.type == "cuda"
     loop = Loop(task, run, optim, seed, state, tqdm(disable=True))
     batches = enumerate(load_batches(task, optim, seed, accelerator, workers=workers))
+
     def take(n: int):
         for _ in range(n):
             step, batch = next(batches)
             loop.step(step, [b.to(accelerator.device, non_blocking=True) for b in batch])
-    with marked({task.model: 'model'} if engine.compile else parts_of(task)):  # a compiled model is one part
+
+    with marked(
+        {task.model: "model"} if engine.compile else parts_of(task)
+    ):  # a compiled model is one part
         take(warm)
-        with recorded(cuda) as p, record_function('all steps'):
+        with recorded(cuda) as p, record_function("all steps"):
             take(steps)
-            if cuda: accelerator.wait_for_everyone()
+            if cuda:
+                accelerator.wait_for_everyone()
     events = p.events()
-    whole = next(e for e in events if e.name == 'all steps').time_range.elapsed_us() * 1e-6 / steps
-    return StepProfile(whole, optim.batch_size, {part: {k: v / steps for k, v in phases.items()} for part, phases in shares(events, cuda).items()})
+    whole = next(e for e in events if e.name == "all steps").time_range.elapsed_us() * 1e-6 / steps
+    return StepProfile(
+        whole,
+        optim.batch_size,
+        {
+            part: {k: v / steps for k, v in phases.items()}
+            for part, phases in shares(events, cuda).items()
+        },
+    )

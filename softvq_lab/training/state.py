@@ -27,25 +27,43 @@ from ..weights import load_weights
 class Player:
     "A module that is trained, wrapped for device, precision and ranks, and its optimiser."
 
-    def __init__(self, module: nn.Module, optim: OptimConfig, accelerator: Accelerator, lr: float, parts: int = 1):
-        self.module, self.optim, self.accelerator, self.lr, self.parts = module, optim, accelerator, lr, parts
+    def __init__(
+        self,
+        module: nn.Module,
+        optim: OptimConfig,
+        accelerator: Accelerator,
+        lr: float,
+        parts: int = 1,
+    ):
+        self.module, self.optim, self.accelerator, self.lr, self.parts = (
+            module,
+            optim,
+            accelerator,
+            lr,
+            parts,
+        )
         self.params = [p for p in module.parameters() if p.requires_grad]
-        self.trained = {n for n, p in module.named_parameters() if p.requires_grad}  # now: an opponent's are switched off during the task's turn
+        self.trained = {
+            n for n, p in module.named_parameters() if p.requires_grad
+        }  # now: an opponent's are switched off during the task's turn
         self.wrapped, self.optimizer = accelerator.prepare(module, make_optimizer(module, optim))
 
     def step(self, step: int, batch: list[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         "One optimiser step; the means of its losses, and its gradient norm before clipping, still on the device."
-        for g in self.optimizer.param_groups: g['lr'] = lr_at(step, self.optim, self.lr)
+        for g in self.optimizer.param_groups:
+            g["lr"] = lr_at(step, self.optim, self.lr)
         self.optimizer.zero_grad()
         total: dict[str, Tensor] = {}
         pieces = list(zip(*(b.chunk(self.parts) for b in batch)))
         for i, piece in enumerate(pieces):
             with nullcontext() if i == len(pieces) - 1 else self.accelerator.no_sync(self.wrapped):
                 losses = self.wrapped(list(piece))
-                self.accelerator.backward(losses['loss'] / len(pieces))
-            for k, v in losses.items(): total[k] = total.get(k, 0) + v.detach() / len(pieces)
+                self.accelerator.backward(losses["loss"] / len(pieces))
+            for k, v in losses.items():
+                total[k] = total.get(k, 0) + v.detach() / len(pieces)
         self.accelerator.unscale_gradients(self.optimizer)
-        with record_function('clipping'): return total, nn.utils.clip_grad_norm_(self.params, self.optim.clip)
+        with record_function("clipping"):
+            return total, nn.utils.clip_grad_norm_(self.params, self.optim.clip)
 
     def own_tensors(self) -> dict[str, Tensor]:
         "What is trained and the buffers that are saved, without frozen weights."
@@ -56,39 +74,90 @@ class Player:
 class State:
     "The players of a task, averaged weights, and their checkpoints."
 
-    def __init__(self, task: Task, optim: OptimConfig, engine: EngineConfig, accelerator: Accelerator):
+    def __init__(
+        self, task: Task, optim: OptimConfig, engine: EngineConfig, accelerator: Accelerator
+    ):
         self.task, self.engine, self.accelerator = task.to(accelerator.device), engine, accelerator
-        self.ema = ModelEmaV3(task.model, decay=optim.ema_decay, use_warmup=True)  # before anything is wrapped
-        if engine.recompute: task.model.set_grad_checkpointing()
+        self.ema = ModelEmaV3(
+            task.model, decay=optim.ema_decay, use_warmup=True
+        )  # before anything is wrapped
+        if engine.recompute:
+            task.model.set_grad_checkpointing()
         self.player = Player(task, optim, accelerator, optim.lr, engine.accumulate)
-        self.opponent = Player(task.opponent[0].to(accelerator.device), optim, accelerator, task.opponent_lr, engine.accumulate) if task.opponent else None
-        if engine.compile: task.model.compile()
+        self.opponent = (
+            Player(
+                task.opponent[0].to(accelerator.device),
+                optim,
+                accelerator,
+                task.opponent_lr,
+                engine.accumulate,
+            )
+            if task.opponent
+            else None
+        )
+        if engine.compile:
+            task.model.compile()
 
     @property
-    def players(self) -> dict[str, Player]: return {'task': self.player} | ({'opponent': self.opponent} if self.opponent else {})
+    def players(self) -> dict[str, Player]:
+        return {"task": self.player} | ({"opponent": self.opponent} if self.opponent else {})
 
     def _others(self) -> dict[str, Tensor]:
-        found = {f'{name}.{n}': t for name, p in self.players.items() for n, t in p.own_tensors().items()}
-        return {n: t for n, t in found.items() if not n.startswith('task.model.')}
+        found = {
+            f"{name}.{n}": t for name, p in self.players.items() for n, t in p.own_tensors().items()
+        }
+        return {n: t for n, t in found.items() if not n.startswith("task.model.")}
 
     def save(self, run: Run, step: int, last: bool, score: float | None = None):
         "Write the checkpoint of `step` (main process only); `score` says how good it is."
-        if not self.accelerator.is_main_process: return
-        tensors = {'model': self.ema.module.state_dict(), 'raw': self.task.model.state_dict(), **{f'{name}_optimizer': optimizer_tensors(p.optimizer) for name, p in self.players.items()}}
-        if others := self._others(): tensors['others'] = others
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {
+            "model": self.ema.module.state_dict(),
+            "raw": self.task.model.state_dict(),
+            **{
+                f"{name}_optimizer": optimizer_tensors(p.optimizer)
+                for name, p in self.players.items()
+            },
+        }
+        if others := self._others():
+            tensors["others"] = others
         scaler = self.accelerator.scaler and self.accelerator.scaler.state_dict()
-        save_checkpoint(run.checkpoints, step, tensors, {'config': self.task.describe(self.ema.module, last), 'state': {'step': step, 'scaler': scaler}}, self.engine.keep_checkpoints, score)
+        save_checkpoint(
+            run.checkpoints,
+            step,
+            tensors,
+            {
+                "config": self.task.describe(self.ema.module, last),
+                "state": {"step": step, "scaler": scaler},
+            },
+            self.engine.keep_checkpoints,
+            score,
+        )
 
     def load(self, folder) -> int:
         "Put back the checkpoint in `folder` and give its step."
         folder, device = Path(folder), str(self.accelerator.device)
-        load_weights(self.ema.module, folder/'model.safetensors')
-        load_weights(self.task.model, folder/'raw.safetensors')
-        own, saved = self._others(), load_file(folder/'others.safetensors', device=device) if (folder/'others.safetensors').exists() else {}
-        if own.keys() != saved.keys(): raise ValueError(f'{folder} is of another task: {sorted(own.keys() ^ saved.keys())[:5]} are on one side only')
+        load_weights(self.ema.module, folder / "model.safetensors")
+        load_weights(self.task.model, folder / "raw.safetensors")
+        own, saved = (
+            self._others(),
+            load_file(folder / "others.safetensors", device=device)
+            if (folder / "others.safetensors").exists()
+            else {},
+        )
+        if own.keys() != saved.keys():
+            raise ValueError(
+                f"{folder} is of another task: {sorted(own.keys() ^ saved.keys())[:5]} are on one side only"
+            )
         with torch.no_grad():
-            for n, t in own.items(): t.copy_(saved[n])  # state_dict gives the tensors themselves
-        for name, p in self.players.items(): load_optimizer(p.optimizer, load_file(folder/f'{name}_optimizer.safetensors', device=device))
-        state = read_json(folder/'state.json')
-        if state['scaler']: self.accelerator.scaler.load_state_dict(state['scaler'])
-        return state['step']
+            for n, t in own.items():
+                t.copy_(saved[n])  # state_dict gives the tensors themselves
+        for name, p in self.players.items():
+            load_optimizer(
+                p.optimizer, load_file(folder / f"{name}_optimizer.safetensors", device=device)
+            )
+        state = read_json(folder / "state.json")
+        if state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        return state["step"]

@@ -18,16 +18,19 @@ from ..core import rng
 # %% ../../nbs/training/06_task.ipynb #94e2fc64
 class Task(nn.Module):
     "What is trained. Subclasses set `model` and `data`, and define `forward` and, if they like, the hooks."
+
     model: nn.Module  # trained, averaged and saved
     data: Dataset  # its items are collated into batches
-    opponent: tuple[nn.Module, ...] = ()  # none or one; its forward(batch) gives losses like the task's
+    opponent: tuple[
+        nn.Module, ...
+    ] = ()  # none or one; its forward(batch) gives losses like the task's
     opponent_lr: float = 1e-4  # its peak learning rate
-    best: str = ''  # the held-out figure by which the best checkpoint is kept, higher is better
+    best: str = ""  # the held-out figure by which the best checkpoint is kept, higher is better
     step = 0  # the loop sets it before each step
 
     def forward(self, batch: list[Tensor]) -> dict[str, Tensor]:
         "Named scalars of a batch; the loop minimises `loss` and logs them all."
-        raise NotImplementedError(f'{type(self).__name__} must define forward')
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def oppose(self, batch: list[Tensor]) -> list[Tensor] | None:
         "The batch of the opponent's turn, after the task's step on `batch`; None when it has none."
@@ -45,11 +48,32 @@ class Task(nn.Module):
 class StepSampler(Sampler):
     "Lists of what the steps `start`..`steps` take of a data set, for one of `world` ranks."
 
-    def __init__(self, size: int, batch_size: int, start: int, steps: int, seed: int, rank: int = 0, world: int = 1, draws: bool = False):
-        if batch_size % world: raise ValueError(f'batch_size={batch_size} cannot be shared by {world} processes')
-        self.size, self.batch_size, self.start, self.steps, self.seed, self.rank, self.world, self.draws = size, batch_size, start, steps, seed, rank, world, draws
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        start: int,
+        steps: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        draws: bool = False,
+    ):
+        if batch_size % world:
+            raise ValueError(f"batch_size={batch_size} cannot be shared by {world} processes")
+        (
+            self.size,
+            self.batch_size,
+            self.start,
+            self.steps,
+            self.seed,
+            self.rank,
+            self.world,
+            self.draws,
+        ) = size, batch_size, start, steps, seed, rank, world, draws
 
-    def __len__(self): return self.steps - self.start
+    def __len__(self):
+        return self.steps - self.start
 
     def __iter__(self):
         epoch, order = -1, None
@@ -58,27 +82,41 @@ class StepSampler(Sampler):
             for at in range(step * self.batch_size, (step + 1) * self.batch_size):
                 if at // self.size != epoch:
                     epoch = at // self.size
-                    order = torch.randperm(self.size, generator=rng(self.seed, 'order', epoch)).tolist()
-                items.append((order[at % self.size], epoch) if self.draws else order[at % self.size])
-            yield items[self.rank::self.world]
+                    order = torch.randperm(
+                        self.size, generator=rng(self.seed, "order", epoch)
+                    ).tolist()
+                items.append(
+                    (order[at % self.size], epoch) if self.draws else order[at % self.size]
+                )
+            yield items[self.rank :: self.world]
 
 # %% ../../nbs/training/06_task.ipynb #490ea2ea
 def lr_at(step: int, c: OptimConfig, peak: float | None = None) -> float:
     "Learning rate of step `step` (from 0): linear warm-up to `peak` (the config's `lr` unless given), then constant, or by a cosine down to `min_lr`."
     peak = peak or c.lr
-    if step < c.warmup_steps: return peak * (step + 1) / c.warmup_steps
-    if c.schedule == 'constant': return peak
+    if step < c.warmup_steps:
+        return peak * (step + 1) / c.warmup_steps
+    if c.schedule == "constant":
+        return peak
     progress = (step - c.warmup_steps) / max(1, c.steps - 1 - c.warmup_steps)
     low = min(c.min_lr, peak)
     return low + (peak - low) * (1 + math.cos(math.pi * progress)) / 2
 
 
-EXEMPT = ('pos_embed', 'rope', 'token', 'codebook', 'y_embedder', 'class_emb', 'fake_latent')
+EXEMPT = ("pos_embed", "rope", "token", "codebook", "y_embedder", "class_emb", "fake_latent")
 
 
 def make_optimizer(module: nn.Module, c: OptimConfig) -> torch.optim.AdamW:
     "AdamW (0.9, 0.95) that decays matrices only: no norms, biases, positions, tokens, codebooks."
     exempt = lambda name, p: p.ndim < 2 or any(w in name for w in EXEMPT)
     params = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-    groups = [{'params': [p for n, p in params if not exempt(n, p)], 'weight_decay': c.weight_decay}, {'params': [p for n, p in params if exempt(n, p)], 'weight_decay': 0.}]
-    return torch.optim.AdamW(groups, c.lr, betas=(0.9, 0.95), fused=all(p.device.type in ('cpu', 'cuda') for _, p in params))  # one pass over the weights
+    groups = [
+        {"params": [p for n, p in params if not exempt(n, p)], "weight_decay": c.weight_decay},
+        {"params": [p for n, p in params if exempt(n, p)], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups,
+        c.lr,
+        betas=(0.9, 0.95),
+        fused=all(p.device.type in ("cpu", "cuda") for _, p in params),
+    )  # one pass over the weights

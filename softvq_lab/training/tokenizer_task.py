@@ -29,64 +29,136 @@ from ..weights import fit_weights, loss_weights, require
 # %% ../../nbs/training/10_tokenizer_task.ipynb #760cc412
 def make_teacher(name: str, file: str, t: TokenizerConfig, images: ImageData) -> nn.Module:
     "The frozen teacher of a name (`align`), for images of a tokenizer; a `ConfigError` when its file is missing."
-    if name == 'reference': return ReferenceTeacher(reference_network(images))
-    if (own := registered('teacher').get(name)) is not None: return own(images, t)
-    needed, = require(list(loss_weights(LossConfig(align=name, align_file=file)).values()))
+    if name == "reference":
+        return ReferenceTeacher(reference_network(images))
+    if (own := registered("teacher").get(name)) is not None:
+        return own(images, t)
+    (needed,) = require(list(loss_weights(LossConfig(align=name, align_file=file)).values()))
     return TimmTeacher(needed.name, t.image_shape, t.patch_size, str(needed.path))
 
 
-def make_judges(c: LossConfig, t: TokenizerConfig, images: ImageData) -> tuple[nn.Module | None, Aligner | None, Adversary | None]:
+def make_judges(
+    c: LossConfig, t: TokenizerConfig, images: ImageData
+) -> tuple[nn.Module | None, Aligner | None, Adversary | None]:
     "Perceptual loss, alignment and adversary of the settings; None for those that are off. A `ConfigError` when a pretrained file is missing."
     needed = loss_weights(c)
     require(list(needed.values()))
-    file = lambda setting: str(needed[setting].path) if setting in needed else ''
-    net = reference_network(images) if 'reference' in (c.percep, c.adv) else None
-    percep = make_perceptual(c.percep, net=net, file=file('percep')) if c.percep != 'none' and c.percep_weight else None
-    aligner = Aligner(make_teacher(c.align, c.align_file, t, images), t.latent_dim, how=c.align_how, weight=c.align_weight) if c.align != 'none' else None
-    if c.adv == 'none': return percep, aligner, None
+    file = lambda setting: str(needed[setting].path) if setting in needed else ""
+    net = reference_network(images) if "reference" in (c.percep, c.adv) else None
+    percep = (
+        make_perceptual(c.percep, net=net, file=file("percep"))
+        if c.percep != "none" and c.percep_weight
+        else None
+    )
+    aligner = (
+        Aligner(
+            make_teacher(c.align, c.align_file, t, images),
+            t.latent_dim,
+            how=c.align_how,
+            weight=c.align_weight,
+        )
+        if c.align != "none"
+        else None
+    )
+    if c.adv == "none":
+        return percep, aligner, None
     augment = DiffAug(c.diffaug) if c.diffaug else None
-    discriminator = make_discriminator(c.adv, t.image_shape, net=net, file=file('adv'))
-    return percep, aligner, Adversary(discriminator, augment, c.adv_loss, c.adv_loss, c.lecam, c.consistency if augment else 0.)
+    discriminator = make_discriminator(c.adv, t.image_shape, net=net, file=file("adv"))
+    return (
+        percep,
+        aligner,
+        Adversary(
+            discriminator,
+            augment,
+            c.adv_loss,
+            c.adv_loss,
+            c.lecam,
+            c.consistency if augment else 0.0,
+        ),
+    )
 
 # %% ../../nbs/training/10_tokenizer_task.ipynb #11339cea
 class TokenizerTask(Task):
     "A tokenizer's objective on a data set."
-    best = 'heldout_psnr'
 
-    def __init__(self, config: TokenizerConfig, images: ImageData, run: Run, seed: int = 0, loss: LossConfig = LossConfig(), start: Tokenizer | None = None, train_only: str = 'all', view: Dataset | None = None):
+    best = "heldout_psnr"
+
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        images: ImageData,
+        run: Run,
+        seed: int = 0,
+        loss: LossConfig = LossConfig(),
+        start: Tokenizer | None = None,
+        train_only: str = "all",
+        view: Dataset | None = None,
+    ):
         super().__init__()
-        seed_everything(seed, 'init')
-        self.model, self.data, self.images, self.run, self.loss = Tokenizer(config), view or images.train, images, run, loss
-        if start: fit_weights(self.model, start.state_dict(), 'start_from')
-        else: start_encoder(self.model)
-        self.still = (self.model.encoder, self.model.to_latent, self.model.quantizer) if train_only == 'decoder' else ()
-        for part in self.still: part.requires_grad_(False)
-        seed_everything(seed, 'judges')
+        seed_everything(seed, "init")
+        self.model, self.data, self.images, self.run, self.loss = (
+            Tokenizer(config),
+            view or images.train,
+            images,
+            run,
+            loss,
+        )
+        if start:
+            fit_weights(self.model, start.state_dict(), "start_from")
+        else:
+            start_encoder(self.model)
+        self.still = (
+            (self.model.encoder, self.model.to_latent, self.model.quantizer)
+            if train_only == "decoder"
+            else ()
+        )
+        for part in self.still:
+            part.requires_grad_(False)
+        seed_everything(seed, "judges")
         self.percep, self.aligner, adversary = make_judges(loss, config, images)
-        self.opponent, self.opponent_lr, self.fakes = (adversary,) if adversary else (), loss.adv_lr, []
+        self.opponent, self.opponent_lr, self.fakes = (
+            (adversary,) if adversary else (),
+            loss.adv_lr,
+            [],
+        )
         self.heldout = stack(images.heldout, 512)[0]
         self.preview = stack(images.heldout, 16)[0]
 
     def train(self, mode: bool = True):
         super().train(mode)
-        for part in self.still: part.eval()  # moving averages of a codebook do not ask for gradients
+        for part in self.still:
+            part.eval()  # moving averages of a codebook do not ask for gradients
         return self
 
     def forward(self, batch: list[Tensor]) -> dict[str, Tensor]:
         c, x = self.loss, batch[0]
         y, out = self.model(x)
-        losses = {'rec': c.rec_weight * reconstruction_loss(c.rec, y, x).mean(), **out.losses}
-        if self.percep: losses['percep'] = c.percep_weight * min(1., (self.step + 1) / max(1, c.percep_warmup)) * self.percep(y, x).mean()
-        if self.aligner: losses['align'] = self.aligner(out.z, x)
-        if self.opponent and self.step >= c.adv_start: losses['adv'] = c.adv_weight * self._adversarial(y, losses)
-        return {'loss': sum(losses.values()), **{k: v.detach() for k, v in losses.items()}, **out.stats}
+        losses = {"rec": c.rec_weight * reconstruction_loss(c.rec, y, x).mean(), **out.losses}
+        if self.percep:
+            losses["percep"] = (
+                c.percep_weight
+                * min(1.0, (self.step + 1) / max(1, c.percep_warmup))
+                * self.percep(y, x).mean()
+            )
+        if self.aligner:
+            losses["align"] = self.aligner(out.z, x)
+        if self.opponent and self.step >= c.adv_start:
+            losses["adv"] = c.adv_weight * self._adversarial(y, losses)
+        return {
+            "loss": sum(losses.values()),
+            **{k: v.detach() for k, v in losses.items()},
+            **out.stats,
+        }
 
     def _adversarial(self, y: Tensor, losses: dict[str, Tensor]) -> Tensor:
         "How far the discriminator is from taking y for real; y is kept for its turn."
         self.fakes.append(y.detach())
         adv = self.opponent[0].generator_loss(y)
-        if not self.loss.adv_adaptive: return adv
-        return adv * adaptive_weight(losses['rec'] + losses.get('percep', 0), adv, self.model.decoder.last_layer)
+        if not self.loss.adv_adaptive:
+            return adv
+        return adv * adaptive_weight(
+            losses["rec"] + losses.get("percep", 0), adv, self.model.decoder.last_layer
+        )
 
     def oppose(self, batch: list[Tensor]) -> list[Tensor] | None:
         fakes, self.fakes = self.fakes, []
@@ -95,13 +167,20 @@ class TokenizerTask(Task):
     @torch.no_grad()
     def evaluate(self, model: Tokenizer, step: int) -> dict[str, float]:
         device = next(model.parameters()).device
-        values = torch.cat([psnr(model(x.to(device))[0], x.to(device)) for x in self.heldout.split(128)])
-        blind = psnr(self.heldout.mean(0, keepdim=True).expand_as(self.heldout), self.heldout)  # what a decoder reaches that hears nothing: the floor that `alarms` knows
-        side_by_side(model, self.preview.to(device), self.run.path/'samples'/f'step-{step:06d}.png')
-        return {'heldout_psnr': values.mean().item(), 'heldout_mean_image': blind.mean().item()}
+        values = torch.cat(
+            [psnr(model(x.to(device))[0], x.to(device)) for x in self.heldout.split(128)]
+        )
+        blind = psnr(
+            self.heldout.mean(0, keepdim=True).expand_as(self.heldout), self.heldout
+        )  # what a decoder reaches that hears nothing: the floor that `alarms` knows
+        side_by_side(
+            model, self.preview.to(device), self.run.path / "samples" / f"step-{step:06d}.png"
+        )
+        return {"heldout_psnr": values.mean().item(), "heldout_mean_image": blind.mean().item()}
 
     def describe(self, model: Tokenizer, last: bool) -> dict:
-        if last: model.latent_stats = measure_latents(model, self.images.train)
+        if last:
+            model.latent_stats = measure_latents(model, self.images.train)
         return model.describe()
 
 
@@ -109,4 +188,6 @@ class TokenizerTask(Task):
 def side_by_side(model: Tokenizer, x: Tensor, path):
     "Write a picture: images (N, 3, H, W) above their reconstructions."
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid(torch.cat([x, model(x)[0]]).cpu(), columns=len(x), scale=max(1, 64 // x.shape[-1])).save(path)
+    grid(torch.cat([x, model(x)[0]]).cpu(), columns=len(x), scale=max(1, 64 // x.shape[-1])).save(
+        path
+    )

@@ -26,6 +26,7 @@ from .plots import TEMPLATE
 @dataclass(frozen=True)
 class Atlas:
     "A map that was computed before: coordinates (N, 2) by name, classes (N), figures (N) by name, indices of images (N)."
+
     maps: dict[str, np.ndarray]
     classes: list[str]
     figures: dict[str, np.ndarray]
@@ -36,47 +37,120 @@ class Atlas:
 
 def read_atlas(run: Run) -> Atlas | None:
     "The latent map in the run folder; None when there is none, a `ValueError` when it cannot be used."
-    path = run.path/'evaluation'/'latent_map.json'
-    if not path.exists(): return None
+    path = run.path / "evaluation" / "latent_map.json"
+    if not path.exists():
+        return None
     try:
         d = read_json(path)
-        points, first = d['points'], d['points'][0]
+        points, first = d["points"], d["points"][0]
         number = lambda v: isinstance(v, int | float) and not isinstance(v, bool)
-        maps = {k: np.array([p[k] for p in points], float) for k, v in first.items() if isinstance(v, list) and len(v) == 2}
-        numbers = {k: np.array([p.get(k) if number(p.get(k)) else math.nan for p in points], float) for k, v in first.items() if k not in ('index', 'class') and number(v)}
-        if not maps or any(m.shape != (len(points), 2) or not np.isfinite(m).all() for m in maps.values()): raise ValueError('no coordinates')
-        about = ', '.join(f'{k} {d[k]}' for k in ('neighbors', 'min_dist', 'seed') if k in d)
-        return Atlas(maps, [str(p['class']) for p in points], numbers, [int(p['index']) for p in points], str(d.get('tokenizer', '')), f'{len(points)} images; UMAP with {about}')
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e: raise ValueError(f'The latent map of this run cannot be read ({e}). Compute it again.') from None
+        maps = {
+            k: np.array([p[k] for p in points], float)
+            for k, v in first.items()
+            if isinstance(v, list) and len(v) == 2
+        }
+        numbers = {
+            k: np.array([p.get(k) if number(p.get(k)) else math.nan for p in points], float)
+            for k, v in first.items()
+            if k not in ("index", "class") and number(v)
+        }
+        if not maps or any(
+            m.shape != (len(points), 2) or not np.isfinite(m).all() for m in maps.values()
+        ):
+            raise ValueError("no coordinates")
+        about = ", ".join(f"{k} {d[k]}" for k in ("neighbors", "min_dist", "seed") if k in d)
+        return Atlas(
+            maps,
+            [str(p["class"]) for p in points],
+            numbers,
+            [int(p["index"]) for p in points],
+            str(d.get("tokenizer", "")),
+            f"{len(points)} images; UMAP with {about}",
+        )
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+        raise ValueError(
+            f"The latent map of this run cannot be read ({e}). Compute it again."
+        ) from None
 
 # %% ../../nbs/workbench/02d_atlas.ipynb #6e99d0f9
-GREY = 'rgba(128,128,128,0.25)'
+GREY = "rgba(128,128,128,0.25)"
 
 
 def adapt(fig: go.Figure) -> go.Figure:
     "A figure for a page of any width, light or dark."
-    fig.update_xaxes(gridcolor=GREY, zerolinecolor=GREY, linecolor=GREY).update_yaxes(gridcolor=GREY, zerolinecolor=GREY, linecolor=GREY)
-    return fig.update_layout(width=None, autosize=True, paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)', font_color='#7f8793', modebar=dict(bgcolor='rgba(0,0,0,0)', color='#7f8793'))
+    fig.update_xaxes(gridcolor=GREY, zerolinecolor=GREY, linecolor=GREY).update_yaxes(
+        gridcolor=GREY, zerolinecolor=GREY, linecolor=GREY
+    )
+    return fig.update_layout(
+        width=None,
+        autosize=True,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font_color="#7f8793",
+        modebar=dict(bgcolor="rgba(0,0,0,0)", color="#7f8793"),
+    )
 
 
-def draw(atlas: Atlas, which: str, colour: str = 'class', height: int = 560) -> go.Figure:
+def draw(atlas: Atlas, which: str, colour: str = "class", height: int = 560) -> go.Figure:
     "One map, coloured by class or by a figure. `customdata` of a point is its place in the atlas."
-    if which not in atlas.maps: raise ValueError(f'map {which!r}: there are {", ".join(atlas.maps)}')
+    if which not in atlas.maps:
+        raise ValueError(f"map {which!r}: there are {', '.join(atlas.maps)}")
     xy, fig = atlas.maps[which], go.Figure()
     kind = go.Scattergl if len(xy) > 3000 else go.Scatter
-    mark = lambda at, **kw: fig.add_trace(kind(x=xy[at, 0], y=xy[at, 1], mode='markers', customdata=at, text=[f'class {_safe(atlas.classes[i])}' for i in at], hovertemplate='%{text}<extra></extra>', **kw))
-    if colour == 'class':
+    mark = lambda at, **kw: fig.add_trace(
+        kind(
+            x=xy[at, 0],
+            y=xy[at, 1],
+            mode="markers",
+            customdata=at,
+            text=[f"class {_safe(atlas.classes[i])}" for i in at],
+            hovertemplate="%{text}<extra></extra>",
+            **kw,
+        )
+    )
+    if colour == "class":
         names = sorted(set(atlas.classes), key=lambda n: (len(n), n))
-        colours = px.colors.qualitative.D3 if len(names) <= 10 else px.colors.sample_colorscale('Turbo', np.linspace(0, 1, len(names)).tolist())
-        for name, c in zip(names, colours): mark([i for i, x in enumerate(atlas.classes) if x == name], marker=dict(size=6, opacity=0.8, color=c), name=_safe(name))
-    elif colour in atlas.figures: mark(list(range(len(xy))), marker=dict(size=6, opacity=0.9, color=atlas.figures[colour], colorscale='Viridis', colorbar=dict(title=_safe(colour), thickness=12)), showlegend=False)
-    else: raise ValueError(f'colour {colour!r}: there are class, {", ".join(atlas.figures)}')
+        colours = (
+            px.colors.qualitative.D3
+            if len(names) <= 10
+            else px.colors.sample_colorscale("Turbo", np.linspace(0, 1, len(names)).tolist())
+        )
+        for name, c in zip(names, colours):
+            mark(
+                [i for i, x in enumerate(atlas.classes) if x == name],
+                marker=dict(size=6, opacity=0.8, color=c),
+                name=_safe(name),
+            )
+    elif colour in atlas.figures:
+        mark(
+            list(range(len(xy))),
+            marker=dict(
+                size=6,
+                opacity=0.9,
+                color=atlas.figures[colour],
+                colorscale="Viridis",
+                colorbar=dict(title=_safe(colour), thickness=12),
+            ),
+            showlegend=False,
+        )
+    else:
+        raise ValueError(f"colour {colour!r}: there are class, {', '.join(atlas.figures)}")
     fig.update_xaxes(showticklabels=False).update_yaxes(showticklabels=False)
-    legend = dict(orientation='h', y=-0.04, itemsizing='constant')
-    return adapt(fig.update_layout(template=TEMPLATE, height=height, margin=dict(l=10, r=10, t=10, b=10), legend=legend, hovermode='closest', dragmode=False))  # a finger scrolls the page; boxes by the button
+    legend = dict(orientation="h", y=-0.04, itemsizing="constant")
+    return adapt(
+        fig.update_layout(
+            template=TEMPLATE,
+            height=height,
+            margin=dict(l=10, r=10, t=10, b=10),
+            legend=legend,
+            hovermode="closest",
+            dragmode=False,
+        )
+    )  # a finger scrolls the page; boxes by the button
 
 
-def _safe(text: str) -> str: return text.replace('&', '&amp;').replace('<', '&lt;')  # plotly reads some HTML
+def _safe(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")  # plotly reads some HTML
 
 # %% ../../nbs/workbench/02d_atlas.ipynb #3f647079
 SIDE, SHEET = 48, 2500  # pixels of a thumbnail; at most so many on a sheet
@@ -85,7 +159,10 @@ SIDE, SHEET = 48, 2500  # pixels of a thumbnail; at most so many on a sheet
 def picture_of(lens: Lens, index: int) -> Tensor:
     "The image (3, H, W) that a map calls `index`: held-out ones first, then training ones; a `ValueError` for another."
     held = len(lens.images.heldout)
-    if not 0 <= index < held + len(lens.images.train): raise ValueError(f'There is no image {index}: the data of this run have {held + len(lens.images.train)}.')
+    if not 0 <= index < held + len(lens.images.train):
+        raise ValueError(
+            f"There is no image {index}: the data of this run have {held + len(lens.images.train)}."
+        )
     return lens.images.heldout[index][0] if index < held else lens.images.train[index - held][0]
 
 
@@ -93,7 +170,7 @@ def thumbnails(lens: Lens, indices: list[int]) -> tuple[Image.Image, int]:
     "One sheet of the pictures of `indices` (the first 2,500), row by row, and its number of columns."
     indices = indices[:SHEET]
     columns = max(1, math.ceil(math.sqrt(len(indices))))
-    sheet = Image.new('RGB', (columns * SIDE, max(1, -(-len(indices) // columns)) * SIDE))
+    sheet = Image.new("RGB", (columns * SIDE, max(1, -(-len(indices) // columns)) * SIDE))
     for n, i in enumerate(indices):
         tile = to_pil(picture_of(lens, i))
         how = Image.Resampling.NEAREST if tile.width < SIDE else Image.Resampling.BOX
@@ -104,7 +181,8 @@ def thumbnails(lens: Lens, indices: list[int]) -> tuple[Image.Image, int]:
 @torch.no_grad()
 def latent_path(lens: Lens, a: Tensor, b: Tensor, pictures: int = 8) -> Tensor:
     "Images (pictures, 3, H, W) decoded along the straight line from the latents of `a` to those of `b` (3, H, W), both ends among them."
-    if pictures < 2: raise ValueError(f'pictures={pictures}: a way has two ends')
+    if pictures < 2:
+        raise ValueError(f"pictures={pictures}: a way has two ends")
     za, zb = lens.tokenizer.encode(torch.stack([a, b])).z
     s = torch.linspace(0, 1, pictures, device=za.device)[:, None, None]
     return lens.tokenizer.decode((1 - s) * za + s * zb).clamp(-1, 1)

@@ -23,36 +23,73 @@ def read_settings(words: list[str]) -> dict:
     "`['tokens=32', 'learn_tau=true']` as a dict."
     settings = {}
     for w in words:
-        name, equals, value = w.partition('=')
-        if not equals or not name: raise ConfigError(f'{w!r}: settings are written NAME=VALUE, for example tokens=32')
-        try: settings[name] = yaml.safe_load(value) if value else ''
-        except yaml.YAMLError: settings[name] = value
+        name, equals, value = w.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{w!r}: settings are written NAME=VALUE, for example tokens=32")
+        try:
+            settings[name] = yaml.safe_load(value) if value else ""
+        except yaml.YAMLError:
+            settings[name] = value
     return settings
 
 # %% ../../nbs/workbench/08_cli.ipynb #00648dbe
-app = typer.Typer(name='softvq-lab', help='Tokenizers, generators, and a night of experiments with them.', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-Settings = Annotated[list[str] | None, typer.Argument(metavar='[NAME=VALUE]...', help='settings; the notebook and softvq_lab.config explain them')]
-Root = Annotated[Path, typer.Option('--root', help='folder of the runs')]
-Folder = Annotated[Path, typer.Argument(help='a run folder')]
+app = typer.Typer(
+    name="softvq-lab",
+    help="Tokenizers, generators, and a night of experiments with them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME=VALUE]...", help="settings; the notebook and softvq_lab.config explain them"
+    ),
+]
+Root = Annotated[Path, typer.Option("--root", help="folder of the runs")]
+Folder = Annotated[Path, typer.Argument(help="a run folder")]
 
 
-def _console() -> Console: return Console(width=None if sys.stdout.isatty() else 200)
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 @app.command()
-def run(workflow: Annotated[str, typer.Argument(help='train, train_generator, evaluate, latent_map, ...: a notebook of nbs/')], settings: Settings = None,
-        output: Annotated[Path | None, typer.Option(help='the executed notebook; its folder is the run folder of a training')] = None,
-        resume: Annotated[bool, typer.Option('--resume', help='go on with the run that is there')] = False,
-        detach: Annotated[bool, typer.Option('--detach', help='return at once; the job goes on when this terminal closes')] = False, root: Root = Path('runs')):
+def run(
+    workflow: Annotated[
+        str,
+        typer.Argument(
+            help="train, train_generator, evaluate, latent_map, ...: a notebook of nbs/"
+        ),
+    ],
+    settings: Settings = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="the executed notebook; its folder is the run folder of a training"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the run that is there")
+    ] = False,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", help="return at once; the job goes on when this terminal closes"),
+    ] = False,
+    root: Root = Path("runs"),
+):
     "Execute a workflow notebook with papermill: softvq-lab run train tokens=32"
     from softvq_lab.workbench.execute import Job, begin_workflow, run_workflow
+
     given = read_settings(settings or [])
     output = output or _output(workflow, given, root, resume)
-    typer.echo(f'{output}\n{Job(output).log}')
-    if detach: return begin_workflow(workflow, output, resume, **given)
+    typer.echo(f"{output}\n{Job(output).log}")
+    if detach:
+        return begin_workflow(workflow, output, resume, **given)
     status = run_workflow(workflow, output, resume, **given)
     s = Job(output).info
-    typer.echo(f'{s["state"]}' + (f': {s["reason"]}' if s.get('reason') else f' in {s.get("seconds", 0):.0f} s'))
+    typer.echo(
+        f"{s['state']}"
+        + (f": {s['reason']}" if s.get("reason") else f" in {s.get('seconds', 0):.0f} s")
+    )
     raise typer.Exit(status)
 
 
@@ -61,54 +98,111 @@ def _output(workflow: str, given: dict, root: Path, resume: bool) -> Path:
     from softvq_lab.workbench.execute import TRAININGS
     from softvq_lab.workbench.sweep import readable_name
     from softvq_lab.workbench.workflow import check_parameters, numbered
+
     cfg = check_parameters(workflow, given)
-    if workflow == 'sweep': return Path(cfg.sweep.split(',')[0].strip())/'morning.ipynb'
-    if workflow not in TRAININGS: return Path(given['run'])/f'{workflow}.ipynb' if given.get('run') else root/f'{workflow}.ipynb'
-    if given.get('run'): return Path(given['run'])/'notebook.ipynb'
-    return numbered(root/readable_name(workflow, cfg, given), resume)/'notebook.ipynb'
+    if workflow == "sweep":
+        return Path(cfg.sweep.split(",")[0].strip()) / "morning.ipynb"
+    if workflow not in TRAININGS:
+        return (
+            Path(given["run"]) / f"{workflow}.ipynb"
+            if given.get("run")
+            else root / f"{workflow}.ipynb"
+        )
+    if given.get("run"):
+        return Path(given["run"]) / "notebook.ipynb"
+    return numbered(root / readable_name(workflow, cfg, given), resume) / "notebook.ipynb"
 
 # %% ../../nbs/workbench/08_cli.ipynb #61a3b36a
 @app.command()
-def sweep(files: Annotated[list[str], typer.Argument(metavar='FILE... [NAME=VALUE]...', help='sweep files (sweeps/*.yaml); settings given here overrule those of their first stage')],
-          jobs: Annotated[int | None, typer.Option('--jobs', '-j', help='local: how many at a time (default: one a GPU, or one a core)')] = None,
-          executor: Annotated[str, typer.Option(help='local or slurm')] = 'local',
-          slurm: Annotated[str, typer.Option(help='slurm: options as YAML, e.g. "{partition: gpu, gpus: 8, hours: 24, account: me}"')] = '{}',
-          retry: Annotated[bool, typer.Option('--retry', help='try failed ones again')] = False,
-          dry: Annotated[bool, typer.Option('--dry', help='show the plan and run nothing')] = False, root: Root = Path('runs')):
+def sweep(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE... [NAME=VALUE]...",
+            help="sweep files (sweeps/*.yaml); settings given here overrule those of their first stage",
+        ),
+    ],
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", "-j", help="local: how many at a time (default: one a GPU, or one a core)"
+        ),
+    ] = None,
+    executor: Annotated[str, typer.Option(help="local or slurm")] = "local",
+    slurm: Annotated[
+        str,
+        typer.Option(
+            help='slurm: options as YAML, e.g. "{partition: gpu, gpus: 8, hours: 24, account: me}"'
+        ),
+    ] = "{}",
+    retry: Annotated[bool, typer.Option("--retry", help="try failed ones again")] = False,
+    dry: Annotated[bool, typer.Option("--dry", help="show the plan and run nothing")] = False,
+    root: Root = Path("runs"),
+):
     "Run sweeps to their end, or go on with them: the same command, whatever happened. Equal runs of several sweeps run once."
     from softvq_lab.workbench.sweep import open_sweep, override
-    given = read_settings([f for f in files if '=' in f])
-    sweeps = [open_sweep(override(f, given), root) for f in files if '=' not in f]
-    if dry: return _show_plan(sweeps)
+
+    given = read_settings([f for f in files if "=" in f])
+    sweeps = [open_sweep(override(f, given), root) for f in files if "=" not in f]
+    if dry:
+        return _show_plan(sweeps)
     from softvq_lab.workbench.executors import drive, make_executor
+
     ok = drive(sweeps, make_executor(executor, jobs, yaml.safe_load(slurm) or {}), retry)
-    for s in sweeps: typer.echo(f'{s.folder}/sweep.json')
+    for s in sweeps:
+        typer.echo(f"{s.folder}/sweep.json")
     raise typer.Exit(0 if ok else 1)
 
 
 def _show_plan(sweeps: list):
-    table = Table('sweep', 'stage', 'what varies', 'state', 'notebook', box=None)
+    table = Table("sweep", "stage", "what varies", "state", "notebook", box=None)
     for s in sweeps:
-        for t in s.tasks: table.add_row(s.spec.name, t.stage, t.label, 'done' if t.found else t.job.info['state'], t.output)
+        for t in s.tasks:
+            table.add_row(
+                s.spec.name, t.stage, t.label, "done" if t.found else t.job.info["state"], t.output
+            )
     _console().print(table)
     unique = {t.id for s in sweeps for t in s.tasks}
-    typer.echo(f'{len(unique)} jobs')
+    typer.echo(f"{len(unique)} jobs")
 
 # %% ../../nbs/workbench/08_cli.ipynb #e1354c88
 @app.command()
-def runs(root: Root = Path('runs')):
+def runs(root: Root = Path("runs")):
     "The runs, newest first, and what was measured of them."
     from softvq_lab.runs import figures, list_runs
-    table = Table('run', 'kind', 'state', 'step', 'figures', box=None, header_style='bold', row_styles=['', 'dim'])
+
+    table = Table(
+        "run",
+        "kind",
+        "state",
+        "step",
+        "figures",
+        box=None,
+        header_style="bold",
+        row_styles=["", "dim"],
+    )
     for r in (found := list_runs(root)):
         s = r.status
-        measured = '  '.join(f'{k} {v:.4g}' for name, f in figures(r).items() for k, v in f['figures'].items() if k in HEADLINES)
-        table.add_row(str(r.path.relative_to(root)), r.kind, s['state'], f'{s.get("step", 0)}/{s.get("steps", "?")}', measured)
-    if found: _console().print(table)
-    else: typer.echo(f'no runs under {root}')
+        measured = "  ".join(
+            f"{k} {v:.4g}"
+            for name, f in figures(r).items()
+            for k, v in f["figures"].items()
+            if k in HEADLINES
+        )
+        table.add_row(
+            str(r.path.relative_to(root)),
+            r.kind,
+            s["state"],
+            f"{s.get('step', 0)}/{s.get('steps', '?')}",
+            measured,
+        )
+    if found:
+        _console().print(table)
+    else:
+        typer.echo(f"no runs under {root}")
 
 
-HEADLINES = ('psnr', 'ssim', 'perplexity', 'fid', 'rfid', 'reference_frechet', 'class_accuracy')
+HEADLINES = ("psnr", "ssim", "perplexity", "fid", "rfid", "reference_frechet", "class_accuracy")
 
 
 @app.command()
@@ -118,31 +212,67 @@ def show(folder: Folder):
     from softvq_lab.strict import flatten, parameters
     from softvq_lab.train import load_config
     from softvq_lab.workbench.execute import Job
+
     r, c = Run(folder), _console()
     cfg = load_config(r)
     s, defaults = r.status, parameters(type(cfg))
-    c.print(f'[bold]{r.path}[/]  {r.kind}, {s["state"]}, step {s.get("step", 0)} of {s.get("steps", "?")}, {s.get("updated", "")}', highlight=False)
-    c.print('settings: ' + (', '.join(f'{k}={v!r}' for k, v in flatten(cfg).items() if defaults[k] != v and k not in ('run', 'resume')) or 'the defaults'), highlight=False, markup=False)
+    c.print(
+        f"[bold]{r.path}[/]  {r.kind}, {s['state']}, step {s.get('step', 0)} of {s.get('steps', '?')}, {s.get('updated', '')}",
+        highlight=False,
+    )
+    c.print(
+        "settings: "
+        + (
+            ", ".join(
+                f"{k}={v!r}"
+                for k, v in flatten(cfg).items()
+                if defaults[k] != v and k not in ("run", "resume")
+            )
+            or "the defaults"
+        ),
+        highlight=False,
+        markup=False,
+    )
     for name, f in figures(r).items():
-        c.print(f'[bold]{name}[/]  {f.get("measured", "")}', highlight=False)
-        for k, v in f['figures'].items(): c.print(f'  {k:22}{v:12.4f}', highlight=False)
-        c.print('  measured by ' + ', '.join(f'{k}: {v}' for k, v in f.get('passport', {}).items()), style='dim', highlight=False, markup=False)
-    job = Job(r.path/'notebook.ipynb')
-    if s.get('error') or job.info['state'] == 'failed': c.print(f'failed: {s.get("error") or job.info.get("reason")}\n{job.last_lines(15)}', style='red', markup=False)
+        c.print(f"[bold]{name}[/]  {f.get('measured', '')}", highlight=False)
+        for k, v in f["figures"].items():
+            c.print(f"  {k:22}{v:12.4f}", highlight=False)
+        c.print(
+            "  measured by " + ", ".join(f"{k}: {v}" for k, v in f.get("passport", {}).items()),
+            style="dim",
+            highlight=False,
+            markup=False,
+        )
+    job = Job(r.path / "notebook.ipynb")
+    if s.get("error") or job.info["state"] == "failed":
+        c.print(
+            f"failed: {s.get('error') or job.info.get('reason')}\n{job.last_lines(15)}",
+            style="red",
+            markup=False,
+        )
 
 
 @app.command()
-def compare(folders: Annotated[list[Path], typer.Argument(help='run folders')]):
+def compare(folders: Annotated[list[Path], typer.Argument(help="run folders")]):
     "Runs side by side: the settings in which they differ, and their figures; figures of other passports stand in columns of their own."
     from softvq_lab.runs import Run, differences
     from softvq_lab.workbench.leaderboard import boards
-    if gone := [str(f) for f in folders if not (f/'config.json').exists()]: raise ConfigError(f'there is no run folder {", ".join(gone)}')
+
+    if gone := [str(f) for f in folders if not (f / "config.json").exists()]:
+        raise ConfigError(f"there is no run folder {', '.join(gone)}")
     found, c = [Run(f) for f in folders], _console()
-    tables = [('', ['setting', *map(str, folders)], differences(found)), *((b.attrs['title'], ['run', *b.columns], b.itertuples()) for b in boards(found))]
+    tables = [
+        ("", ["setting", *map(str, folders)], differences(found)),
+        *((b.attrs["title"], ["run", *b.columns], b.itertuples()) for b in boards(found)),
+    ]
     for title, head, rows in tables:
-        table = Table(*head, box=None, header_style='bold', title=title, title_justify='left')
-        for row in rows: table.add_row(*('-' if v is None else f'{v:.4g}' if isinstance(v, float) else str(v) for v in row))
-        if table.rows: c.print(table)
+        table = Table(*head, box=None, header_style="bold", title=title, title_justify="left")
+        for row in rows:
+            table.add_row(
+                *("-" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row)
+            )
+        if table.rows:
+            c.print(table)
 
 
 @app.command()
@@ -151,6 +281,7 @@ def resume(folder: Folder):
     from softvq_lab.runs import Run
     from softvq_lab.train import load_config
     from softvq_lab.workbench.execute import Job, resume_job
+
     load_config(Run(folder))  # says what is wrong if it is no run
     raise typer.Exit(resume_job(folder))
 
@@ -165,22 +296,28 @@ def stop(folder: Folder):
     from softvq_lab.runs import Run
     from softvq_lab.workbench import execute
     from softvq_lab.workbench.sweep import read_report
-    job = execute.Job(folder/'notebook.ipynb')
-    if execute.stop(job, for_good=True): return typer.echo(f'process {job.info["pid"]} was asked to save and end')
-    s = read_report(folder)['driver'] if (folder/'sweep.json').exists() else Run(folder).status
-    if s['state'] != 'running': raise ConfigError(f'{folder} is not running ({s["state"]})')
-    if s['host'] != platform.node(): raise ConfigError(f'{folder} is at work on {s["host"]}: stop it there')
-    os.kill(s['pid'], signal.SIGTERM)
-    typer.echo(f'process {s["pid"]} was asked to save and end')
+
+    job = execute.Job(folder / "notebook.ipynb")
+    if execute.stop(job, for_good=True):
+        return typer.echo(f"process {job.info['pid']} was asked to save and end")
+    s = read_report(folder)["driver"] if (folder / "sweep.json").exists() else Run(folder).status
+    if s["state"] != "running":
+        raise ConfigError(f"{folder} is not running ({s['state']})")
+    if s["host"] != platform.node():
+        raise ConfigError(f"{folder} is at work on {s['host']}: stop it there")
+    os.kill(s["pid"], signal.SIGTERM)
+    typer.echo(f"process {s['pid']} was asked to save and end")
 
 # %% ../../nbs/workbench/08_cli.ipynb #b945b6ef
 def main():
     "The entry point of softvq-lab: a mistake in the settings is a message, not a traceback."
-    try: app()
+    try:
+        app()
     except ConfigError as e:
         print(e, file=sys.stderr)
         sys.exit(2)
 
 # %% ../../nbs/workbench/08_cli.ipynb #829c1736
 #| eval: false
-if __name__ == '__main__': main()
+if __name__ == "__main__":
+    main()

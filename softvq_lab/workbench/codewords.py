@@ -28,26 +28,40 @@ from .plots import TEMPLATE
 # %% ../../nbs/workbench/02a_codewords.ipynb #0235bd78
 def has_weights(tokenizer) -> bool:
     "Are its tokens weighted sums of codewords (SoftVQ, GMMVQ)?"
-    return isinstance(getattr(tokenizer, 'quantizer', None), SoftVQ)
+    return isinstance(getattr(tokenizer, "quantizer", None), SoftVQ)
 
 
 def what_instead(tokenizer) -> str:
     "What can be touched of a tokenizer whose tokens have no weights, in words; '' for one whose tokens have."
-    if has_weights(tokenizer): return ''
-    q, c = type(getattr(tokenizer, 'quantizer', None)).__name__, getattr(tokenizer, 'config', None)
-    why = {'AE': 'it has no codebook', 'KL': 'it has no codebook', 'VQ': 'each of its tokens is one codeword', 'Product': f'its tokens are put together of {getattr(c, "groups", 0)} parts', 'Residual': f'its tokens are sums over {getattr(c, "residual", 0)} layers'}
-    return f'The quantizer {q} has no codeword weights that could be edited ({why.get(q, "its codewords are its own affair")}). Possible here: swap tokens, take tokens away' + (', and look at the attention of the encoder.' if can_attend(tokenizer) else '.')
+    if has_weights(tokenizer):
+        return ""
+    q, c = type(getattr(tokenizer, "quantizer", None)).__name__, getattr(tokenizer, "config", None)
+    why = {
+        "AE": "it has no codebook",
+        "KL": "it has no codebook",
+        "VQ": "each of its tokens is one codeword",
+        "Product": f"its tokens are put together of {getattr(c, 'groups', 0)} parts",
+        "Residual": f"its tokens are sums over {getattr(c, 'residual', 0)} layers",
+    }
+    return (
+        f"The quantizer {q} has no codeword weights that could be edited ({why.get(q, 'its codewords are its own affair')}). Possible here: swap tokens, take tokens away"
+        + (", and look at the attention of the encoder." if can_attend(tokenizer) else ".")
+    )
 
 
 def can_attend(tokenizer) -> bool:
     "Is its encoder a ViT, whose attention can be looked at?"
-    return isinstance(getattr(tokenizer, 'encoder', None), Encoder)
+    return isinstance(getattr(tokenizer, "encoder", None), Encoder)
 
 
-def soften(quantizer: SoftVQ, z_hat: Tensor, heat: float = 1., sharp: bool = False) -> Tensor:
+def soften(quantizer: SoftVQ, z_hat: Tensor, heat: float = 1.0, sharp: bool = False) -> Tensor:
     "Codeword weights (B, L, K) of z_hat (B, L, D) at `heat` times the trained temperature; `sharp`: all weight on the strongest."
-    if not heat > 0: raise ValueError(f'heat={heat} must be above 0: a factor on the temperature')
-    q = rearrange((quantizer.similarities(z_hat) * quantizer.sharpness(z_hat) / heat).softmax(-1), 'g b l k -> b (g l) k')
+    if not heat > 0:
+        raise ValueError(f"heat={heat} must be above 0: a factor on the temperature")
+    q = rearrange(
+        (quantizer.similarities(z_hat) * quantizer.sharpness(z_hat) / heat).softmax(-1),
+        "g b l k -> b (g l) k",
+    )
     return torch.nn.functional.one_hot(q.argmax(-1), q.shape[-1]).to(q) if sharp else q
 
 
@@ -70,19 +84,54 @@ def strongest(q: Tensor, codebooks: int = 1, top: int = 24) -> tuple[list[tuple[
     return [(int(c) // K, int(c) % K) for c in columns], wide[:, columns]
 
 
-def codeword_name(codebook: int, codeword: int, codebooks: int = 1) -> str: return f'{codeword}' if codebooks == 1 else f'{codebook}:{codeword}'
+def codeword_name(codebook: int, codeword: int, codebooks: int = 1) -> str:
+    return f"{codeword}" if codebooks == 1 else f"{codebook}:{codeword}"
 
 
 def heatmap(q: Tensor, codebooks: int = 1, top: int = 24, token: int | None = None) -> go.Figure:
     "Tokens by their strongest codewords, from weights (L, K); `token` is marked."
     columns, w = strongest(q, codebooks, top)
-    names, (entropy, effective) = [codeword_name(g, k, codebooks) for g, k in columns], token_figures(q)
-    told = np.repeat(np.array([f'entropy {e:.2f} nats, {n:.1f} effective codewords' for e, n in zip(entropy.tolist(), effective.tolist())])[:, None], len(names), 1)
-    fig = go.Figure(go.Heatmap(z=w.numpy().round(4), x=names, y=list(range(len(q))), customdata=told, colorscale=[[0, 'rgba(33,113,181,0)'], [1, 'rgba(33,113,181,1)']], zmin=0, zmax=max(0.05, float(w.max())), xgap=1, ygap=1 if len(q) <= 64 else 0,
-                               colorbar=dict(title='weight', thickness=12), hovertemplate='token %{y}, codeword %{x}: weight %{z:.3f}<br>%{customdata}<extra></extra>'))
-    if token is not None: fig.add_hrect(token - 0.5, token + 0.5, line=dict(color='#d62728', width=2), fillcolor='rgba(0,0,0,0)')
-    fig.update_xaxes(type='category', title='codeword' + ' (codebook:number)' * (codebooks > 1), tickangle=-60).update_yaxes(title='token', autorange='reversed', tickformat='d')
-    return fig.update_layout(template=TEMPLATE, height=max(320, min(900, 130 + 13 * len(q))), margin=dict(l=50, r=10, t=10, b=80))
+    names, (entropy, effective) = (
+        [codeword_name(g, k, codebooks) for g, k in columns],
+        token_figures(q),
+    )
+    told = np.repeat(
+        np.array(
+            [
+                f"entropy {e:.2f} nats, {n:.1f} effective codewords"
+                for e, n in zip(entropy.tolist(), effective.tolist())
+            ]
+        )[:, None],
+        len(names),
+        1,
+    )
+    fig = go.Figure(
+        go.Heatmap(
+            z=w.numpy().round(4),
+            x=names,
+            y=list(range(len(q))),
+            customdata=told,
+            colorscale=[[0, "rgba(33,113,181,0)"], [1, "rgba(33,113,181,1)"]],
+            zmin=0,
+            zmax=max(0.05, float(w.max())),
+            xgap=1,
+            ygap=1 if len(q) <= 64 else 0,
+            colorbar=dict(title="weight", thickness=12),
+            hovertemplate="token %{y}, codeword %{x}: weight %{z:.3f}<br>%{customdata}<extra></extra>",
+        )
+    )
+    if token is not None:
+        fig.add_hrect(
+            token - 0.5, token + 0.5, line=dict(color="#d62728", width=2), fillcolor="rgba(0,0,0,0)"
+        )
+    fig.update_xaxes(
+        type="category", title="codeword" + " (codebook:number)" * (codebooks > 1), tickangle=-60
+    ).update_yaxes(title="token", autorange="reversed", tickformat="d")
+    return fig.update_layout(
+        template=TEMPLATE,
+        height=max(320, min(900, 130 + 13 * len(q))),
+        margin=dict(l=50, r=10, t=10, b=80),
+    )
 
 # %% ../../nbs/workbench/02a_codewords.ipynb #49cf2993
 @remembered
@@ -90,10 +139,13 @@ def heatmap(q: Tensor, codebooks: int = 1, top: int = 24, token: int | None = No
 def heldout_latents(lens: Lens, limit: int = 256) -> tuple[list[int], Tensor, Tensor]:
     "Indices of up to `limit` held-out images (fewer of large ones), their z_hat (N, L, .) and z (N, L, D)."
     H, W = lens.tokenizer.image_size
-    indices, outs = spread(len(lens.images.heldout), min(limit, max(16, limit * 64**2 // (H * W)))), []
+    indices, outs = (
+        spread(len(lens.images.heldout), min(limit, max(16, limit * 64**2 // (H * W)))),
+        [],
+    )
     for at in range(0, len(indices), 32):
-        x = torch.stack([lens.images.heldout[i][0] for i in indices[at:at + 32]])
-        z_hat = lens.tokenizer.embed(x) if hasattr(lens.tokenizer, 'embed') else None
+        x = torch.stack([lens.images.heldout[i][0] for i in indices[at : at + 32]])
+        z_hat = lens.tokenizer.embed(x) if hasattr(lens.tokenizer, "embed") else None
         z = lens.tokenizer.encode(x).z if z_hat is None else lens.tokenizer.quantizer(z_hat).z
         outs.append((z if z_hat is None else z_hat, z))
     return indices, torch.cat([a for a, _ in outs]), torch.cat([b for _, b in outs])
@@ -107,20 +159,32 @@ def mean_tokens(lens: Lens) -> Tensor:
 @dataclass(frozen=True)
 class Edit:
     "What is changed of an image's tokens; in this order."
-    heat: float = 1.  # factor on the temperature
+
+    heat: float = 1.0  # factor on the temperature
     sharp: bool = False  # all weight on the strongest codeword
-    weights: dict[int, dict[int, float]] = field(default_factory=dict)  # token -> codeword -> new weight; the rest of the token is scaled so that all add up to 1
+    weights: dict[int, dict[int, float]] = field(
+        default_factory=dict
+    )  # token -> codeword -> new weight; the rest of the token is scaled so that all add up to 1
     swap: tuple[int, ...] = ()  # tokens taken from another image
     knock: tuple[int, ...] = ()  # tokens taken away
 
 
 def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
     "Weights (K) with some of them set; the others are scaled so that all add up to 1 (set weights that exceed 1 together are scaled themselves)."
-    if bad := {k: w for k, w in new.items() if not (0 <= k < len(q)) or not 0 <= w <= 1}: raise ValueError(f'weights must be between 0 and 1, of codewords 0 to {len(q) - 1}; got ' + ', '.join(f'{w} for {k}' for k, w in bad.items()))
-    q, at, w = q.clone(), torch.tensor(list(new), dtype=torch.long), torch.tensor(list(new.values()), dtype=q.dtype)
+    if bad := {k: w for k, w in new.items() if not (0 <= k < len(q)) or not 0 <= w <= 1}:
+        raise ValueError(
+            f"weights must be between 0 and 1, of codewords 0 to {len(q) - 1}; got "
+            + ", ".join(f"{w} for {k}" for k, w in bad.items())
+        )
+    q, at, w = (
+        q.clone(),
+        torch.tensor(list(new), dtype=torch.long),
+        torch.tensor(list(new.values()), dtype=q.dtype),
+    )
     q[at] = 0
     rest, given = q.sum(), w.sum()
-    if given + rest <= 1e-8: raise ValueError('at least one codeword must keep a weight above 0')
+    if given + rest <= 1e-8:
+        raise ValueError("at least one codeword must keep a weight above 0")
     q = q * ((1 - given).clamp_min(0) / rest) if rest > 1e-8 else q * 0
     q[at] = w / given if given > 1 or rest <= 1e-8 else w
     return q
@@ -132,30 +196,47 @@ def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = Non
 
     `weights` (L, K) as changed and `own` as trained (None where there are none); `before`, `after` (3, H, W); `change` (PIL, the error map between these two); `figures`: psnr of both to x, and between them."""
     t, L = lens.tokenizer, lens.tokenizer.tokens
-    if bad := [i for i in (*edit.weights, *edit.swap, *edit.knock) if not 0 <= i < L]: raise ValueError(f'there is no token {bad[0]}: this tokenizer has tokens 0 to {L - 1}')
+    if bad := [i for i in (*edit.weights, *edit.swap, *edit.knock) if not 0 <= i < L]:
+        raise ValueError(f"there is no token {bad[0]}: this tokenizer has tokens 0 to {L - 1}")
     own = q = None
     if has_weights(t):
         z_hat = t.embed(x[None])
         own, q = soften(t.quantizer, z_hat)[0], soften(t.quantizer, z_hat, edit.heat, edit.sharp)[0]
-        for i, new in edit.weights.items(): q[i] = reweigh(q[i], new)
+        for i, new in edit.weights.items():
+            q[i] = reweigh(q[i], new)
         z0, z = t.quantizer.mix(own[None]), t.quantizer.mix(q[None])
-    elif edit.weights or edit.sharp or edit.heat != 1: raise ValueError(what_instead(t))
-    else: z = (z0 := t.encode(x[None]).z).clone()
+    elif edit.weights or edit.sharp or edit.heat != 1:
+        raise ValueError(what_instead(t))
+    else:
+        z = (z0 := t.encode(x[None]).z).clone()
     if edit.swap:
-        if other is None: raise ValueError('swapping needs another image')
+        if other is None:
+            raise ValueError("swapping needs another image")
         z[:, list(edit.swap)] = t.encode(other[None]).z[:, list(edit.swap)]
-    if edit.knock: z[:, list(edit.knock)] = mean_tokens(lens)[list(edit.knock)]
+    if edit.knock:
+        z[:, list(edit.knock)] = mean_tokens(lens)[list(edit.knock)]
     before, after = t.decode(torch.cat([z0, z])).clamp(-1, 1)
     of = lambda a, b: psnr(a[None], b[None]).item()
-    return {'own': own, 'weights': q, 'before': before, 'after': after, 'change': error_map(before, after), 'figures': {'before': of(before, x), 'after': of(after, x), 'between': of(before, after)}}
+    return {
+        "own": own,
+        "weights": q,
+        "before": before,
+        "after": after,
+        "change": error_map(before, after),
+        "figures": {"before": of(before, x), "after": of(after, x), "between": of(before, after)},
+    }
 
 # %% ../../nbs/workbench/02a_codewords.ipynb #c2fa4886
 @torch.no_grad()
-def codewords_alone(lens: Lens, token: int, codewords: list[int]) -> tuple[Image.Image, list[Image.Image]]:
+def codewords_alone(
+    lens: Lens, token: int, codewords: list[int]
+) -> tuple[Image.Image, list[Image.Image]]:
     "The picture of all mean tokens, and the same with each codeword alone in `token`, under the map of what that changes (on a scale of their own)."
     t, mean = lens.tokenizer, mean_tokens(lens)
     z = mean.expand(len(codewords) + 1, -1, -1).clone()
-    z[1:, token] = t.quantizer.codewords()[token // (t.tokens // t.quantizer.codebooks), codewords].to(z)
+    z[1:, token] = t.quantizer.codewords()[
+        token // (t.tokens // t.quantizer.codebooks), codewords
+    ].to(z)
     first, *rest = t.decode(z).clamp(-1, 1)
     full = max(1e-6, max((y - first).abs().mean(0).max().item() for y in rest))
     return to_pil(first), [Image.blend(to_pil(y), error_map(y, first, full), 0.6) for y in rest]
@@ -167,7 +248,12 @@ def where_used(lens: Lens, token: int, codeword: int, top: int = 8) -> list[tupl
     t, (indices, z_hat, _) = lens.tokenizer, heldout_latents(lens)
     n = t.tokens // t.quantizer.codebooks
     g = token // n
-    w = torch.cat([t.quantizer.posterior(z)[:, g * n:(g + 1) * n, codeword] for z in z_hat.split(max(1, 2**26 // (t.tokens * t.config.codebook_size)))])  # (N, L/G)
+    w = torch.cat(
+        [
+            t.quantizer.posterior(z)[:, g * n : (g + 1) * n, codeword]
+            for z in z_hat.split(max(1, 2**26 // (t.tokens * t.config.codebook_size)))
+        ]
+    )  # (N, L/G)
     best, at = w.max(1)
     order = best.argsort(descending=True)[:top].tolist()
     return [(indices[i], g * n + int(at[i]), float(best[i])) for i in order]
@@ -175,7 +261,11 @@ def where_used(lens: Lens, token: int, codeword: int, top: int = 8) -> list[tupl
 # %% ../../nbs/workbench/02a_codewords.ipynb #6e6df2ad
 def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:
     "A copy of the modules on the same tensors."
-    kept = [*module.parameters(), *module.buffers(), *(v for m in module.modules() for v in vars(m).values() if isinstance(v, Tensor))]
+    kept = [
+        *module.parameters(),
+        *module.buffers(),
+        *(v for m in module.modules() for v in vars(m).values() if isinstance(v, Tensor)),
+    ]
     return copy.deepcopy(module, {id(t): t for t in kept})
 
 
@@ -183,19 +273,32 @@ def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:
 def attention(lens: Lens, x: Tensor) -> Tensor:
     "Attention of each latent token over the patch grid (blocks, L, h, w), mean of the heads; a `ValueError` for an encoder without."
     t = lens.tokenizer
-    if not can_attend(t): raise ValueError(f'{type(getattr(t, "encoder", t)).__name__} is no ViT: it has no attention of tokens over patches')
+    if not can_attend(t):
+        raise ValueError(
+            f"{type(getattr(t, 'encoder', t)).__name__} is no ViT: it has no attention of tokens over patches"
+        )
     encoder, seen = _shared_copy(t.encoder), []
     for block in encoder.model.blocks:
         block.attn.fused_attn = False
-        block.attn.attn_drop.register_forward_hook(lambda module, args, out: seen.append(args[0].mean(1)))  # (1, heads, T, T) -> (1, T, T)
+        block.attn.attn_drop.register_forward_hook(
+            lambda module, args, out: seen.append(args[0].mean(1))
+        )  # (1, heads, T, T) -> (1, T, T)
     encoder(x[None])
     (h, w), first = encoder.model.patch_embed.grid_size, encoder.model.num_prefix_tokens
-    return rearrange(torch.cat(seen)[:, first:first + t.tokens, -h * w:], 'b l (h w) -> b l h w', h=h, w=w)
+    return rearrange(
+        torch.cat(seen)[:, first : first + t.tokens, -h * w :], "b l (h w) -> b l h w", h=h, w=w
+    )
 
 
 def overlay(x: Tensor, map: Tensor, side: int = 224) -> Image.Image:
     "An image (3, H, W), dimmed, under an attention map (h, w) whose brightest patch is its own largest value."
-    heat = error_map((map / map.max().clamp_min(1e-12))[None].expand(3, -1, -1), torch.zeros(3, *map.shape))
+    heat = error_map(
+        (map / map.max().clamp_min(1e-12))[None].expand(3, -1, -1), torch.zeros(3, *map.shape)
+    )
     k = max(1, side // x.shape[-1])
     size = (x.shape[-1] * k, x.shape[-2] * k)
-    return Image.blend(to_pil(x).resize(size, Image.Resampling.NEAREST), heat.resize(size, Image.Resampling.NEAREST), 0.6)
+    return Image.blend(
+        to_pil(x).resize(size, Image.Resampling.NEAREST),
+        heat.resize(size, Image.Resampling.NEAREST),
+        0.6,
+    )

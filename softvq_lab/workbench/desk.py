@@ -7,9 +7,7 @@ __all__ = ['POLICY', 'STYLE', 'overview', 'Field', 'fields_of', 'keep_inside', '
 
 # %% ../../nbs/workbench/04b_desk.ipynb #d780a761
 import dataclasses
-import inspect
 import os
-import re
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -23,19 +21,29 @@ def overview(runs) -> list[dict[str, str]]:
     "name, kind, state, step, work (jobs that live), created of everything under `runs`, newest first."
     work, rows = {}, []
     for j in jobs(runs):
-        if is_alive(j): work.setdefault(run_of(j).path, []).append(f'{j.info["workflow"]} {j.info["state"]}')
+        if is_alive(j):
+            work.setdefault(run_of(j).path, []).append(f"{j.info['workflow']} {j.info['state']}")
     known = list_runs(runs)
     for path in [*(p for p in work if p not in {r.path for r in known}), *(r.path for r in known)]:
         run, s = Run(path), Run(path).status
-        info = run.info if (path/'config.json').exists() else {}
-        rows.append({'name': str(path.relative_to(runs)), 'kind': info.get('kind', ''), 'state': s['state'] if info else 'starting', 'step': f'{s["step"]} of {s.get("steps", "?")}' if 'step' in s else '',
-                     'work': ', '.join(work.get(path, [])), 'created': info.get('created', '')[:16].replace('T', ' ')})
+        info = run.info if (path / "config.json").exists() else {}
+        rows.append(
+            {
+                "name": str(path.relative_to(runs)),
+                "kind": info.get("kind", ""),
+                "state": s["state"] if info else "starting",
+                "step": f"{s['step']} of {s.get('steps', '?')}" if "step" in s else "",
+                "work": ", ".join(work.get(path, [])),
+                "created": info.get("created", "")[:16].replace("T", " "),
+            }
+        )
     return rows
 
 # %% ../../nbs/workbench/04b_desk.ipynb #6ceb9af2
 @dataclasses.dataclass(frozen=True)
 class Field:
     "A parameter as a form shows it."
+
     name: str
     kind: type  # bool, int, float or str
     default: object
@@ -48,14 +56,25 @@ def fields_of(workflow: str) -> dict[str, Field]:
     known, found = parameters(WORKFLOWS[workflow]), {}
 
     def add(cls):
-        comments = dict(re.findall(r'^    (\w+): .*?  # (.*)$', inspect.getsource(cls), re.MULTILINE))
+        described = cls.__pydantic_fields__
         for f in dataclasses.fields(cls):
-            if dataclasses.is_dataclass(f.default): add(type(f.default))
+            if dataclasses.is_dataclass(f.default):
+                add(type(f.default))
             else:
-                offered = next((m.options for m in getattr(f.type, '__metadata__', ()) if isinstance(m, Choice)), ())
-                choices = tuple(map(str, get_args(f.type))) if get_origin(f.type) is Literal else offered
+                offered = next(
+                    (
+                        m.options
+                        for m in getattr(f.type, "__metadata__", ())
+                        if isinstance(m, Choice)
+                    ),
+                    (),
+                )
+                choices = (
+                    tuple(map(str, get_args(f.type))) if get_origin(f.type) is Literal else offered
+                )
                 kind = next((k for k in (bool, int, float) if isinstance(known[f.name], k)), str)
-                found[f.name] = Field(f.name, kind, known[f.name], choices, comments.get(f.name, ''))
+                says = described[f.name].description or ""
+                found[f.name] = Field(f.name, kind, known[f.name], choices, says)
 
     add(WORKFLOWS[workflow])
     return found
@@ -63,29 +82,47 @@ def fields_of(workflow: str) -> dict[str, Field]:
 
 def keep_inside(params: dict, folders):
     "A `ConfigError` when a parameter names a file outside `folders`: a form in a browser must not reach further than its server was told."
-    if params.get('plugins'): raise ConfigError('plugins are code, which is not taken from a page: name them to the server by SOFTVQ_LAB_PLUGINS')
+    if params.get("plugins"):
+        raise ConfigError(
+            "plugins are code, which is not taken from a page: name them to the server by SOFTVQ_LAB_PLUGINS"
+        )
     roots = [Path(f).resolve() for f in folders]
     for name, value in params.items():
-        if not isinstance(value, str) or not ('/' in value or value.startswith(('~', '..')) or os.path.exists(value)): continue
-        if not any(Path(value).expanduser().resolve().is_relative_to(r) for r in roots): raise ConfigError(f'{name}={value!r} lies outside the folders that the explorer was given ({", ".join(map(str, folders))}); more by --data FOLDER')
+        if not isinstance(value, str) or not (
+            "/" in value or value.startswith(("~", "..")) or os.path.exists(value)
+        ):
+            continue
+        if not any(Path(value).expanduser().resolve().is_relative_to(r) for r in roots):
+            raise ConfigError(
+                f"{name}={value!r} lies outside the folders that the explorer was given ({', '.join(map(str, folders))}); more by --data FOLDER"
+            )
 
 # %% ../../nbs/workbench/04b_desk.ipynb #9e9cce9d
-POLICY = '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'">'
-STYLE = '''body {font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 1em auto; padding: 0 1em; color: #222; background: #fff}
+POLICY = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+STYLE = """body {font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 1em auto; padding: 0 1em; color: #222; background: #fff}
 pre {white-space: pre-wrap; overflow-wrap: anywhere; margin: .3em 0} img {max-width: 100%} table {border-collapse: collapse} td, th {padding: .2em .6em; border-bottom: 1px solid #ddd}
-.jp-InputArea, .input_area {background: #f4f5f7; padding: .3em .8em; border-radius: 4px} .jp-InputPrompt, .jp-OutputPrompt, .prompt, .anchor-link {display: none} .jp-Cell, .cell {margin: .8em 0}'''
+.jp-InputArea, .input_area {background: #f4f5f7; padding: .3em .8em; border-radius: 4px} .jp-InputPrompt, .jp-OutputPrompt, .prompt, .anchor-link {display: none} .jp-Cell, .cell {margin: .8em 0}"""
 
 
 def notebook_html(path) -> str:
     "An executed notebook as one HTML page that can load and run nothing; a `ValueError` when it is none."
     import nbformat  # here: both take seconds to import, which the explorer has not when it starts
     from nbconvert import HTMLExporter
-    try: body, _ = HTMLExporter(template_name='basic').from_notebook_node(nbformat.read(path, 4))
-    except OSError: raise ValueError(f'There is no notebook {Path(path).name} in this run yet.') from None
-    except Exception as e: raise ValueError(f'{Path(path).name} cannot be read as a notebook ({type(e).__name__}); it may be half written.') from None
+
+    try:
+        body, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.read(path, 4))
+    except OSError:
+        raise ValueError(f"There is no notebook {Path(path).name} in this run yet.") from None
+    except Exception as e:
+        raise ValueError(
+            f"{Path(path).name} cannot be read as a notebook ({type(e).__name__}); it may be half written."
+        ) from None
     return f'<!DOCTYPE html><html><head>{POLICY}<meta charset="utf-8"><style>{STYLE}</style></head><body>{body}</body></html>'
 
 
 def notebooks(run: Run) -> list[str]:
     "Names of the executed notebooks of a run, newest first."
-    return [p.name for p in sorted(run.path.glob('*.ipynb'), key=lambda p: p.stat().st_mtime, reverse=True)]
+    return [
+        p.name
+        for p in sorted(run.path.glob("*.ipynb"), key=lambda p: p.stat().st_mtime, reverse=True)
+    ]

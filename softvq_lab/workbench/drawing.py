@@ -23,22 +23,31 @@ def classes_of(lens: Lens, labels: list[str], count: int) -> Tensor:
     "Classes (count): the named ones in turn, all in turn where none is named; a `ValueError` for a name that is no class."
     names = list(lens.images.class_names)
     for l in labels:
-        if l not in names: raise ValueError(f'There is no class {l!r}. Classes of this run: {", ".join(names[:50])}{", ..." * (len(names) > 50)}.{closest(l, names)}')
-    if not lens.generator.num_classes: return torch.zeros(count, dtype=torch.long)
-    own = [names.index(l) for l in labels] or list(range(min(len(names), lens.generator.num_classes)))
+        if l not in names:
+            raise ValueError(
+                f"There is no class {l!r}. Classes of this run: {', '.join(names[:50])}{', ...' * (len(names) > 50)}.{closest(l, names)}"
+            )
+    if not lens.generator.num_classes:
+        return torch.zeros(count, dtype=torch.long)
+    own = [names.index(l) for l in labels] or list(
+        range(min(len(names), lens.generator.num_classes))
+    )
     return torch.tensor(own)[torch.arange(count) % len(own)]
 
 # %% ../../nbs/workbench/02c_drawing.ipynb #9746af47
 class Film:
     "Keeps pictures of one sample as it comes, and gives a few of them as a strip; never more than `4 * frames` at once."
 
-    def __init__(self, frames: int = 8): self.frames, self.every, self.seen, self.kept = frames, 1, 0, []
+    def __init__(self, frames: int = 8):
+        self.frames, self.every, self.seen, self.kept = frames, 1, 0, []
 
     def add(self, x: Tensor):
         "The next picture (3, H, W)."
-        if self.seen % self.every == 0: self.kept.append(x)
+        if self.seen % self.every == 0:
+            self.kept.append(x)
         self.seen, self.last = self.seen + 1, x
-        if len(self.kept) > 4 * self.frames: self.kept, self.every = self.kept[::2], 2 * self.every
+        if len(self.kept) > 4 * self.frames:
+            self.kept, self.every = self.kept[::2], 2 * self.every
 
     def strip(self, scale: int = 2) -> Image.Image:
         "The pictures from the first to the last, in a row."
@@ -47,19 +56,22 @@ class Film:
         return grid(torch.stack(chosen), len(chosen), scale)
 
 
-def guidance_sweep(lens: Lens, classes: Tensor, scales: list[float], **how) -> Iterator[tuple[list[float], Tensor]]:
+def guidance_sweep(
+    lens: Lens, classes: Tensor, scales: list[float], **how
+) -> Iterator[tuple[list[float], Tensor]]:
     "The same samples (same seed and noise) at each guidance scale: yields (scales so far, images (rows, B, 3, H, W)) after each of them. `how`: of `sample_steps`."
     rows = []
     for scale in scales:
-        for _, x in sample_steps(lens, classes, guidance=scale, **how): last = x
+        for _, x in sample_steps(lens, classes, guidance=scale, **how):
+            last = x
         rows.append(last)
-        yield scales[:len(rows)], torch.stack(rows)
+        yield scales[: len(rows)], torch.stack(rows)
 
 # %% ../../nbs/workbench/02c_drawing.ipynb #f32adab5
 @remembered
 def _training_features(lens: Lens, limit: int) -> tuple[Extractor, list[int], Tensor, Tensor]:
     "The judge, indices and features of training images, and the sorted distances of held-out images to the nearest of them."
-    judge, indices = make_extractor('reference', lens.images), spread(len(lens.images.train), limit)
+    judge, indices = make_extractor("reference", lens.images), spread(len(lens.images.train), limit)
     f, _ = extract(judge, Subset(lens.images.train, indices), batch_size=256)
     held, _ = extract(judge, stack(lens.images.heldout, 500)[0])
     return judge, indices, f, torch.cdist(held, f).min(1).values.sort().values
@@ -76,11 +88,16 @@ def nearest_training(lens: Lens, x: Tensor, top: int = 6, limit: int = 10_000) -
     for value, i in zip(near.tolist(), at.tolist()):
         image, label = lens.images.train[indices[i]]
         rows.append((indices[i], lens.images.class_names[int(label)], value, to_pil(image)))
-    return {'nearest': rows, 'closer_than': (held > near[0]).float().mean().item(), 'typical': held.median().item(), 'searched': len(indices)}
+    return {
+        "nearest": rows,
+        "closer_than": (held > near[0]).float().mean().item(),
+        "typical": held.median().item(),
+        "searched": len(indices),
+    }
 
 
 def memorised(found: dict) -> str:
     "`nearest_training` in a sentence."
-    d, share = found['nearest'][0][2], found['closer_than']
-    says = 'Look closely: it may be a copy.' if share > 0.95 else 'No sign of a copy.'
-    return f'Nearest of {found["searched"]:,} training images at {d:.2f}; real held-out images have theirs at {found["typical"]:.2f} (median), {share:.0%} of them farther than this sample. {says}'
+    d, share = found["nearest"][0][2], found["closer_than"]
+    says = "Look closely: it may be a copy." if share > 0.95 else "No sign of a copy."
+    return f"Nearest of {found['searched']:,} training images at {d:.2f}; real held-out images have theirs at {found['typical']:.2f} (median), {share:.0%} of them farther than this sample. {says}"

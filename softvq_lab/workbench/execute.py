@@ -29,142 +29,244 @@ from .workflow import check_parameters
 
 # %% ../../nbs/workbench/04_execute.ipynb #e417466b
 PREEMPTED = 75  # exit status: asked to stop, saved, try again later (EX_TEMPFAIL)
-TRAININGS = ('train', 'train_generator')
-ENDED = ('done', 'failed')
+TRAININGS = ("train", "train_generator")
+ENDED = ("done", "failed")
 
 
 def workflow_notebook(workflow: str) -> Path:
     "The notebook of a workflow, in the `nbs/` beside the library; a `ConfigError` where there is none."
-    folder = Path(__file__).parents[2]/'nbs'
-    if not (path := folder/f'{workflow}.ipynb').is_file(): raise ConfigError(f'there is no workflow {workflow!r}; workflows are the notebooks of {folder}: {", ".join(sorted(p.stem for p in folder.glob("*.ipynb") if p.stem[0].isalpha()))}')
+    folder = Path(__file__).parents[2] / "nbs"
+    if not (path := folder / f"{workflow}.ipynb").is_file():
+        raise ConfigError(
+            f"there is no workflow {workflow!r}; workflows are the notebooks of {folder}: {', '.join(sorted(p.stem for p in folder.glob('*.ipynb') if p.stem[0].isalpha()))}"
+        )
     return path
 
 
 class Job:
     "A workflow executed into the notebook `output`. Making the object touches nothing."
 
-    def __init__(self, output): self.output = Path(output)
-    def __repr__(self): return f'Job({str(self.output)!r})'
+    def __init__(self, output):
+        self.output = Path(output)
+
+    def __repr__(self):
+        return f"Job({str(self.output)!r})"
 
     @property
-    def file(self) -> Path: return self.output.with_suffix('.job.json')
+    def file(self) -> Path:
+        return self.output.with_suffix(".job.json")
+
     @property
-    def log(self) -> Path: return self.output.with_suffix('.log')
+    def log(self) -> Path:
+        return self.output.with_suffix(".log")
 
     @property
     def info(self) -> dict:
         "workflow, parameters, state (planned, queued, running, done, failed, preempted), reason, attempts, begun, ended, seconds, stopped (by a person, for good). A 'running' or 'queued' whose process is gone reads 'interrupted'."
-        try: s = read_json(self.file)
-        except (OSError, ValueError): return {'state': 'planned'}
-        if not isinstance(s, dict) or 'state' not in s: return {'state': 'planned'}
-        if s.get('state') in ('running', 'queued') and not lives(s.get('host'), s.get('pid'), s.get('created')): s['state'] = 'interrupted'
+        try:
+            s = read_json(self.file)
+        except (OSError, ValueError):
+            return {"state": "planned"}
+        if not isinstance(s, dict) or "state" not in s:
+            return {"state": "planned"}
+        if s.get("state") in ("running", "queued") and not lives(
+            s.get("host"), s.get("pid"), s.get("created")
+        ):
+            s["state"] = "interrupted"
         return s
 
     def say(self, state: str, **values):
         "Write the state; `values` are kept until they are overwritten."
-        try: old = read_json(self.file)
-        except (OSError, ValueError): old = {}
-        write_json(self.file, {**old, **values, 'state': state, 'updated': now()})
+        try:
+            old = read_json(self.file)
+        except (OSError, ValueError):
+            old = {}
+        write_json(self.file, {**old, **values, "state": state, "updated": now()})
 
     def plan(self, workflow: str, parameters: dict):
         "Note what is to be executed."
-        self.say('queued', workflow=workflow, parameters=parameters, reason=None, stopped=None, pid=None, host=platform.node(), tries=_tries(self.file) + 1)
+        self.say(
+            "queued",
+            workflow=workflow,
+            parameters=parameters,
+            reason=None,
+            stopped=None,
+            pid=None,
+            host=platform.node(),
+            tries=_tries(self.file) + 1,
+        )
 
     def last_lines(self, n: int = 20) -> str:
         "The end of the log."
-        if not self.log.exists(): return ''
-        with open(self.log, 'rb') as f:
+        if not self.log.exists():
+            return ""
+        with open(self.log, "rb") as f:
             f.seek(max(0, self.log.stat().st_size - 20_000))
-            text = f.read().decode(errors='replace')
-        return '\n'.join([line.rsplit('\r', 1)[-1] for line in text.replace('\r\n', '\n').split('\n') if line.strip()][-n:])
+            text = f.read().decode(errors="replace")
+        return "\n".join(
+            [
+                line.rsplit("\r", 1)[-1]
+                for line in text.replace("\r\n", "\n").split("\n")
+                if line.strip()
+            ][-n:]
+        )
 
 
 def _tries(file) -> int:
     "How often a job was begun by whoever plans it; a cluster's requeues do not count."
-    try: return read_json(file).get('tries', 0)
-    except (OSError, ValueError): return 0
+    try:
+        return read_json(file).get("tries", 0)
+    except (OSError, ValueError):
+        return 0
 
 # %% ../../nbs/workbench/04_execute.ipynb #f3333979
 def _outcome(e: BaseException) -> tuple[str, str]:
     "State and reason of what papermill raised."
-    name = getattr(e, 'ename', type(e).__name__)
-    reason = f'{name}: {getattr(e, "evalue", e)}'.strip().removesuffix(':')
-    if name == 'Preempted': return 'preempted', reason
-    if name == 'KeyboardInterrupt': return 'interrupted', 'stopped from the keyboard'
-    if name == 'DeadKernelError' or 'Kernel died' in reason or 'Kernel didn\'t respond' in reason: return 'interrupted', f'the kernel ended ({reason.splitlines()[0]}): killed, or out of memory'
-    return 'failed', reason
+    name = getattr(e, "ename", type(e).__name__)
+    reason = f"{name}: {getattr(e, 'evalue', e)}".strip().removesuffix(":")
+    if name == "Preempted":
+        return "preempted", reason
+    if name == "KeyboardInterrupt":
+        return "interrupted", "stopped from the keyboard"
+    if name == "DeadKernelError" or "Kernel died" in reason or "Kernel didn't respond" in reason:
+        return (
+            "interrupted",
+            f"the kernel ended ({reason.splitlines()[0]}): killed, or out of memory",
+        )
+    return "failed", reason
 
 
 def _forward(number, frame):
     "A signal goes on to the kernel, which has a process group of its own."
     for child in psutil.Process().children():
-        try: child.send_signal(number)
-        except psutil.Error: continue
+        try:
+            child.send_signal(number)
+        except psutil.Error:
+            continue
 
 
 class Signals:
     "Within it SIGTERM, SIGUSR2 and SIGINT go on to the kernel, which decides."
 
     def __enter__(self):
-        main = threading.current_thread() is threading.main_thread()  # only the main thread may set handlers
-        self.before = {s: signal.signal(s, _forward) for s in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)} if main else {}
+        main = (
+            threading.current_thread() is threading.main_thread()
+        )  # only the main thread may set handlers
+        self.before = (
+            {s: signal.signal(s, _forward) for s in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+            if main
+            else {}
+        )
 
     def __exit__(self, *exc):
-        for s, handler in self.before.items(): signal.signal(s, handler)
+        for s, handler in self.before.items():
+            signal.signal(s, handler)
 
 
 def execute(job: Job) -> int:
     "Execute a planned job in this process; the exit status: 0 done, 1 failed, `PREEMPTED` stopped or died on the way and worth another try."
-    with open(job.file.with_suffix('.lock'), 'w') as lock:
-        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: return PREEMPTED  # another process executes it
+    with open(job.file.with_suffix(".lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return PREEMPTED  # another process executes it
         s = job.info
-        if s['state'] == 'done': return 0
+        if s["state"] == "done":
+            return 0
         me = psutil.Process()
-        job.say('running', pid=me.pid, created=me.create_time(), host=platform.node(), begun=now(), ended=None, reason=None, attempts=s.get('attempts', 0) + 1)
+        job.say(
+            "running",
+            pid=me.pid,
+            created=me.create_time(),
+            host=platform.node(),
+            begun=now(),
+            ended=None,
+            reason=None,
+            attempts=s.get("attempts", 0) + 1,
+        )
         began = time.time()
-        with Signals(): state, reason = _papermill(job, s['workflow'], s['parameters'])
-        job.say(state, reason=reason, ended=now(), seconds=round(time.time() - began, 1) + (s.get('seconds') or 0))
-        return {'done': 0, 'failed': 1}.get(state, PREEMPTED)
+        with Signals():
+            state, reason = _papermill(job, s["workflow"], s["parameters"])
+        job.say(
+            state,
+            reason=reason,
+            ended=now(),
+            seconds=round(time.time() - began, 1) + (s.get("seconds") or 0),
+        )
+        return {"done": 0, "failed": 1}.get(state, PREEMPTED)
 
 
 def _talk_by_files(folder: str) -> Config:
     "Kernel and papermill talk through sockets in `folder`: of kernels that begin at the same time two can be given the same TCP port, and one of them ends at once."
-    path = f'{folder}/k'
-    return Config(KernelManager={'transport': 'ipc', 'ip': path}) if len(path) < 90 else Config()  # a Unix socket's path has at most 107 bytes
+    path = f"{folder}/k"
+    return (
+        Config(KernelManager={"transport": "ipc", "ip": path}) if len(path) < 90 else Config()
+    )  # a Unix socket's path has at most 107 bytes
 
 
 def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | None]:
     "State and reason after papermill has executed the notebook."
     from papermill import execute_notebook  # 2 seconds: not for those who only read states
-    logging.getLogger('papermill').setLevel(logging.ERROR)  # it warns of each parameter that the notebook does not show; all were checked
-    if workflow in TRAININGS: parameters = parameters | {'resume': True}
-    with open(job.log, 'a', buffering=1, encoding='utf-8') as log, tempfile.TemporaryDirectory(prefix='kernel-') as sockets:
-        print(f'--- {workflow} {parameters}, {now()}, process {os.getpid()} on {platform.node()}', file=log)
+
+    logging.getLogger("papermill").setLevel(
+        logging.ERROR
+    )  # it warns of each parameter that the notebook does not show; all were checked
+    if workflow in TRAININGS:
+        parameters = parameters | {"resume": True}
+    with (
+        open(job.log, "a", buffering=1, encoding="utf-8") as log,
+        tempfile.TemporaryDirectory(prefix="kernel-") as sockets,
+    ):
+        print(
+            f"--- {workflow} {parameters}, {now()}, process {os.getpid()} on {platform.node()}",
+            file=log,
+        )
         try:
-            execute_notebook(workflow_notebook(workflow), job.output, parameters, progress_bar=False, stdout_file=log, stderr_file=log, config=_talk_by_files(sockets))
-            return 'done', None
+            execute_notebook(
+                workflow_notebook(workflow),
+                job.output,
+                parameters,
+                progress_bar=False,
+                stdout_file=log,
+                stderr_file=log,
+                config=_talk_by_files(sockets),
+            )
+            return "done", None
         except BaseException as e:
             state, reason = _outcome(e)
-            print(f'--- {state}: {reason}', file=log)
+            print(f"--- {state}: {reason}", file=log)
             return state, reason
 
 # %% ../../nbs/workbench/04_execute.ipynb #318002a8
 def start(job: Job, env: dict[str, str] | None = None) -> subprocess.Popen:
     "Execute a planned job in a new session; `env` is added to the environment."
     job.file.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.log, 'a') as log: p = subprocess.Popen([sys.executable, '-m', 'softvq_lab.workbench.execute', str(job.output)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}, start_new_session=True)
-    try: job.say('queued', pid=p.pid, created=psutil.Process(p.pid).create_time(), host=platform.node())
-    except psutil.Error: pass  # it has ended already
+    with open(job.log, "a") as log:
+        p = subprocess.Popen(
+            [sys.executable, "-m", "softvq_lab.workbench.execute", str(job.output)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+    try:
+        job.say(
+            "queued", pid=p.pid, created=psutil.Process(p.pid).create_time(), host=platform.node()
+        )
+    except psutil.Error:
+        pass  # it has ended already
     return p
 
 
 def stop(job: Job, for_good: bool = False) -> bool:
     "Ask a running job to save and end; False when it does not run on this machine. `for_good`: the driver of its sweep does not go on with it."
     s = job.info
-    if s['state'] not in ('running', 'queued') or s.get('host') != platform.node(): return False
-    if for_good: job.say(s['state'], stopped=True)
-    os.kill(s['pid'], signal.SIGTERM)
+    if s["state"] not in ("running", "queued") or s.get("host") != platform.node():
+        return False
+    if for_good:
+        job.say(s["state"], stopped=True)
+    os.kill(s["pid"], signal.SIGTERM)
     return True
 
 
@@ -173,13 +275,23 @@ def _prepare(workflow: str, output, resume: bool, parameters: dict) -> Job:
     import papermill.iorw  # noqa: F401, before the next: it imports it by its entry point
     from softvq_lab.weights import preflight
     from softvq_lab.workbench.papermill_io import keep
+
     job, notebook = Job(output), workflow_notebook(workflow)
-    if workflow in TRAININGS: parameters = {'run': str(job.output.parent)} | parameters
+    if workflow in TRAININGS:
+        parameters = {"run": str(job.output.parent)} | parameters
     config = check_parameters(workflow, parameters)
-    if workflow == 'train': preflight(config.tokenizer, config.loss)
-    if job.info['state'] in ('running', 'queued'): raise ConfigError(f'{output} is being executed by process {job.info.get("pid")} on {job.info.get("host")}')
-    if workflow in TRAININGS and not resume and (Path(parameters['run'])/'config.json').exists(): raise ConfigError(f'{parameters["run"]} already holds a run; go on with it by resume, or give another folder; nothing was changed')
-    if not resume: keep(job.output)
+    if workflow == "train":
+        preflight(config.tokenizer, config.loss)
+    if job.info["state"] in ("running", "queued"):
+        raise ConfigError(
+            f"{output} is being executed by process {job.info.get('pid')} on {job.info.get('host')}"
+        )
+    if workflow in TRAININGS and not resume and (Path(parameters["run"]) / "config.json").exists():
+        raise ConfigError(
+            f"{parameters['run']} already holds a run; go on with it by resume, or give another folder; nothing was changed"
+        )
+    if not resume:
+        keep(job.output)
     job.plan(notebook.stem, parameters)
     return job
 
@@ -201,10 +313,17 @@ def begin_workflow(workflow: str, output, resume: bool = False, **parameters) ->
 def resume_job(folder) -> int:
     "Go on with the training in the run folder `folder`, by the workflow that made it; waits."
     from softvq_lab.train import load_config
-    job, run = Job(Path(folder)/'notebook.ipynb'), Run(folder)
-    if run.status['state'] == 'running': raise ConfigError(f'{folder} is being trained by process {run.status.get("pid")} on {run.status.get("host")}')
+
+    job, run = Job(Path(folder) / "notebook.ipynb"), Run(folder)
+    if run.status["state"] == "running":
+        raise ConfigError(
+            f"{folder} is being trained by process {run.status.get('pid')} on {run.status.get('host')}"
+        )
     config = load_config(run)
-    job.plan({'tokenizer': 'train', 'generator': 'train_generator'}[run.kind], flatten(config) | {'run': str(folder)})
+    job.plan(
+        {"tokenizer": "train", "generator": "train_generator"}[run.kind],
+        flatten(config) | {"run": str(folder)},
+    )
     return execute(job)
 
 # %% ../../nbs/workbench/04_execute.ipynb #6372b883
@@ -214,4 +333,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 # %% ../../nbs/workbench/04_execute.ipynb #7769cdec
 #| eval: false
-if __name__ == '__main__': sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,127 +21,192 @@ from .sweep import Sweep, Task, open_sweep
 # %% ../../nbs/workbench/06_executors.ipynb #1a4c9de2
 class Executor(Protocol):
     "What the driver asks of an executor."
+
     name: str
-    def room(self, busy: list[Task]) -> int: "How many more jobs it takes, `busy` being started and not ended."
-    def start(self, task: Task, busy: list[Task]): "Begin a planned task, while `busy` run."
-    def states(self, tasks: list[Task]) -> dict[str, dict]: "What is known of each task, by id."
-    def stop(self, tasks: list[Task]): "The driver is asked to end."
+
+    def room(self, busy: list[Task]) -> int:
+        "How many more jobs it takes, `busy` being started and not ended."
+
+    def start(self, task: Task, busy: list[Task]):
+        "Begin a planned task, while `busy` run."
+
+    def states(self, tasks: list[Task]) -> dict[str, dict]:
+        "What is known of each task, by id."
+
+    def stop(self, tasks: list[Task]):
+        "The driver is asked to end."
 
 # %% ../../nbs/workbench/06_executors.ipynb #4fcf7140
 class Local:
     "`n` jobs at a time on this machine; None: one a GPU, or one a core where there are none."
-    name = 'local'
+
+    name = "local"
 
     def __init__(self, n: int | None = None, threads: int | None = None):
         self.gpus = torch.cuda.device_count()
         cores = len(os.sched_getaffinity(0))
         self.n = n or self.gpus or cores
-        if self.n < 1: raise ConfigError(f'n={n}: at least one job at a time')
+        if self.n < 1:
+            raise ConfigError(f"n={n}: at least one job at a time")
         self.threads = threads or max(1, cores // self.n)
         self.children = []
 
-    def room(self, busy: list[Task]) -> int: return self.n - len(busy)
+    def room(self, busy: list[Task]) -> int:
+        return self.n - len(busy)
 
     def start(self, task: Task, busy: list[Task] = ()):
-        env = {'OMP_NUM_THREADS': str(self.threads), 'PLOTLY_RENDERER': os.environ.get('PLOTLY_RENDERER', 'plotly_mimetype'), 'PYTHONUNBUFFERED': '1'}
+        env = {
+            "OMP_NUM_THREADS": str(self.threads),
+            "PLOTLY_RENDERER": os.environ.get("PLOTLY_RENDERER", "plotly_mimetype"),
+            "PYTHONUNBUFFERED": "1",
+        }
         if self.gpus:
-            taken = [t.job.info.get('gpu') for t in busy]
+            taken = [t.job.info.get("gpu") for t in busy]
             gpu = min(range(self.gpus), key=taken.count)  # more jobs than GPUs share them evenly
-            env['CUDA_VISIBLE_DEVICES'] = str(gpu)
-            task.job.say('queued', gpu=gpu)
-        self.children = [p for p in self.children if p.poll() is None] + [start(task.job, env)]  # poll: no zombies
+            env["CUDA_VISIBLE_DEVICES"] = str(gpu)
+            task.job.say("queued", gpu=gpu)
+        self.children = [p for p in self.children if p.poll() is None] + [
+            start(task.job, env)
+        ]  # poll: no zombies
 
     def states(self, tasks: list[Task]) -> dict[str, dict]:
-        for p in self.children: p.poll()
+        for p in self.children:
+            p.poll()
         return {t.id: t.job.info for t in tasks}
 
     def stop(self, tasks: list[Task]):
         "Ask all to save, and wait for them."
         asked = [t for t in tasks if stop(t.job)]
         deadline = time.time() + 120
-        while time.time() < deadline and any(self.states([t])[t.id]['state'] in ('running', 'queued') for t in asked): time.sleep(0.2)
+        while time.time() < deadline and any(
+            self.states([t])[t.id]["state"] in ("running", "queued") for t in asked
+        ):
+            time.sleep(0.2)
 
 # %% ../../nbs/workbench/06_executors.ipynb #70bbe3b6
 def make_executor(name: str, jobs: int | None = None, slurm: dict | None = None) -> Executor:
     "local or slurm, by name."
-    if name == 'local': return Local(jobs)
-    if name == 'slurm': return Slurm(**(slurm or {}))
-    raise ConfigError(f'executor={name!r}: possible are local and slurm')
+    if name == "local":
+        return Local(jobs)
+    if name == "slurm":
+        return Slurm(**(slurm or {}))
+    raise ConfigError(f"executor={name!r}: possible are local and slurm")
 
 # %% ../../nbs/workbench/06_executors.ipynb #ba503336
-AGAIN = ('interrupted', 'preempted')  # ends that are no fault of the settings
+AGAIN = ("interrupted", "preempted")  # ends that are no fault of the settings
 
 
-class _Stop(Exception): pass
+class _Stop(Exception):
+    pass
 
 
-def drive(sweeps: list[Sweep], executor: Executor, retry: bool = False, attempts: int = 3, poll: float = 0.5, say=print) -> bool:
+def drive(
+    sweeps: list[Sweep],
+    executor: Executor,
+    retry: bool = False,
+    attempts: int = 3,
+    poll: float = 0.5,
+    say=print,
+) -> bool:
     """Run the tasks of some sweeps to their end; True when all are done.
 
     `retry`: failed ones of an earlier drive are tried again. A job that was killed or preempted is resumed up to `attempts` times in all (its cluster's own requeues not counted), one that a person stopped is not. Equal tasks of several sweeps run once."""
     tasks = {t.id: t for s in sweeps for t in s.tasks}
     if retry:
         for t in tasks.values():
-            if not t.found and t.job.info['state'] == 'failed': t.job.say('planned', reason=None, tries=0)
-    def asked(number, frame): raise _Stop(signal.Signals(number).name)
+            if not t.found and t.job.info["state"] == "failed":
+                t.job.say("planned", reason=None, tries=0)
+
+    def asked(number, frame):
+        raise _Stop(signal.Signals(number).name)
+
     before = {s: signal.signal(s, asked) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         states = {}
         while True:
             states = _turn(tasks, executor, attempts, states, say)
-            for s in sweeps: s.write(states, executor.name)
-            if all(s['state'] in ENDED for s in states.values()): break
+            for s in sweeps:
+                s.write(states, executor.name)
+            if all(s["state"] in ENDED for s in states.values()):
+                break
             time.sleep(poll)
     except _Stop as e:
-        say(f'{e}: asking the running jobs to save; the same command goes on')
+        say(f"{e}: asking the running jobs to save; the same command goes on")
         executor.stop(list(tasks.values()))
         states = _look(tasks, executor)
     finally:
-        for s, handler in before.items(): signal.signal(s, handler)
+        for s, handler in before.items():
+            signal.signal(s, handler)
         if states:
-            for s in sweeps: s.write(states, executor.name, ended=True)
-    return all(s['state'] == 'done' for s in states.values())
+            for s in sweeps:
+                s.write(states, executor.name, ended=True)
+    return all(s["state"] == "done" for s in states.values())
 
 
 def _look(tasks: dict[str, Task], executor: Executor) -> dict[str, dict]:
     "The state of every task now, without waiting for anything."
     jobs = executor.states([t for t in tasks.values() if not t.found])
-    keep = ('state', 'reason', 'attempts', 'seconds', 'begun', 'ended')
-    return {i: {'state': 'done', 'reason': 'a run with this config was there'} if t.found else {k: jobs[i].get(k) for k in keep} for i, t in tasks.items()}
+    keep = ("state", "reason", "attempts", "seconds", "begun", "ended")
+    return {
+        i: {"state": "done", "reason": "a run with this config was there"}
+        if t.found
+        else {k: jobs[i].get(k) for k in keep}
+        for i, t in tasks.items()
+    }
 
 
-def _turn(tasks: dict[str, Task], executor: Executor, attempts: int, before: dict, say) -> dict[str, dict]:
+def _turn(
+    tasks: dict[str, Task], executor: Executor, attempts: int, before: dict, say
+) -> dict[str, dict]:
     "Look at all, start what may start."
     states = _look(tasks, executor)
     for i, t in tasks.items():
-        if t.needs and states[t.needs]['state'] == 'failed' and states[i]['state'] != 'done': states[i] = {'state': 'failed', 'reason': f'not started: its {tasks[t.needs].stage} ({tasks[t.needs].label}) failed'}
-        if states[i]['state'] in AGAIN:
-            if t.job.info.get('stopped'): why = 'it was stopped; --retry goes on with it'
-            elif (t.job.info.get('tries') or 0) >= attempts: why = f'ended {attempts} times without an error of its own ({states[i]["reason"] or "its process was killed"})'
-            else: why = ''
+        if t.needs and states[t.needs]["state"] == "failed" and states[i]["state"] != "done":
+            states[i] = {
+                "state": "failed",
+                "reason": f"not started: its {tasks[t.needs].stage} ({tasks[t.needs].label}) failed",
+            }
+        if states[i]["state"] in AGAIN:
+            if t.job.info.get("stopped"):
+                why = "it was stopped; --retry goes on with it"
+            elif (t.job.info.get("tries") or 0) >= attempts:
+                why = f"ended {attempts} times without an error of its own ({states[i]['reason'] or 'its process was killed'})"
+            else:
+                why = ""
             if why:
-                t.job.say('failed', reason=why)
-                states[i] |= {'state': 'failed', 'reason': why}
-        old = before.get(i, {}).get('state')
-        if old and states[i]['state'] != old and states[i]['state'] in (*ENDED, *AGAIN): _tell(say, t, states, old)
-    busy = [t for i, t in tasks.items() if states[i]['state'] in ('queued', 'running')]
-    ready = [t for i, t in tasks.items() if states[i]['state'] in ('planned', *AGAIN) and (not t.needs or states[t.needs]['state'] == 'done')]
-    for t in ready[:max(0, executor.room(busy))]:
+                t.job.say("failed", reason=why)
+                states[i] |= {"state": "failed", "reason": why}
+        old = before.get(i, {}).get("state")
+        if old and states[i]["state"] != old and states[i]["state"] in (*ENDED, *AGAIN):
+            _tell(say, t, states, old)
+    busy = [t for i, t in tasks.items() if states[i]["state"] in ("queued", "running")]
+    ready = [
+        t
+        for i, t in tasks.items()
+        if states[i]["state"] in ("planned", *AGAIN)
+        and (not t.needs or states[t.needs]["state"] == "done")
+    ]
+    for t in ready[: max(0, executor.room(busy))]:
         t.job.plan(t.workflow, t.parameters)
         executor.start(t, busy)
         busy.append(t)
-        states[t.id] |= {'state': 'queued', 'reason': None}
+        states[t.id] |= {"state": "queued", "reason": None}
     for i, t in tasks.items():
-        if states[i]['state'] in AGAIN: states[i]['state'] = 'planned'  # it waits for its next attempt
+        if states[i]["state"] in AGAIN:
+            states[i]["state"] = "planned"  # it waits for its next attempt
     return states
 
 
 def _tell(say, t: Task, states: dict, old: str):
-    s, done = states[t.id], sum(x['state'] in ENDED for x in states.values())
-    say(f'{done}/{len(states)}  {s["state"]:11} {t.stage}: {t.label}' + (f'  {s["seconds"]:.0f} s' if s.get('seconds') else '') + (f'  {s["reason"].splitlines()[0][:200]}' if s.get('reason') else ''))
+    s, done = states[t.id], sum(x["state"] in ENDED for x in states.values())
+    say(
+        f"{done}/{len(states)}  {s['state']:11} {t.stage}: {t.label}"
+        + (f"  {s['seconds']:.0f} s" if s.get("seconds") else "")
+        + (f"  {s['reason'].splitlines()[0][:200]}" if s.get("reason") else "")
+    )
 
 
-def run_sweep(*sources, root='runs', executor: Executor | None = None, **how) -> list[Sweep]:
+def run_sweep(*sources, root="runs", executor: Executor | None = None, **how) -> list[Sweep]:
     "Plan the sweeps of `sources` (YAML files or dicts) under `root` and run them to their end; `how` as `drive` takes it."
     sweeps = [open_sweep(s, root) for s in sources]
     drive(sweeps, executor or Local(), **how)

@@ -24,7 +24,7 @@ from .workflow import check_parameters
 # %% ../../nbs/workbench/04a_jobs.ipynb #47f99fa0
 def output_of(run: Run, workflow: str) -> Path:
     "Where the executed notebook of a workflow lies in a run folder."
-    return run.path/('notebook.ipynb' if workflow in TRAININGS else f'{workflow}.ipynb')
+    return run.path / ("notebook.ipynb" if workflow in TRAININGS else f"{workflow}.ipynb")
 
 
 def run_of(job: Job) -> Run:
@@ -32,9 +32,17 @@ def run_of(job: Job) -> Run:
     return Run(job.output.parent)
 
 
-def _jobs(folder: Path, depths=('',)) -> list[Job]:
-    found = [Job(p.with_name(p.name.removesuffix('.job.json') + '.ipynb')) for d in depths for p in folder.glob(f'{d}*.job.json')]
-    return sorted((j for j in found if j.info.get('workflow')), key=lambda j: str(j.info.get('begun') or j.info.get('updated', '')), reverse=True)
+def _jobs(folder: Path, depths=("",)) -> list[Job]:
+    found = [
+        Job(p.with_name(p.name.removesuffix(".job.json") + ".ipynb"))
+        for d in depths
+        for p in folder.glob(f"{d}*.job.json")
+    ]
+    return sorted(
+        (j for j in found if j.info.get("workflow")),
+        key=lambda j: str(j.info.get("begun") or j.info.get("updated", "")),
+        reverse=True,
+    )
 
 
 def jobs_of(run: Run) -> list[Job]:
@@ -44,79 +52,110 @@ def jobs_of(run: Run) -> list[Job]:
 
 def jobs(runs) -> list[Job]:
     "All jobs under `runs`, newest first."
-    return _jobs(Path(runs), ('', '*/', '*/*/', '*/*/*/'))
+    return _jobs(Path(runs), ("", "*/", "*/*/", "*/*/*/"))
 
 
-def is_alive(job: Job) -> bool: return job.info['state'] in ('running', 'queued')
+def is_alive(job: Job) -> bool:
+    return job.info["state"] in ("running", "queued")
 
 # %% ../../nbs/workbench/04a_jobs.ipynb #1c65f933
 def progress(job: Job) -> tuple[int, int, str]:
     "(done, of, unit): steps of a training that has begun, else cells of the notebook."
     info, s = job.info, run_of(job).status
     number = lambda x: isinstance(x, int)
-    if info.get('workflow') in TRAININGS and number(s.get('steps')) and number(s.get('step')) and str(s.get('updated', '')) >= str(info.get('begun') or '~'): return s['step'], s['steps'], 'steps'
+    if (
+        info.get("workflow") in TRAININGS
+        and number(s.get("steps"))
+        and number(s.get("step"))
+        and str(s.get("updated", "")) >= str(info.get("begun") or "~")
+    ):
+        return s["step"], s["steps"], "steps"
     try:
-        cells = [c for c in read_json(job.output)['cells'] if c['cell_type'] == 'code']
-        return sum(c['metadata'].get('papermill', {}).get('status') == 'completed' for c in cells), len(cells), 'cells'
-    except (OSError, ValueError, KeyError, TypeError, AttributeError): return 0, 0, 'cells'
+        cells = [c for c in read_json(job.output)["cells"] if c["cell_type"] == "code"]
+        return (
+            sum(c["metadata"].get("papermill", {}).get("status") == "completed" for c in cells),
+            len(cells),
+            "cells",
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0, 0, "cells"
 
 # %% ../../nbs/workbench/04a_jobs.ipynb #34ecfb8f
 def read_lines(text: str) -> dict[str, object]:
     "Lines `name=value` as parameters, values as in Python (anything else is a text); a `ConfigError` names a line that is none."
     given = {}
-    for line in filter(None, (re.split(r'(?:^|\s)#', l)[0].strip() for l in text.splitlines())):
-        name, equals, value = (part.strip() for part in line.partition('='))
-        if not equals or not name.isidentifier(): raise ConfigError(f'{line!r}: a line is name=value')
-        if name in given: raise ConfigError(f'{name} is given twice')
-        try: given[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError): given[name] = value
+    for line in filter(None, (re.split(r"(?:^|\s)#", l)[0].strip() for l in text.splitlines())):
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"{line!r}: a line is name=value")
+        if name in given:
+            raise ConfigError(f"{name} is given twice")
+        try:
+            given[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            given[name] = value
     return given
 
 # %% ../../nbs/workbench/04a_jobs.ipynb #158c1fa9
 def start(workflow: str, run, params: dict) -> Job:
     "Start a workflow on the run folder `run`, detached. A `ConfigError` for wrong parameters, or where the folder is at work already."
-    if taken := {'run', 'runs'} & params.keys(): raise ConfigError(f'{min(taken)} is the run folder, which is chosen already')
-    where = {'runs' if workflow == 'sampler_quality' else 'run': str(run)}
+    if taken := {"run", "runs"} & params.keys():
+        raise ConfigError(f"{min(taken)} is the run folder, which is chosen already")
+    where = {"runs" if workflow == "sampler_quality" else "run": str(run)}
     check_parameters(workflow, {**params, **where})
     run = Run(run)
-    if other := next((j for j in jobs_of(run) if is_alive(j)), None): raise ConfigError(f'{run.path} is at work already ({other.info["workflow"]}): wait for it, or stop it')
-    if workflow not in TRAININGS and not (run.path/'config.json').exists(): raise ConfigError(f'{run.path} holds no run')
+    if other := next((j for j in jobs_of(run) if is_alive(j)), None):
+        raise ConfigError(
+            f"{run.path} is at work already ({other.info['workflow']}): wait for it, or stop it"
+        )
+    if workflow not in TRAININGS and not (run.path / "config.json").exists():
+        raise ConfigError(f"{run.path} holds no run")
     return begin_workflow(workflow, output_of(run, workflow), **{**params, **where})
 
 # %% ../../nbs/workbench/04a_jobs.ipynb #e47a0278
 def process_of(job: Job) -> psutil.Process | None:
     "The process that executes a job on this machine; None when there is none."
     s = job.info
-    if s['state'] not in ('running', 'queued') or s.get('host') != platform.node(): return None
+    if s["state"] not in ("running", "queued") or s.get("host") != platform.node():
+        return None
     try:
-        p = psutil.Process(s['pid'])
-        lock, words = os.path.realpath(job.file.with_suffix('.lock')), p.cmdline()
+        p = psutil.Process(s["pid"])
+        lock, words = os.path.realpath(job.file.with_suffix(".lock")), p.cmdline()
         holds = any(os.path.realpath(f.path) == lock for f in p.open_files())
-        comes = 'softvq_lab.workbench.execute' in words and os.path.realpath(os.path.join(p.cwd(), words[-1])) == os.path.realpath(job.output)
+        comes = "softvq_lab.workbench.execute" in words and os.path.realpath(
+            os.path.join(p.cwd(), words[-1])
+        ) == os.path.realpath(job.output)
         return p if holds or comes else None
-    except (psutil.Error, KeyError, TypeError, ValueError): return None
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return None
 
 
 def family(p: psutil.Process) -> list[psutil.Process]:
     "A process and all that descend from it, children first."
-    try: return [*reversed(p.children(recursive=True)), p]
-    except psutil.Error: return []
+    try:
+        return [*reversed(p.children(recursive=True)), p]
+    except psutil.Error:
+        return []
 
 
 def _kill(some: list[psutil.Process]):
     for p in some:
-        try: p.kill()
-        except psutil.Error: pass
+        try:
+            p.kill()
+        except psutil.Error:
+            pass
 
 
-def cancel(job: Job, grace: float = 60.) -> bool:
+def cancel(job: Job, grace: float = 60.0) -> bool:
     "End a job and all its processes, and wait for it; False when there was nothing to end. A training saves a checkpoint first."
-    if not (root := process_of(job)): return False
+    if not (root := process_of(job)):
+        return False
     ours = family(root)
     stop(job, for_good=True)
     _, left = psutil.wait_procs(ours, grace)
     late = [q for p in left for q in family(p)]
     _kill([*late, *left])
     psutil.wait_procs([*late, *left], 10)
-    if job.info['workflow'] in TRAININGS and run_of(job).status['state'] == 'running': run_of(job).set_status('interrupted')
+    if job.info["workflow"] in TRAININGS and run_of(job).status["state"] == "running":
+        run_of(job).set_status("interrupted")
     return True

@@ -17,8 +17,13 @@ from ..train import load_config
 from .execute import Job
 
 # %% ../../nbs/workbench/07_leaderboard.ipynb #80a0c86d
-LESS_IS_BETTER = ('frechet', 'fid', 'kid', 'lpips', 'collapse', 'loss')
-FIRST = ('reference_frechet', 'fid', 'rfid', 'psnr')  # by which a board is sorted, the first that is there
+LESS_IS_BETTER = ("frechet", "fid", "kid", "lpips", "collapse", "loss")
+FIRST = (
+    "reference_frechet",
+    "fid",
+    "rfid",
+    "psnr",
+)  # by which a board is sorted, the first that is there
 
 
 def better_small(figure: str) -> bool:
@@ -30,88 +35,175 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
     "A table for each kind of evaluation and passport, the runs that have it, best first; `attrs`: title, passport, the figure that ranks."
     tables = []
     for name, passport, rows in comparable(runs):
-        frame = pd.DataFrame.from_dict({str(r.path): measured for r, measured in rows}, orient='index').rename_axis('run')
-        if frame.columns.empty: continue
+        frame = pd.DataFrame.from_dict(
+            {str(r.path): measured for r, measured in rows}, orient="index"
+        ).rename_axis("run")
+        if frame.columns.empty:
+            continue
         by = next((f for f in FIRST if f in frame), frame.columns[0])
-        tables.append(frame.sort_values(by, ascending=better_small(by), kind='stable'))
-        tables[-1].attrs = {'title': f'{name}, {passport.get("count", "?")} images, {passport.get("reference", "")}', 'passport': passport, 'by': by}
+        tables.append(frame.sort_values(by, ascending=better_small(by), kind="stable"))
+        tables[-1].attrs = {
+            "title": f"{name}, {passport.get('count', '?')} images, {passport.get('reference', '')}",
+            "passport": passport,
+            "by": by,
+        }
     return tables
 
 # %% ../../nbs/workbench/07_leaderboard.ipynb #63cb4535
-def results(report: dict, evaluation: str = '') -> pd.DataFrame:
+def results(report: dict, evaluation: str = "") -> pd.DataFrame:
     "The figures of a sweep's finished runs, a row for each run and passport, with what varied (`vary.NAME`), `label`, `seed`, `stage`, `run`, `passport`."
     rows, done = [], {}
-    for t in report['tasks']:
-        if t['state'] == 'done' and t['stage'] != 'evaluation': done[t['run']] = t
+    for t in report["tasks"]:
+        if t["state"] == "done" and t["stage"] != "evaluation":
+            done[t["run"]] = t
     for t in done.values():
-        vary = {k: v for k, v in t['vary'].items() if k != 'seed'}
-        for name, f in figures(Run(t['run'])).items():
-            if t['stage'] == 'generator' and name == 'reconstruction': continue  # its tokenizer's, which has a row of its own
-            if evaluation and name != evaluation: continue
-            rows.append({**{f'vary.{k}': v for k, v in vary.items()}, 'label': ', '.join(f'{k}={v}' for k, v in vary.items()) or 'as set', 'seed': t['vary'].get('seed'), 'stage': t['stage'], 'run': t['run'], 'evaluation': name,
-                         'passport': passport_id(f['passport']), **f['figures']})
+        vary = {k: v for k, v in t["vary"].items() if k != "seed"}
+        for name, f in figures(Run(t["run"])).items():
+            if t["stage"] == "generator" and name == "reconstruction":
+                continue  # its tokenizer's, which has a row of its own
+            if evaluation and name != evaluation:
+                continue
+            rows.append(
+                {
+                    **{f"vary.{k}": v for k, v in vary.items()},
+                    "label": ", ".join(f"{k}={v}" for k, v in vary.items()) or "as set",
+                    "seed": t["vary"].get("seed"),
+                    "stage": t["stage"],
+                    "run": t["run"],
+                    "evaluation": name,
+                    "passport": passport_id(f["passport"]),
+                    **f["figures"],
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def settings(table: pd.DataFrame, figure: str) -> pd.DataFrame:
     "Mean, spread (standard deviation over seeds) and number of seeds of `figure` for each setting, best first."
-    if table.empty or figure not in table: return pd.DataFrame(columns=['mean', 'spread', 'seeds', 'worst', 'best'])
-    g = table.dropna(subset=[figure]).groupby('label', sort=False)[figure]
-    worst, best = ('max', 'min') if better_small(figure) else ('min', 'max')
-    frame = pd.DataFrame({'mean': g.mean(), 'spread': g.std(), 'seeds': g.count(), 'worst': g.agg(worst), 'best': g.agg(best)})
-    frame = frame.sort_values('mean', ascending=better_small(figure), kind='stable')
-    frame.attrs['figure'] = figure
+    if table.empty or figure not in table:
+        return pd.DataFrame(columns=["mean", "spread", "seeds", "worst", "best"])
+    g = table.dropna(subset=[figure]).groupby("label", sort=False)[figure]
+    worst, best = ("max", "min") if better_small(figure) else ("min", "max")
+    frame = pd.DataFrame(
+        {
+            "mean": g.mean(),
+            "spread": g.std(),
+            "seeds": g.count(),
+            "worst": g.agg(worst),
+            "best": g.agg(best),
+        }
+    )
+    frame = frame.sort_values("mean", ascending=better_small(figure), kind="stable")
+    frame.attrs["figure"] = figure
     return frame
 
 
 def effect(table: pd.DataFrame, parameter: str, figure: str) -> pd.DataFrame:
     "How `figure` goes with one parameter: mean over everything else, and the spread that the seeds alone make (pooled over equal settings)."
-    column = f'vary.{parameter}'
-    if column not in table or figure not in table: return pd.DataFrame(columns=['mean', 'spread', 'runs'])
-    t = table.dropna(subset=[figure]).assign(**{column: table[column].map(lambda v: 'default' if v is None or v != v else v)})
-    spread = t.groupby([column, 'label'], sort=False)[figure].var().groupby(column, sort=False).mean().pow(0.5)
+    column = f"vary.{parameter}"
+    if column not in table or figure not in table:
+        return pd.DataFrame(columns=["mean", "spread", "runs"])
+    t = table.dropna(subset=[figure]).assign(
+        **{column: table[column].map(lambda v: "default" if v is None or v != v else v)}
+    )
+    spread = (
+        t.groupby([column, "label"], sort=False)[figure]
+        .var()
+        .groupby(column, sort=False)
+        .mean()
+        .pow(0.5)
+    )
     g = t.groupby(column, sort=False)[figure]
-    return pd.DataFrame({'mean': g.mean(), 'spread': spread, 'runs': g.count()}).rename_axis(parameter)
+    return pd.DataFrame({"mean": g.mean(), "spread": spread, "runs": g.count()}).rename_axis(
+        parameter
+    )
 
 
 def verdict(table: pd.DataFrame, figure: str) -> str:
     "Who won, and whether that can be believed: the two best settings, compared seed by seed."
     ranked = settings(table, figure)
-    if len(ranked) < 2: return f'{ranked.index[0]} is the only setting that was measured.' if len(ranked) else f'Nothing has a {figure} yet.'
+    if len(ranked) < 2:
+        return (
+            f"{ranked.index[0]} is the only setting that was measured."
+            if len(ranked)
+            else f"Nothing has a {figure} yet."
+        )
     first, second = ranked.index[:2]
-    pair = table.pivot_table(index='seed', columns='label', values=figure)[[first, second]].dropna()
+    pair = table.pivot_table(index="seed", columns="label", values=figure)[[first, second]].dropna()
     gain = (pair[second] - pair[first]) if better_small(figure) else (pair[first] - pair[second])
     wins, n, mean = int((gain > 0).sum()), len(gain), gain.mean()
-    said = f'{first} has the best {figure}: {ranked["mean"].iloc[0]:.4g}, by {abs(mean):.3g} before {second}, better in {wins} of {n} seeds.'
-    if n < 2: return said + ' One seed says little: run it with more seeds.'
+    said = f"{first} has the best {figure}: {ranked['mean'].iloc[0]:.4g}, by {abs(mean):.3g} before {second}, better in {wins} of {n} seeds."
+    if n < 2:
+        return said + " One seed says little: run it with more seeds."
     error = gain.std() / math.sqrt(n)
-    if wins == n and mean > 2 * error: return said + f' The difference is {mean / error if error else math.inf:.1f} times its standard error.'
-    return said + f' The difference ({mean:.3g} with a standard error of {error:.2g}) is not told from chance by {n} seeds.'
+    if wins == n and mean > 2 * error:
+        return (
+            said
+            + f" The difference is {mean / error if error else math.inf:.1f} times its standard error."
+        )
+    return (
+        said
+        + f" The difference ({mean:.3g} with a standard error of {error:.2g}) is not told from chance by {n} seeds."
+    )
 
 # %% ../../nbs/workbench/07_leaderboard.ipynb #299db02d
 def gflops(run: Run) -> float:
     "GFLOPs (multiply-adds) of a tokenizer's run for one image, encoded and decoded."
     counted = count_tokenizer(load_config(run).tokenizer)
-    return (counted['encode'] + counted['decode']) / 1e9
+    return (counted["encode"] + counted["decode"]) / 1e9
 
 
 def pareto(frame: pd.DataFrame, cost: str, quality: str) -> pd.Series:
     "True for the rows that no other row beats in both cost (less) and quality."
     sign = -1 if better_small(quality) else 1
     c, q = frame[cost].to_numpy(), sign * frame[quality].to_numpy()
-    return pd.Series([not any((c[j] <= c[i] and q[j] >= q[i] and (c[j] < c[i] or q[j] > q[i])) for j in range(len(c))) for i in range(len(c))], index=frame.index)
+    return pd.Series(
+        [
+            not any(
+                (c[j] <= c[i] and q[j] >= q[i] and (c[j] < c[i] or q[j] > q[i]))
+                for j in range(len(c))
+            )
+            for i in range(len(c))
+        ],
+        index=frame.index,
+    )
 
 # %% ../../nbs/workbench/07_leaderboard.ipynb #ec1eef10
 def progress(report: dict) -> dict:
     "counts, share done, and about how many minutes are left, from the tasks that have ended."
-    tasks = report['tasks']
-    times = [t['seconds'] for t in tasks if t['state'] == 'done' and t.get('seconds')]
-    left, at_once = sum(t['state'] not in ('done', 'failed') for t in tasks), max(1, report['counts'].get('running', 0))
-    minutes = sum(times) / len(times) * left / at_once / 60 if times and left else 0. if not left else None
-    return {**report['counts'], 'share': 1 - left / len(tasks) if tasks else 1., 'minutes_left': minutes, 'driver': report['driver']['state']}
+    tasks = report["tasks"]
+    times = [t["seconds"] for t in tasks if t["state"] == "done" and t.get("seconds")]
+    left, at_once = (
+        sum(t["state"] not in ("done", "failed") for t in tasks),
+        max(1, report["counts"].get("running", 0)),
+    )
+    minutes = (
+        sum(times) / len(times) * left / at_once / 60
+        if times and left
+        else 0.0
+        if not left
+        else None
+    )
+    return {
+        **report["counts"],
+        "share": 1 - left / len(tasks) if tasks else 1.0,
+        "minutes_left": minutes,
+        "driver": report["driver"]["state"],
+    }
 
 
 def failures(report: dict, lines: int = 8) -> pd.DataFrame:
     "What failed: stage, setting, reason and the last lines of its log."
-    rows = [{'stage': t['stage'], 'setting': t['label'], 'reason': t['reason'], 'attempts': t.get('attempts'), 'log': Job(t['output']).last_lines(lines), 'notebook': t['output']} for t in report['tasks'] if t['state'] == 'failed']
-    return pd.DataFrame(rows, columns=['stage', 'setting', 'reason', 'attempts', 'log', 'notebook'])
+    rows = [
+        {
+            "stage": t["stage"],
+            "setting": t["label"],
+            "reason": t["reason"],
+            "attempts": t.get("attempts"),
+            "log": Job(t["output"]).last_lines(lines),
+            "notebook": t["output"],
+        }
+        for t in report["tasks"]
+        if t["state"] == "failed"
+    ]
+    return pd.DataFrame(rows, columns=["stage", "setting", "reason", "attempts", "log", "notebook"])

@@ -49,6 +49,7 @@ from .plots import stack_pictures
 @dataclass(frozen=True)
 class Lens:
     "A tokenizer with its data, and a generator where the run is one."
+
     run: Run
     tokenizer: Tokenizer | ExternalTokenizer
     images: ImageData
@@ -58,12 +59,15 @@ class Lens:
 
 def remembered(f):
     "`f(lens, *args)` is computed once for an open lens, by whoever asks first; others wait for it. `known(lens, *args)`: is it there already?"
+
     @functools.wraps(f)
     def once(lens, *args):
         key = (f.__module__, f.__qualname__, *args)
-        with lens.memory.setdefault(('lock', *key), threading.RLock()):
-            if key not in lens.memory: lens.memory[key] = f(lens, *args)
+        with lens.memory.setdefault(("lock", *key), threading.RLock()):
+            if key not in lens.memory:
+                lens.memory[key] = f(lens, *args)
             return lens.memory[key]
+
     once.known = lambda lens, *args: (f.__module__, f.__qualname__, *args) in lens.memory
     return once
 
@@ -76,28 +80,41 @@ _lock = threading.Lock()
 def open_lens(path, capacity: int = 4) -> Lens:
     "The models and data of a tokenizer's or generator's run; a `ValueError` that says what is wrong with it. Runs are opened side by side, each of them once."
     run = Run(path)
-    if not (run.path/'config.json').is_file(): raise ValueError(f'{path} is not a run folder')
+    if not (run.path / "config.json").is_file():
+        raise ValueError(f"{path} is not a run folder")
     name = str(run.path.resolve())
     with _opening.setdefault(name, threading.Lock()):
         key = (name, *(p.name for p in steps_of(run.checkpoints)[-1:]))
-        with _lock: lens = _cache.get(key)
+        with _lock:
+            lens = _cache.get(key)
         lens = lens or _load(run)
         with _lock:
             _cache[key] = lens
             _cache.move_to_end(key)
-            while len(_cache) > capacity: _cache.popitem(last=False)
+            while len(_cache) > capacity:
+                _cache.popitem(last=False)
         return lens
 
 
 def _load(run: Run) -> Lens:
     try:
-        generator = load_generator(run.path) if run.kind == 'generator' else None
+        generator = load_generator(run.path) if run.kind == "generator" else None
         source = Run(find_tokenizer(run.path)) if generator else run
         tokenizer = load_tokenizer(source.path)
-        if generator: generator.check_tokenizer(tokenizer)
-        return Lens(run, tokenizer, load_data(parse(DataConfig, source.info['config']['data']), tokenizer.image_size), generator)
-    except ValueError: raise
-    except Exception as e: raise ValueError(f'{run.path} is not a complete run: {type(e).__name__} {str(e).splitlines()[0] if str(e) else ""}') from None  # whatever lies in a folder, an app must live on
+        if generator:
+            generator.check_tokenizer(tokenizer)
+        return Lens(
+            run,
+            tokenizer,
+            load_data(parse(DataConfig, source.info["config"]["data"]), tokenizer.image_size),
+            generator,
+        )
+    except ValueError:
+        raise
+    except Exception as e:
+        raise ValueError(
+            f"{run.path} is not a complete run: {type(e).__name__} {str(e).splitlines()[0] if str(e) else ''}"
+        ) from None  # whatever lies in a folder, an app must live on
 
 
 def open_external(folder, data: DataConfig, image_size: int) -> Lens:
@@ -107,48 +124,88 @@ def open_external(folder, data: DataConfig, image_size: int) -> Lens:
 
 def is_external(folder) -> bool:
     "Is it a folder that diffusers' `save_pretrained` wrote?"
-    path = Path(folder)/'config.json'
-    return path.is_file() and '_class_name' in read_json(path)
+    path = Path(folder) / "config.json"
+    return path.is_file() and "_class_name" in read_json(path)
 
 # %% ../../nbs/workbench/02_lens.ipynb #94b53fde
 def generator_for(run: Run, root) -> Run | None:
     "`run` itself when it is a generator, else the newest generator run under `root` that was trained on it, with a checkpoint; None when there is none."
-    if run.kind == 'generator': return run
+    if run.kind == "generator":
+        return run
     for r in list_runs(root):
-        if r.kind == 'generator' and steps_of(r.checkpoints):
+        if r.kind == "generator" and steps_of(r.checkpoints):
             try:
-                if os.path.samefile(find_tokenizer(r.path), run.path): return r
-            except (ValueError, OSError): continue
+                if os.path.samefile(find_tokenizer(r.path), run.path):
+                    return r
+            except (ValueError, OSError):
+                continue
     return None
 
 # %% ../../nbs/workbench/02_lens.ipynb #84ed1d4f
 MAX_BYTES, MAX_PIXELS = 40 * 2**20, 80_000_000
-FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', *(['AVIF'] if features.check('avif') else []))  # no more: PIL's EPS, for one, starts another program
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    *(["AVIF"] if features.check("avif") else []),
+)  # no more: PIL's EPS, for one, starts another program
 
 
 def read_upload(path, size: Size) -> Tensor:
     "An uploaded image file as (3, H, W) of `size` in [-1, 1]; a `ValueError` in words for a person when it is not an image or too large."
     path = Path(path)
-    if not path.is_file(): raise ValueError('The file is not there any more. Upload it again.')
-    if (n := path.stat().st_size) > MAX_BYTES: raise ValueError(f'The file has {n / 2**20:.0f} MiB; at most {MAX_BYTES // 2**20} MiB are read.')
+    if not path.is_file():
+        raise ValueError("The file is not there any more. Upload it again.")
+    if (n := path.stat().st_size) > MAX_BYTES:
+        raise ValueError(
+            f"The file has {n / 2**20:.0f} MiB; at most {MAX_BYTES // 2**20} MiB are read."
+        )
     try:
         with warnings.catch_warnings():
             Image.init()  # else PIL may not know all of them yet
-            warnings.simplefilter('ignore')  # PIL's own size warning: the size is checked here
+            warnings.simplefilter("ignore")  # PIL's own size warning: the size is checked here
             with Image.open(path, formats=FORMATS) as image:
-                if (p := image.width * image.height) > MAX_PIXELS: raise ValueError(f'The image has {image.width} x {image.height} pixels; at most {MAX_PIXELS // 10**6} million are read.')
+                if (p := image.width * image.height) > MAX_PIXELS:
+                    raise ValueError(
+                        f"The image has {image.width} x {image.height} pixels; at most {MAX_PIXELS // 10**6} million are read."
+                    )
                 return from_pil(image, size)
-    except Image.DecompressionBombError: raise ValueError(f'The image has far too many pixels; at most {MAX_PIXELS // 10**6} million are read.') from None
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"The image has far too many pixels; at most {MAX_PIXELS // 10**6} million are read."
+        ) from None
     except ValueError as e:
-        if str(e).startswith('The image'): raise
-        raise ValueError('The file could not be read as an image (PNG, JPEG, WebP, GIF, BMP and TIFF are known); it may be damaged.') from None
-    except Exception: raise ValueError('The file could not be read as an image (PNG, JPEG, WebP, GIF, BMP and TIFF are known); it may be damaged.') from None
+        if str(e).startswith("The image"):
+            raise
+        raise ValueError(
+            "The file could not be read as an image (PNG, JPEG, WebP, GIF, BMP and TIFF are known); it may be damaged."
+        ) from None
+    except Exception:
+        raise ValueError(
+            "The file could not be read as an image (PNG, JPEG, WebP, GIF, BMP and TIFF are known); it may be damaged."
+        ) from None
 
 # %% ../../nbs/workbench/02_lens.ipynb #3620c31a
-_INFERNO = (np.array([px.colors.unlabel_rgb(c) for c in px.colors.sample_colorscale('Inferno', np.linspace(0, 1, 256).tolist(), colortype='rgb')])).round().astype(np.uint8)
+_INFERNO = (
+    (
+        np.array(
+            [
+                px.colors.unlabel_rgb(c)
+                for c in px.colors.sample_colorscale(
+                    "Inferno", np.linspace(0, 1, 256).tolist(), colortype="rgb"
+                )
+            ]
+        )
+    )
+    .round()
+    .astype(np.uint8)
+)
 
 
-def error_map(x: Tensor, y: Tensor, full: float = 1.) -> Image.Image:
+def error_map(x: Tensor, y: Tensor, full: float = 1.0) -> Image.Image:
     "Mean absolute error of each pixel of two images (3, H, W) in [-1, 1] as a colour picture; `full` is the error of the brightest colour."
     e = (x - y).abs().mean(0) / full
     return Image.fromarray(_INFERNO[(e.clamp(0, 1) * 255).round().byte().numpy()])
@@ -163,118 +220,207 @@ def enlarge(image: Image.Image, side: int = 320) -> Image.Image:
 @remembered
 def perceptual(lens: Lens) -> tuple[str, torch.nn.Module]:
     "A perceptual distance and its name: LPIPS where VGG's weights are at hand, else the distance in the reference network of seed 1, which is trained the first time (some seconds)."
-    if find_vgg().path: return 'LPIPS', make_perceptual('lpips').eval()
-    return 'reference distance', make_perceptual('reference', net=reference_network(lens.images, seed=1)).eval()
+    if find_vgg().path:
+        return "LPIPS", make_perceptual("lpips").eval()
+    return "reference distance", make_perceptual(
+        "reference", net=reference_network(lens.images, seed=1)
+    ).eval()
 
 
 def perceptual_soon(lens: Lens) -> tuple[str, torch.nn.Module] | None:
     "`perceptual` where it is known; else None, and it is prepared meanwhile."
-    if perceptual.known(lens): return perceptual(lens)
-    if lens.memory.setdefault('perceptual begun', me := object()) is me: threading.Thread(target=perceptual, args=(lens,), daemon=True).start()
+    if perceptual.known(lens):
+        return perceptual(lens)
+    if lens.memory.setdefault("perceptual begun", me := object()) is me:
+        threading.Thread(target=perceptual, args=(lens,), daemon=True).start()
 
 
 @torch.no_grad()
-def reconstruct(lens: Lens, x: Tensor, kept: int | None = None, distance: tuple[str, torch.nn.Module] | None = None) -> dict:
+def reconstruct(
+    lens: Lens,
+    x: Tensor,
+    kept: int | None = None,
+    distance: tuple[str, torch.nn.Module] | None = None,
+) -> dict:
     """One image (3, H, W) through the tokenizer, by its first `kept` tokens where it allows that (None: all).
 
     `original`, `reconstruction`, `error` (PIL), `decoded` (3, H, W), `figures`: `psnr` (dB), `ssim`, `distance` under its name, and what the quantizer tells (`effective_codewords` a token, ...)."""
     out = lens.tokenizer.encode(x[None])
     y = lens.tokenizer.decode(out.z if kept is None else out.z[:, :kept])[0].clamp(-1, 1)
-    figures = {'psnr': psnr(x[None], y[None]).item(), 'ssim': ssim(x[None], y[None]).item()}
-    if distance: figures[distance[0]] = distance[1](x[None], y[None]).item()
-    return {'original': to_pil(x), 'reconstruction': to_pil(y), 'error': error_map(x, y), 'decoded': y, 'figures': figures | {k: v.item() for k, v in out.stats.items()}}
+    figures = {"psnr": psnr(x[None], y[None]).item(), "ssim": ssim(x[None], y[None]).item()}
+    if distance:
+        figures[distance[0]] = distance[1](x[None], y[None]).item()
+    return {
+        "original": to_pil(x),
+        "reconstruction": to_pil(y),
+        "error": error_map(x, y),
+        "decoded": y,
+        "figures": figures | {k: v.item() for k, v in out.stats.items()},
+    }
 
 
 def can_keep(tokenizer) -> bool:
     "Does it decode the first k tokens as well?"
-    return getattr(getattr(tokenizer, 'config', None), 'keep', 'all') == 'uniform'
+    return getattr(getattr(tokenizer, "config", None), "keep", "all") == "uniform"
 
 
 def in_words(figures: dict[str, float]) -> str:
     "PSNR, SSIM and the perceptual distance in a line."
-    return f'PSNR {figures["psnr"]:.1f} dB, SSIM {figures["ssim"]:.3f}' + ''.join(f', {n} {figures[n]:.4f}' for n in ('LPIPS', 'reference distance') if n in figures)
+    return f"PSNR {figures['psnr']:.1f} dB, SSIM {figures['ssim']:.3f}" + "".join(
+        f", {n} {figures[n]:.4f}" for n in ("LPIPS", "reference distance") if n in figures
+    )
 
 
 def sheet(results: list[dict], scale: int = 2) -> Image.Image:
     "Several results of `reconstruct`: originals, reconstructions and errors, row by row."
+
     def row(key):
-        strip = Image.new('RGB', (sum(r[key].width * scale + 2 for r in results), max(r[key].height for r in results) * scale), 'white')
-        for i, r in enumerate(results): strip.paste(r[key].resize((r[key].width * scale, r[key].height * scale), Image.Resampling.NEAREST), (i * (r[key].width * scale + 2), 0))
+        strip = Image.new(
+            "RGB",
+            (
+                sum(r[key].width * scale + 2 for r in results),
+                max(r[key].height for r in results) * scale,
+            ),
+            "white",
+        )
+        for i, r in enumerate(results):
+            strip.paste(
+                r[key].resize(
+                    (r[key].width * scale, r[key].height * scale), Image.Resampling.NEAREST
+                ),
+                (i * (r[key].width * scale + 2), 0),
+            )
         return strip
-    return stack_pictures([(k, row(k)) for k in ('original', 'reconstruction', 'error')])
+
+    return stack_pictures([(k, row(k)) for k in ("original", "reconstruction", "error")])
 
 
 def bundle(results: dict[str, dict]) -> bytes:
     "A zip of the pictures (each pixel as it is) and figures of named results, to download."
     memory = io.BytesIO()
-    with zipfile.ZipFile(memory, 'w') as z:
+    with zipfile.ZipFile(memory, "w") as z:
         for name, r in results.items():
-            for key in ('original', 'reconstruction', 'error'):
-                r[key].save(png := io.BytesIO(), 'png')
-                z.writestr(zipfile.ZipInfo(f'{name}/{key}.png'), png.getvalue())  # ZipInfo: no clock, so that equal pictures make an equal file
-        z.writestr(zipfile.ZipInfo('figures.json'), json.dumps({n: r['figures'] for n, r in results.items()}, indent=1))
+            for key in ("original", "reconstruction", "error"):
+                r[key].save(png := io.BytesIO(), "png")
+                z.writestr(
+                    zipfile.ZipInfo(f"{name}/{key}.png"), png.getvalue()
+                )  # ZipInfo: no clock, so that equal pictures make an equal file
+        z.writestr(
+            zipfile.ZipInfo("figures.json"),
+            json.dumps({n: r["figures"] for n, r in results.items()}, indent=1),
+        )
     return memory.getvalue()
 
 # %% ../../nbs/workbench/02_lens.ipynb #84e800d6
-def heldout_gallery(lens: Lens, label: int | None = None, limit: int = 24) -> list[tuple[int, Image.Image, str]]:
+def heldout_gallery(
+    lens: Lens, label: int | None = None, limit: int = 24
+) -> list[tuple[int, Image.Image, str]]:
     "(index, picture, class name) of held-out images, of one class or of all in turn."
     n = len(lens.images.heldout)
     by_class: dict[int, list[int]] = {}
     for i in range(min(n, 2000)):
         y = _label(lens.images.heldout, i)
-        if label is None or y == label: by_class.setdefault(y, []).append(i)
-    turns = [i for row in itertools.zip_longest(*(by_class[y] for y in sorted(by_class))) for i in row if i is not None]
-    return [(i, to_pil(lens.images.heldout[i][0]), lens.images.class_names[_label(lens.images.heldout, i)]) for i in turns[:limit]]
+        if label is None or y == label:
+            by_class.setdefault(y, []).append(i)
+    turns = [
+        i
+        for row in itertools.zip_longest(*(by_class[y] for y in sorted(by_class)))
+        for i in row
+        if i is not None
+    ]
+    return [
+        (
+            i,
+            to_pil(lens.images.heldout[i][0]),
+            lens.images.class_names[_label(lens.images.heldout, i)],
+        )
+        for i in turns[:limit]
+    ]
 
 
 def _label(split, i: int) -> int:
     "A label without decoding the image where the split knows it."
-    return int(split.labels[i]) if hasattr(split, 'labels') else int(split[i][1])
+    return int(split.labels[i]) if hasattr(split, "labels") else int(split[i][1])
 
 # %% ../../nbs/workbench/02_lens.ipynb #9e6a2e23
 def chosen_image(lens: Lens, key: str) -> Tensor:
     "The image (3, H, W) that `key` means; a `ValueError` where there is none."
-    kind, _, value = key.partition(':')
-    if kind == 'file': return read_upload(value, lens.tokenizer.image_size)
+    kind, _, value = key.partition(":")
+    if kind == "file":
+        return read_upload(value, lens.tokenizer.image_size)
     n = len(lens.images.heldout)
-    if kind != 'heldout' or not value.isdecimal() or int(value) >= n: raise ValueError(f'There is no picture {key!r}: held-out images of this run are heldout:0 to heldout:{n - 1}.')
+    if kind != "heldout" or not value.isdecimal() or int(value) >= n:
+        raise ValueError(
+            f"There is no picture {key!r}: held-out images of this run are heldout:0 to heldout:{n - 1}."
+        )
     return lens.images.heldout[int(value)][0]
 
 
 def same_image(lens: Lens, key: str, other: Lens) -> Tensor:
     "The picture that `key` means for `lens`, for another run: from its own data where that is the same, else resized."
-    source = lambda l: l.images.source.rsplit(' at ', 1)[0]
-    if not key.startswith('heldout:') or (source(lens), len(lens.images.heldout)) == (source(other), len(other.images.heldout)): return chosen_image(other, key)
+    source = lambda l: l.images.source.rsplit(" at ", 1)[0]
+    if not key.startswith("heldout:") or (source(lens), len(lens.images.heldout)) == (
+        source(other),
+        len(other.images.heldout),
+    ):
+        return chosen_image(other, key)
     return from_pil(to_pil(chosen_image(lens, key)), other.tokenizer.image_size)
 
 # %% ../../nbs/workbench/02_lens.ipynb #ba76b74c
-class _Stopped(Exception): pass
+class _Stopped(Exception):
+    pass
 
 
-def sample_steps(lens: Lens, classes: Tensor, sampler: str | None = None, steps: int | None = None, guidance: float | None = None, seed: int = 0, **options) -> Iterator[tuple[int, Tensor]]:
+def sample_steps(
+    lens: Lens,
+    classes: Tensor,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    **options,
+) -> Iterator[tuple[int, Tensor]]:
     "Yield (step, images (B, 3, H, W)) after each sampling step, of the generator of `lens` for `classes` (B); None: the generator's default; `options` are the sampler's."
-    if lens.generator is None: raise ValueError(f'{lens.run.path} is a tokenizer; sampling needs a generator trained on it')
+    if lens.generator is None:
+        raise ValueError(
+            f"{lens.run.path} is a tokenizer; sampling needs a generator trained on it"
+        )
     handed, stop = queue.Queue(maxsize=1), threading.Event()
 
     def put(item):
         while not stop.is_set():
-            try: return handed.put(item, timeout=0.1)
-            except queue.Full: continue
+            try:
+                return handed.put(item, timeout=0.1)
+            except queue.Full:
+                continue
         raise _Stopped
 
     def work():
         try:
-            lens.generator.sample(classes, sampler, steps, guidance, seed=seed, on_step=lambda i, z: put((i, z)), **options)
+            lens.generator.sample(
+                classes,
+                sampler,
+                steps,
+                guidance,
+                seed=seed,
+                on_step=lambda i, z: put((i, z)),
+                **options,
+            )
             put(None)
-        except _Stopped: pass
-        except BaseException as e: put(e)
+        except _Stopped:
+            pass
+        except BaseException as e:
+            put(e)
 
     threading.Thread(target=work, daemon=True).start()
     try:
         while (item := handed.get()) is not None:
-            if isinstance(item, BaseException): raise item
-            with torch.no_grad(): yield item[0], lens.tokenizer.decode(item[1]).clamp(-1, 1)
-    finally: stop.set()
+            if isinstance(item, BaseException):
+                raise item
+            with torch.no_grad():
+                yield item[0], lens.tokenizer.decode(item[1]).clamp(-1, 1)
+    finally:
+        stop.set()
 
 # %% ../../nbs/workbench/02_lens.ipynb #fac4cb61
 @torch.no_grad()
@@ -282,10 +428,16 @@ def poster(lens: Lens, columns: int = 10, rows: int = 4, scale: int = 2) -> Imag
     "Held-out images, their reconstructions, and samples of each class (up to `columns`), captioned."
     x = torch.stack([lens.images.heldout[i][0] for i, _, _ in heldout_gallery(lens, limit=columns)])
     t, names = lens.tokenizer, lens.images.class_names[:columns]
-    values = f'{t.tokens} x {t.latent_dim} = {t.tokens * t.latent_dim}'
+    values = f"{t.tokens} x {t.latent_dim} = {t.tokens * t.latent_dim}"
     draw = lambda images: grid(images, columns, scale)
-    parts = [('held-out images', draw(x)), (f'decoded from {t.tokens} tokens ({values} numbers instead of {x[0].numel():,})', draw(t(x)[0]))]
+    parts = [
+        ("held-out images", draw(x)),
+        (
+            f"decoded from {t.tokens} tokens ({values} numbers instead of {x[0].numel():,})",
+            draw(t(x)[0]),
+        ),
+    ]
     if lens.generator:
         z = lens.generator.sample(torch.arange(len(names)).repeat(rows), seed=1)
-        parts.append((f'drawn by class: {", ".join(names)}', draw(t.decode(z))))
+        parts.append((f"drawn by class: {', '.join(names)}", draw(t.decode(z))))
     return stack_pictures(parts)

@@ -23,11 +23,18 @@ from .plots import TEMPLATE, class_colours
 def _sheet(thumbnails: list[Image.Image], side: int) -> tuple[str, int]:
     "The thumbnails on one sheet, as a data URL, and its number of columns."
     columns = math.ceil(math.sqrt(len(thumbnails)))
-    sheet = Image.new('RGB', (columns * side, math.ceil(len(thumbnails) / columns) * side))
-    for i, t in enumerate(thumbnails): sheet.paste(t.convert('RGB').resize((side, side), Image.Resampling.BILINEAR), (i % columns * side, i // columns * side))
+    sheet = Image.new("RGB", (columns * side, math.ceil(len(thumbnails) / columns) * side))
+    for i, t in enumerate(thumbnails):
+        sheet.paste(
+            t.convert("RGB").resize((side, side), Image.Resampling.BILINEAR),
+            (i % columns * side, i // columns * side),
+        )
     out = io.BytesIO()
-    sheet.save(out, 'PNG', optimize=True) if side <= 32 else sheet.save(out, 'JPEG', quality=80)
-    return f'data:image/{"png" if side <= 32 else "jpeg"};base64,{base64.b64encode(out.getvalue()).decode()}', columns
+    sheet.save(out, "PNG", optimize=True) if side <= 32 else sheet.save(out, "JPEG", quality=80)
+    return (
+        f"data:image/{'png' if side <= 32 else 'jpeg'};base64,{base64.b64encode(out.getvalue()).decode()}",
+        columns,
+    )
 
 
 def hover_script(thumbnails: list[Image.Image], show: int = 96) -> str:
@@ -35,7 +42,7 @@ def hover_script(thumbnails: list[Image.Image], show: int = 96) -> str:
     side = min(64, max(t.width for t in thumbnails))
     sheet, columns = _sheet(thumbnails, side)
     rows = math.ceil(len(thumbnails) / columns)
-    return f'''function thumbnails(figure) {{
+    return f"""function thumbnails(figure) {{
   const box = document.createElement('div');
   box.className = 'thumbnail';
   box.style.cssText = 'position:fixed;display:none;pointer-events:none;z-index:9999;width:{show}px;height:{show}px;border:2px solid white;box-shadow:0 0 4px #555;image-rendering:pixelated;background-size:{show * columns}px {show * rows}px';
@@ -51,94 +58,188 @@ def hover_script(thumbnails: list[Image.Image], show: int = 96) -> str:
     box.style.display = 'block';
   }});
   figure.on('plotly_unhover', () => box.style.display = 'none');
-}}'''
+}}"""
 
 
-def hover_page(path, title: str, figures: dict[str, go.Figure], thumbnails: list[Image.Image]) -> Path:
+def hover_page(
+    path, title: str, figures: dict[str, go.Figure], thumbnails: list[Image.Image]
+) -> Path:
     "One self-contained HTML page of figures under their headings, with thumbnails (numbers of their points: `pictures` of `latent_map`)."
     path, parts = Path(path), []
-    for i, (heading, fig) in enumerate(figures.items()): parts.append(f'<h2>{heading}</h2>' + fig.to_html(full_html=False, include_plotlyjs=i == 0, div_id=f'map{i}', post_script=f'thumbnails(document.getElementById("map{i}"))'))
-    write_atomic(path, f'<!doctype html><html><head><meta charset="utf-8"><title>{title}</title><style>body {{font-family: sans-serif}}</style><script>{hover_script(thumbnails)}</script></head><body><h1>{title}</h1>{"".join(parts)}</body></html>')
+    for i, (heading, fig) in enumerate(figures.items()):
+        parts.append(
+            f"<h2>{heading}</h2>"
+            + fig.to_html(
+                full_html=False,
+                include_plotlyjs=i == 0,
+                div_id=f"map{i}",
+                post_script=f'thumbnails(document.getElementById("map{i}"))',
+            )
+        )
+    write_atomic(
+        path,
+        f'<!doctype html><html><head><meta charset="utf-8"><title>{title}</title><style>body {{font-family: sans-serif}}</style><script>{hover_script(thumbnails)}</script></head><body><h1>{title}</h1>{"".join(parts)}</body></html>',
+    )
     return path
 
 
 def notebook_thumbnails(thumbnails: list[Image.Image]) -> str:
     "HTML for the cell after some maps in a running notebook: their points show thumbnails from then on."
-    return f'''<script>(() => {{ {hover_script(thumbnails)}
+    return f"""<script>(() => {{ {hover_script(thumbnails)}
   const attach = () => document.querySelectorAll('.js-plotly-plot').forEach(f => {{ if (f.on && !f.dataset.thumbnails && (f.data || []).some(t => t.customdata)) {{ f.dataset.thumbnails = 1; thumbnails(f); }} }});
   let tries = 0;
   const timer = setInterval(() => {{ attach(); if (++tries > 40) clearInterval(timer); }}, 500);
-}})()</script><small>The points of the maps above show their images in a running notebook.</small>'''
+}})()</script><small>The points of the maps above show their images in a running notebook.</small>"""
 
 # %% ../../nbs/workbench/01a_maps.ipynb #c7b0d963
 def _spread(xy: np.ndarray, count: int, distance: float) -> list[int]:
     "Up to `count` points, in their order, none nearer than `distance` to another."
     chosen: list[int] = []
     for i, p in enumerate(xy):
-        if len(chosen) == count: break
-        if all(np.abs(p - xy[j]).max() > distance for j in chosen): chosen.append(i)
+        if len(chosen) == count:
+            break
+        if all(np.abs(p - xy[j]).max() > distance for j in chosen):
+            chosen.append(i)
     return chosen
 
 
-def _panel(xy: np.ndarray, colours: list[str], thumbnails: list[Image.Image] | None, codewords: np.ndarray | None, side: int, tile: int) -> Image.Image:
+def _panel(
+    xy: np.ndarray,
+    colours: list[str],
+    thumbnails: list[Image.Image] | None,
+    codewords: np.ndarray | None,
+    side: int,
+    tile: int,
+) -> Image.Image:
     "One map, `side` pixels square, drawn twice as large and shrunk."
     k, margin = 2, 10 + tile // 2
     both = xy if codewords is None else np.concatenate([xy, codewords])
-    low, span = both.min(0), np.ptp(both, axis=0).max() or 1.
-    place = lambda v: ((v - low + (span - np.ptp(both, axis=0)) / 2) / span * [1, -1] + [0, 1]) * (side - 2 * margin) + margin  # y goes up
-    image = Image.new('RGB', (side * k, side * k), 'white')
+    low, span = both.min(0), np.ptp(both, axis=0).max() or 1.0
+    place = lambda v: (
+        ((v - low + (span - np.ptp(both, axis=0)) / 2) / span * [1, -1] + [0, 1])
+        * (side - 2 * margin)
+        + margin
+    )  # y goes up
+    image = Image.new("RGB", (side * k, side * k), "white")
     pen = ImageDraw.Draw(image)
     at, r = place(xy), 2.5
-    for (x, y), c in zip(at * k, colours): pen.ellipse([x - r * k, y - r * k, x + r * k, y + r * k], fill=c)
+    for (x, y), c in zip(at * k, colours):
+        pen.ellipse([x - r * k, y - r * k, x + r * k, y + r * k], fill=c)
     if codewords is not None:
         for x, y in place(codewords) * k:
-            for s in (-1, 1): pen.line([x - 3 * k, y - 3 * s * k, x + 3 * k, y + 3 * s * k], fill='black', width=k)
-    pen.rectangle([0, 0, side * k - 1, side * k - 1], outline='#dddddd', width=k)
+            for s in (-1, 1):
+                pen.line(
+                    [x - 3 * k, y - 3 * s * k, x + 3 * k, y + 3 * s * k], fill="black", width=k
+                )
+    pen.rectangle([0, 0, side * k - 1, side * k - 1], outline="#dddddd", width=k)
     image = image.resize((side, side), Image.Resampling.BOX)
     for i in _spread(at, 60, 1.5 * tile) if thumbnails else []:
-        t = thumbnails[i].convert('RGB').resize((tile, tile), Image.Resampling.BILINEAR)
-        framed = Image.new('RGB', (tile + 4, tile + 4), colours[i])
+        t = thumbnails[i].convert("RGB").resize((tile, tile), Image.Resampling.BILINEAR)
+        framed = Image.new("RGB", (tile + 4, tile + 4), colours[i])
         framed.paste(t, (2, 2))
         image.paste(framed, tuple(int(v) - tile // 2 - 2 for v in at[i]))
     return image
 
 
-def _rgb(colour: str) -> str: return '#' + ''.join(f'{int(float(v)):02x}' for v in colour[4:-1].split(',')) if colour.startswith('rgb') else colour
+def _rgb(colour: str) -> str:
+    return (
+        "#" + "".join(f"{int(float(v)):02x}" for v in colour[4:-1].split(","))
+        if colour.startswith("rgb")
+        else colour
+    )
 
 
-def map_picture(maps: dict[str, np.ndarray], labels: list[str], thumbnails: list[Image.Image] | None = None, codewords: dict[str, np.ndarray] | None = None, side: int = 460, tile: int = 18) -> Image.Image:
+def map_picture(
+    maps: dict[str, np.ndarray],
+    labels: list[str],
+    thumbnails: list[Image.Image] | None = None,
+    codewords: dict[str, np.ndarray] | None = None,
+    side: int = 460,
+    tile: int = 18,
+) -> Image.Image:
     "The panels of `latent_map` as a picture, with a legend (up to 24 classes)."
     colour = {n: _rgb(c) for n, c in class_colours(labels).items()}
-    names, font, gap = list(colour)[:24] + (['codewords'] if codewords else []), ImageFont.load_default(15), 12
+    names, font, gap = (
+        list(colour)[:24] + (["codewords"] if codewords else []),
+        ImageFont.load_default(15),
+        12,
+    )
     wide = max(60, 34 + max(int(font.getlength(n)) for n in names))
-    image = Image.new('RGB', (len(maps) * (side + gap) + wide, side + 30), 'white')
+    image = Image.new("RGB", (len(maps) * (side + gap) + wide, side + 30), "white")
     pen = ImageDraw.Draw(image)
     for i, (title, xy) in enumerate(maps.items()):
-        pen.text((i * (side + gap) + 4, 5), title, fill='#333333', font=font)
-        image.paste(_panel(np.asarray(xy, float), [colour[l] for l in labels], thumbnails, codewords and np.asarray(codewords[title], float), side, tile), (i * (side + gap), 30))
+        pen.text((i * (side + gap) + 4, 5), title, fill="#333333", font=font)
+        image.paste(
+            _panel(
+                np.asarray(xy, float),
+                [colour[l] for l in labels],
+                thumbnails,
+                codewords and np.asarray(codewords[title], float),
+                side,
+                tile,
+            ),
+            (i * (side + gap), 30),
+        )
     x = len(maps) * (side + gap)
     for i, n in enumerate(names):
         y = 36 + 19 * i
-        if n in colour: pen.ellipse([x + 4, y + 3, x + 14, y + 13], fill=colour[n])
+        if n in colour:
+            pen.ellipse([x + 4, y + 3, x + 14, y + 13], fill=colour[n])
         else:
-            for s in (-4, 4): pen.line([x + 5, y + 8 - s, x + 13, y + 8 + s], fill='black', width=2)
-        pen.text((x + 22, y - 1), n, fill='#333333', font=font)
+            for s in (-4, 4):
+                pen.line([x + 5, y + 8 - s, x + 13, y + 8 + s], fill="black", width=2)
+        pen.text((x + 22, y - 1), n, fill="#333333", font=font)
     return image
 
 # %% ../../nbs/workbench/01a_maps.ipynb #46f309d9
 def entropy_histogram(entropy: np.ndarray, most: float) -> go.Figure:
     "Histogram of posterior entropies of single tokens in nats; `most` is that of equal weights, log K."
-    fig = go.Figure(go.Histogram(x=np.asarray(entropy).ravel(), nbinsx=60, marker_color='#3b6ea8'))
-    ticks = [n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if math.log(n) < most]
-    fig.add_vline(x=most, line_dash='dot', annotation_text=f'log {math.exp(most):.0f}', annotation_position='top left')
-    fig.update_xaxes(title='entropy of a token\'s codeword weights, as effective codewords (exp of nats)', tickvals=[math.log(n) for n in ticks], ticktext=[str(n) for n in ticks], range=[-0.05, most * 1.03])
-    return fig.update_layout(template=TEMPLATE, height=300, width=760, bargap=0.02, yaxis_title='tokens', margin=dict(l=60, r=20, t=20, b=50))
+    fig = go.Figure(go.Histogram(x=np.asarray(entropy).ravel(), nbinsx=60, marker_color="#3b6ea8"))
+    ticks = [
+        n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if math.log(n) < most
+    ]
+    fig.add_vline(
+        x=most,
+        line_dash="dot",
+        annotation_text=f"log {math.exp(most):.0f}",
+        annotation_position="top left",
+    )
+    fig.update_xaxes(
+        title="entropy of a token's codeword weights, as effective codewords (exp of nats)",
+        tickvals=[math.log(n) for n in ticks],
+        ticktext=[str(n) for n in ticks],
+        range=[-0.05, most * 1.03],
+    )
+    return fig.update_layout(
+        template=TEMPLATE,
+        height=300,
+        width=760,
+        bargap=0.02,
+        yaxis_title="tokens",
+        margin=dict(l=60, r=20, t=20, b=50),
+    )
 
 
-def position_profile(profile: dict[str, list[float]], chance: dict[str, float] | None = None) -> go.Figure:
+def position_profile(
+    profile: dict[str, list[float]], chance: dict[str, float] | None = None
+) -> go.Figure:
     "Figures of each token position, a small panel for each of `profile`; a dotted line where `chance` is known."
     fig = make_subplots(1, len(profile), subplot_titles=list(profile))
     for i, (name, values) in enumerate(profile.items(), 1):
-        fig.add_bar(x=list(range(len(values))), y=values, marker_color='#3b6ea8', hovertemplate='position %{x}: %{y:.3f}<extra></extra>', row=1, col=i)
-        if name in (chance or {}): fig.add_hline(y=chance[name], line_dash='dot', row=1, col=i)
-    return fig.update_xaxes(title='token position').update_layout(template=TEMPLATE, height=280, width=400 * len(profile), showlegend=False, margin=dict(l=40, r=20, t=40, b=40))
+        fig.add_bar(
+            x=list(range(len(values))),
+            y=values,
+            marker_color="#3b6ea8",
+            hovertemplate="position %{x}: %{y:.3f}<extra></extra>",
+            row=1,
+            col=i,
+        )
+        if name in (chance or {}):
+            fig.add_hline(y=chance[name], line_dash="dot", row=1, col=i)
+    return fig.update_xaxes(title="token position").update_layout(
+        template=TEMPLATE,
+        height=280,
+        width=400 * len(profile),
+        showlegend=False,
+        margin=dict(l=40, r=20, t=40, b=40),
+    )

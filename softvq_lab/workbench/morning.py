@@ -18,90 +18,237 @@ from .leaderboard import better_small, effect, gflops, pareto, settings
 from .plots import TEMPLATE
 
 # %% ../../nbs/workbench/07a_morning.ipynb #b9641599
-STATES = {'done': '#4a9d5b', 'running': '#3b6ea8', 'queued': '#9dbbe0', 'planned': '#e2e2e2', 'failed': '#c8463c'}
+STATES = {
+    "done": "#4a9d5b",
+    "running": "#3b6ea8",
+    "queued": "#9dbbe0",
+    "planned": "#e2e2e2",
+    "failed": "#c8463c",
+}
 
 
 def _colours(labels) -> dict[str, str]:
     names = list(dict.fromkeys(labels))
-    return dict(zip(names, px.colors.qualitative.D3 if len(names) <= 10 else px.colors.sample_colorscale('Turbo', np.linspace(0.05, 0.95, len(names)).tolist())))
+    return dict(
+        zip(
+            names,
+            px.colors.qualitative.D3
+            if len(names) <= 10
+            else px.colors.sample_colorscale("Turbo", np.linspace(0.05, 0.95, len(names)).tolist()),
+        )
+    )
 
 
 def progress_bar(report: dict) -> go.Figure:
     "One bar: how many tasks are in which state."
     fig = go.Figure()
     for state, colour in STATES.items():
-        if n := report['counts'].get(state, 0): fig.add_bar(x=[n], y=[report['name']], orientation='h', name=f'{state} {n}', marker_color=colour, hovertemplate=f'{n} {state}<extra></extra>')
-    return fig.update_layout(template=TEMPLATE, barmode='stack', height=130, width=900, margin=dict(l=20, r=20, t=30, b=20), legend=dict(orientation='h', y=1.6, traceorder='normal'), xaxis_title=None, yaxis_showticklabels=False)
+        if n := report["counts"].get(state, 0):
+            fig.add_bar(
+                x=[n],
+                y=[report["name"]],
+                orientation="h",
+                name=f"{state} {n}",
+                marker_color=colour,
+                hovertemplate=f"{n} {state}<extra></extra>",
+            )
+    return fig.update_layout(
+        template=TEMPLATE,
+        barmode="stack",
+        height=130,
+        width=900,
+        margin=dict(l=20, r=20, t=30, b=20),
+        legend=dict(orientation="h", y=1.6, traceorder="normal"),
+        xaxis_title=None,
+        yaxis_showticklabels=False,
+    )
 
 
-def overlaid(table: pd.DataFrame, metric: str = 'rec', log: bool = True) -> go.Figure:
+def overlaid(table: pd.DataFrame, metric: str = "rec", log: bool = True) -> go.Figure:
     "The curves of all runs in one panel: a colour for each setting, a line for each seed."
-    fig, colours, shown = go.Figure(), _colours(table['label']), set()
-    for row in table.drop_duplicates('run').itertuples():
-        points = [(m['step'], m[metric]) for m in read_metrics(Run(row.run)) if metric in m]
-        if not points: continue
-        fig.add_scatter(x=[p[0] for p in points], y=[p[1] for p in points], mode='lines+markers' if len(points) < 8 else 'lines', line=dict(color=colours[row.label], width=1.2), opacity=0.8, name=row.label, legendgroup=row.label, showlegend=row.label not in shown,
-                        hovertemplate=f'{row.label}, seed {row.seed}: %{{y:.4g}}<extra></extra>')
+    fig, colours, shown = go.Figure(), _colours(table["label"]), set()
+    for row in table.drop_duplicates("run").itertuples():
+        points = [(m["step"], m[metric]) for m in read_metrics(Run(row.run)) if metric in m]
+        if not points:
+            continue
+        fig.add_scatter(
+            x=[p[0] for p in points],
+            y=[p[1] for p in points],
+            mode="lines+markers" if len(points) < 8 else "lines",
+            line=dict(color=colours[row.label], width=1.2),
+            opacity=0.8,
+            name=row.label,
+            legendgroup=row.label,
+            showlegend=row.label not in shown,
+            hovertemplate=f"{row.label}, seed {row.seed}: %{{y:.4g}}<extra></extra>",
+        )
         shown.add(row.label)
-    if log: fig.update_yaxes(type='log', dtick=1 if metric != 'lr' else None)
-    return fig.update_layout(template=TEMPLATE, height=420, width=900, xaxis_title='step', yaxis_title=metric, margin=dict(l=60, r=20, t=20, b=40))
+    if log:
+        fig.update_yaxes(type="log", dtick=1 if metric != "lr" else None)
+    return fig.update_layout(
+        template=TEMPLATE,
+        height=420,
+        width=900,
+        xaxis_title="step",
+        yaxis_title=metric,
+        margin=dict(l=60, r=20, t=20, b=40),
+    )
 
 
 def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
     "Every run as a dot, settings from worst to best, their means as bars of the eye."
     ranked, fig = settings(table, figure)[::-1], go.Figure()
-    colours = _colours(table['label'])
+    colours = _colours(table["label"])
     for label in ranked.index:
-        rows = table[table['label'] == label].dropna(subset=[figure])
-        fig.add_scatter(x=rows[figure], y=[label] * len(rows), mode='markers', marker=dict(color=colours[label], size=9, opacity=0.7), text=[f'seed {s}' for s in rows['seed']], hovertemplate='%{text}: %{x:.4g}<extra></extra>')
-        fig.add_scatter(x=[ranked.loc[label, 'mean']], y=[label], mode='markers', marker=dict(symbol='line-ns', size=18, line=dict(width=2, color='#333')), hovertemplate='mean %{x:.4g}<extra></extra>')
-    return fig.update_layout(template=TEMPLATE, showlegend=False, height=90 + 32 * len(ranked), width=900, xaxis_title=f'{figure} ({"less" if better_small(figure) else "more"} is better)', margin=dict(l=20, r=20, t=20, b=40)).update_yaxes(automargin=True)
+        rows = table[table["label"] == label].dropna(subset=[figure])
+        fig.add_scatter(
+            x=rows[figure],
+            y=[label] * len(rows),
+            mode="markers",
+            marker=dict(color=colours[label], size=9, opacity=0.7),
+            text=[f"seed {s}" for s in rows["seed"]],
+            hovertemplate="%{text}: %{x:.4g}<extra></extra>",
+        )
+        fig.add_scatter(
+            x=[ranked.loc[label, "mean"]],
+            y=[label],
+            mode="markers",
+            marker=dict(symbol="line-ns", size=18, line=dict(width=2, color="#333")),
+            hovertemplate="mean %{x:.4g}<extra></extra>",
+        )
+    return fig.update_layout(
+        template=TEMPLATE,
+        showlegend=False,
+        height=90 + 32 * len(ranked),
+        width=900,
+        xaxis_title=f"{figure} ({'less' if better_small(figure) else 'more'} is better)",
+        margin=dict(l=20, r=20, t=20, b=40),
+    ).update_yaxes(automargin=True)
 
 
 def effects(table: pd.DataFrame, figure: str) -> go.Figure | None:
     "A panel for each parameter that varied: the mean of `figure`, with the spread that the seeds alone make."
-    names = [c.removeprefix('vary.') for c in table.columns if c.startswith('vary.')]
-    if not names: return None
+    names = [c.removeprefix("vary.") for c in table.columns if c.startswith("vary.")]
+    if not names:
+        return None
     columns = min(3, len(names))
-    fig = make_subplots(-(-len(names) // columns), columns, subplot_titles=names, vertical_spacing=0.18)
+    fig = make_subplots(
+        -(-len(names) // columns), columns, subplot_titles=names, vertical_spacing=0.18
+    )
     for i, name in enumerate(names):
         e = effect(table, name, figure)
-        e = e.loc[sorted(e.index, key=lambda v: (isinstance(v, str), v if not isinstance(v, str) else 0))]
-        fig.add_scatter(x=[_tick(v) for v in e.index], y=e['mean'], error_y=dict(type='data', array=e['spread'].fillna(0)), mode='lines+markers' if not any(isinstance(v, str | bool) for v in e.index) else 'markers', marker_color='#3b6ea8',
-                        customdata=e[['spread', 'runs']], hovertemplate='%{x}: %{y:.4g}, spread %{customdata[0]:.2g}, %{customdata[1]} runs<extra></extra>', row=i // columns + 1, col=i % columns + 1)
-    fig.update_xaxes(type='category').update_yaxes(title=figure, col=1)
-    return fig.update_layout(template=TEMPLATE, showlegend=False, height=60 + 280 * -(-len(names) // columns), width=max(460, 300 * columns), margin=dict(l=60, r=20, t=40, b=30))
+        e = e.loc[
+            sorted(e.index, key=lambda v: (isinstance(v, str), v if not isinstance(v, str) else 0))
+        ]
+        fig.add_scatter(
+            x=[_tick(v) for v in e.index],
+            y=e["mean"],
+            error_y=dict(type="data", array=e["spread"].fillna(0)),
+            mode="lines+markers"
+            if not any(isinstance(v, str | bool) for v in e.index)
+            else "markers",
+            marker_color="#3b6ea8",
+            customdata=e[["spread", "runs"]],
+            hovertemplate="%{x}: %{y:.4g}, spread %{customdata[0]:.2g}, %{customdata[1]} runs<extra></extra>",
+            row=i // columns + 1,
+            col=i % columns + 1,
+        )
+    fig.update_xaxes(type="category").update_yaxes(title=figure, col=1)
+    return fig.update_layout(
+        template=TEMPLATE,
+        showlegend=False,
+        height=60 + 280 * -(-len(names) // columns),
+        width=max(460, 300 * columns),
+        margin=dict(l=60, r=20, t=40, b=30),
+    )
 
 
-def _tick(v) -> str: return str(v) if isinstance(v, str | bool) or v != int(v) else str(int(v))
+def _tick(v) -> str:
+    return str(v) if isinstance(v, str | bool) or v != int(v) else str(int(v))
 
 
 def costs(table: pd.DataFrame) -> pd.DataFrame:
     "`table` of tokenizers with `tokens`, `numbers` (L x D, what an image becomes) and `gflops` of each run."
     counted, rows = {}, []
-    for run in table['run']:
+    for run in table["run"]:
         c = load_config(Run(run)).tokenizer
-        if c not in counted: counted[c] = {'tokens': c.tokens, 'numbers': c.tokens * c.latent_dim, 'gflops': gflops(Run(run))}
+        if c not in counted:
+            counted[c] = {
+                "tokens": c.tokens,
+                "numbers": c.tokens * c.latent_dim,
+                "gflops": gflops(Run(run)),
+            }
         rows.append(counted[c])
-    return table.assign(**{k: [r[k] for r in rows] for k in ('tokens', 'numbers', 'gflops')})
+    return table.assign(**{k: [r[k] for r in rows] for k in ("tokens", "numbers", "gflops")})
 
 
-def rate_distortion(table: pd.DataFrame, figure: str, rate: str = 'tokens') -> go.Figure | None:
+def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> go.Figure | None:
     "`figure` over the rate (tokens, or numbers an image), mean and spread of each rate; None where the rate does not vary."
-    if figure not in table or table[rate].nunique() < 2: return None
+    if figure not in table or table[rate].nunique() < 2:
+        return None
     fig = go.Figure()
     g = table.dropna(subset=[figure]).groupby(rate)[figure]
-    fig.add_scatter(x=g.mean().index, y=g.mean(), error_y=dict(type='data', array=g.std().fillna(0)), mode='lines', line_color='#b5b5b5', name='mean')
-    for label, rows in table.dropna(subset=[figure]).groupby('label', sort=False): fig.add_scatter(x=rows[rate], y=rows[figure], mode='markers', name=label, marker=dict(size=8, opacity=0.75, color=_colours(table['label'])[label]))
-    fig.update_xaxes(type='log', tickvals=sorted(table[rate].unique()), ticktext=[str(v) for v in sorted(table[rate].unique())])
-    return fig.update_layout(template=TEMPLATE, height=380, width=760, xaxis_title='tokens an image' if rate == 'tokens' else 'numbers an image (L x D)', yaxis_title=figure, margin=dict(l=60, r=20, t=20, b=40))
+    fig.add_scatter(
+        x=g.mean().index,
+        y=g.mean(),
+        error_y=dict(type="data", array=g.std().fillna(0)),
+        mode="lines",
+        line_color="#b5b5b5",
+        name="mean",
+    )
+    for label, rows in table.dropna(subset=[figure]).groupby("label", sort=False):
+        fig.add_scatter(
+            x=rows[rate],
+            y=rows[figure],
+            mode="markers",
+            name=label,
+            marker=dict(size=8, opacity=0.75, color=_colours(table["label"])[label]),
+        )
+    fig.update_xaxes(
+        type="log",
+        tickvals=sorted(table[rate].unique()),
+        ticktext=[str(v) for v in sorted(table[rate].unique())],
+    )
+    return fig.update_layout(
+        template=TEMPLATE,
+        height=380,
+        width=760,
+        xaxis_title="tokens an image" if rate == "tokens" else "numbers an image (L x D)",
+        yaxis_title=figure,
+        margin=dict(l=60, r=20, t=20, b=40),
+    )
 
 
 def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
     "Settings by cost and quality (means over seeds), and the line of those that nothing beats in both."
-    means = table.dropna(subset=[figure]).groupby('label', sort=False)[['gflops', figure]].mean()
-    front = means[pareto(means, 'gflops', figure)].sort_values('gflops')
-    fig, colours = go.Figure(), _colours(table['label'])
-    fig.add_scatter(x=front['gflops'], y=front[figure], mode='lines', line=dict(color='#b5b5b5', shape='hv'), name='front')
-    for label, row in means.iterrows(): fig.add_scatter(x=[row['gflops']], y=[row[figure]], mode='markers', name=label + (' *' if label in front.index else ''), marker=dict(size=11, color=colours[label], symbol='circle' if label in front.index else 'circle-open', line_width=2))
-    return fig.update_layout(template=TEMPLATE, height=420, width=900, xaxis_title='GFLOPs of a tokenizer for one image (encoding and decoding)', yaxis_title=figure, margin=dict(l=60, r=20, t=20, b=40))
+    means = table.dropna(subset=[figure]).groupby("label", sort=False)[["gflops", figure]].mean()
+    front = means[pareto(means, "gflops", figure)].sort_values("gflops")
+    fig, colours = go.Figure(), _colours(table["label"])
+    fig.add_scatter(
+        x=front["gflops"],
+        y=front[figure],
+        mode="lines",
+        line=dict(color="#b5b5b5", shape="hv"),
+        name="front",
+    )
+    for label, row in means.iterrows():
+        fig.add_scatter(
+            x=[row["gflops"]],
+            y=[row[figure]],
+            mode="markers",
+            name=label + (" *" if label in front.index else ""),
+            marker=dict(
+                size=11,
+                color=colours[label],
+                symbol="circle" if label in front.index else "circle-open",
+                line_width=2,
+            ),
+        )
+    return fig.update_layout(
+        template=TEMPLATE,
+        height=420,
+        width=900,
+        xaxis_title="GFLOPs of a tokenizer for one image (encoding and decoding)",
+        yaxis_title=figure,
+        margin=dict(l=60, r=20, t=20, b=40),
+    )

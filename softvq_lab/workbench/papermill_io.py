@@ -14,7 +14,14 @@ from papermill.iorw import LocalHandler
 def keep(path):
     "Move an output that is there out of the way: NAME.ipynb to NAME.1.ipynb, or the next number that is free."
     path = Path(path)
-    if path.exists(): path.rename(next(p for i in range(1, 10**6) if not (p := path.with_suffix(f'.{i}{path.suffix}')).exists()))
+    if path.exists():
+        path.rename(
+            next(
+                p
+                for i in range(1, 10**6)
+                if not (p := path.with_suffix(f".{i}{path.suffix}")).exists()
+            )
+        )
 
 
 class RunsHandler(LocalHandler):
@@ -27,7 +34,8 @@ class RunsHandler(LocalHandler):
     def write(self, buf, path):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path not in self._ours: keep(path)
+        if path not in self._ours:
+            keep(path)
         self._ours.add(path)
         super().write(buf, str(path))
 

@@ -22,81 +22,173 @@ from plotly.io.base_renderers import MimetypeRenderer
 from plotly.subplots import make_subplots
 
 # %% ../../nbs/workbench/01_plots.ipynb #80d7139e
-TEMPLATE = 'plotly_white'
+TEMPLATE = "plotly_white"
 _DRAW = 'import sys, plotly.io as pio; sys.stdout.buffer.write(pio.to_image(pio.from_json(sys.stdin.read(), skip_invalid=True), format="png", validate=False))'
 
 
 def figure_png(fig: go.Figure, seconds: float = 60, draw: str = _DRAW) -> bytes | None:
     "A figure as PNG by a browser; None where there is none, or when it has not drawn within `seconds`. `draw`: the program that reads the figure's JSON and writes the PNG."
-    with subprocess.Popen([sys.executable, '-c', draw], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as p:
+    with subprocess.Popen(
+        [sys.executable, "-c", draw],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as p:
         started = psutil.Process(p.pid)
-        try: png, _ = p.communicate(pio.to_json(fig, validate=False).encode(), timeout=seconds)
+        try:
+            png, _ = p.communicate(pio.to_json(fig, validate=False).encode(), timeout=seconds)
         except subprocess.TimeoutExpired:
-            png = b''
-            for child in (*started.children(recursive=True), started): child.kill()
-    return png if png.startswith(b'\x89PNG') else None
+            png = b""
+            for child in (*started.children(recursive=True), started):
+                child.kill()
+    return png if png.startswith(b"\x89PNG") else None
 
 
 class PngWithin(MimetypeRenderer):
     "A renderer of PNGs that waits at most `seconds` for the first figure that cannot be drawn, and not at all for those after it."
 
-    def __init__(self, seconds: float = 60, draw: str = _DRAW): self.seconds, self.draw, self.works = seconds, draw, True
+    def __init__(self, seconds: float = 60, draw: str = _DRAW):
+        self.seconds, self.draw, self.works = seconds, draw, True
 
     def to_mimebundle(self, fig_dict: dict) -> dict:
-        png = figure_png(go.Figure(fig_dict, skip_invalid=True), self.seconds, self.draw) if self.works else None
+        png = (
+            figure_png(go.Figure(fig_dict, skip_invalid=True), self.seconds, self.draw)
+            if self.works
+            else None
+        )
         self.works = png is not None
-        return {'image/png': base64.b64encode(png).decode()} if png else {}
+        return {"image/png": base64.b64encode(png).decode()} if png else {}
 
 
 def static_fallback():
     "Keep figures as data, and as PNG too where a Chromium can draw it: for notebooks read outside JupyterLab."
-    if 'PLOTLY_RENDERER' in os.environ: return  # plotly's own way to choose
-    browser = any(shutil.which(b) for b in ('chromium', 'chromium-browser', 'google-chrome'))
-    pio.renderers['png_within'] = PngWithin()
-    pio.renderers.default = 'plotly_mimetype+png_within' if browser else 'plotly_mimetype'
+    if "PLOTLY_RENDERER" in os.environ:
+        return  # plotly's own way to choose
+    browser = any(shutil.which(b) for b in ("chromium", "chromium-browser", "google-chrome"))
+    pio.renderers["png_within"] = PngWithin()
+    pio.renderers.default = "plotly_mimetype+png_within" if browser else "plotly_mimetype"
 
 # %% ../../nbs/workbench/01_plots.ipynb #1088cce3
-def curves(metrics: list[dict], names: list[str], log: tuple[str, ...] = (), columns: int = 3, beside: dict[str, list[dict]] | None = None) -> go.Figure:
+def curves(
+    metrics: list[dict],
+    names: list[str],
+    log: tuple[str, ...] = (),
+    columns: int = 3,
+    beside: dict[str, list[dict]] | None = None,
+) -> go.Figure:
     "One small panel for each of `names` over the steps; those in `log` have a logarithmic axis. Names that were never logged are left out. `beside`: other runs' metrics by name, in grey."
     names = [n for n in names if any(n in m for m in metrics)]
-    if not names: raise ValueError('nothing to draw: none of these names was logged')
+    if not names:
+        raise ValueError("nothing to draw: none of these names was logged")
     rows = -(-len(names) // columns)
-    fig = make_subplots(rows, columns, subplot_titles=names, horizontal_spacing=0.08, vertical_spacing=60 / (60 + 220 * rows))
+    fig = make_subplots(
+        rows,
+        columns,
+        subplot_titles=names,
+        horizontal_spacing=0.08,
+        vertical_spacing=60 / (60 + 220 * rows),
+    )
     for i, name in enumerate(names):
         at = dict(row=i // columns + 1, col=i % columns + 1)
         for other, theirs in (beside or {}).items():
-            fig.add_scatter(x=[m['step'] for m in theirs if name in m], y=[m[name] for m in theirs if name in m], mode='lines', line_color='#c8c8c8', name=other, hovertemplate=f'{other}: %{{y:.4g}}<extra></extra>', **at)
-        points = [(m['step'], m[name]) for m in metrics if name in m]
-        fig.add_scatter(x=[p[0] for p in points], y=[p[1] for p in points], mode='lines+markers' if len(points) < 20 else 'lines', line_color='#3b6ea8', name=name, **at)
-        if name in log: fig.update_yaxes(type='log', dtick=1, **at)
-    return fig.update_layout(template=TEMPLATE, showlegend=False, height=60 + 220 * rows, width=320 * columns, margin=dict(l=40, r=20, t=40, b=30))
+            fig.add_scatter(
+                x=[m["step"] for m in theirs if name in m],
+                y=[m[name] for m in theirs if name in m],
+                mode="lines",
+                line_color="#c8c8c8",
+                name=other,
+                hovertemplate=f"{other}: %{{y:.4g}}<extra></extra>",
+                **at,
+            )
+        points = [(m["step"], m[name]) for m in metrics if name in m]
+        fig.add_scatter(
+            x=[p[0] for p in points],
+            y=[p[1] for p in points],
+            mode="lines+markers" if len(points) < 20 else "lines",
+            line_color="#3b6ea8",
+            name=name,
+            **at,
+        )
+        if name in log:
+            fig.update_yaxes(type="log", dtick=1, **at)
+    return fig.update_layout(
+        template=TEMPLATE,
+        showlegend=False,
+        height=60 + 220 * rows,
+        width=320 * columns,
+        margin=dict(l=40, r=20, t=40, b=30),
+    )
 
 # %% ../../nbs/workbench/01_plots.ipynb #01ef559d
 def class_colours(labels: list[str]) -> dict[str, str]:
     "A colour for each class, in the order of the legend."
     names = sorted(set(labels), key=lambda n: (len(n), n))
-    return dict(zip(names, px.colors.qualitative.D3 if len(names) <= 10 else px.colors.sample_colorscale('Turbo', np.linspace(0, 1, len(names)).tolist())))
+    return dict(
+        zip(
+            names,
+            px.colors.qualitative.D3
+            if len(names) <= 10
+            else px.colors.sample_colorscale("Turbo", np.linspace(0, 1, len(names)).tolist()),
+        )
+    )
 
 
-def latent_map(maps: dict[str, np.ndarray], labels: list[str], hover: list[str], pictures: list[int] | None = None, codewords: dict[str, np.ndarray] | None = None, size: float = 5) -> go.Figure:
+def latent_map(
+    maps: dict[str, np.ndarray],
+    labels: list[str],
+    hover: list[str],
+    pictures: list[int] | None = None,
+    codewords: dict[str, np.ndarray] | None = None,
+    size: float = 5,
+) -> go.Figure:
     "2-D maps (N, 2) side by side, one panel for each of `maps`, coloured by class; a class clicked in the legend goes from all panels. `pictures`: the number of each point's thumbnail (see `hover_page`); `codewords` (M, 2) for each panel."
     fig = make_subplots(1, len(maps), subplot_titles=list(maps), horizontal_spacing=0.04)
     pictures = list(range(len(labels))) if pictures is None else pictures
     for column, (title, xy) in enumerate(maps.items(), 1):
         for name, colour in class_colours(labels).items():
             at = [i for i, l in enumerate(labels) if l == name]
-            fig.add_scattergl(x=xy[at, 0], y=xy[at, 1], mode='markers', marker=dict(size=size, opacity=0.8, color=colour), name=name, legendgroup=name, showlegend=column == 1,
-                              text=[hover[i] for i in at], customdata=[pictures[i] for i in at], hovertemplate='%{text}<extra></extra>', row=1, col=column)
+            fig.add_scattergl(
+                x=xy[at, 0],
+                y=xy[at, 1],
+                mode="markers",
+                marker=dict(size=size, opacity=0.8, color=colour),
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1,
+                text=[hover[i] for i in at],
+                customdata=[pictures[i] for i in at],
+                hovertemplate="%{text}<extra></extra>",
+                row=1,
+                col=column,
+            )
         if codewords:
             c = codewords[title]
-            fig.add_scattergl(x=c[:, 0], y=c[:, 1], mode='markers', marker=dict(size=5, symbol='x', color='black'), name='codewords', legendgroup='codewords', showlegend=column == 1, text=[f'codeword {i}' for i in range(len(c))], hovertemplate='%{text}<extra></extra>', row=1, col=column)
+            fig.add_scattergl(
+                x=c[:, 0],
+                y=c[:, 1],
+                mode="markers",
+                marker=dict(size=5, symbol="x", color="black"),
+                name="codewords",
+                legendgroup="codewords",
+                showlegend=column == 1,
+                text=[f"codeword {i}" for i in range(len(c))],
+                hovertemplate="%{text}<extra></extra>",
+                row=1,
+                col=column,
+            )
     fig.update_xaxes(showticklabels=False).update_yaxes(showticklabels=False)
-    return fig.update_layout(template=TEMPLATE, height=480, width=80 + 480 * len(maps), legend=dict(title='class', itemsizing='constant'), margin=dict(l=20, r=20, t=40, b=20))
+    return fig.update_layout(
+        template=TEMPLATE,
+        height=480,
+        width=80 + 480 * len(maps),
+        legend=dict(title="class", itemsizing="constant"),
+        margin=dict(l=20, r=20, t=40, b=20),
+    )
 
 # %% ../../nbs/workbench/01_plots.ipynb #1fd0f63a
 def _caption(text: str, width: int) -> Image.Image:
-    line = Image.new('RGB', (width, 26), 'white')
-    ImageDraw.Draw(line).text((2, 6), text, fill='#333333', font=ImageFont.load_default(14))
+    line = Image.new("RGB", (width, 26), "white")
+    ImageDraw.Draw(line).text((2, 6), text, fill="#333333", font=ImageFont.load_default(14))
     return line
 
 
@@ -104,7 +196,7 @@ def stack_pictures(parts: list[tuple[str, Image.Image]]) -> Image.Image:
     "Captioned pictures, one below the other."
     width = max(p.width for _, p in parts)
     rows = [r for text, p in parts for r in (_caption(text, width), p)]
-    sheet, y = Image.new('RGB', (width, sum(r.height for r in rows) + 6), 'white'), 0
+    sheet, y = Image.new("RGB", (width, sum(r.height for r in rows) + 6), "white"), 0
     for r in rows:
         sheet.paste(r, (0, y))
         y += r.height

@@ -26,19 +26,25 @@ from .execute import Job
 def free_after_a_crash(job: Job):
     "A node that died has left 'running' in the run's status. Where this very job wrote that, Slurm says that it is over."
     run, s = Run(job.output.parent), job.info
-    if run.status['state'] == 'running' and run.status.get('host') == s.get('host'): run.set_status('interrupted')
+    if run.status["state"] == "running" and run.status.get("host") == s.get("host"):
+        run.set_status("interrupted")
 
 
 class SlurmJob:
     "What runs in the allocation: the execution of a planned job in a process of its own."
 
-    def __init__(self, output): self.output, self.pid = str(output), None
+    def __init__(self, output):
+        self.output, self.pid = str(output), None
 
     def __call__(self) -> int:
         free_after_a_crash(Job(self.output))
-        child = subprocess.Popen([sys.executable, '-m', 'softvq_lab.workbench.execute', self.output], stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "softvq_lab.workbench.execute", self.output],
+            stdin=subprocess.DEVNULL,
+        )
         self.pid = child.pid
-        while (code := child.poll()) is None: time.sleep(0.2)  # no blocking wait: a handler could not wait a second time
+        while (code := child.poll()) is None:
+            time.sleep(0.2)  # no blocking wait: a handler could not wait a second time
         return code
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -47,13 +53,15 @@ class SlurmJob:
             try:
                 os.kill(self.pid, signal.SIGUSR2)
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-            except (ProcessLookupError, ChildProcessError): pass
+            except (ProcessLookupError, ChildProcessError):
+                pass
         return submitit.helpers.DelayedSubmission(SlurmJob(self.output))
 
 # %% ../../nbs/workbench/05a_slurm.ipynb #899f1a38
 @config
 class SlurmConfig:
     "What a job asks of the cluster."
+
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -66,56 +74,116 @@ class SlurmConfig:
     signal_s: int = Field(120, ge=1)  # so long before its end a job is told
     requeues: int = Field(1000, ge=0)  # how often the time limit may be reached
     at_most: int = Field(1000, ge=1)  # jobs in the queue at once
-    setup: list[str] = Field(default_factory=list)  # shell lines before a job: modules, environments
+    setup: list[str] = Field(
+        default_factory=list
+    )  # shell lines before a job: modules, environments
     more: dict = Field(default_factory=dict)  # other options of sbatch, by name
 
 
 class Slurm:
     "Jobs as Slurm jobs; options as `SlurmConfig` explains them."
-    name = 'slurm'
+
+    name = "slurm"
 
     def __init__(self, **options):
-        try: self.options = TypeAdapter(SlurmConfig).validate_python(options)
-        except ValidationError as e: raise ConfigError('slurm: ' + '; '.join(f'{x["loc"][-1]}={options.get(x["loc"][-1])!r}: {x["msg"]}{closest(x["loc"][-1], SlurmConfig.__dataclass_fields__)}' for x in e.errors())) from None
+        try:
+            self.options = TypeAdapter(SlurmConfig).validate_python(options)
+        except ValidationError as e:
+            raise ConfigError(
+                "slurm: "
+                + "; ".join(
+                    f"{x['loc'][-1]}={options.get(x['loc'][-1])!r}: {x['msg']}{closest(x['loc'][-1], SlurmConfig.__dataclass_fields__)}"
+                    for x in e.errors()
+                )
+            ) from None
         self.last: dict[str, str] = {}
 
-    def room(self, busy: list) -> int: return self.options.at_most - len(busy)
+    def room(self, busy: list) -> int:
+        return self.options.at_most - len(busy)
 
     def start(self, task, busy: list = ()):
-        o, folder = self.options, Path(task.output).resolve().parent/'slurm'
+        o, folder = self.options, Path(task.output).resolve().parent / "slurm"
         executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=o.requeues)
-        wanted = dict(partition=o.partition, account=o.account, qos=o.qos, constraint=o.constraint, nodes=o.nodes, ntasks_per_node=1, gpus_per_node=o.gpus or None, cpus_per_task=o.cpus, mem=o.mem, time=max(1, round(o.hours * 60)))
-        executor.update_parameters(**{k: v for k, v in wanted.items() if v is not None}, job_name=Path(task.run).name[:60], signal_delay_s=o.signal_s, setup=o.setup, additional_parameters={'requeue': True, 'export': 'ALL', **o.more}, stderr_to_stdout=True,
-                                   srun_args=['--nodes=1', '--ntasks=1'])  # the notebook runs on the first node and starts the others itself
+        wanted = dict(
+            partition=o.partition,
+            account=o.account,
+            qos=o.qos,
+            constraint=o.constraint,
+            nodes=o.nodes,
+            ntasks_per_node=1,
+            gpus_per_node=o.gpus or None,
+            cpus_per_task=o.cpus,
+            mem=o.mem,
+            time=max(1, round(o.hours * 60)),
+        )
+        executor.update_parameters(
+            **{k: v for k, v in wanted.items() if v is not None},
+            job_name=Path(task.run).name[:60],
+            signal_delay_s=o.signal_s,
+            setup=o.setup,
+            additional_parameters={"requeue": True, "export": "ALL", **o.more},
+            stderr_to_stdout=True,
+            srun_args=["--nodes=1", "--ntasks=1"],
+        )  # the notebook runs on the first node and starts the others itself
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+            warnings.simplefilter("ignore")
             job = executor.submit(SlurmJob(task.job.output.resolve()))
-        write_json(_id_file(task.job), {'job_id': job.job_id})
+        write_json(_id_file(task.job), {"job_id": job.job_id})
 
     def states(self, tasks: list) -> dict[str, dict]:
         "What the files say, corrected by what the queue knows."
         queue = self._queue()
         return {t.id: _state(t.job, queue) for t in tasks}
 
-    def stop(self, tasks: list): "Jobs stay in the queue: softvq-lab sweep adopts them later, scancel ends them."
+    def stop(self, tasks: list):
+        "Jobs stay in the queue: softvq-lab sweep adopts them later, scancel ends them."
 
     def _queue(self) -> dict[str, str]:
         "Job id -> state in the queue; what was known last when the controller does not answer."
-        p = subprocess.run(['squeue', '--noheader', '--me', '--states=all', '--format=%i %T'], capture_output=True, text=True)
-        if p.returncode == 0: self.last = dict(line.split()[:2] for line in p.stdout.splitlines() if line.strip())
+        p = subprocess.run(
+            ["squeue", "--noheader", "--me", "--states=all", "--format=%i %T"],
+            capture_output=True,
+            text=True,
+        )
+        if p.returncode == 0:
+            self.last = dict(line.split()[:2] for line in p.stdout.splitlines() if line.strip())
         return self.last
 
 
-QUEUED = ('PENDING', 'CONFIGURING', 'REQUEUED', 'REQUEUE_FED', 'REQUEUE_HOLD', 'SPECIAL_EXIT', 'RESIZING', 'SUSPENDED', 'STOPPED', 'SIGNALING', 'STAGE_OUT', 'RUNNING', 'COMPLETING')
+QUEUED = (
+    "PENDING",
+    "CONFIGURING",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "SPECIAL_EXIT",
+    "RESIZING",
+    "SUSPENDED",
+    "STOPPED",
+    "SIGNALING",
+    "STAGE_OUT",
+    "RUNNING",
+    "COMPLETING",
+)
 
 
-def _id_file(job: Job) -> Path: return job.output.with_suffix('.slurm.json')
+def _id_file(job: Job) -> Path:
+    return job.output.with_suffix(".slurm.json")
 
 
 def _state(job: Job, queue: dict[str, str]) -> dict:
     s = job.info
-    if s['state'] in ('planned', 'done', 'failed'): return s
-    try: found = queue.get(read_json(_id_file(job))['job_id'])
-    except (OSError, ValueError): found = None
-    if found in QUEUED: return s | {'state': 'running' if found == 'RUNNING' and s['state'] == 'running' else 'queued'}
-    return s | {'state': 'preempted' if s['state'] == 'preempted' else 'interrupted', 'reason': s.get('reason') or f'its Slurm job ended ({found or "no longer known"})'}
+    if s["state"] in ("planned", "done", "failed"):
+        return s
+    try:
+        found = queue.get(read_json(_id_file(job))["job_id"])
+    except (OSError, ValueError):
+        found = None
+    if found in QUEUED:
+        return s | {
+            "state": "running" if found == "RUNNING" and s["state"] == "running" else "queued"
+        }
+    return s | {
+        "state": "preempted" if s["state"] == "preempted" else "interrupted",
+        "reason": s.get("reason") or f"its Slurm job ended ({found or 'no longer known'})",
+    }

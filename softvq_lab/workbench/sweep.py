@@ -34,6 +34,7 @@ from ..workflows import WORKFLOWS
 @config
 class RandomConfig:
     "A random draw of `count` settings; each parameter is a list to choose from or {low, high, log}."
+
     count: int = Field(..., ge=1, le=10_000)
     seed: int = 0
     over: dict[str, list | dict]
@@ -45,6 +46,7 @@ Rows = list[dict]
 @config
 class StageConfig:
     "What one stage of a sweep runs: `set` for all, times `grid`, times `list`, times `random`."
+
     set: dict = Field(default_factory=dict)
     grid: dict[str, list] = Field(default_factory=dict)
     random: RandomConfig | None = None
@@ -54,54 +56,97 @@ class StageConfig:
 @config
 class SweepConfig:
     "A sweep: name, seeds and stages."
-    name: str = Field(..., pattern=r'^[A-Za-z0-9][A-Za-z0-9._-]*$')
-    about: str = ''
+
+    name: str = Field(..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    about: str = ""
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     tokenizer: StageConfig | None = None
     generator: StageConfig | None = None
     evaluation: StageConfig | None = None
 
     def __post_init__(self):
-        if not (self.tokenizer or self.generator): raise ValueError('a sweep needs a stage tokenizer or generator')
+        if not (self.tokenizer or self.generator):
+            raise ValueError("a sweep needs a stage tokenizer or generator")
 
 
-STAGES = {'tokenizer': 'train', 'generator': 'train_generator', 'evaluation': 'evaluate'}  # stage -> workflow
+STAGES = {
+    "tokenizer": "train",
+    "generator": "train_generator",
+    "evaluation": "evaluate",
+}  # stage -> workflow
 
 
 def read_sweep(source) -> SweepConfig:
     "A sweep of a YAML file or a dict; a `ConfigError` that says what is wrong with it."
-    if isinstance(source, SweepConfig): return source
-    try: given = source if isinstance(source, dict) else yaml.safe_load(Path(source).read_text(encoding='utf-8'))
-    except FileNotFoundError: raise ConfigError(f'there is no sweep file {source}.{closest(Path(source).name, [p.name for p in Path(source).parent.glob("*.yaml")])}') from None
-    except (OSError, yaml.YAMLError) as e: raise ConfigError(f'{source} cannot be read as a sweep: {e}') from None
-    if not isinstance(given, dict): raise ConfigError(f'{source} is not a sweep: name, seeds, tokenizer, generator, evaluation')
-    try: return TypeAdapter(SweepConfig).validate_python(given)
+    if isinstance(source, SweepConfig):
+        return source
+    try:
+        given = (
+            source
+            if isinstance(source, dict)
+            else yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+        )
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no sweep file {source}.{closest(Path(source).name, [p.name for p in Path(source).parent.glob('*.yaml')])}"
+        ) from None
+    except (OSError, yaml.YAMLError) as e:
+        raise ConfigError(f"{source} cannot be read as a sweep: {e}") from None
+    if not isinstance(given, dict):
+        raise ConfigError(f"{source} is not a sweep: name, seeds, tokenizer, generator, evaluation")
+    try:
+        return TypeAdapter(SweepConfig).validate_python(given)
     except ValidationError as e:
-        says = [f'  {".".join(map(str, x["loc"])) or "sweep"}: {x["msg"].removeprefix("Value error, ")}{closest(x["loc"][-1], SweepConfig.__dataclass_fields__) if x["type"] == "unexpected_keyword_argument" else ""}' for x in e.errors()]
-        raise ConfigError(f'{source if not isinstance(source, dict) else "the sweep"} cannot be used:\n' + '\n'.join(says)) from None
+        says = [
+            f"  {'.'.join(map(str, x['loc'])) or 'sweep'}: {x['msg'].removeprefix('Value error, ')}{closest(x['loc'][-1], SweepConfig.__dataclass_fields__) if x['type'] == 'unexpected_keyword_argument' else ''}"
+            for x in e.errors()
+        ]
+        raise ConfigError(
+            f"{source if not isinstance(source, dict) else 'the sweep'} cannot be used:\n"
+            + "\n".join(says)
+        ) from None
 
 # %% ../../nbs/workbench/05_sweep.ipynb #3ed50822
 def override(source, settings: dict) -> SweepConfig:
     "A sweep with some fixed settings of its first stage replaced."
     spec = read_sweep(source)
-    first = 'tokenizer' if spec.tokenizer else 'generator'
+    first = "tokenizer" if spec.tokenizer else "generator"
     stage = getattr(spec, first)
-    if clash := [k for k in settings if k in stage.grid or any(k in row for row in stage.list)]: raise ConfigError(f'{", ".join(clash)} varies in the sweep {spec.name} and cannot be fixed at the same time')
+    if clash := [k for k in settings if k in stage.grid or any(k in row for row in stage.list)]:
+        raise ConfigError(
+            f"{', '.join(clash)} varies in the sweep {spec.name} and cannot be fixed at the same time"
+        )
     return replace(spec, **{first: replace(stage, set=stage.set | settings)})
 
 # %% ../../nbs/workbench/05_sweep.ipynb #92df5e9f
 def _draws(r: RandomConfig | None) -> list[dict]:
     "The random settings: the same for the same seed."
-    if r is None: return [{}]
+    if r is None:
+        return [{}]
     rows = []
     for i in range(r.count):
-        draw, row = python_random.Random(derive_seed('sweep', r.seed, i)), {}
+        draw, row = python_random.Random(derive_seed("sweep", r.seed, i)), {}
         for name, v in r.over.items():
             if isinstance(v, dict):
-                if not {'low', 'high'} <= set(v) <= {'low', 'high', 'log'} or not v['low'] < v['high']: raise ConfigError(f'random over {name}: {v} should be a list or {{low: ..., high: ..., log: true}}')
-                x = math.exp(draw.uniform(math.log(v['low']), math.log(v['high']))) if v.get('log') else draw.uniform(v['low'], v['high'])
-                row[name] = round(x) if isinstance(v['low'], int) and isinstance(v['high'], int) else float(f'{x:.4g}')
-            else: row[name] = draw.choice(v)
+                if (
+                    not {"low", "high"} <= set(v) <= {"low", "high", "log"}
+                    or not v["low"] < v["high"]
+                ):
+                    raise ConfigError(
+                        f"random over {name}: {v} should be a list or {{low: ..., high: ..., log: true}}"
+                    )
+                x = (
+                    math.exp(draw.uniform(math.log(v["low"]), math.log(v["high"])))
+                    if v.get("log")
+                    else draw.uniform(v["low"], v["high"])
+                )
+                row[name] = (
+                    round(x)
+                    if isinstance(v["low"], int) and isinstance(v["high"], int)
+                    else float(f"{x:.4g}")
+                )
+            else:
+                row[name] = draw.choice(v)
         rows.append(row)
     return rows
 
@@ -112,38 +157,73 @@ def settings_of(stage: StageConfig) -> list[dict]:
     return [g | l | r for g, l, r in itertools.product(grid, stage.list, _draws(stage.random))]
 
 # %% ../../nbs/workbench/05_sweep.ipynb #d81bf4fd
-def digest(workflow: str, cfg, tokenizer: str = '') -> str:
+def digest(workflow: str, cfg, tokenizer: str = "") -> str:
     "16 hex digits of a workflow's parsed config, and of the `tokenizer` (its digest) that it is about."
-    cut = {k: v for k, v in flatten(cfg).items() if k not in (*ANYHOW, 'tokenizer_run')}
-    return hashlib.sha256(json.dumps([workflow, cut, tokenizer], sort_keys=True).encode()).hexdigest()[:16]
+    cut = {k: v for k, v in flatten(cfg).items() if k not in (*ANYHOW, "tokenizer_run")}
+    return hashlib.sha256(
+        json.dumps([workflow, cut, tokenizer], sort_keys=True).encode()
+    ).hexdigest()[:16]
 
 
 def digest_of_run(run: Run) -> str:
     "The digest of a run that is there, however it was made; '' when its config is not of this version."
     try:
         info = run.info
-        workflow = STAGES[info['kind']]
-        cfg = TypeAdapter(WORKFLOWS[workflow]).validate_python(info['config'])
-        return digest(workflow, cfg, digest_of_run(Run(cfg.tokenizer_run)) if workflow == 'train_generator' else '')
-    except (OSError, ValueError, KeyError, TypeError): return ''
+        workflow = STAGES[info["kind"]]
+        cfg = TypeAdapter(WORKFLOWS[workflow]).validate_python(info["config"])
+        return digest(
+            workflow,
+            cfg,
+            digest_of_run(Run(cfg.tokenizer_run)) if workflow == "train_generator" else "",
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def readable_name(workflow: str, cfg, given: dict) -> str:
     "A name for a run's folder: what it is, and what of `given` differs from the defaults."
     defaults = parameters(WORKFLOWS[workflow])
-    what = f'{cfg.tokenizer.quantizer}-{cfg.tokenizer.tokens}x{cfg.tokenizer.latent_dim}' if workflow == 'train' else f'{cfg.generator.generator}-{cfg.generator.size}'
-    recipe = 'paper_' if given.get('recipe') == 'paper' else ''
-    differs = '_'.join(f'{k}-{v}' for k, v in given.items() if k not in QUIET and defaults.get(k) != v)
-    return re.sub(r'[^A-Za-z0-9._-]+', '-', f'{recipe}{what}_{differs}')[:70].strip('-_.')
+    what = (
+        f"{cfg.tokenizer.quantizer}-{cfg.tokenizer.tokens}x{cfg.tokenizer.latent_dim}"
+        if workflow == "train"
+        else f"{cfg.generator.generator}-{cfg.generator.size}"
+    )
+    recipe = "paper_" if given.get("recipe") == "paper" else ""
+    differs = "_".join(
+        f"{k}-{v}" for k, v in given.items() if k not in QUIET and defaults.get(k) != v
+    )
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{recipe}{what}_{differs}")[:70].strip("-_.")
 
 
-QUIET = (*ANYHOW, 'recipe', 'tokenizer_run', 'quantizer', 'tokens', 'latent_dim', 'generator', 'size', 'steps', 'batch_size', 'warmup_steps', 'eval_every', 'checkpoint_every', 'log_every', 'ema_decay', 'lr',
-         'dataset', 'data_path', 'flip', 'crop', 'processes')  # said already, or how long and on what: not in names
+QUIET = (
+    *ANYHOW,
+    "recipe",
+    "tokenizer_run",
+    "quantizer",
+    "tokens",
+    "latent_dim",
+    "generator",
+    "size",
+    "steps",
+    "batch_size",
+    "warmup_steps",
+    "eval_every",
+    "checkpoint_every",
+    "log_every",
+    "ema_decay",
+    "lr",
+    "dataset",
+    "data_path",
+    "flip",
+    "crop",
+    "processes",
+)  # said already, or how long and on what: not in names
 
 # %% ../../nbs/workbench/05_sweep.ipynb #041b4f83
 @dataclass
 class Task:
     "One job of a sweep."
+
     id: str  # its digest
     stage: str
     workflow: str
@@ -151,44 +231,98 @@ class Task:
     output: str  # the executed notebook
     run: str  # the run folder that it trains or measures
     vary: dict = field(default_factory=dict)  # what varies in this sweep, with the seed
-    needs: str = ''  # id of the task that must be done before
+    needs: str = ""  # id of the task that must be done before
     found: bool = False  # a run with this config was there already, not made by a job
 
     @property
-    def job(self) -> Job: return Job(self.output)
+    def job(self) -> Job:
+        return Job(self.output)
+
     @property
-    def label(self) -> str: return ', '.join(f'{k}={v}' for k, v in self.vary.items())
+    def label(self) -> str:
+        return ", ".join(f"{k}={v}" for k, v in self.vary.items())
 
 
-def plan(sweep: SweepConfig, root='runs') -> list[Task]:
+def plan(sweep: SweepConfig, root="runs") -> list[Task]:
     "The tasks of a sweep in the order in which they can run, equal ones once; a `ConfigError` for the first whose parameters are wrong, before any work."
-    known = {digest_of_run(r): r for r in list_runs(root) if r.status['state'] == 'done'}
+    known = {digest_of_run(r): r for r in list_runs(root) if r.status["state"] == "done"}
     tasks: dict[str, Task] = {}
 
     def add(stage: str, given: dict, vary: dict, before: Task | None) -> Task:
         workflow = STAGES[stage]
-        try: cfg = check_parameters(workflow, given)
-        except ConfigError as e: raise ConfigError(f'{sweep.name}, {stage} ({", ".join(f"{k}={v}" for k, v in vary.items())}): {e}') from None
-        inner = before.id if before else digest_of_run(Run(given['tokenizer_run'])) if given.get('tokenizer_run') else ''
+        try:
+            cfg = check_parameters(workflow, given)
+        except ConfigError as e:
+            raise ConfigError(
+                f"{sweep.name}, {stage} ({', '.join(f'{k}={v}' for k, v in vary.items())}): {e}"
+            ) from None
+        inner = (
+            before.id
+            if before
+            else digest_of_run(Run(given["tokenizer_run"]))
+            if given.get("tokenizer_run")
+            else ""
+        )
         d = digest(workflow, cfg, inner)
-        if stage == 'evaluation': run, output = before.run, f'{before.run}/evaluate-{d[:8]}.ipynb'
+        if stage == "evaluation":
+            run, output = before.run, f"{before.run}/evaluate-{d[:8]}.ipynb"
         else:
-            run = f'{root}/pool/{readable_name(workflow, cfg, given)}-{d[:8]}'
-            output = f'{run}/notebook.ipynb'
-        elsewhere = known.get(d) if Job(output).info['state'] == 'planned' else None
-        found = elsewhere is not None and (elsewhere.path/'evaluation'/'reconstruction.json').exists() | (stage == 'generator')
-        if found: run, output = str(elsewhere.path), str(elsewhere.path/'notebook.ipynb')
-        return tasks.setdefault(d, Task(d, stage, workflow, given if stage == 'evaluation' else given | {'run': run}, output, run, vary, before.id if before else '', found))
+            run = f"{root}/pool/{readable_name(workflow, cfg, given)}-{d[:8]}"
+            output = f"{run}/notebook.ipynb"
+        elsewhere = known.get(d) if Job(output).info["state"] == "planned" else None
+        found = elsewhere is not None and (
+            elsewhere.path / "evaluation" / "reconstruction.json"
+        ).exists() | (stage == "generator")
+        if found:
+            run, output = str(elsewhere.path), str(elsewhere.path / "notebook.ipynb")
+        return tasks.setdefault(
+            d,
+            Task(
+                d,
+                stage,
+                workflow,
+                given if stage == "evaluation" else given | {"run": run},
+                output,
+                run,
+                vary,
+                before.id if before else "",
+                found,
+            ),
+        )
 
     for seed in sweep.seeds:
         made: list[Task | None] = [None]
         for stage in STAGES:
-            if not (s := getattr(sweep, stage)): continue
+            if not (s := getattr(sweep, stage)):
+                continue
             rows = []
             for before, v in itertools.product(made, settings_of(s)):
-                vary = (before.vary if before else {}) | {k if not before or k not in before.parameters else f'{stage}.{k}': x for k, x in v.items()} | {'seed': seed}
-                link = {} if before is None else {'run': before.run} if stage == 'evaluation' else {'tokenizer_run': before.run}
-                rows.append(add(stage, s.set | v | link | {'seed': s.set.get('seed', 0) if stage == 'evaluation' else seed}, vary, before))
+                vary = (
+                    (before.vary if before else {})
+                    | {
+                        k if not before or k not in before.parameters else f"{stage}.{k}": x
+                        for k, x in v.items()
+                    }
+                    | {"seed": seed}
+                )
+                link = (
+                    {}
+                    if before is None
+                    else {"run": before.run}
+                    if stage == "evaluation"
+                    else {"tokenizer_run": before.run}
+                )
+                rows.append(
+                    add(
+                        stage,
+                        s.set
+                        | v
+                        | link
+                        | {"seed": s.set.get("seed", 0) if stage == "evaluation" else seed},
+                        vary,
+                        before,
+                    )
+                )
             made = rows
     return list(tasks.values())
 
@@ -201,20 +335,41 @@ class Sweep:
         self.last = None
 
     @property
-    def folder(self) -> Path: return self.root/'sweeps'/self.spec.name
+    def folder(self) -> Path:
+        return self.root / "sweeps" / self.spec.name
 
     def write(self, states: dict[str, dict], executor: str, ended: bool = False):
         "sweep.json, if anything changed."
-        rows = [asdict(t) | {'label': t.label} | states[t.id] for t in self.tasks]
-        if (told := json.dumps([rows, ended], default=str)) == self.last: return
+        rows = [asdict(t) | {"label": t.label} | states[t.id] for t in self.tasks]
+        if (told := json.dumps([rows, ended], default=str)) == self.last:
+            return
         self.last, me = told, psutil.Process()
-        counts = {s: sum(r['state'] == s for r in rows) for s in ('planned', 'queued', 'running', 'done', 'failed')}
-        driver = {'state': 'ended' if ended else 'running', 'pid': me.pid, 'created': me.create_time(), 'host': platform.node()}
-        write_json(self.folder/'sweep.json', {'name': self.spec.name, 'about': self.spec.about, 'executor': executor, 'driver': driver, 'updated': now(),
-                                              'counts': counts, 'spec': asdict(self.spec), 'tasks': rows})
+        counts = {
+            s: sum(r["state"] == s for r in rows)
+            for s in ("planned", "queued", "running", "done", "failed")
+        }
+        driver = {
+            "state": "ended" if ended else "running",
+            "pid": me.pid,
+            "created": me.create_time(),
+            "host": platform.node(),
+        }
+        write_json(
+            self.folder / "sweep.json",
+            {
+                "name": self.spec.name,
+                "about": self.spec.about,
+                "executor": executor,
+                "driver": driver,
+                "updated": now(),
+                "counts": counts,
+                "spec": asdict(self.spec),
+                "tasks": rows,
+            },
+        )
 
 
-def open_sweep(source, root='runs') -> Sweep:
+def open_sweep(source, root="runs") -> Sweep:
     "The sweep of a file or dict, planned."
     spec = read_sweep(source)
     return Sweep(spec, plan(spec, os.path.relpath(root) if not os.path.isabs(root) else root), root)
@@ -222,23 +377,39 @@ def open_sweep(source, root='runs') -> Sweep:
 
 def read_report(path) -> dict:
     "sweep.json of a sweep's folder; its driver 'gone' when it was killed."
-    report = read_json(Path(path)/'sweep.json' if Path(path).is_dir() else path)
-    d = report['driver']
-    if d['state'] == 'running' and not lives(d['host'], d['pid'], d['created']): d['state'] = 'gone'
+    report = read_json(Path(path) / "sweep.json" if Path(path).is_dir() else path)
+    d = report["driver"]
+    if d["state"] == "running" and not lives(d["host"], d["pid"], d["created"]):
+        d["state"] = "gone"
     return report
 
 
 def join_reports(reports: list[dict]) -> dict:
     "Several sweeps as one report; a task of several counts once. Settings that read alike and are not the same get the name of their sweep."
-    if len(reports) == 1: return reports[0]
-    tasks, labels = {t['id']: t for r in reports for t in r['tasks']}, {}
+    if len(reports) == 1:
+        return reports[0]
+    tasks, labels = {t["id"]: t for r in reports for t in r["tasks"]}, {}
     for t in tasks.values():
-        t['vary'] = {k: v for r in reports for u in r['tasks'] if u['id'] == t['id'] for k, v in u['vary'].items()}
-        labels.setdefault((t['stage'], json.dumps(t['vary'], sort_keys=True)), []).append(t)
-    home = {t['id']: r['name'] for r in reports for t in r['tasks']}
+        t["vary"] = {
+            k: v
+            for r in reports
+            for u in r["tasks"]
+            if u["id"] == t["id"]
+            for k, v in u["vary"].items()
+        }
+        labels.setdefault((t["stage"], json.dumps(t["vary"], sort_keys=True)), []).append(t)
+    home = {t["id"]: r["name"] for r in reports for t in r["tasks"]}
     for same in labels.values():
-        for t in same if len(same) > 1 else []: t['vary'] = {'sweep': home[t['id']]} | t['vary']
-    for t in tasks.values(): t['label'] = ', '.join(f'{k}={v}' for k, v in t['vary'].items())
-    drivers = [r['driver'] for r in reports]
-    return {**reports[0], 'name': ', '.join(r['name'] for r in reports), 'about': '; '.join(r['about'] for r in reports), 'tasks': list(tasks.values()), 'driver': next((d for d in drivers if d['state'] == 'running'), drivers[0]),
-            'counts': {s: sum(t['state'] == s for t in tasks.values()) for s in reports[0]['counts']}}
+        for t in same if len(same) > 1 else []:
+            t["vary"] = {"sweep": home[t["id"]]} | t["vary"]
+    for t in tasks.values():
+        t["label"] = ", ".join(f"{k}={v}" for k, v in t["vary"].items())
+    drivers = [r["driver"] for r in reports]
+    return {
+        **reports[0],
+        "name": ", ".join(r["name"] for r in reports),
+        "about": "; ".join(r["about"] for r in reports),
+        "tasks": list(tasks.values()),
+        "driver": next((d for d in drivers if d["state"] == "running"), drivers[0]),
+        "counts": {s: sum(t["state"] == s for t in tasks.values()) for s in reports[0]["counts"]},
+    }

@@ -26,36 +26,49 @@ from .plots import TEMPLATE
 # %% ../../nbs/workbench/02b_token_counts.ipynb #54103e73
 def token_siblings(run: Run, root) -> list[Run]:
     "`run` and the tokenizer runs under `root` with a checkpoint that differ from it in the number of tokens only, fewest tokens first; of several with as many tokens the newest (`run` itself before all)."
-    learned = lambda r: {k: v for k, v in learned_settings(r.info['config']).items() if k != 'tokens'}
-    mine, found = learned(run), {run.info['config']['tokenizer']['tokens']: run}
+    learned = lambda r: {
+        k: v for k, v in learned_settings(r.info["config"]).items() if k != "tokens"
+    }
+    mine, found = learned(run), {run.info["config"]["tokenizer"]["tokens"]: run}
     for other in list_runs(root):
         try:
-            if other.kind == 'tokenizer' and steps_of(other.checkpoints) and learned(other) == mine: found.setdefault(other.info['config']['tokenizer']['tokens'], other)
-        except (KeyError, TypeError, AttributeError, ValueError, OSError): continue  # not one of ours
+            if other.kind == "tokenizer" and steps_of(other.checkpoints) and learned(other) == mine:
+                found.setdefault(other.info["config"]["tokenizer"]["tokens"], other)
+        except (KeyError, TypeError, AttributeError, ValueError, OSError):
+            continue  # not one of ours
     return [found[n] for n in sorted(found)]
 
 
 @dataclass(frozen=True)
 class Count:
     "One number of tokens: a run, or the first `kept` tokens of a run."
+
     lens: Lens
     tokens: int
     kept: int | None = None  # None: all
 
     @property
-    def name(self) -> str: return self.lens.run.name if self.kept is None else f'{self.lens.run.name}, first {self.kept}'
+    def name(self) -> str:
+        return (
+            self.lens.run.name if self.kept is None else f"{self.lens.run.name}, first {self.kept}"
+        )
 
 
 def token_counts(run: Run, root, most: int = 8) -> tuple[list[Count], list[str]]:
     "The numbers of tokens that can be compared with `run`, fewest first: its siblings, and where a run keeps any first k tokens its 1, 2, 4, ... (`most` of them). With it, what could not be opened, in words."
     counts, says = [], []
     for r in token_siblings(run, root):
-        try: lens = open_lens(r.path)
+        try:
+            lens = open_lens(r.path)
         except ValueError as e:
             says.append(str(e))
             continue
         L = lens.tokenizer.tokens
-        if can_keep(lens.tokenizer): counts += [Count(lens, k, k) for k in itertools.takewhile(lambda k: k < L, (2**i for i in range(most)))]
+        if can_keep(lens.tokenizer):
+            counts += [
+                Count(lens, k, k)
+                for k in itertools.takewhile(lambda k: k < L, (2**i for i in range(most)))
+            ]
         counts.append(Count(lens, L))
     return sorted(counts, key=lambda c: c.tokens), says
 
@@ -71,29 +84,50 @@ class _Kept(torch.nn.Module):
     def __init__(self, tokenizer, kept: int):
         super().__init__()
         self.whole, self.kept = (tokenizer,), kept  # in a tuple: the weights are not its own
-        self.marker = torch.nn.Parameter(torch.empty(0), requires_grad=False)  # measurements ask for a device
+        self.marker = torch.nn.Parameter(
+            torch.empty(0), requires_grad=False
+        )  # measurements ask for a device
 
     def __getattr__(self, name):
-        try: return super().__getattr__(name)
-        except AttributeError: return getattr(self.whole[0], name)
-    def decode(self, z): return self.whole[0].decode(z[:, :self.kept])
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.whole[0], name)
+
+    def decode(self, z):
+        return self.whole[0].decode(z[:, : self.kept])
 
 
 def some_heldout(images: ImageData, limit: int) -> ImageData:
     "The data with at most `limit` held-out images, spread evenly."
-    if len(images.heldout) <= limit: return images
-    return dataclasses.replace(images, heldout=Subset(images.heldout, spread(len(images.heldout), limit)), source=f'{images.source}, {limit} images spread evenly')
+    if len(images.heldout) <= limit:
+        return images
+    return dataclasses.replace(
+        images,
+        heldout=Subset(images.heldout, spread(len(images.heldout), limit)),
+        source=f"{images.source}, {limit} images spread evenly",
+    )
 
 
 @remembered
 def measured(lens: Lens, kept: int | None = None, limit: int = 512) -> dict:
     "`figures`, `passport` and `stored` (whether they were read from the run) of held-out reconstructions."
-    images, tokenizer = some_heldout(lens.images, limit), lens.tokenizer if kept is None else _Kept(lens.tokenizer, kept)
-    about = reconstruction_figures({'psnr': torch.zeros(len(images.heldout)), 'ssim': torch.zeros(1), 'stats': {}}, images).passport  # the passport that measuring would give
-    found = figures(lens.run).get('reconstruction', {}) if kept is None else {}
-    if found.get('subject') == {'tokenizer': lens.tokenizer.fingerprint} and found.get('passport') == about and {'psnr', 'ssim'} <= found['figures'].keys(): return {'figures': found['figures'], 'passport': about, 'stored': True}
+    images, tokenizer = (
+        some_heldout(lens.images, limit),
+        lens.tokenizer if kept is None else _Kept(lens.tokenizer, kept),
+    )
+    about = reconstruction_figures(
+        {"psnr": torch.zeros(len(images.heldout)), "ssim": torch.zeros(1), "stats": {}}, images
+    ).passport  # the passport that measuring would give
+    found = figures(lens.run).get("reconstruction", {}) if kept is None else {}
+    if (
+        found.get("subject") == {"tokenizer": lens.tokenizer.fingerprint}
+        and found.get("passport") == about
+        and {"psnr", "ssim"} <= found["figures"].keys()
+    ):
+        return {"figures": found["figures"], "passport": about, "stored": True}
     now = reconstruction_figures(reconstruct_split(tokenizer, images, hold=False), images)
-    return {'figures': now.figures, 'passport': now.passport, 'stored': False}
+    return {"figures": now.figures, "passport": now.passport, "stored": False}
 
 
 def rate_distortion(counts: list[Count]) -> list[dict]:
@@ -101,20 +135,63 @@ def rate_distortion(counts: list[Count]) -> list[dict]:
     rows = []
     for c in counts:
         m = measured(c.lens, c.kept)
-        rows.append({'name': c.name, 'run': c.lens.run.name, 'kept': c.kept is not None, 'tokens': c.tokens, 'numbers': c.tokens * c.lens.tokenizer.latent_dim, 'psnr': m['figures']['psnr'], 'ssim': m['figures']['ssim'],
-                     'images': m['passport']['count'], 'source': 'stored by its evaluation' if m['stored'] else 'measured now', 'passport': m['passport']})
+        rows.append(
+            {
+                "name": c.name,
+                "run": c.lens.run.name,
+                "kept": c.kept is not None,
+                "tokens": c.tokens,
+                "numbers": c.tokens * c.lens.tokenizer.latent_dim,
+                "psnr": m["figures"]["psnr"],
+                "ssim": m["figures"]["ssim"],
+                "images": m["passport"]["count"],
+                "source": "stored by its evaluation" if m["stored"] else "measured now",
+                "passport": m["passport"],
+            }
+        )
     return rows
 
 
-def rate_distortion_figure(rows: list[dict], metric: str = 'psnr') -> go.Figure:
+def rate_distortion_figure(rows: list[dict], metric: str = "psnr") -> go.Figure:
     "Tokens against `metric`, from `rate_distortion`: a line for the siblings (those of equal passport), one for the kept tokens of each nested run."
-    fig, told = go.Figure(), {'psnr': 'PSNR (dB)', 'ssim': 'SSIM'}[metric]
-    line = lambda r: (r['run'] if r['kept'] else '', str(sorted(r['passport'].items())))
-    nested = {r['run'] for r in rows if r['kept']}
+    fig, told = go.Figure(), {"psnr": "PSNR (dB)", "ssim": "SSIM"}[metric]
+    line = lambda r: (r["run"] if r["kept"] else "", str(sorted(r["passport"].items())))
+    nested = {r["run"] for r in rows if r["kept"]}
     for key in dict.fromkeys(line(r) for r in rows):
-        mine = [r for r in rows if line(r) == key or (key[0] and r['run'] == key[0] and not r['kept'] and line(r)[1] == key[1])]  # the curve of a nested run ends in the whole run
-        if not key[0] and len(mine) == 1 and mine[0]['run'] in nested: continue
-        fig.add_scatter(x=[r['tokens'] for r in mine], y=[r[metric] for r in mine], mode='lines+markers', name=html.escape(f'first k tokens of {key[0]}') if key[0] else f'runs of their own ({mine[0]["images"]} images)', line_dash='dot' if key[0] else 'solid',
-                        text=[html.escape(f'{r["name"]}: {r["tokens"]} tokens, {r["numbers"]} numbers, {r["psnr"]:.2f} dB, SSIM {r["ssim"]:.3f}; {r["source"]}') for r in mine], hovertemplate='%{text}<extra></extra>')
-    fig.update_xaxes(type='log', title='tokens', tickvals=sorted({r['tokens'] for r in rows}), ticktext=[str(n) for n in sorted({r['tokens'] for r in rows})]).update_yaxes(title=told)
-    return fig.update_layout(template=TEMPLATE, height=340, showlegend=True, legend=dict(orientation='h', y=1.02, yanchor='bottom'), margin=dict(l=50, r=10, t=30, b=50))
+        mine = [
+            r
+            for r in rows
+            if line(r) == key
+            or (key[0] and r["run"] == key[0] and not r["kept"] and line(r)[1] == key[1])
+        ]  # the curve of a nested run ends in the whole run
+        if not key[0] and len(mine) == 1 and mine[0]["run"] in nested:
+            continue
+        fig.add_scatter(
+            x=[r["tokens"] for r in mine],
+            y=[r[metric] for r in mine],
+            mode="lines+markers",
+            name=html.escape(f"first k tokens of {key[0]}")
+            if key[0]
+            else f"runs of their own ({mine[0]['images']} images)",
+            line_dash="dot" if key[0] else "solid",
+            text=[
+                html.escape(
+                    f"{r['name']}: {r['tokens']} tokens, {r['numbers']} numbers, {r['psnr']:.2f} dB, SSIM {r['ssim']:.3f}; {r['source']}"
+                )
+                for r in mine
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    fig.update_xaxes(
+        type="log",
+        title="tokens",
+        tickvals=sorted({r["tokens"] for r in rows}),
+        ticktext=[str(n) for n in sorted({r["tokens"] for r in rows})],
+    ).update_yaxes(title=told)
+    return fig.update_layout(
+        template=TEMPLATE,
+        height=340,
+        showlegend=True,
+        legend=dict(orientation="h", y=1.02, yanchor="bottom"),
+        margin=dict(l=50, r=10, t=30, b=50),
+    )

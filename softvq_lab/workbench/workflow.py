@@ -20,7 +20,12 @@ from ..workflows import WORKFLOWS
 # %% ../../nbs/workbench/00_workflow.ipynb #418e4bd4
 def assigned_names(source: str) -> list[str]:
     "Names that a cell assigns at its top level."
-    targets = [t for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign) for t in (node.targets if isinstance(node, ast.Assign) else [node.target])]
+    targets = [
+        t
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for t in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
     return [t.id for t in targets if isinstance(t, ast.Name)]
 
 
@@ -28,19 +33,26 @@ def given_parameters(namespace: dict, defaults: dict[str, object]) -> dict[str, 
     """Names and values that the parameter cells of a notebook set; `namespace` is its `globals()`.
 
     Whatever papermill injected was given; of the notebook's own cell, what is not the default (so a recipe may say otherwise)."""
-    cells = [c for c in namespace.get('In', []) if c.lstrip().startswith('# Parameters')]
-    injected = [c for c in cells if c.splitlines()[0].strip() == '# Parameters']
-    names = lambda some: [n for c in some[-1:] for n in assigned_names(c) if not n.startswith('PAPERMILL_')]  # a cell may have run again: the newest counts
+    cells = [c for c in namespace.get("In", []) if c.lstrip().startswith("# Parameters")]
+    injected = [c for c in cells if c.splitlines()[0].strip() == "# Parameters"]
+    names = lambda some: [
+        n for c in some[-1:] for n in assigned_names(c) if not n.startswith("PAPERMILL_")
+    ]  # a cell may have run again: the newest counts
     told = names(injected)
-    return {n: namespace[n] for n in names([c for c in cells if c not in injected]) + told if n in told or n not in defaults or namespace[n] != defaults[n]}
+    return {
+        n: namespace[n]
+        for n in names([c for c in cells if c not in injected]) + told
+        if n in told or n not in defaults or namespace[n] != defaults[n]
+    }
 
 # %% ../../nbs/workbench/00_workflow.ipynb #15f4ddbb
 def _output_of(command: list[str], cwd: str) -> Path | None:
     "The run folder that a papermill command line means: the folder of an output called notebook.ipynb, else the output without its suffix."
-    notebooks = [a for a in command if a.endswith('.ipynb')]
-    if len(notebooks) < 2 or not any('papermill' in a for a in command[:4]): return None
-    output = Path(cwd)/notebooks[1]
-    return output.parent if output.name == 'notebook.ipynb' else output.with_suffix('')
+    notebooks = [a for a in command if a.endswith(".ipynb")]
+    if len(notebooks) < 2 or not any("papermill" in a for a in command[:4]):
+        return None
+    output = Path(cwd) / notebooks[1]
+    return output.parent if output.name == "notebook.ipynb" else output.with_suffix("")
 
 
 def papermill_folder() -> Path | None:
@@ -48,26 +60,30 @@ def papermill_folder() -> Path | None:
     try:
         parent = psutil.Process().parent()
         return parent and _output_of(parent.cmdline(), parent.cwd())
-    except psutil.Error: return None
+    except psutil.Error:
+        return None
 
 
 def numbered(folder: Path, resume: bool = False) -> Path:
     "`folder`, or where it holds a run the first of `folder`-2, -3, ... that is free; with `resume` the last that is not."
-    tries = [folder, *(folder.with_name(f'{folder.name}-{i}') for i in range(2, 10_000))]
-    free = next(i for i, p in enumerate(tries) if not (p/'config.json').exists())
+    tries = [folder, *(folder.with_name(f"{folder.name}-{i}") for i in range(2, 10_000))]
+    free = next(i for i, p in enumerate(tries) if not (p / "config.json").exists())
     return tries[max(0, free - 1) if resume else free]
 
 
 def run_folder(config, name: str) -> Path:
     "The folder of a new run: as given, else as papermill's output says, else runs/`name` with a number that is free (with `resume`: the newest one there)."
-    if config.where.run: return Path(config.where.run)
-    if found := papermill_folder(): return Path(os.path.relpath(found)) if found.is_relative_to(Path.cwd()) else found
-    return numbered(Path('runs')/name, config.where.resume)
+    if config.where.run:
+        return Path(config.where.run)
+    if found := papermill_folder():
+        return Path(os.path.relpath(found)) if found.is_relative_to(Path.cwd()) else found
+    return numbered(Path("runs") / name, config.where.resume)
 
 # %% ../../nbs/workbench/00_workflow.ipynb #f18b1e0f
 def project_root():
     "Climb out of `nbs/`: Jupyter starts a kernel beside the notebook, papermill where one calls it, and paths are meant from the project's root."
-    if Path.cwd().name == 'nbs' and Path('../settings.ini').exists(): os.chdir('..')
+    if Path.cwd().name == "nbs" and Path("../settings.ini").exists():
+        os.chdir("..")
 
 
 def read_parameters(workflow: str, namespace: dict):
@@ -78,20 +94,33 @@ def read_parameters(workflow: str, namespace: dict):
 
 def check_parameters(workflow: str, given: dict):
     "The config that a workflow makes of the parameters given; a `ConfigError` that lists every mistake."
-    if workflow not in WORKFLOWS: raise ConfigError(f'there is no workflow {workflow!r}; possible: {", ".join(WORKFLOWS)}.{closest(workflow, WORKFLOWS)}')
-    return parse(WORKFLOWS[workflow], {**_architecture(given.get('start_from', '')), **given})
+    if workflow not in WORKFLOWS:
+        raise ConfigError(
+            f"there is no workflow {workflow!r}; possible: {', '.join(WORKFLOWS)}.{closest(workflow, WORKFLOWS)}"
+        )
+    return parse(WORKFLOWS[workflow], {**_architecture(given.get("start_from", "")), **given})
 
 
 def _architecture(start_from: str) -> dict[str, object]:
     "The settings of the tokenizer that training starts from, without where its own weights came from."
-    if not start_from: return {}
+    if not start_from:
+        return {}
     from softvq_lab.hub import load_tokenizer  # torch and all models: some seconds
-    try: return dataclasses.asdict(load_tokenizer(start_from).config) | {'encoder_init': 'scratch', 'encoder_weights': ''}
-    except ValueError as e: raise ConfigError(f'start_from={start_from!r}: {e}') from None
+
+    try:
+        return dataclasses.asdict(load_tokenizer(start_from).config) | {
+            "encoder_init": "scratch",
+            "encoder_weights": "",
+        }
+    except ValueError as e:
+        raise ConfigError(f"start_from={start_from!r}: {e}") from None
 
 
 def show_config(config) -> None:
     "Print the settings that differ from the defaults."
     defaults = parameters(type(config))
     changed = {k: v for k, v in flatten(config).items() if defaults[k] != v}
-    print('settings that differ from the defaults:', ', '.join(f'{k}={v!r}' for k, v in changed.items()) or 'none')
+    print(
+        "settings that differ from the defaults:",
+        ", ".join(f"{k}={v!r}" for k, v in changed.items()) or "none",
+    )

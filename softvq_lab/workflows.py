@@ -178,9 +178,7 @@ class EvaluateConfig:
         "runs/tokenizer",
         description="a run folder of a tokenizer or of a generator, or a folder of a diffusers autoencoder",
     )
-    data: DataConfig = Field(
-        DataConfig(), description="for a diffusers autoencoder only: a run knows its own data"
-    )
+    data: DataConfig = DataConfig()  # for a diffusers autoencoder only: a run knows its own data
     image_size: int = Field(32, ge=8, le=2048, description="likewise")
     extractor: str = Field(
         "reference",

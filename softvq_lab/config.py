@@ -430,6 +430,10 @@ class RunConfig:
     resume: bool = Field(
         False, description="go on from the newest intact checkpoint of that folder"
     )
+    accept: str = Field(
+        "",
+        description="with resume: what may be another than before, separated by commas: data, classes, tokenizer, plugins, weights (softvq_lab.provenance)",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of weights, order of data, noise")
 
 # %% ../nbs/01_config.ipynb #b61108b1

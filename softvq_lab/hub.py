@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['model_card', 'save', 'fetch', 'push', 'is_released_folder', 'load_tokenizer', 'load_generator', 'find_tokenizer',
-           'load_pair']
+           'fingerprint_of', 'load_pair']
 
 # %% ../nbs/07_hub.ipynb #a289a048
 import re
@@ -20,10 +20,11 @@ from .generators.model import make_generator
 from .generators.released import is_released_generator, load_released_generator
 from .latents.stats import LatentStats
 from .released import is_released, load_released_tokenizer
+from .provenance import candidates
 from .runs import Run, plugin_hint
 from .strict import ConfigError, parse
 from .tokenizer.model import Tokenizer
-from .training.checkpoint import newest_checkpoint
+from .training.checkpoint import newest_checkpoint, steps_of
 from .weights import load_weights
 
 # %% ../nbs/07_hub.ipynb #0125b682
@@ -181,31 +182,44 @@ def load_generator(folder) -> Generator:
 
 # %% ../nbs/07_hub.ipynb #bc4dcff0
 def find_tokenizer(folder) -> Path:
-    "The run of the tokenizer that the generator's run in `folder` was trained on: as written there, or a folder of the same name beside it; of the two the one with the right weights."
+    "The run of the tokenizer that the generator's run in `folder` was trained on: as written there, or a folder of the same name beside it; of those that are there the one with the right weights."
     folder = Path(folder)
     try:
-        written = Path(read_json(folder / "config.json")["config"]["tokenizer_run"])
+        info = read_json(folder / "config.json")
+        written = str(info["config"]["tokenizer_run"])
     except (OSError, KeyError, TypeError):
         raise ValueError(
             f"{folder} does not say on which tokenizer it was trained, as the run of a generator does"
         ) from None
-    there = [p for p in (written, folder.parent / written.name) if (p / "config.json").is_file()]
-    if there:
-        return next(
-            (p for p in there if _said(p, "fingerprint") == _said(folder, "tokenizer_fingerprint")),
-            there[0],
+    beside = folder.parent / Path(written).name
+    places = [*map(Path, candidates(folder, str(info.get("root") or ""), written)), beside]
+    there = [p for p in places if (p / "config.json").is_file()]
+    if not there:
+        raise ValueError(
+            f"{folder} was trained on the tokenizer of {written}, which is not there (nor is {beside})"
         )
-    raise ValueError(
-        f"{folder} was trained on the tokenizer of {written}, which is not there (nor is {folder.parent / written.name})"
-    )
+    right = _said(folder, "tokenizer_fingerprint") or _recorded_tokenizer(info)
+    return next((p for p in there if fingerprint_of(p) == right), there[0])
+
+
+def fingerprint_of(folder) -> str | None:
+    "The fingerprint of the model that a saved folder or a run holds, as it says itself; None where it does not."
+    return _said(Path(folder), "fingerprint")
+
+
+def _recorded_tokenizer(info: dict) -> str | None:
+    return (info.get("identity", {}).get("tokenizer") or {}).get("tokenizer_run")
 
 
 def _said(folder: Path, key: str):
-    "An entry of the newest checkpoint's config.json, None where there is none."
-    try:
-        return read_json(_model_folder(folder) / "config.json").get(key)
-    except (OSError, ValueError, AttributeError):
-        return None
+    "An entry of the newest checkpoint's config.json, or of a saved model's, None where there is none. Reads no weights."
+    for p in [*reversed(steps_of(folder / "checkpoints")), folder]:
+        try:
+            if (value := read_json(p / "config.json").get(key)) is not None:
+                return value
+        except (OSError, ValueError, AttributeError):
+            continue
+    return None
 
 
 def load_pair(folder, tokenizer=None) -> tuple[Generator, Tokenizer]:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'ANYHOW', 'PASSING', 'Run', 'lives', 'log_metrics', 'read_metrics', 'trim_metrics', 'plugin_hint',
-           'learned_settings', 'open_run', 'list_runs', 'figures', 'passport_differences', 'passport_id', 'comparable',
-           'differences', 'summary']
+           'learned_settings', 'open_run', 'list_runs', 'check_record', 'go_on', 'check_run', 'figures',
+           'passport_differences', 'passport_id', 'comparable', 'differences', 'summary']
 
 # %% ../nbs/04_runs.ipynb #fb273dcd
 import hashlib
@@ -18,6 +18,15 @@ from pathlib import Path
 import psutil
 
 from .core import now, read_json, write_atomic, write_json
+from softvq_lab.provenance import (
+    OLDER,
+    accepted_kinds,
+    code_record,
+    identity_differences,
+    located,
+    plugin_record,
+    settings_differences,
+)
 from .strict import ConfigError
 
 # %% ../nbs/04_runs.ipynb #4b8ed965
@@ -127,14 +136,17 @@ ANYHOW = (
     "workers",
     "tracker",
     "keep_checkpoints",
+    "accept",
 )  # settings that change nothing of what is learned
 
 
 def plugin_hint(run: Run) -> str:
     "What to do about the plug-ins that a run was made with; '' where it names none. They are code, so no run loads them by itself."
     try:
-        named = run.info["config"]["where"]["plugins"]
-    except (OSError, ValueError, KeyError, TypeError):
+        info = run.info
+        root, named = str(info.get("root") or ""), info["config"]["where"]["plugins"]
+        named = ",".join(located(run.path, root, p.strip()) for p in named.split(","))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
     return (
         f"\n{run.path} was made with plugins={named!r}, which is code and is not loaded by itself: -p plugins {named}, or export SOFTVQ_LAB_PLUGINS={named}"
@@ -161,8 +173,22 @@ def _differing(*settings: dict) -> list[tuple]:
     return [r for r in rows if any(v != r[1] for v in r[2:])]
 
 
-def open_run(path, kind: str, config: dict, resume: bool = False, **extra) -> Run:
-    "Create the run folder `path`, or with `resume` open it again; a `ConfigError` when it holds another run or is being trained now."
+def open_run(
+    path,
+    kind: str,
+    config: dict,
+    resume: bool = False,
+    accept: str = "",
+    defaults: dict | None = None,
+    **extra,
+) -> Run:
+    """Create the run folder `path`, or with `resume` open it again; a `ConfigError` when it holds another run or is being trained now.
+
+    `extra["identity"]` is what the run is made of besides its settings, `accept` the kinds of it that may differ on resume, `defaults` what a setting is that the run's version did not have."""
+    config = _without_accept(json.loads(json.dumps(config)))
+    identity = {"code": code_record(), "plugins": plugin_record(learned_settings(config))}
+    extra = json.loads(json.dumps(extra))
+    extra["identity"] = identity | extra.get("identity", {})
     run = Run(path)
     if (run.path / "config.json").exists():
         status = run.status
@@ -174,27 +200,23 @@ def open_run(path, kind: str, config: dict, resume: bool = False, **extra) -> Ru
             raise ConfigError(
                 f"{path} already holds a run ({status['state']}, step {status.get('step', 0)}). Go on with it by resume=True, or give another folder by run=...; its checkpoints and figures are as they were"
             )
-        differs = [
-            f"{k}: {a!r} there, {b!r} asked for"
-            for k, a, b in _differing(
-                learned_settings(run.info["config"]),
-                learned_settings(json.loads(json.dumps(config))),
-            )
-        ]
-        if differs:
-            raise ConfigError(
-                f"{path} cannot be resumed with other settings (give another run folder):\n  "
-                + "\n  ".join(sorted(differs))
-            )
-        return run
+        return go_on(run, config, extra, accept, defaults or {})
     run.checkpoints.mkdir(parents=True, exist_ok=True)
-    versions = {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
-    write_json(
-        run.path / "config.json",
-        {"kind": kind, "config": config, **extra, "versions": versions, "created": now()},
-    )
+    record = {"kind": kind, "config": config, "root": os.getcwd(), **extra}
+    record |= {"versions": _versions(), "created": now()}
+    write_json(run.path / "config.json", record)
     run.set_status("running", step=0)
     return run
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
+
+
+def _without_accept(config: dict) -> dict:
+    "The config without `accept`, which counts for one call."
+    where = config.get("where")
+    return config | {"where": where | {"accept": ""}} if isinstance(where, dict) else config
 
 
 def list_runs(root) -> list[Run]:
@@ -209,6 +231,66 @@ def list_runs(root) -> list[Run]:
             continue
         found.append((created, Run(p.parent)))
     return [r for _, r in sorted(found, key=lambda f: (f[0], f[1].name), reverse=True)]
+
+# %% ../nbs/04_runs.ipynb #d19be2f6
+def check_record(there: dict, identity: dict, accept: str = "", path="") -> list[str]:
+    "What differs between the record `there` of a run and what it would be trained with now, as lines; a `ConfigError` when that is neither accepted nor only the library."
+    allowed = accepted_kinds(accept) | {"code"}
+    differs = identity_differences(there.get("identity") or _old_identity(there), identity)
+    if wrong := {k: says for k, says in differs.items() if k not in allowed}:
+        lines = "\n  ".join(f"{k}: {says}" for k, says in wrong.items())
+        raise ConfigError(
+            f"{path} was trained with something else than what is here now. Put it back, give another run folder, or go on all the same by accept={','.join(wrong)}\n  {lines}"
+        )
+    return [f"{_KIND_WORDS.get(k, k)}: {says}" for k, says in differs.items()]
+
+
+_KIND_WORDS = {"code": "sources of the library that were edited"}
+
+
+def _old_identity(record: dict) -> dict:
+    "What a run of an older version says of itself."
+    return {"classes": record["class_names"]} if record.get("class_names") else {}
+
+
+def go_on(run: Run, config: dict, extra: dict, accept: str, defaults: dict) -> Run:
+    "Check that `run` may go on with `config` and what stands in `extra`, say what differs, and write it down."
+    info, done = run.info, int(run.status.get("step") or 0)
+    old = {**defaults, **OLDER} if defaults else {}
+    new = learned_settings(config)
+    was = {k: v for k, v in old.items() if k in new} | learned_settings(info["config"])
+    wrong, said = settings_differences(was, new, done)
+    if wrong:
+        raise ConfigError(
+            f"{run.path} cannot be resumed with other settings (give another run folder):\n  "
+            + "\n  ".join(wrong)
+        )
+    said += check_record(info, extra["identity"], accept, run.path)
+    _write_segment(run, info, extra | {"config": config, "root": os.getcwd()}, said)
+    return run
+
+
+def check_run(run: Run, identity: dict):
+    "Check that what is here now (`identity`) is what the run's record says; a `ConfigError` where it is not. An edited library is said and written down."
+    info = run.info
+    _write_segment(run, info, {"identity": identity}, check_record(info, identity, path=run.path))
+
+
+def _write_segment(run: Run, info: dict, new: dict, said: list[str]):
+    "Bring config.json up to date, and say what the run goes on with."
+    before, versions = info.get("versions", {}), _versions()
+    said += [
+        f"{p}: {before[p]} there, {v} now" for p, v in versions.items() if before.get(p, v) != v
+    ]
+    identity = (info.get("identity") or _old_identity(info)) | new["identity"]
+    record = info | new | {"identity": identity, "versions": versions}
+    if said:
+        done = int(run.status.get("step") or 0)
+        segment = {"step": done, "at": now(), "changed": said, "versions": before}
+        record["segments"] = [*info.get("segments", []), segment]
+        print(f"{run.path} goes on from step {done}, with differences:\n  " + "\n  ".join(said))
+    if record != info:
+        write_json(run.path / "config.json", record)
 
 # %% ../nbs/04_runs.ipynb #6f2652e8
 def figures(run: Run) -> dict[str, dict]:

@@ -151,7 +151,7 @@ def build(ctx: Context):
                 gr.Dataframe(visible=weights),
                 gr.Dropdown(choices=tokens, value=[]),
                 gr.Dropdown(choices=tokens, value=[]),
-                gr.Slider(maximum=max(1, len(lens.images.heldout) - 1)),
+                gr.Slider(maximum=max(1, lens.heldout_count - 1)),
                 {},
             )
         except ValueError:

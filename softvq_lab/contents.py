@@ -21,7 +21,7 @@ import numpy as np
 
 from .files import ImageFiles, Pictures
 from .images import ImageData, labels_of, spread, to_uint8
-from .packed import TarPictures
+from .packed import ArrowPictures, TarPictures
 
 # %% ../nbs/02a_contents.ipynb #6570a603
 Row = tuple[bytes, int, int]  # name within the data set, bytes (-1: unknown), stamp
@@ -55,6 +55,12 @@ def _(split: TarPictures, indices):
     stamp = functools.cache(lambda shard: os.stat(shard).st_mtime_ns)
     x = split.index
     return [(bytes(x["name"][i]), int(x["length"][i]), stamp(split._shard(i))) for i in indices]
+
+
+@rows.register
+def _(split: ArrowPictures, indices):
+    stamp = int(hashlib.sha256(str(split.table._fingerprint).encode()).hexdigest()[:12], 16)
+    return [(b"", -1, stamp) for _ in indices]
 
 # %% ../nbs/02a_contents.ipynb #6f6d683e
 def item_crc(split, i: int) -> int:

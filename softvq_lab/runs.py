@@ -186,7 +186,8 @@ def open_run(
 
     `extra["identity"]` is what the run is made of besides its settings, `accept` the kinds of it that may differ on resume, `defaults` what a setting is that the run's version did not have."""
     config = _without_accept(json.loads(json.dumps(config)))
-    identity = {"code": code_record(), "plugins": plugin_record(learned_settings(config))}
+    settings = learned_settings(config) | {"plugins": config.get("where", {}).get("plugins", "")}
+    identity = {"code": code_record(), "plugins": plugin_record(settings)}
     extra = json.loads(json.dumps(extra))
     extra["identity"] = identity | extra.get("identity", {})
     run = Run(path)

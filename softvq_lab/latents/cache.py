@@ -22,8 +22,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ..contents import content_digest, rows
 from ..core import read_json, sha256, write_atomic, write_json
 from ..data import ImageData, WithMirrors, record_broken, stack
+from ..files import Pictures
 from .stats import LatentStats, combine, moments
 
 # %% ../../nbs/latents/01_cache.ipynb #a9650492
@@ -47,35 +49,48 @@ def _plan(tokenizer, images: ImageData, flips: bool, shard_size: int, dtype: str
         "shard_size": shard_size,
         "shards": math.ceil(entries / shard_size),
         "probe": probe,
-    }
+    } | ({"pictures": "by shard"} if isinstance(images.train, Pictures) else {})
 
 
 def _key(plan: dict) -> str:
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _claim(folder: Path, plan: dict):
-    "Write plan.json, or make sure that the one that is there is the same."
-    if not (folder / "plan.json").is_file():
-        return write_json(folder / "plan.json", plan)
-    there = read_json(folder / "plan.json")
-    differs = [
+def _plan_differences(there: dict, plan: dict) -> list[str]:
+    "What forbids to go on with a cache that was begun by the plan `there`."
+    free = ["source", "pictures"]  # where images lie is nothing of theirs
+    if there.get("pictures") and plan.get("pictures"):
+        free.append("probe")  # each shard knows its own pictures
+    if len(plan["class_names"]) == 1:
+        free.append("class_names")  # one class is called as its folder
+    return [
         f"{k}: {there.get(k)!r} there, {v!r} asked for"
         for k, v in plan.items()
-        if there.get(k) != v
+        if k not in free and there.get(k) != v
     ]
-    if differs:
+
+
+def _claim(folder: Path, plan: dict) -> dict:
+    "Write plan.json, or make sure that the one that is there is the same; the plan by which the cache was begun."
+    if not (folder / "plan.json").is_file():
+        write_json(folder / "plan.json", plan)
+        return plan
+    there = read_json(folder / "plan.json")
+    if differs := _plan_differences(there, plan):
         raise ValueError(
             f"{folder} holds other latents, and they are left as they are: give another folder, or delete this one\n  "
             + "\n  ".join(differs)
         )
+    return there
 
 # %% ../../nbs/latents/01_cache.ipynb #7bab5f6e
 def _shard(folder: Path, s: int) -> Path:
     return folder / "shards" / f"{s:05d}.safetensors"
 
 
-def _write_shard(folder: Path, s: int, plan: dict, z: Tensor, labels: Tensor):
+def _write_shard(
+    folder: Path, s: int, plan: dict, z: Tensor, labels: Tensor, pictures: dict | None = None
+):
     z, entries = (
         z.to(DTYPES[plan["dtype"]]),
         torch.arange(s * plan["shard_size"], s * plan["shard_size"] + len(z)),
@@ -98,7 +113,8 @@ def _write_shard(folder: Path, s: int, plan: dict, z: Tensor, labels: Tensor):
     write_atomic(_shard(folder, s), data)
     write_json(
         _shard(folder, s).with_suffix(".json"),
-        {"plan": _key(plan), "sha256": hashlib.sha256(data).hexdigest(), **moments(z)},
+        {"plan": _key(plan), "sha256": hashlib.sha256(data).hexdigest(), **moments(z)}
+        | ({"pictures": pictures} if pictures else {}),
     )
 
 
@@ -111,9 +127,54 @@ def _record(folder: Path, s: int, plan: dict) -> dict | None:
     return about if about.get("plan") == _key(plan) and _shard(folder, s).is_file() else None
 
 
+def _pictures_of(split: Dataset, s: int, plan: dict, content: bool) -> dict | None:
+    "By what the pictures of a shard are known: names, sizes, labels and time stamps, and with `content` their bytes, which are all read; None where there are no files."
+    if not plan.get("pictures") or not isinstance(split, Pictures):
+        return None
+    span = range(s * plan["shard_size"], min((s + 1) * plan["shard_size"], plan["entries"]))
+    indices = [e % plan["images"] for e in span]
+    labels = [int(split.labels[i]) for i in indices]
+    stamp = hashlib.sha256(repr([rows(split, indices), labels]).encode()).hexdigest()[:16]
+    return {"stamp": stamp} | (
+        {"labels": _labels_hash(labels), "content": content_digest(split, indices)}
+        if content
+        else {}
+    )
+
+
+def _labels_hash(labels: list[int]) -> str:
+    return hashlib.sha256(repr(labels).encode()).hexdigest()[:16]
+
+
+def _same_pictures(folder: Path, s: int, plan: dict, split: Dataset) -> bool:
+    "Are the pictures of a finished shard those that are there now? A file that was written again or copied is read."
+    about = _record(folder, s, plan) or {}
+    known, now = about.get("pictures"), _pictures_of(split, s, plan, content=False)
+    if not known or not now or known["stamp"] == now["stamp"]:
+        return True
+    now = _pictures_of(split, s, plan, content=True)
+    same = all(known[k] == now[k] for k in ("labels", "content"))
+    if same:  # the same pictures, copied: next time they need not be read
+        write_json(_shard(folder, s).with_suffix(".json"), about | {"pictures": now})
+    return same
+
+
 def _intact(folder: Path, s: int, plan: dict) -> bool:
     about = _record(folder, s, plan)
     return about is not None and sha256(_shard(folder, s)) == about["sha256"]
+
+
+def _to_encode(folder: Path, plan: dict, split: Dataset, mine: range) -> list[int]:
+    "Shards that are missing, damaged, or of pictures that have changed; the last are told of."
+    found = [s for s in mine if _intact(folder, s, plan)]
+    changed = [s for s in found if not _same_pictures(folder, s, plan, split)]
+    for s in changed:  # unfinished until it is encoded, whatever happens meanwhile
+        _shard(folder, s).with_suffix(".json").unlink(missing_ok=True)
+    if changed:
+        print(
+            f"{folder}: pictures or labels have changed since; {len(changed)} of {plan['shards']} shards are encoded anew"
+        )
+    return [s for s in mine if s not in found or s in changed]
 
 # %% ../../nbs/latents/01_cache.ipynb #0fc5566b
 def _encode(
@@ -184,8 +245,8 @@ def cache_latents(
     if broken and not broken.path:
         broken = record_broken(images, folder)
     plan = _plan(tokenizer, images, flips, shard_size, dtype)
-    _claim(folder, plan)
-    todo = [s for s in range(rank, plan["shards"], world) if not _intact(folder, s, plan)]
+    plan = _claim(folder, plan)
+    todo = _to_encode(folder, plan, images.train, range(rank, plan["shards"], world))
     if todo:
         (folder / "cache.json").unlink(missing_ok=True)
     was, bar = (
@@ -201,7 +262,8 @@ def cache_latents(
     tokenizer.eval()
     try:
         for s, z, labels in _encode(tokenizer, images.train, plan, todo, batch_size, workers, bar):
-            _write_shard(folder, s, plan, z, labels)
+            pictures = _pictures_of(images.train, s, plan, content=True)
+            _write_shard(folder, s, plan, z, labels, pictures)
     finally:
         tokenizer.train(was)
         bar.close()

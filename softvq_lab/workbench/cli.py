@@ -137,13 +137,21 @@ def sweep(
     ] = "{}",
     retry: Annotated[bool, typer.Option("--retry", help="try failed ones again")] = False,
     dry: Annotated[bool, typer.Option("--dry", help="show the plan and run nothing")] = False,
+    accept: Annotated[
+        str,
+        typer.Option(
+            help="take runs that are there although they were made of something else: data, classes, tokenizer, plugins, weights, code, separated by commas"
+        ),
+    ] = "",
     root: Root = Path("runs"),
 ):
     "Run sweeps to their end, or go on with them: the same command, whatever happened. Equal runs of several sweeps run once."
     from softvq_lab.workbench.sweep import open_sweep, override
 
     given = read_settings([f for f in files if "=" in f])
-    sweeps = [open_sweep(override(f, given), root) for f in files if "=" not in f]
+    sweeps = [open_sweep(override(f, given), root, accept) for f in files if "=" not in f]
+    for note in dict.fromkeys(t.note for s in sweeps for t in s.tasks if t.note):
+        typer.echo(note)
     if dry:
         return _show_plan(sweeps)
     from softvq_lab.workbench.executors import drive, make_executor

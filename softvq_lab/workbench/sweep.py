@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Rows', 'STAGES', 'QUIET', 'RandomConfig', 'StageConfig', 'SweepConfig', 'read_sweep', 'override', 'settings_of',
-           'digest', 'digest_of_run', 'readable_name', 'Task', 'plan', 'Sweep', 'open_sweep', 'read_report',
-           'join_reports']
+           'settings_digest', 'digest', 'made_of', 'digest_of_run', 'readable_name', 'Task', 'plan', 'Sweep',
+           'open_sweep', 'read_report', 'join_reports']
 
 # %% ../../nbs/workbench/05_sweep.ipynb #95b6819a
+import functools
 import hashlib
 import itertools
 import json
@@ -24,6 +25,13 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..core import derive_seed, now, read_json, write_json
+from softvq_lab.provenance import (
+    accepted_kinds,
+    code_record,
+    identity_differences,
+    located,
+    plugin_record,
+)
 from ..runs import ANYHOW, Run, lives, list_runs
 from ..strict import ConfigError, closest, config, flatten, parameters
 from .execute import Job
@@ -157,27 +165,75 @@ def settings_of(stage: StageConfig) -> list[dict]:
     return [g | l | r for g, l, r in itertools.product(grid, stage.list, _draws(stage.random))]
 
 # %% ../../nbs/workbench/05_sweep.ipynb #d81bf4fd
-def digest(workflow: str, cfg, tokenizer: str = "") -> str:
-    "16 hex digits of a workflow's parsed config, and of the `tokenizer` (its digest) that it is about."
-    cut = {k: v for k, v in flatten(cfg).items() if k not in (*ANYHOW, "tokenizer_run")}
-    return hashlib.sha256(
-        json.dumps([workflow, cut, tokenizer], sort_keys=True).encode()
-    ).hexdigest()[:16]
+def settings_digest(workflow: str, cfg, tokenizer: str = "") -> str:
+    "16 hex digits of a workflow's parsed config without where its files lie, and of the `tokenizer` (its digest) that it is about."
+    free = (*ANYHOW, "tokenizer_run", "data_path")
+    cut = {k: v for k, v in flatten(cfg).items() if k not in free}
+    return _hash([workflow, cut, tokenizer])
+
+
+def digest(workflow: str, cfg, tokenizer: str = "", made_of: dict | None = None) -> str:
+    "16 hex digits of a workflow's parsed config, of the `tokenizer` (its digest) that it is about, and of what else it is made of."
+    return _hash([settings_digest(workflow, cfg, tokenizer), _short(made_of or {})])
+
+
+def _hash(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _short(made_of: dict) -> dict:
+    "Of a record of what a run is made of: what decides whether two jobs are one."
+    data = str((made_of.get("data") or {}).get("digest", ""))
+    return {
+        "data": "" if " " in data else data,  # digits and shapes are named by the settings
+        "plugins": made_of.get("plugins") or {},
+        "code": made_of.get("code") or {},
+    }
+
+
+def made_of(workflow: str, cfg, behind: dict) -> dict:
+    "What a job would be made of now besides its settings; `behind`: the flat settings of the tokenizer that it is about."
+    own = flatten(cfg)
+    used = ("quantizer", "dataset")
+    settings = {k: behind.get(k) for k in used} | own if workflow != "train" else own
+    found = {"code": code_record(), "plugins": plugin_record(settings)}
+    return found | ({"data": _data_now(cfg)} if workflow == "train" else {})
+
+
+def _data_now(cfg) -> dict:
+    "The contents of a job's images; {} where they cannot be read (the job itself will say so) or are drawn."
+    if cfg.data.dataset in ("digits", "shapes"):
+        return {}
+    from softvq_lab.contents import contents  # images and torch: some seconds
+    from softvq_lab.data import load_data
+
+    try:
+        return contents(load_data(cfg.data, cfg.tokenizer.image_shape))
+    except (ValueError, OSError):
+        return {}
+
+
+_adapter = functools.cache(TypeAdapter)
+
+
+def _digests(run: Run) -> tuple[str, str, dict]:
+    "(digest, digest of the settings only, flat settings) of a run that is there; empty where its config is not of this version."
+    try:
+        info = run.info
+        workflow, inner, inner_settings = STAGES[info["kind"]], "", ""
+        cfg = _adapter(WORKFLOWS[workflow]).validate_python(info["config"])
+        if workflow == "train_generator":
+            place = located(run.path, str(info.get("root") or ""), cfg.tokenizer_run)
+            inner, inner_settings, _ = _digests(Run(place))
+        full = digest(workflow, cfg, inner, info.get("identity"))
+        return full, settings_digest(workflow, cfg, inner_settings), flatten(cfg)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "", "", {}
 
 
 def digest_of_run(run: Run) -> str:
-    "The digest of a run that is there, however it was made; '' when its config is not of this version."
-    try:
-        info = run.info
-        workflow = STAGES[info["kind"]]
-        cfg = TypeAdapter(WORKFLOWS[workflow]).validate_python(info["config"])
-        return digest(
-            workflow,
-            cfg,
-            digest_of_run(Run(cfg.tokenizer_run)) if workflow == "train_generator" else "",
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    "The digest of a run that is there, however it was made, by what it says it is made of; '' when its config is not of this version."
+    return _digests(run)[0]
 
 
 def readable_name(workflow: str, cfg, given: dict) -> str:
@@ -233,6 +289,7 @@ class Task:
     vary: dict = field(default_factory=dict)  # what varies in this sweep, with the seed
     needs: str = ""  # id of the task that must be done before
     found: bool = False  # a run with this config was there already, not made by a job
+    note: str = ""  # what a person should know of it
 
     @property
     def job(self) -> Job:
@@ -242,53 +299,95 @@ class Task:
     def label(self) -> str:
         return ", ".join(f"{k}={v}" for k, v in self.vary.items())
 
+# %% ../../nbs/workbench/05_sweep.ipynb #e5a7c310
+def _is_job(run: Run) -> bool:
+    "Was the run made by a job that knows its own state?"
+    return Job(run.path / "notebook.ipynb").info["state"] != "planned"
 
-def plan(sweep: SweepConfig, root="runs") -> list[Task]:
-    "The tasks of a sweep in the order in which they can run, equal ones once; a `ConfigError` for the first whose parameters are wrong, before any work."
-    known = {digest_of_run(r): r for r in list_runs(root) if r.status["state"] == "done"}
+
+@dataclass
+class _Known:
+    "The runs under a root, by digest and by settings."
+
+    done: dict[str, Run]
+    alike: dict[str, list[Run]]
+
+    @staticmethod
+    def of(root) -> "_Known":
+        known = _Known({}, {})
+        for run in list_runs(root):
+            full, settings, _ = _digests(run)
+            known.alike.setdefault(settings, []).append(run)
+            if run.status["state"] == "done":
+                known.done[full] = run
+        return known
+
+
+def _differs_from(run: Run, made: dict) -> dict[str, str]:
+    "Kind -> what is another for a job made of `made` than it was for a run."
+    there = run.info.get("identity")
+    return identity_differences(there, made) if there else {"code": "not recorded"}
+
+
+def _older(runs: list[Run], stage: str, made: dict, accept: set[str]) -> tuple[Run | None, str]:
+    "Of runs with a job's settings one that may be taken for it, else what to say of the newest."
+    says = ""
+    for run in runs:
+        differs = _differs_from(run, made)
+        usable = _is_job(run) or run.status["state"] == "done" and _is_measured(run, stage)
+        if differs and usable and set(differs) <= accept:
+            return run, ""
+        if differs and not says:
+            what = "; ".join(f"{k}: {v}" for k, v in differs.items())
+            says = f"{run.path} has these settings but was made of something else ({what}). It stays, and this one is made anew; accept={','.join(differs)} takes it as it is"
+    return None, says
+
+
+def _is_measured(run: Run, stage: str) -> bool:
+    return stage == "generator" or (run.path / "evaluation" / "reconstruction.json").exists()
+
+# %% ../../nbs/workbench/05_sweep.ipynb #f0b9d2c4
+def plan(sweep: SweepConfig, root="runs", accept: str = "") -> list[Task]:
+    "The tasks of a sweep in the order in which they can run, equal ones once; a `ConfigError` for the first whose parameters are wrong, before any work. `accept`: kinds (`softvq_lab.provenance`) in which a run that is there may differ."
+    known, kinds = _Known.of(root), accepted_kinds(accept)
     tasks: dict[str, Task] = {}
+    about: dict[str, tuple[str, dict]] = {}  # task -> digest of its settings, flat settings
 
-    def add(stage: str, given: dict, vary: dict, before: Task | None) -> Task:
-        workflow = STAGES[stage]
+    def parsed(stage: str, given: dict, vary: dict):
         try:
-            cfg = check_parameters(workflow, given)
+            return check_parameters(STAGES[stage], given)
         except ConfigError as e:
             raise ConfigError(
                 f"{sweep.name}, {stage} ({', '.join(f'{k}={v}' for k, v in vary.items())}): {e}"
             ) from None
-        inner = (
-            before.id
-            if before
-            else digest_of_run(Run(given["tokenizer_run"]))
-            if given.get("tokenizer_run")
-            else ""
-        )
-        d = digest(workflow, cfg, inner)
+
+    def add(stage: str, given: dict, vary: dict, before: Task | None) -> Task:
+        workflow, cfg = STAGES[stage], parsed(stage, given, vary)
+        inner, (alike, behind) = (before.id, about[before.id]) if before else ("", ("", {}))
+        if not before and given.get("tokenizer_run"):
+            inner, alike, behind = _digests(Run(given["tokenizer_run"]))
+        made = made_of(workflow, cfg, behind)
+        d, alike = digest(workflow, cfg, inner, made), settings_digest(workflow, cfg, alike)
         if stage == "evaluation":
-            run, output = before.run, f"{before.run}/evaluate-{d[:8]}.ipynb"
-        else:
-            run = f"{root}/pool/{readable_name(workflow, cfg, given)}-{d[:8]}"
-            output = f"{run}/notebook.ipynb"
-        elsewhere = known.get(d) if Job(output).info["state"] == "planned" else None
-        found = elsewhere is not None and (
-            elsewhere.path / "evaluation" / "reconstruction.json"
-        ).exists() | (stage == "generator")
-        if found:
-            run, output = str(elsewhere.path), str(elsewhere.path / "notebook.ipynb")
-        return tasks.setdefault(
-            d,
-            Task(
-                d,
-                stage,
-                workflow,
-                given if stage == "evaluation" else given | {"run": run},
-                output,
-                run,
-                vary,
-                before.id if before else "",
-                found,
-            ),
-        )
+            output = f"{before.run}/evaluate-{d[:8]}.ipynb"
+            task = Task(d, stage, workflow, given, output, before.run, vary, before.id)
+            return tasks.setdefault(d, task)
+        run, says = Run(f"{root}/pool/{readable_name(workflow, cfg, given)}-{d[:8]}"), ""
+        job = dict(given)
+        if Job(run.path / "notebook.ipynb").info["state"] == "planned":  # nothing there yet
+            other = known.done.get(d)
+            if not (other and _is_measured(other, stage)):
+                other, says = _older(known.alike.get(alike, []), stage, made, kinds)
+                job |= {"accept": accept} if other else {}
+            if other:
+                run, d = other, digest_of_run(other)
+        found = run.status["state"] == "done" and not _is_job(run) and _is_measured(run, stage)
+        about[d] = alike, flatten(cfg)
+        job |= {"run": str(run.path)}
+        output = str(run.path / "notebook.ipynb")
+        needs = before.id if before else ""
+        task = Task(d, stage, workflow, job, output, str(run.path), vary, needs, found, says)
+        return tasks.setdefault(d, task)
 
     for seed in sweep.seeds:
         made: list[Task | None] = [None]
@@ -369,10 +468,10 @@ class Sweep:
         )
 
 
-def open_sweep(source, root="runs") -> Sweep:
-    "The sweep of a file or dict, planned."
-    spec = read_sweep(source)
-    return Sweep(spec, plan(spec, os.path.relpath(root) if not os.path.isabs(root) else root), root)
+def open_sweep(source, root="runs", accept: str = "") -> Sweep:
+    "The sweep of a file or dict, planned; `accept` as `plan` has it."
+    spec, place = read_sweep(source), root if os.path.isabs(root) else os.path.relpath(root)
+    return Sweep(spec, plan(spec, place, accept), root)
 
 
 def read_report(path) -> dict:

@@ -106,21 +106,40 @@ def _sources_hash(path: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 
 
-USES = {"quantizer": "quantizer", "dataset": "dataset", "align": "teacher"}  # setting -> kind
+USES = {  # setting -> kind of plug-in that it names
+    "quantizer": "quantizer",
+    "dataset": "dataset",
+    "align": "teacher",
+    "metric": "metric",
+}
+
+
+def _uses(settings: dict) -> list[tuple[str, str]]:
+    "(kind, name) of what `settings` name, one or several of a kind, that is registered."
+    named = [
+        (kind, name)
+        for setting, kind in USES.items()
+        for value in [settings.get(setting)]
+        for name in (value if isinstance(value, list) else [value])
+    ]
+    return [(kind, name) for kind, name in named if name in registered(kind)]
+
+
+def _file_of(thing) -> Path | None:
+    "The file that defines what is registered; None for a cell of a notebook."
+    file = getattr(sys.modules.get(_module_of(thing)), "__file__", None)
+    return Path(file).resolve() if file else None
 
 
 def plugin_record(settings: dict) -> dict[str, str]:
     "What of the flat `settings` is of a plug-in ('quantizer mine'), and the files that they name -> hash of the source."
     found, files = {}, set()
-    for setting, kind in USES.items():
-        thing = registered(kind).get(settings.get(setting))
-        module = sys.modules.get(_module_of(thing))
-        file = getattr(module, "__file__", None)
-        if thing is None or (file and not _is_own(Path(file))):
+    for kind, name in _uses(settings):
+        file = _file_of(registered(kind)[name])
+        if file and not _is_own(file):
             continue
-        name = f"{kind} {settings[setting]}"
-        found[name] = _sources_hash(Path(file)) if file else "unknown"
-        files.add(file and Path(file).resolve())
+        found[f"{kind} {name}"] = _sources_hash(file) if file else "unknown"
+        files.add(file)
     for name in str(settings.get("plugins") or "").split(","):
         file = plugin_file(name.strip()) if name.strip() else None
         if file and file not in files and file.is_file():

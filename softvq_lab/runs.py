@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'ANYHOW', 'PASSING', 'Run', 'lives', 'log_metrics', 'read_metrics', 'trim_metrics', 'plugin_hint',
-           'learned_settings', 'open_run', 'list_runs', 'check_record', 'go_on', 'check_run', 'figures',
+           'learned_settings', 'open_run', 'list_runs', 'check_record', 'go_on', 'check_run', 'made_of', 'figures',
            'passport_differences', 'passport_id', 'comparable', 'differences', 'summary']
 
 # %% ../nbs/04_runs.ipynb #fb273dcd
@@ -277,13 +277,19 @@ def check_run(run: Run, identity: dict):
     _write_segment(run, info, {"identity": identity}, check_record(info, identity, path=run.path))
 
 
+def _merged(there: dict, now: dict) -> dict:
+    "A record brought up to date: what is named now, and what only the older one names."
+    grown = ("plugins", "weights", "tokenizer")
+    return there | now | {k: there.get(k, {}) | now[k] for k in grown if k in now}
+
+
 def _write_segment(run: Run, info: dict, new: dict, said: list[str]):
     "Bring config.json up to date, and say what the run goes on with."
     before, versions = info.get("versions", {}), _versions()
     said += [
         f"{p}: {before[p]} there, {v} now" for p, v in versions.items() if before.get(p, v) != v
     ]
-    identity = (info.get("identity") or _old_identity(info)) | new["identity"]
+    identity = _merged(info.get("identity") or _old_identity(info), new["identity"])
     record = info | new | {"identity": identity, "versions": versions}
     if said:
         done = int(run.status.get("step") or 0)
@@ -292,6 +298,14 @@ def _write_segment(run: Run, info: dict, new: dict, said: list[str]):
         print(f"{run.path} goes on from step {done}, with differences:\n  " + "\n  ".join(said))
     if record != info:
         write_json(run.path / "config.json", record)
+
+
+def made_of(run: Run) -> dict:
+    "What a run says it is made of besides its settings; {} where it does not."
+    try:
+        return run.info.get("identity") or {}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 # %% ../nbs/04_runs.ipynb #6f2652e8
 def figures(run: Run) -> dict[str, dict]:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..data import ImageData, to_uint8
 from .passport import Measured, passport, versioned
 from ..plugins import registered
+from ..provenance import plugin_record
 from ..tokenizer.model import Tokenizer
 from ..training.losses import make_perceptual, psnr, reconstruction_loss
 from ..weights import find_vgg
@@ -119,7 +120,17 @@ def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = "") 
     notes = [lpips_says] if lpips_says and "lpips" not in result else []
     return Measured(
         figures,
-        passport(evaluator, f"held-out split of {data.source}", len(result["psnr"])),
+        passport(
+            evaluator,
+            f"held-out split of {data.source}",
+            len(result["psnr"]),
+            data,
+            **(
+                {"plugins": plugin_record({"metric": [k.removeprefix("plugin_") for k in own]})}
+                if own
+                else {}
+            ),
+        ),
         notes=notes,
     )
 

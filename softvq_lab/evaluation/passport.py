@@ -13,19 +13,27 @@ from pathlib import Path
 import torch
 
 from .. import __version__
+from ..contents import contents
 from ..core import now, read_json, write_json
+from ..images import ImageData
+from ..provenance import MEASURING, code_hash
 from ..runs import passport_differences
 
 # %% ../../nbs/evaluation/00_passport.ipynb #e27744bd
-def passport(evaluator: str, reference: str, count: int, **protocol) -> dict:
-    "What a figure was measured with: evaluator (network and weights, or metric), reference set, number of images, and the rest of the protocol (sampler, steps, guidance, seed)."
+def passport(
+    evaluator: str, reference: str, count: int, images: ImageData | None = None, **protocol
+) -> dict:
+    "What a figure was measured with: evaluator (network and weights, or metric), reference set, number of images, what is in the data set `images`, the sources that measure, and the rest of the protocol (sampler, steps, guidance, seed)."
+    known = {} if images is None else {"data": contents(images)["digest"]}
     return {
         "evaluator": evaluator,
         "reference": reference,
         "count": count,
         "precision": "float32",
+        **known,
         **protocol,
         "softvq_lab": __version__,
+        "code": code_hash(MEASURING),
         "torch": torch.__version__,
     }
 

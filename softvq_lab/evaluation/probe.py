@@ -265,6 +265,7 @@ def probe_figures(
             how,
             f"{len(train[0])} training images of {data.source}; held-out split",
             len(held[0]),
+            data,
             site=site,
             shape=list(train[0].shape[1:]),
             **more,

@@ -61,6 +61,7 @@ def reconstruction_fidelity(
         _evaluator(extractor, "logits_reconstruction" in result, len(f), 0),
         f"originals of the held-out split of {data.source}, the same crops",
         len(f),
+        data,
     )
     return Measured(
         {r(k): v for k, v in figures.items()}, about, {r(k): v for k, v in intervals.items()}, notes
@@ -116,6 +117,7 @@ def sample_figures(
             _evaluator(extractor, logits is not None, len(f), count),
             reference.name,
             len(f),
+            data,
             **protocol,
         ),
         intervals,

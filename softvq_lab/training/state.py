@@ -18,7 +18,7 @@ from torch.profiler import record_function
 
 from ..config import EngineConfig, OptimConfig
 from ..core import read_json
-from ..runs import Run
+from ..runs import Run, made_of
 from .checkpoint import load_optimizer, optimizer_tensors, save_checkpoint
 from .task import Task, lr_at, make_optimizer
 from ..weights import load_weights
@@ -129,7 +129,7 @@ class State:
             tensors,
             {
                 "config": self.task.describe(self.ema.module, last),
-                "state": {"step": step, "scaler": scaler},
+                "state": {"step": step, "scaler": scaler, "identity": made_of(run)},
             },
             self.engine.keep_checkpoints,
             score,

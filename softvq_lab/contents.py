@@ -142,8 +142,9 @@ def contents_difference(there: dict, now: dict) -> str:
     if len(moved) > 5:
         says.append(f"and {len(moved) - 5} more classes")
     count = "{} + {} images".format
-    if there.get("images") == now.get("images") and not says:
+    images = there.get("images", ["?", "?"])
+    if images == now["images"] and not says:
         return f"{count(*now['images'])} as before, but other names, sizes, labels or pixels"
-    return f"{count(*there['images'])} there, {count(*now['images'])} now" + (
+    return f"{count(*images)} there, {count(*now['images'])} now" + (
         f" (training images of {', '.join(says)})" if says else ""
     )

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import shutil
 import signal
 import time
 
@@ -13,10 +14,11 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader, TensorDataset
 
 from softvq_lab.config import TokenizerConfig
-from softvq_lab.core import read_json
+from softvq_lab.core import read_json, write_json
 from softvq_lab.data import folder, shapes
 from softvq_lab.hub import load_tokenizer, save
 from softvq_lab.images import ImageData, stack
+from softvq_lab.latents.cache import _key as key_of
 from softvq_lab.latents.cache import cache_latents, open_cache
 from softvq_lab.latents.stats import LatentStats
 from softvq_lab.tokenizer.model import Tokenizer
@@ -271,6 +273,81 @@ def test_other_images_in_the_same_folder_are_refused(tokenizer, tmp_path):
     ]:
         with pytest.raises(ValueError, match=says):
             small(tokenizer, tmp_path / "c", **bad)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    "50 pictures of two classes; small() makes shards of 16."
+    for i in range(50):
+        path = tmp_path / "pics" / ("cat" if i < 30 else "dog") / f"{i:02}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(path, i)
+    return tmp_path / "pics"
+
+
+def draw(path, seed: int):
+    pixels = np.random.default_rng(seed).integers(0, 255, (20, 18, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def replaced(pics):
+    draw(pics / "cat" / "12.bmp", 99)  # as many bytes as before
+
+
+def put_right(pics):
+    (pics / "cat" / "12.bmp").rename(pics / "dog" / "12.bmp")
+    (pics / "dog" / "40.bmp").rename(pics / "cat" / "40.bmp")
+
+
+@pytest.mark.parametrize("change", [replaced, put_right])
+def test_latents_of_pictures_that_changed_are_made_anew(tokenizer, pictures, capsys, change):
+    f = pictures.parent / "c"
+    small(tokenizer, f, folder(pictures, 16))
+    change(pictures)
+    images = folder(pictures, 16)
+    c = small(tokenizer, f, images)
+    assert "pictures or labels have changed since; " in capsys.readouterr().out
+    for i in range(len(images.train)):
+        x, y = images.train[i]
+        assert torch.allclose(c[i][0], tokenizer.encode(x[None]).z[0], atol=1e-5) and c[i][1] == y
+    written = {p: p.stat().st_mtime_ns for p in (f / "shards").glob("*.safetensors")}
+    small(tokenizer, f, images)
+    assert {p: p.stat().st_mtime_ns for p in written} == written
+
+
+def test_only_the_shard_of_a_replaced_picture_is_made_anew(tokenizer, pictures, capsys):
+    f = pictures.parent / "c"
+    small(tokenizer, f, folder(pictures, 16))
+    before = contents(f)
+    replaced(pictures)
+    small(tokenizer, f, folder(pictures, 16))
+    assert "1 of 3 shards are encoded anew" in capsys.readouterr().out
+    changed = {k for k, v in contents(f).items() if before.get(k) != v}
+    assert len([k for k in changed if str(k).endswith(".safetensors")]) == 1
+
+
+def test_pictures_that_were_copied_or_moved_need_no_new_latents(tokenizer, pictures, capsys):
+    f = pictures.parent / "c"
+    small(tokenizer, f, folder(pictures, 16))
+    written = {p: p.stat().st_mtime_ns for p in (f / "shards").glob("*.safetensors")}
+    elsewhere = pictures.parent / "mount" / "photos"
+    shutil.copytree(pictures, elsewhere, copy_function=shutil.copyfile)  # new time stamps
+    assert len(small(tokenizer, f, folder(elsewhere, 16))) == len(folder(pictures, 16).train)
+    assert "encoded anew" not in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in written} == written
+
+
+def test_a_cache_that_knows_no_pictures_is_opened_as_before(tokenizer, pictures):
+    f = pictures.parent / "c"
+    small(tokenizer, f, folder(pictures, 16))
+    plan = {k: v for k, v in read_json(f / "plan.json").items() if k != "pictures"}
+    write_json(f / "plan.json", plan)
+    for p in (f / "shards").glob("*.json"):  # as versions before wrote them
+        about = {k: v for k, v in read_json(p).items() if k != "pictures"}
+        write_json(p, about | {"plan": key_of(plan)})
+    written = {p: p.stat().st_mtime_ns for p in (f / "shards").glob("*.safetensors")}
+    assert len(small(tokenizer, f, folder(pictures, 16))) == len(folder(pictures, 16).train)
+    assert {p: p.stat().st_mtime_ns for p in written} == written
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "gone", "no hash"])

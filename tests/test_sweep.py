@@ -12,14 +12,19 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from PIL import Image
 
-from softvq_lab.core import read_json
+from softvq_lab import plugins
+from softvq_lab.core import read_json, write_json
+from softvq_lab.provenance import code_record
 from softvq_lab.runs import Run
 from softvq_lab.strict import ConfigError
+from softvq_lab.train import images_of, prepare, train_here
 from softvq_lab.workbench.execute import Job, _outcome, stop
 from softvq_lab.workbench.executors import Local, drive
 from softvq_lab.workbench.slurm import Slurm
 from softvq_lab.workbench.sweep import open_sweep, override, plan, read_report, read_sweep
+from softvq_lab.workbench.workflow import check_parameters
 
 FEW = dict(
     steps=6,
@@ -110,6 +115,86 @@ def test_a_run_that_was_made_by_hand_is_found(trained, tmp_path):
         tmp_path,
     )
     assert t.found and t.run == str(tmp_path / "mine")
+
+
+def trained_task(root, **given):
+    "The one task of a sweep, trained and measured as its job would have done."
+    (task,) = tasks_of(root, **given)
+    config = check_parameters(task.workflow, task.parameters)
+    train_here(run := prepare(config, task.run, images_of(config)))
+    (run.path / "evaluation").mkdir()
+    (run.path / "evaluation" / "reconstruction.json").write_text('{"figures": {}}')
+    return task
+
+
+def tasks_of(root, accept="", **given):
+    spec = {"name": "s", "tokenizer": {"set": FEW | {"image_size": 16} | given}}
+    return plan(read_sweep(spec), root, accept)
+
+
+SCALED = """
+import torch
+from softvq_lab.plugins import register
+from softvq_lab.quantizers.base import Quantizer, QuantOut
+@register("quantizer", "doubled")
+class Doubled(Quantizer):
+    def __init__(self, config, width):
+        super().__init__()
+        self.s = torch.nn.Parameter(torch.ones(width))
+    def forward(self, z):
+        return QuantOut(z * self.s * 2.0, z)
+"""
+
+
+def test_a_plugin_that_was_edited_makes_another_job_and_the_plan_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOFTVQ_LAB_PLUGINS", "")
+    (plugin := tmp_path / "doubled.py").write_text(SCALED)
+    given = {"plugins": str(plugin), "quantizer": "doubled"}
+    old = trained_task(tmp_path / "runs", **given)
+    plugin.write_text(SCALED + "\n# nothing new\n")
+    (same,) = tasks_of(tmp_path / "runs", **given)
+    assert same.found and same.id == old.id and not same.note
+    plugin.write_text(SCALED.replace("2.0", "3.0"))
+    (new,) = tasks_of(tmp_path / "runs", **given)
+    assert not new.found and new.id != old.id and new.run != old.run
+    assert f"{old.run} has these settings but was made of something else (plugins:" in new.note
+    (taken,) = tasks_of(tmp_path / "runs", accept="plugins", **given)
+    assert taken.found and taken.run == old.run and taken.id == old.id
+    del plugins._registered["quantizer"]["doubled"]
+
+
+def test_an_edited_library_makes_other_jobs_unless_that_is_accepted(tmp_path, monkeypatch):
+    old = trained_task(tmp_path)
+    edited = code_record() | {"training": "01234567"}
+    monkeypatch.setattr("softvq_lab.workbench.sweep.code_record", lambda: edited)
+    (new,) = tasks_of(tmp_path)
+    assert new.id != old.id and not new.found and "(code: training)" in new.note
+    (taken,) = tasks_of(tmp_path, accept="code")
+    assert taken.found and taken.run == old.run
+    with pytest.raises(ConfigError, match="'coed' is nothing that may differ"):
+        tasks_of(tmp_path, accept="coed")
+
+
+def test_a_pool_of_a_version_that_kept_no_record_is_taken_when_asked_for(tmp_path):
+    old = trained_task(tmp_path)
+    info = read_json(Path(old.run) / "config.json")
+    write_json(Path(old.run) / "config.json", {k: v for k, v in info.items() if k != "identity"})
+    Path(old.run).rename(tmp_path / "pool" / "as-it-was-called-then")
+    (new,) = tasks_of(tmp_path)
+    assert not new.found and "code: not recorded" in new.note
+    assert tasks_of(tmp_path, accept="code")[0].run == str(tmp_path / "pool/as-it-was-called-then")
+
+
+def test_images_that_moved_are_the_same_job_and_other_images_are_not(tmp_path):
+    for i in range(20):
+        (tmp_path / "a" / "xy"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(tmp_path / "a" / "xy"[i % 2] / f"{i}.bmp")
+    at = lambda path: tasks_of(tmp_path / "runs", dataset="folder", data_path=str(path))[0].id
+    before = at(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert at(tmp_path / "b") == before
+    Image.new("RGB", (16, 16), (200, 0, 0)).save(tmp_path / "b" / "x" / "4.bmp")
+    assert at(tmp_path / "b") != before
 
 
 @pytest.mark.parametrize(

@@ -200,17 +200,17 @@ def made_of(workflow: str, cfg, behind: dict) -> dict:
     return found | ({"data": _data_now(cfg)} if workflow == "train" else {})
 
 
-def _data_now(cfg) -> dict:
-    "The contents of a job's images; {} where they cannot be read (the job itself will say so) or are drawn."
+def _data_now(cfg) -> dict | None:
+    "The contents of a job's images; None where they cannot be read (the job itself will say so) or are drawn."
     if cfg.data.dataset in ("digits", "shapes"):
-        return {}
+        return None
     from softvq_lab.contents import contents  # images and torch: some seconds
     from softvq_lab.data import load_data
 
     try:
         return contents(load_data(cfg.data, cfg.tokenizer.image_shape))
     except (ValueError, OSError):
-        return {}
+        return None
 
 
 _adapter = functools.cache(TypeAdapter)

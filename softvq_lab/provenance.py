@@ -246,7 +246,8 @@ def _is_free(name: str, was, new) -> bool:
 def _same_path(name: str, a, b) -> bool:
     "Is it one path, written in two ways?"
     strings = isinstance(a, str) and isinstance(b, str) and bool(a and b)
-    return name in PATHS and strings and os.path.normpath(a) == os.path.normpath(b)
+    plain = lambda p: os.path.abspath(os.path.expanduser(p))
+    return name in PATHS and strings and plain(a) == plain(b)
 
 
 def steps_note(was: int, new: int, done: int, schedule: str) -> str:
@@ -328,6 +329,12 @@ def located_settings(folder, info: dict) -> dict:
     return {k: section(k, v) for k, v in info["config"].items()}
 
 
+@functools.cache
+def _file_hash(path: Path, size: int, stamp: int) -> str:
+    return sha256(path)[:16]
+
+
 def weights_record(needed) -> dict[str, str]:
     "Name -> SHA-256 of the pretrained files `needed` (`softvq_lab.weights.Needed`) that are there."
-    return {n.name: sha256(n.path)[:16] for n in needed if n.path}
+    there = [(n.name, n.path, n.path.stat()) for n in needed if n.path]
+    return {name: _file_hash(path, s.st_size, s.st_mtime_ns) for name, path, s in there}

@@ -24,6 +24,7 @@ from softvq_lab.provenance import (
     code_record,
     identity_differences,
     located,
+    located_settings,
     plugin_record,
     settings_differences,
 )
@@ -259,7 +260,8 @@ def go_on(run: Run, config: dict, extra: dict, accept: str, defaults: dict) -> R
     info, done = run.info, int(run.status.get("step") or 0)
     old = {**defaults, **OLDER} if defaults else {}
     new = learned_settings(config)
-    was = {k: v for k, v in old.items() if k in new} | learned_settings(info["config"])
+    there = learned_settings(located_settings(run.path, info))  # paths as they are read here
+    was = {k: v for k, v in old.items() if k in new} | there
     wrong, said = settings_differences(was, new, done)
     if wrong:
         raise ConfigError(

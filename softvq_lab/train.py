@@ -38,6 +38,7 @@ from softvq_lab.provenance import (
 from .runs import Run, check_run, learned_settings, open_run, plugin_hint
 from .strict import ConfigError, closest, parameters, parse
 from .tokenizer.model import Tokenizer
+from .training.checkpoint import newest_checkpoint
 from .training.generator_task import GeneratorTask
 from .training.loop import Preempted, Requests, fit
 from .training.task import Task
@@ -155,6 +156,18 @@ def prepare(config: TrainConfig | TrainGeneratorConfig, folder, images: ImageDat
     )
 
 
+def _start_of(run: Run, start_from: str) -> Tokenizer | None:
+    "The tokenizer that training starts from; None where there is none, or where it is gone and a checkpoint holds what became of it."
+    if not start_from:
+        return None
+    try:
+        return load_tokenizer(start_from)
+    except ValueError:
+        if newest_checkpoint(run.checkpoints) is None:
+            raise
+        return None
+
+
 def broken_files(run: Run, images: ImageData) -> BrokenFiles:
     "The record of image files that the run could not read, which grows from now on."
     return record_broken(images, run.path)
@@ -181,7 +194,7 @@ def make_task(
             config.repa,
             config.workers,
         )
-    start = load_tokenizer(config.start_from) if config.start_from else None
+    start = _start_of(run, config.start_from)
     return TokenizerTask(
         config.tokenizer,
         images,

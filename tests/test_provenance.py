@@ -485,3 +485,26 @@ def test_the_record_holds_the_path_as_written_and_where_that_was(half):
     info = json.loads((half.path / "config.json").read_text())
     assert info["config"]["data"]["data_path"] == "pics" and info["root"] == os.getcwd()
     assert set(info["identity"]) == set(provenance.KINDS)
+
+
+def test_a_run_goes_on_without_the_tokenizer_that_it_started_from(half):
+    train_here(half)
+    stop_half_way(begin("runs/second", start_from="runs/t", dataset="folder", data_path="pics"))
+    shutil.rmtree("runs/t")
+    with pytest.raises(ConfigError, match="start_from='runs/t'"):
+        begin("runs/third", start_from="runs/t", dataset="folder", data_path="pics")
+    run = begin("runs/second", start_from="runs/t", dataset="folder", data_path="pics", resume=True)
+    train_here(run)
+    assert run.status["step"] == 6
+
+
+def test_weights_that_moved_are_the_same_and_others_are_not(tmp_path):
+    from softvq_lab.provenance import weights_record
+    from softvq_lab.weights import Needed
+
+    (tmp_path / "a").write_bytes(b"weights")
+    shutil.copy(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "c").write_bytes(b"others!")
+    a, b, c = (weights_record([Needed("vgg", "loss", (), tmp_path / n)]) for n in "abc")
+    assert a == b and not identity_differences({"weights": a}, {"weights": b})
+    assert "vgg: " in identity_differences({"weights": a}, {"weights": c})["weights"]

@@ -284,14 +284,22 @@ def compare(folders: Annotated[list[Path], typer.Argument(help="run folders")]):
 
 
 @app.command()
-def resume(folder: Folder):
+def resume(
+    folder: Folder,
+    accept: Annotated[
+        str,
+        typer.Option(
+            help="what may be another than before: data, classes, tokenizer, plugins, weights, separated by commas"
+        ),
+    ] = "",
+):
     "Go on with a run that was stopped, killed or preempted."
     from softvq_lab.runs import Run
     from softvq_lab.train import load_config
     from softvq_lab.workbench.execute import Job, resume_job
 
     load_config(Run(folder))  # says what is wrong if it is no run
-    raise typer.Exit(resume_job(folder))
+    raise typer.Exit(resume_job(folder, accept))
 
 
 @app.command()

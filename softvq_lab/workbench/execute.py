@@ -310,8 +310,8 @@ def begin_workflow(workflow: str, output, resume: bool = False, **parameters) ->
     return job
 
 
-def resume_job(folder) -> int:
-    "Go on with the training in the run folder `folder`, by the workflow that made it; waits."
+def resume_job(folder, accept: str = "") -> int:
+    "Go on with the training in the run folder `folder`, by the workflow that made it; waits. `accept`: kinds (`softvq_lab.provenance`) in which what is here now may differ."
     from softvq_lab.train import load_config
 
     job, run = Job(Path(folder) / "notebook.ipynb"), Run(folder)
@@ -322,7 +322,7 @@ def resume_job(folder) -> int:
     config = load_config(run)
     job.plan(
         {"tokenizer": "train", "generator": "train_generator"}[run.kind],
-        flatten(config) | {"run": str(folder)},
+        flatten(config) | {"run": str(folder), "accept": accept},
     )
     return execute(job)
 

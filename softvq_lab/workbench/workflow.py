@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from ..core import read_json
 from ..strict import ConfigError, closest, flatten, parameters, parse
 from ..workflows import WORKFLOWS
 
@@ -74,7 +75,7 @@ def numbered(folder: Path, resume: bool = False) -> Path:
 def run_folder(config, name: str) -> Path:
     "The folder of a new run: as given, else as papermill's output says, else runs/`name` with a number that is free (with `resume`: the newest one there)."
     if config.where.run:
-        return Path(config.where.run)
+        return Path(config.where.run).expanduser()
     if found := papermill_folder():
         return Path(os.path.relpath(found)) if found.is_relative_to(Path.cwd()) else found
     return numbered(Path("runs") / name, config.where.resume)
@@ -98,13 +99,18 @@ def check_parameters(workflow: str, given: dict):
         raise ConfigError(
             f"there is no workflow {workflow!r}; possible: {', '.join(WORKFLOWS)}.{closest(workflow, WORKFLOWS)}"
         )
-    return parse(WORKFLOWS[workflow], {**_architecture(given.get("start_from", "")), **given})
+    return parse(WORKFLOWS[workflow], {**_architecture(given), **given})
 
 
-def _architecture(start_from: str) -> dict[str, object]:
-    "The settings of the tokenizer that training starts from, without where its own weights came from."
-    if not start_from:
+def _architecture(given: dict) -> dict[str, object]:
+    "The settings of the tokenizer that training starts from, without where its own weights came from; a run that goes on knows them itself."
+    if not (start_from := given.get("start_from", "")):
         return {}
+    if given.get("resume") and given.get("run"):
+        try:
+            return dict(read_json(Path(given["run"]) / "config.json")["config"]["tokenizer"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # no run yet, or not one: told when it is opened
     from softvq_lab.hub import load_tokenizer  # torch and all models: some seconds
 
     try:

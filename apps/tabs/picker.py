@@ -25,6 +25,37 @@ LATEST = dict(
 )  # of handlers that follow a slider: what was asked for meanwhile is dropped, the newest counts
 
 
+class View:
+    """What one tab shows in one session.
+
+    Opening a page raises several events that ask for the same view, and answers may come late.
+    A handler asks `begin` before it builds and `is_newest` before it answers.
+    """
+
+    def __init__(self):
+        self.key = self.used = None
+
+    def begin(self, key) -> bool:
+        "Whether `key` has to be built: it is not what is shown, or on its way, already."
+        new, self.key = key != self.key, key
+        return new
+
+    def is_newest(self, key) -> bool:
+        "Whether nothing else was asked for since."
+        return key == self.key
+
+    def use(self, key):
+        "A person has started something in the view of `key`, whose result a late answer must keep."
+        self.used = key
+
+    def in_use(self, key) -> bool:
+        return key == self.used
+
+    def forget(self):
+        "Build it again the next time."
+        self.key = self.used = None
+
+
 @dataclass
 class Context:
     "What a tab is built with. `tabs` is there when the tabs are filled."

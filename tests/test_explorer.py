@@ -493,11 +493,13 @@ def test_samples_of_one_run_do_not_stand_under_another(open_page, app):
 def test_a_view_is_built_once_and_late_answers_are_known():
     view = View()
     assert view.begin("a") and not view.begin("a")  # two events of one page ask for the same
-    assert view.begin("b") and not view.is_newest("a") and view.is_newest("b")
+    assert not view.left("a")
+    assert view.begin("b") and view.left("a") and not view.left("b")
     view.use("b")
     assert view.in_use("b") and not view.in_use("a")
     view.forget()
-    assert view.begin("b") and not view.in_use("b")
+    assert view.left("a") and not view.in_use("b")
+    assert view.begin("b")
 
 
 def test_a_link_is_what_one_sees_and_names_are_text(open_page, app):

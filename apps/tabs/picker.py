@@ -29,20 +29,21 @@ class View:
     """What one tab shows in one session.
 
     Opening a page raises several events that ask for the same view, and answers may come late.
-    A handler asks `begin` before it builds and `is_newest` before it answers.
+    A handler asks `begin` before it builds and `left` before it answers.
     """
 
     def __init__(self):
         self.key = self.used = None
+        self.stands = False
 
     def begin(self, key) -> bool:
         "Whether `key` has to be built: it is not what is shown, or on its way, already."
-        new, self.key = key != self.key, key
+        new, self.key, self.stands = key != self.key or not self.stands, key, True
         return new
 
-    def is_newest(self, key) -> bool:
-        "Whether nothing else was asked for since."
-        return key == self.key
+    def left(self, key) -> bool:
+        "Whether something else was asked for since."
+        return self.key not in (None, key)
 
     def use(self, key):
         "A person has started something in the view of `key`, whose result a late answer must keep."
@@ -52,8 +53,8 @@ class View:
         return key == self.used
 
     def forget(self):
-        "Build it again the next time."
-        self.key = self.used = None
+        "Build it again the next time it is asked for."
+        self.stands, self.used = False, None
 
 
 @dataclass

@@ -99,10 +99,10 @@ def build(ctx: Context):
             answer = (number, *filled(find(name)))
         except (ValueError, LookupError) as e:
             answer = (number, *emptied(says(e) if name else ""))
-            if view.is_newest(name):
+            if not view.left(name):
                 view.forget()  # a generator may be trained meanwhile
                 return answer
-        return answer if view.is_newest(name) and not view.in_use(name) else unchanged
+        return unchanged if view.left(name) or view.in_use(name) else answer
 
     def filled(lens):
         g = lens.generator
@@ -157,9 +157,9 @@ def build(ctx: Context):
     def on_go(
         name, label, count, guidance, sampler, steps, seed, temperature=1, low=0, high=1, view=None
     ):
-        "Samples of classes, after each step of the sampler."
-        if view is not None:
-            view.use(name)
+        "Samples of classes, after each step of the sampler; an end when another run is chosen."
+        view = view or View()
+        view.use(name)
         try:
             lens = find(name)
             chosen, names = labels(lens, label), lens.images.class_names
@@ -171,6 +171,8 @@ def build(ctx: Context):
                 guidance=guidance,
                 **settings(lens, sampler, steps, seed, temperature, low, high),
             ):
+                if view.left(name):
+                    return
                 film.add(x[0])
                 sheet = served(grid(x, columns, max(1, 96 // x.shape[-1])))
                 yield sheet, f"step {i}", None, gr.skip(), gr.skip()
@@ -191,14 +193,16 @@ def build(ctx: Context):
 
     def on_sweep(name, label, count, sampler, steps, seed, temperature, low, high, view=None):
         "The same samples, one row for each guidance scale."
-        if view is not None:
-            view.use(name)
+        view = view or View()
+        view.use(name)
         try:
             lens = find(name)
             y = classes_of(lens, labels(lens, label), min(10, int(count)))
             for scales, x in guidance_sweep(
                 lens, y, SWEEP, **settings(lens, sampler, steps, seed, temperature, low, high)
             ):
+                if view.left(name):
+                    return
                 yield (
                     served(grid(x.flatten(0, 1), len(y), max(1, 64 // x.shape[-1]))),
                     "Rows, from above: guidance "
@@ -259,7 +263,6 @@ def build(ctx: Context):
         concurrency_limit=2,
         api_name="sweep",
     )
-    ctx.run.change(None, cancels=[running, sweeping], api_name=False)  # not drawn under another run
     stop.click(lambda: "Stopped.", None, message, cancels=[running, sweeping], api_name=False)
     gr.on(
         [drawn.change, which.input],

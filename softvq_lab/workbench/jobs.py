@@ -39,7 +39,7 @@ def _jobs(folder: Path, depths=("",)) -> list[Job]:
         for p in folder.glob(f"{d}*.job.json")
     ]
     return sorted(
-        (j for j in found if j.info.get("workflow")),
+        (j for j in found if j.info.get("workflow") or j.info.get("reason")),
         key=lambda j: str(j.info.get("begun") or j.info.get("updated", "")),
         reverse=True,
     )

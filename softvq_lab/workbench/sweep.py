@@ -18,12 +18,13 @@ import random as python_random
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import psutil
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ..core import derive_seed, now, read_json, write_json
+from ..core import Count, Entries, derive_seed, now, read_json, write_json
 from ..runs import ANYHOW, Run, lives, list_runs
 from ..strict import ConfigError, closest, config, flatten, parameters
 from .execute import Job
@@ -375,11 +376,38 @@ def open_sweep(source, root="runs") -> Sweep:
     return Sweep(spec, plan(spec, os.path.relpath(root) if not os.path.isabs(root) else root), root)
 
 
+class _Driver(Entries):
+    state: str
+    pid: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    created: float | None = None
+    host: str | None = None
+
+
+class _TaskRow(Entries):
+    stage: str
+    state: str
+    run: str
+    output: str
+    label: str
+    vary: dict
+    reason: str | None = None
+    seconds: float | None = None
+    attempts: Count | None = None
+
+
+class _Report(Entries):
+    name: str
+    about: str = ""
+    driver: _Driver
+    counts: dict[str, Count]
+    tasks: list[_TaskRow]
+
+
 def read_report(path) -> dict:
-    "sweep.json of a sweep's folder; its driver 'gone' when it was killed."
-    report = read_json(Path(path) / "sweep.json" if Path(path).is_dir() else path)
+    "sweep.json of a sweep's folder; its driver 'gone' when it was killed. A `ValueError` says why it cannot be used."
+    report = read_json(Path(path) / "sweep.json" if Path(path).is_dir() else path, _Report)
     d = report["driver"]
-    if d["state"] == "running" and not lives(d["host"], d["pid"], d["created"]):
+    if d["state"] == "running" and not lives(d.get("host"), d.get("pid"), d.get("created")):
         d["state"] = "gone"
     return report
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'DEEPEST', 'Count', 'JOINERS', 'derive_seed', 'rng', 'seed_everything', 'best_device', 'full_precision',
-           'write_atomic', 'write_json', 'now', 'Entries', 'read_json', 'printable', 'sha256', 'cache_dir', 'cached',
-           'write_cache', 'tell', 'progress_bar']
+           'write_atomic', 'write_json', 'now', 'Unreadable', 'Entries', 'read_json', 'printable', 'sha256',
+           'cache_dir', 'cached', 'write_cache', 'tell', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #43eb34b8
 import datetime
@@ -103,6 +103,10 @@ DEEPEST = 100  # lists and objects within each other: what is deeper cannot be c
 Count = Annotated[int, Field(ge=0, lt=2**53)]  # what may count steps: JSON itself allows 10**400
 
 
+class Unreadable(ValueError):
+    "A file that cannot be used; the message names it and says why."
+
+
 class Entries(BaseModel, strict=True, extra="allow"):
     "Base of the schemas for `read_json`: the types of the entries that we use; others may be there."
 
@@ -132,30 +136,30 @@ def _too_deep(data: bytes, value) -> bool:
 def read_json(path, schema: type[Entries] | None = None) -> dict:
     """The JSON object in `path`, whose entries have the types of `schema`.
 
-    A `ValueError` names the file and says why it cannot be used: no file, too large, no JSON, nested too deeply, no object, an entry of another type."""
+    An `Unreadable` (a `ValueError`) names the file and says why it cannot be used: no file, too large, no JSON, nested too deeply, no object, an entry of another type."""
     path = Path(path)
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-        raise ValueError(f"{path} is not a file")
+        raise Unreadable(f"{path} is not a file")
     with open(path, "rb") as f:
         data = f.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise ValueError(f"{path} is not readable JSON: it is larger than {MOST_BYTES >> 20} MB")
+        raise Unreadable(f"{path} is not readable JSON: it is larger than {MOST_BYTES >> 20} MB")
     try:
         value = json.loads(data.decode())
         deep = _too_deep(data, value)
     except RecursionError:
         deep = True
     except ValueError as e:
-        raise ValueError(f"{path} is not readable JSON: {e}") from None
+        raise Unreadable(f"{path} is not readable JSON: {e}") from None
     if deep:
-        raise ValueError(f"{path} is not readable JSON: it is nested too deeply")
+        raise Unreadable(f"{path} is not readable JSON: it is nested too deeply")
     if not isinstance(value, dict):
-        raise ValueError(f"{path} is not a JSON object: it holds a {type(value).__name__}")
+        raise Unreadable(f"{path} is not a JSON object: it holds a {type(value).__name__}")
     try:
         if schema:
             schema.model_validate(value)
     except ValidationError as e:
-        raise ValueError(f"{path}: {_say(e)}") from None
+        raise Unreadable(f"{path}: {_say(e)}") from None
     return value
 
 # %% ../nbs/00_core.ipynb #5da52d63

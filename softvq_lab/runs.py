@@ -327,7 +327,8 @@ def _evaluations(run: Run) -> tuple[dict[str, dict], dict[str, str]]:
             bad[p.stem] = printable(e, 300)
             continue
         if "figures" in value:
-            good[p.stem] = {"passport": {}} | value
+            numbers = {k: float(v) for k, v in value["figures"].items()}
+            good[p.stem] = {"passport": {}} | value | {"figures": numbers}
     return good, bad
 
 

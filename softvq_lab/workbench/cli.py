@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from ..core import Unreadable, printable, tell
 from ..strict import ConfigError
+from ..typed_text import read_typed, read_word
 
 # %% ../../nbs/workbench/08_cli.ipynb #56e67855
 def read_settings(words: list[str]) -> dict:
@@ -29,10 +29,9 @@ def read_settings(words: list[str]) -> dict:
         name, equals, value = w.partition("=")
         if not equals or not name:
             raise ConfigError(f"{w!r}: settings are written NAME=VALUE, for example tokens=32")
-        try:
-            settings[name] = yaml.safe_load(value) if value else ""
-        except yaml.YAMLError:
-            settings[name] = value
+        if name in settings:
+            raise ConfigError(f"{name} is given twice.")
+        settings[name] = read_word(value)
     return settings
 
 # %% ../../nbs/workbench/08_cli.ipynb #00648dbe
@@ -169,7 +168,10 @@ def sweep(
         return _show_plan(sweeps)
     from softvq_lab.workbench.executors import drive, make_executor
 
-    ok = drive(sweeps, make_executor(executor, jobs, yaml.safe_load(slurm) or {}), retry)
+    options = read_typed(slurm, "--slurm")[0] or {}
+    if not isinstance(options, dict):
+        raise ConfigError(f"--slurm {slurm!r}: options are written {{partition: gpu, gpus: 8}}.")
+    ok = drive(sweeps, make_executor(executor, jobs, options), retry)
     for s in sweeps:
         tell(f"{s.folder}/sweep.json")
     raise typer.Exit(0 if ok else 1)

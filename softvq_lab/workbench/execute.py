@@ -37,8 +37,8 @@ ENDED = ("done", "failed")
 
 
 def workflow_notebook(workflow: str) -> Path:
-    "The notebook of a workflow, in the `nbs/` beside the library; a `ConfigError` where there is none."
-    folder = Path(__file__).parents[2] / "nbs"
+    "The notebook of a workflow, which comes with the library; a `ConfigError` where there is none."
+    folder = (Path(__file__).parents[1] / "nbs").resolve()  # of a checkout: a link to its nbs
     if not (path := folder / f"{workflow}.ipynb").is_file():
         raise ConfigError(
             f"there is no workflow {workflow!r}; workflows are the notebooks of {folder}: {', '.join(sorted(p.stem for p in folder.glob('*.ipynb') if p.stem[0].isalpha()))}"

@@ -62,7 +62,8 @@ def resolve(runs: str, name: str | None) -> Run:
 
 def plain(text) -> str:
     "Text as Markdown that shows it letter by letter: no HTML, no links, no pictures."
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~$&:@])", r"\\\1", str(text)).replace("\n", "  \n")
+    text = str(text).encode(errors="backslashreplace").decode()  # a page has no half characters
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~$&:@])", r"\\\1", text).replace("\n", "  \n")
 
 
 def failed(e: Exception) -> str:

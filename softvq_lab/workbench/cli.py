@@ -69,7 +69,11 @@ def _opened(folder: Path) -> "Run":
         inside = len(list_runs(folder, unreadable=True))
         raise ConfigError(
             f"{folder} is no run folder: it holds no config.json."
-            + (f" It holds {inside} runs: softvq-lab runs --root {folder}" if inside else "")
+            + (
+                f" Runs in it: {inside}. List them by softvq-lab runs --root {folder}"
+                if inside
+                else ""
+            )
         )
     return Run(folder)
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-from ..core import printable
+from ..core import MOST_BYTES, printable
 from ..runs import Run, describe, list_runs
 from ..strict import Choice, ConfigError, parameters
 from .jobs import is_alive, jobs, run_of
@@ -114,20 +114,24 @@ def notebook_html(path) -> str:
     import nbformat  # here: both take seconds to import, which the explorer has not when it starts
     from nbconvert import HTMLExporter
 
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no notebook {path.name} in this run yet.")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{path.name} is larger than {MOST_BYTES >> 20} MB: open it in Jupyter.")
     try:
         body, _ = HTMLExporter(template_name="basic").from_notebook_node(nbformat.read(path, 4))
-    except OSError:
-        raise ValueError(f"There is no notebook {Path(path).name} in this run yet.") from None
+        body = body.encode(
+            errors="backslashreplace"
+        ).decode()  # a page cannot hold half a character
     except Exception as e:
         raise ValueError(
-            f"{Path(path).name} cannot be read as a notebook ({type(e).__name__}); it may be half written."
+            f"{path.name} cannot be read as a notebook ({type(e).__name__}); it may be half written."
         ) from None
     return f'<!DOCTYPE html><html><head>{POLICY}<meta charset="utf-8"><style>{STYLE}</style></head><body>{body}</body></html>'
 
 
 def notebooks(run: Run) -> list[str]:
     "Names of the executed notebooks of a run, newest first."
-    return [
-        p.name
-        for p in sorted(run.path.glob("*.ipynb"), key=lambda p: p.stat().st_mtime, reverse=True)
-    ]
+    found = [p for p in run.path.glob("*.ipynb") if p.is_file() and p.name.isprintable()]
+    return [p.name for p in sorted(found, key=os.path.getmtime, reverse=True)]

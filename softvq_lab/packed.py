@@ -12,15 +12,13 @@ import io
 import json
 import os
 import re
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 from huggingface_hub import constants, get_session
-from tqdm import tqdm
 
-from .core import cache_dir, write_atomic
+from .core import cache_dir, cached, progress_bar, write_cache
 from .files import IMAGE_SUFFIXES, Pictures, hold_out
 from .images import ImageData, Size, pixels
 
@@ -267,19 +265,15 @@ def _read_headers(path: str) -> list[tuple[bytes, int, int, int]]:
 def tar_index(shards: list[str]) -> dict[str, np.ndarray]:
     "name, shard, offset, length and label (-1: none) of every image in tar files; read once and kept in the cache folder."
     stamp = [(os.path.abspath(s), (st := os.stat(s)).st_size, st.st_mtime_ns) for s in shards]
-    kept = (
-        cache_dir() / "tars" / f"{hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]}.npz"
-    )
+    kept = cached("tars", f"{hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]}.npz")
     if kept.exists():
         try:
             return dict(np.load(kept, allow_pickle=False))
-        except Exception:
-            kept.unlink(missing_ok=True)  # a damaged cache can be made again
+        except Exception:  # a damaged cache can be made again
+            kept = cache_dir() / "tars" / kept.name
     rows = [
         (s, *r)
-        for s, path in enumerate(
-            tqdm(shards, "reading tars", mininterval=5, file=sys.stdout, disable=len(shards) < 20)
-        )
+        for s, path in enumerate(progress_bar(shards, "reading tars", disable=len(shards) < 20))
         for r in _read_headers(path)
     ]
     index = {
@@ -293,7 +287,7 @@ def tar_index(shards: list[str]) -> dict[str, np.ndarray]:
         ]
     }
     np.savez(data := io.BytesIO(), **index)
-    write_atomic(kept, data.getvalue())
+    write_cache(kept, data.getvalue())
     return index
 
 # %% ../nbs/01c_packed.ipynb #57c27d30

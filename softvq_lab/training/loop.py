@@ -7,7 +7,6 @@ __all__ = ['PRECISION', 'Preempted', 'Requests', 'make_accelerator', 'Watch', 'l
 
 # %% ../../nbs/training/09_loop.ipynb #d5a11d92
 import signal
-import sys
 import threading
 import warnings
 from importlib.util import find_spec
@@ -20,10 +19,9 @@ from PIL import Image
 from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.data import DataLoader, default_collate
-from tqdm import tqdm
 
 from ..config import EngineConfig, OptimConfig
-from ..core import seed_everything
+from ..core import progress_bar, seed_everything
 from ..runs import Run, log_metrics, trim_metrics
 from ..strict import ConfigError
 from .checkpoint import newest_checkpoint
@@ -173,13 +171,10 @@ def fit(
             run.set_status("done", step=start, steps=optim.steps)
         return
     batches = load_batches(task, optim, seed, accelerator, start, workers)
-    # plain tqdm: tqdm.auto freezes at its first line under papermill; a notebook keeps every line, so they are few there
-    bar = tqdm(
+    bar = progress_bar(
         total=optim.steps,
         initial=start,
         desc=run.name,
-        mininterval=0.5 if sys.stdout.isatty() else 5,
-        file=sys.stdout,
         disable=not accelerator.is_main_process,
     )
     loop = Loop(task, run, optim, seed, state, bar)

@@ -7,16 +7,19 @@ __all__ = ['app', 'Settings', 'Root', 'Folder', 'HEADLINES', 'read_settings', 'r
            'stop', 'main']
 
 # %% ../../nbs/workbench/08_cli.ipynb #567cc0e1
+import io
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
+from ..core import Unreadable, printable, tell
 from ..strict import ConfigError
+from ..typed_text import read_typed, read_word
 
 # %% ../../nbs/workbench/08_cli.ipynb #56e67855
 def read_settings(words: list[str]) -> dict:
@@ -26,10 +29,9 @@ def read_settings(words: list[str]) -> dict:
         name, equals, value = w.partition("=")
         if not equals or not name:
             raise ConfigError(f"{w!r}: settings are written NAME=VALUE, for example tokens=32")
-        try:
-            settings[name] = yaml.safe_load(value) if value else ""
-        except yaml.YAMLError:
-            settings[name] = value
+        if name in settings:
+            raise ConfigError(f"{name} is given twice.")
+        settings[name] = read_word(value)
     return settings
 
 # %% ../../nbs/workbench/08_cli.ipynb #00648dbe
@@ -51,7 +53,29 @@ Folder = Annotated[Path, typer.Argument(help="a run folder")]
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 200)
+    "Where tables go; names and states in them are text, never markup, escape codes or emoji."
+    out = sys.stdout if sys.stdout and not sys.stdout.closed else io.StringIO()
+    wide = None if out.isatty() else 200
+    return Console(file=out, width=wide, markup=False, emoji=False, highlight=False)
+
+
+def _opened(folder: Path) -> "Run":
+    "The run in `folder`; a `ConfigError` that says what is there instead."
+    from softvq_lab.runs import Run, list_runs
+
+    if folder.is_file():
+        raise ConfigError(f"{folder} is a file. A run is a folder that holds a config.json.")
+    if folder.is_dir() and not os.path.lexists(folder / "config.json"):
+        inside = len(list_runs(folder, unreadable=True))
+        raise ConfigError(
+            f"{folder} is no run folder: it holds no config.json."
+            + (
+                f" Runs in it: {inside}. List them by softvq-lab runs --root {folder}"
+                if inside
+                else ""
+            )
+        )
+    return Run(folder)
 
 
 @app.command()
@@ -81,12 +105,12 @@ def run(
 
     given = read_settings(settings or [])
     output = output or _output(workflow, given, root, resume)
-    typer.echo(f"{output}\n{Job(output).log}")
+    tell(f"{output}\n{Job(output).log}")
     if detach:
         return begin_workflow(workflow, output, resume, **given)
     status = run_workflow(workflow, output, resume, **given)
     s = Job(output).info
-    typer.echo(
+    tell(
         f"{s['state']}"
         + (f": {s['reason']}" if s.get("reason") else f" in {s.get('seconds', 0):.0f} s")
     )
@@ -148,9 +172,12 @@ def sweep(
         return _show_plan(sweeps)
     from softvq_lab.workbench.executors import drive, make_executor
 
-    ok = drive(sweeps, make_executor(executor, jobs, yaml.safe_load(slurm) or {}), retry)
+    options = read_typed(slurm, "--slurm")[0] or {}
+    if not isinstance(options, dict):
+        raise ConfigError(f"--slurm {slurm!r}: options are written {{partition: gpu, gpus: 8}}.")
+    ok = drive(sweeps, make_executor(executor, jobs, options), retry)
     for s in sweeps:
-        typer.echo(f"{s.folder}/sweep.json")
+        tell(f"{s.folder}/sweep.json")
     raise typer.Exit(0 if ok else 1)
 
 
@@ -163,14 +190,16 @@ def _show_plan(sweeps: list):
             )
     _console().print(table)
     unique = {t.id for s in sweeps for t in s.tasks}
-    typer.echo(f"{len(unique)} jobs")
+    tell(f"{len(unique)} jobs")
 
 # %% ../../nbs/workbench/08_cli.ipynb #e1354c88
 @app.command()
 def runs(root: Root = Path("runs")):
     "The runs, newest first, and what was measured of them."
-    from softvq_lab.runs import figures, list_runs
+    from softvq_lab.runs import describe, list_runs
 
+    if root.is_file():
+        raise ConfigError(f"--root {root} is a file. Runs are folders in a folder.")
     table = Table(
         "run",
         "kind",
@@ -181,25 +210,28 @@ def runs(root: Root = Path("runs")):
         header_style="bold",
         row_styles=["", "dim"],
     )
-    for r in (found := list_runs(root)):
-        s = r.status
-        measured = "  ".join(
-            f"{k} {v:.4g}"
-            for name, f in figures(r).items()
-            for k, v in f["figures"].items()
-            if k in HEADLINES
-        )
-        table.add_row(
-            str(r.path.relative_to(root)),
-            r.kind,
-            s["state"],
-            f"{s.get('step', 0)}/{s.get('steps', '?')}",
-            measured,
-        )
+    for r in (found := list_runs(root, unreadable=True)):
+        d = describe(r)
+        step = d["step"].replace(" of ", "/") or "0/?"
+        name = printable(r.path.relative_to(root))
+        table.add_row(name, d["kind"], d["state"], step, _headlines(r))
     if found:
         _console().print(table)
     else:
-        typer.echo(f"no runs under {root}")
+        tell(f"no runs under {root}" + ("" if root.is_dir() else ": there is no such folder"))
+
+
+def _headlines(run: "Run") -> str:
+    "The figures of a run that a list shows, and which of its evaluations cannot be used."
+    from softvq_lab.runs import figures, strange_figures
+
+    known = [
+        f"{k} {v:.4g}"
+        for f in figures(run).values()
+        for k, v in f["figures"].items()
+        if k in HEADLINES
+    ]
+    return "  ".join([*known, *(f"{printable(n)} unreadable" for n in strange_figures(run))])
 
 
 HEADLINES = ("psnr", "ssim", "perplexity", "fid", "rfid", "reference_frechet", "class_accuracy")
@@ -208,68 +240,69 @@ HEADLINES = ("psnr", "ssim", "perplexity", "fid", "rfid", "reference_frechet", "
 @app.command()
 def show(folder: Folder):
     "One run: its settings that differ from the defaults, where it stands, every figure with its passport, and why it failed."
-    from softvq_lab.runs import Run, figures
+    from softvq_lab.runs import describe, figures, strange_figures
     from softvq_lab.strict import flatten, parameters
     from softvq_lab.train import load_config
     from softvq_lab.workbench.execute import Job
 
-    r, c = Run(folder), _console()
+    r, c = _opened(folder), _console()
     cfg = load_config(r)
-    s, defaults = r.status, parameters(type(cfg))
-    c.print(
-        f"[bold]{r.path}[/]  {r.kind}, {s['state']}, step {s.get('step', 0)} of {s.get('steps', '?')}, {s.get('updated', '')}",
-        highlight=False,
-    )
-    c.print(
-        "settings: "
-        + (
-            ", ".join(
-                f"{k}={v!r}"
-                for k, v in flatten(cfg).items()
-                if defaults[k] != v and k not in ("run", "resume")
-            )
-            or "the defaults"
-        ),
-        highlight=False,
-        markup=False,
-    )
+    d, s, defaults = describe(r), r.status, parameters(type(cfg))
+    updated = printable(s.get("updated", ""))
+    c.print(printable(r.path), style="bold", end="")
+    c.print(f"  {d['kind']}, {d['state']}, step {d['step'] or 0}, {updated}")
+    differs = {k: v for k, v in flatten(cfg).items() if defaults[k] != v}
+    settings = [f"{k}={v!r}" for k, v in differs.items() if k not in ("run", "resume")]
+    c.print("settings: " + (printable(", ".join(settings), 10_000) or "the defaults"))
     for name, f in figures(r).items():
-        c.print(f"[bold]{name}[/]  {f.get('measured', '')}", highlight=False)
-        for k, v in f["figures"].items():
-            c.print(f"  {k:22}{v:12.4f}", highlight=False)
-        c.print(
-            "  measured by " + ", ".join(f"{k}: {v}" for k, v in f.get("passport", {}).items()),
-            style="dim",
-            highlight=False,
-            markup=False,
-        )
+        _show_figures(c, name, f)
+    for name, why in strange_figures(r).items():
+        c.print(f"{printable(name)} cannot be read: {why}", style="red")
     job = Job(r.path / "notebook.ipynb")
-    if s.get("error") or job.info["state"] == "failed":
-        c.print(
-            f"failed: {s.get('error') or job.info.get('reason')}\n{job.last_lines(15)}",
-            style="red",
-            markup=False,
-        )
+    failed = job.info["state"] == "failed"
+    if (s.get("error") and s["state"] != "unreadable") or failed:
+        c.print(f"failed: {printable(s.get('error') or job.info.get('reason'))}", style="red")
+        for line in job.last_lines(15).splitlines():
+            c.print(printable(line), style="red")
+
+
+def _show_figures(c: Console, name: str, found: dict):
+    "One evaluation: its figures, and what they were measured with."
+    c.print(printable(name), style="bold", end="")
+    c.print(f"  {printable(found.get('measured', ''))}")
+    for k, v in found["figures"].items():
+        c.print(f"  {printable(k):22}" + (f"{v:12.4f}" if abs(v) < 1e9 else f"{v:12.4g}"))
+    passport = ", ".join(f"{k}: {v}" for k, v in found["passport"].items())
+    c.print(f"  measured by {printable(passport)}", style="dim")
 
 
 @app.command()
 def compare(folders: Annotated[list[Path], typer.Argument(help="run folders")]):
     "Runs side by side: the settings in which they differ, and their figures; figures of other passports stand in columns of their own."
-    from softvq_lab.runs import Run, differences
+    from softvq_lab.runs import differences
     from softvq_lab.workbench.leaderboard import boards
 
-    if gone := [str(f) for f in folders if not (f / "config.json").exists()]:
+    if gone := [str(f) for f in folders if not f.exists()]:
         raise ConfigError(f"there is no run folder {', '.join(gone)}")
-    found, c = [Run(f) for f in folders], _console()
+    found, c = [_opened(f) for f in folders], _console()
     tables = [
-        ("", ["setting", *map(str, folders)], differences(found)),
+        ("", ["setting", *folders], differences(found)),
         *((b.attrs["title"], ["run", *b.columns], b.itertuples()) for b in boards(found)),
     ]
     for title, head, rows in tables:
-        table = Table(*head, box=None, header_style="bold", title=title, title_justify="left")
+        table = Table(
+            *map(printable, head),
+            box=None,
+            header_style="bold",
+            title=printable(title),
+            title_justify="left",
+        )
         for row in rows:
             table.add_row(
-                *("-" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row)
+                *(
+                    "-" if v is None else f"{v:.4g}" if isinstance(v, float) else printable(v, 300)
+                    for v in row
+                )
             )
         if table.rows:
             c.print(table)
@@ -309,13 +342,29 @@ def stop(folder: Folder):
     typer.echo(f"process {s['pid']} was asked to save and end")
 
 # %% ../../nbs/workbench/08_cli.ipynb #b945b6ef
+def _steady_streams():
+    "A service has no standard output, an old terminal not all letters: neither is a reason to stop."
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or stream.closed:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main():
     "The entry point of softvq-lab: a mistake in the settings is a message, not a traceback."
+    _steady_streams()
     try:
         app()
-    except ConfigError as e:
-        print(e, file=sys.stderr)
+    except (ConfigError, Unreadable) as e:
+        tell("\n".join(map(printable, str(e).splitlines())), sys.stderr)
         sys.exit(2)
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # nobody reads it any more (softvq-lab runs | head -1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 # %% ../../nbs/workbench/08_cli.ipynb #829c1736
 #| eval: false

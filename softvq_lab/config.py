@@ -297,8 +297,19 @@ class OptimConfig:
         1e-4, ge=0, description="on matrices only: norms, biases, positions and tokens are exempt"
     )
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    beta1: float = Field(
+        0.9, ge=0, lt=1, description="AdamW: decay of the mean of the gradients (the momentum)"
+    )
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW: decay of the mean of their squares")
     ema_decay: float = Field(
-        0.999, ge=0, lt=1, description="of the averaged weights, which are the ones that are used"
+        0.99,
+        ge=0,
+        lt=1,
+        description="of the averaged weights, which are the ones that are used: they remember the last 1 / (1 - ema_decay) steps or so",
+    )
+    ema_warmup: bool = Field(
+        False,
+        description="the decay of step s is at most 1 - s^(-2/3), so that the average follows at once: 0.99 is reached after 1,000 steps, 0.999 after 32,000, 0.9999 after a million",
     )
     log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
     eval_every: int = Field(
@@ -317,7 +328,10 @@ class OptimConfig:
 
 @config
 class EngineConfig:
-    "What computes. None of it changes what is learned, but for rounding (and `accumulate` and `processes` what is averaged over a batch within each part of it)."
+    """What computes. None of it changes what is learned, but for rounding: what is about a whole batch (the KL term, moving averages of codebooks, LeCAM, how codebooks are used) is taken over all parts and processes.
+
+    Exceptions, within each part of a batch: batch normalisation of discriminators, the ratio of `adv_adaptive` (with `accumulate` above 1), and noise, which each process draws from a stream of its own.
+    """
 
     processes: int = Field(
         1,

@@ -253,7 +253,7 @@ class Loop:
                 self.blame(step, player.module, given)
             player.optimizer.step()
         with record_function("averaged weights"):
-            self.state.ema.update(self.task.model, step=step)
+            self.state.average(step)
         self.bar.update()
 
     def blame(self, step: int, module, batch):

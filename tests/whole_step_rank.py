@@ -41,13 +41,21 @@ def latents(step: int, width: int) -> torch.Tensor:
     )
 
 
-def learn(name: str, rank: int = 0, world: int = 1, parts: int = 1, frozen: bool = False) -> dict:
-    "Some steps of one process with its latents in so many parts: the state at the end, and losses, stats and gradients of each step."
+def made(name: str) -> Quantizer:
+    "The same one each time; where codewords are revived, some are nearly dead."
     torch.manual_seed(0)
     q = make_quantizer(
         TokenizerConfig(tokens=TOKENS, latent_dim=WIDTH, codebook_size=K, **QUANTIZERS[name])
     )
-    q.train(not frozen)
+    for part in q.modules():
+        if getattr(part, "revive", False):
+            part.counts[:, ::5] = 0.01
+    return q.train()
+
+
+def learn(name: str, rank: int = 0, world: int = 1, parts: int = 1, frozen: bool = False) -> dict:
+    "Some steps of one process with its latents in so many parts: the state at the end, and losses, stats and gradients of each step."
+    q = made(name).train(not frozen)
     params, found = [p for p in q.parameters() if p.requires_grad], {}
     for step in range(STEPS):
         torch.manual_seed(10 * step + rank)  # as the loop does: noise differs between processes
@@ -104,10 +112,7 @@ def lecam(rank: int = 0, world: int = 1, parts: int = 1) -> dict:
 
 def alone(name: str, rank: int = 0, world: int = 1) -> dict:
     "Forward passes that no loop announces: in training mode each is a step, whoever shares it."
-    torch.manual_seed(0)
-    q = make_quantizer(
-        TokenizerConfig(tokens=TOKENS, latent_dim=WIDTH, codebook_size=K, **QUANTIZERS[name])
-    ).train()
+    q = made(name)
     stats = {}
     for step in range(STEPS):
         torch.manual_seed(10 * step + rank)

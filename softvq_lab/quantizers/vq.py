@@ -55,7 +55,8 @@ class VQ(WholeStep, Quantizer):
 
     def codewords(self) -> Tensor:
         "The codewords (G, K, D), of length 1 for `cosine`."
-        return self._scaled(self.codebook)
+        # a copy where revival writes into the codebook before the backward pass has read it
+        return self._scaled(self.codebook.clone() if self.revive else self.codebook)
 
     def _nearest(self, z: Tensor) -> Tensor:
         "Scaled latents (G, N, D) -> indices (G, N), blockwise, so that no (N, K) matrix of a large batch is held."

@@ -5,15 +5,23 @@ from pathlib import Path
 
 import gradio as gr
 
+from softvq_lab.metrics import leading
 from softvq_lab.workbench.atlas import adapt
-from softvq_lab.workbench.leaderboard import failures, progress, results, settings, verdict
+from softvq_lab.workbench.leaderboard import (
+    declared_in,
+    failures,
+    progress,
+    results,
+    settings,
+    verdict,
+)
 from softvq_lab.workbench.morning import STATES, effects, overlaid, progress_bar, ranking
 from softvq_lab.workbench.sweep import read_report
 
-FIGURES = {
-    "tokenizer": ("reconstruction", "psnr", "rec"),
-    "generator": ("samples", "reference_frechet", "loss"),
-}  # of a stage: evaluation, figure that ranks, curve
+SHOWN = {
+    "tokenizer": ("reconstruction", "rec"),
+    "generator": ("samples", "loss"),
+}  # of a stage: evaluation, curve
 EMPTY = "No sweep yet: <code>softvq-lab sweep sweeps/digits-tau.yaml</code> plans and runs one, and the page may be looked at meanwhile."
 
 
@@ -74,7 +82,7 @@ def page(runs, name: str, sheet) -> tuple[str, list]:
         f"<p>{escape(str(report.get('about', '')))}<br>{p['done']} of {len(report['tasks'])} done, {p['failed']} failed, {p['running']} running; the driver: {escape(str(p['driver']))}{left}</p>"
     )
     figs, table = [progress_bar({**report, "name": escape(str(report["name"]))})], results(report)
-    for stage, (evaluation, figure, curve) in FIGURES.items():
+    for stage, (evaluation, curve) in SHOWN.items():
         rows = (
             table[(table["stage"] == stage) & (table["evaluation"] == evaluation)].dropna(
                 axis=1, how="all"
@@ -82,7 +90,7 @@ def page(runs, name: str, sheet) -> tuple[str, list]:
             if len(table)
             else table
         )
-        if figure not in rows:
+        if not (figure := leading(rows.columns, declared_in(table))):
             continue
         for _, same in rows.groupby(
             "passport", sort=False

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ..config import EngineConfig, OptimConfig
 from ..core import seed_everything
+from ..metrics import goodness, why_not_ranked
 from ..runs import Run, log_metrics, trim_metrics
 from ..strict import ConfigError
 from .checkpoint import newest_checkpoint
@@ -220,6 +221,8 @@ class Loop:
         self.accelerator, self.losses, self.saved = state.accelerator, {}, -1
         self.watch = Watch(self.accelerator.device, self.accelerator.scaler is not None)
         self.main = self.accelerator.is_main_process
+        if task.best and (why := why_not_ranked(task.best)):
+            raise ConfigError(f"best={task.best!r} cannot choose the best checkpoint. {why}")
 
     def say(self, status: str, **values):
         "Write the status, unless that fails: a full disk must not hide what happened."
@@ -294,7 +297,7 @@ class Loop:
             if figures := self.task.evaluate(self.state.ema.module, done):
                 log_metrics(self.run, done, **figures)
                 self.accelerator.log(figures, done)
-                score = figures.get(self.task.best)
+                score = goodness(self.task.best, figures.get(self.task.best))
             self.picture(done)
         if self.due(done, self.optim.checkpoint_every):
             self.save(done, score)

@@ -32,7 +32,7 @@ from torch import Tensor
 from ..config import DataConfig
 from ..core import read_json
 from ..data import ImageData, Size, from_pil, grid, load_data, to_pil
-from ..evaluation.image_metrics import ssim
+from ..evaluation.image_metrics import pixel_metrics
 from ..generators.base import Generator
 from ..hub import find_tokenizer, load_generator, load_tokenizer
 from ..reference import reference_network
@@ -41,7 +41,7 @@ from ..strict import parse
 from ..tokenizer.external import ExternalTokenizer
 from ..tokenizer.model import Tokenizer
 from ..training.checkpoint import steps_of
-from ..training.losses import make_perceptual, psnr
+from ..training.losses import make_perceptual
 from ..weights import find_vgg
 from .plots import stack_pictures
 
@@ -244,10 +244,10 @@ def reconstruct(
 ) -> dict:
     """One image (3, H, W) through the tokenizer, by its first `kept` tokens where it allows that (None: all).
 
-    `original`, `reconstruction`, `error` (PIL), `decoded` (3, H, W), `figures`: `psnr` (dB), `ssim`, `distance` under its name, and what the quantizer tells (`effective_codewords` a token, ...)."""
+    `original`, `reconstruction`, `error` (PIL), `decoded` (3, H, W), `figures`: `psnr` (dB), `ssim` (where the image is large enough), `distance` under its name, and what the quantizer tells (`effective_codewords` a token, ...)."""
     out = lens.tokenizer.encode(x[None])
     y = lens.tokenizer.decode(out.z if kept is None else out.z[:, :kept])[0].clamp(-1, 1)
-    figures = {"psnr": psnr(x[None], y[None]).item(), "ssim": ssim(x[None], y[None]).item()}
+    figures = {k: v.item() for k, v in pixel_metrics(x[None], y[None]).items()}
     if distance:
         figures[distance[0]] = distance[1](x[None], y[None]).item()
     return {
@@ -266,7 +266,8 @@ def can_keep(tokenizer) -> bool:
 
 def in_words(figures: dict[str, float]) -> str:
     "PSNR, SSIM and the perceptual distance in a line."
-    return f"PSNR {figures['psnr']:.1f} dB, SSIM {figures['ssim']:.3f}" + "".join(
+    similarity = f", SSIM {figures['ssim']:.3f}" if "ssim" in figures else ""
+    return f"PSNR {figures['psnr']:.1f} dB{similarity}" + "".join(
         f", {n} {figures[n]:.4f}" for n in ("LPIPS", "reference distance") if n in figures
     )
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['derive_seed', 'rng', 'seed_everything', 'best_device', 'full_precision', 'write_atomic', 'write_json', 'now',
-           'read_json', 'sha256', 'cache_dir']
+           'read_json', 'readable', 'sha256', 'cache_dir']
 
 # %% ../nbs/00_core.ipynb #43eb34b8
 import datetime
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import secrets
 from contextlib import nullcontext
 from pathlib import Path
@@ -77,7 +78,9 @@ def write_atomic(path, data: bytes | str):
 
 def write_json(path, value):
     "`value` as indented JSON, written atomically."
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    # the path of a file whose name is no UTF-8 holds lone surrogates: JSON has escapes for them
+    write_atomic(path, text.encode(errors="backslashreplace"))
 
 
 def now() -> str:
@@ -91,6 +94,18 @@ def read_json(path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as e:
         raise ValueError(f"{path} is not readable JSON: {e}") from None
+
+# %% ../nbs/00_core.ipynb #de794b23
+def _escaped(match: re.Match) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte, as os.fsdecode hands it on
+        return f"\\x{code - 0xDC00:02x}"
+    return match[0].encode("unicode_escape").decode()
+
+
+def readable(text) -> str:
+    "A file's name or path (text, bytes or `Path`) as text that can be printed and written everywhere: bytes that are no UTF-8 and control characters become escapes such as `\\xe9`."
+    return re.sub(r"[\ud800-\udfff\x00-\x1f\x7f-\x9f]", _escaped, os.fsdecode(text))
 
 # %% ../nbs/00_core.ipynb #dba32476
 def sha256(path) -> str:

@@ -309,6 +309,8 @@ def _splits_inside(found: Classes) -> tuple[Classes, Classes, list[str]] | None:
             parts = Path(f).parts
             if len(parts) < 3 or not split_of(parts[1]):
                 return None
+            if len(found) == 1 and len(parts) > 3:
+                return None  # no class, but a data set in a folder of its own
             by_split.setdefault(split_of(parts[1])[0], {k: [] for k in found})[c].append(f)
     held = "val" if "val" in by_split else "test"
     if "train" not in by_split or held not in by_split or not all(by_split["train"].values()):

@@ -164,6 +164,8 @@ def hf(path: str, size: Size) -> ImageData:
     undecoded = lambda t: t.cast_column(image, _datasets().Image(decode=False))
     make = lambda t, rows, y: ArrowPictures(undecoded(t), image, rows, y, size, title)
     train_split, held_split, notes = make(main, range(len(main)), labels), None, []
+    if label is None:
+        notes.append(f"no labels among the columns {list(main.features)}: all images are one class")
     held_out = [n for kind in ("val", "test") for s, _, n in order if s == kind and n != train]
     for name in held_out:
         y = _labels(tables[name], label, names)[0]

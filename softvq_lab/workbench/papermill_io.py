@@ -37,7 +37,8 @@ class RunsHandler(LocalHandler):
         if path not in self._ours:
             keep(path)
         self._ours.add(path)
-        super().write(buf, str(path))
+        # a parameter that is a path in another encoding holds lone surrogates: JSON has escapes
+        super().write(buf.encode(errors="backslashreplace").decode(), str(path))
 
 
 RUNS = RunsHandler()

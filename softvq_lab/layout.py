@@ -208,6 +208,11 @@ def _classes(root: Path, layout: Layout, below: str = "") -> Classes:
             layout.tables.append(by_table[1])
             layout.left.suffixes[suffix_of(by_table[1])] -= 1  # it was read after all
         return by_table[0]
+    for table in TABLES:
+        if (root / below / table).is_file():
+            layout.notes.append(
+                f"{table} is not read: it has no columns file_name and label, or names none of the images"
+            )
     return found
 
 # %% ../nbs/01b_layout.ipynb #04a667b2

@@ -152,8 +152,9 @@ def _labels(table, column: str | None, names: tuple | None) -> tuple[np.ndarray,
 def hf(path: str, size: Size) -> ImageData:
     "A Hugging Face data set: hub name (`owner/name`, `owner/name:config`), folder of `save_to_disk`, or folder of parquet files. Held out: its validation or test split, else a tenth by hash."
     tables, title = _open_tables(path), readable(Path(path).name)
-    order = sorted((*split_of(n), n) for n in tables if split_of(n))
-    train = next((n for s, _, n in order if s == "train"), next(iter(tables)))
+    ranked = sorted((*split_of(n), n.lower() != n, n) for n in tables if split_of(n))
+    order = [(kind, name) for kind, *_, name in ranked]
+    train = next((n for s, n in order if s == "train"), next(iter(tables)))
     main = tables[train]
     image, label = _image_column(main.features), _label_column(main.features)
     labels, names = _labels(main, label, None)
@@ -166,15 +167,17 @@ def hf(path: str, size: Size) -> ImageData:
     train_split, held_split, notes = make(main, range(len(main)), labels), None, []
     if label is None:
         notes.append(f"no labels among the columns {list(main.features)}: all images are one class")
-    held_out = [n for kind in ("val", "test") for s, _, n in order if s == kind and n != train]
+    held_out = [n for kind in ("val", "test") for s, n in order if s == kind and n != train]
     for name in held_out:
-        y = _labels(tables[name], label, names)[0]
+        here = tables[name].features
+        fits = image in here and (label is None or label in here)
+        y = _labels(tables[name], label, names)[0] if fits else ()
         usable = len(y) and 0 <= y.min() and y.max() < len(names)
         if usable and held_split is None:
             held_split = make(tables[name], range(len(y)), y)
         else:
             why = "another split is held out" if usable else "it has no labels, or others"
-            notes.append(f"split {name!r} ({len(y)} rows) is not used: {why}")
+            notes.append(f"split {name!r} ({len(tables[name])} rows) is not used: {why}")
     rest = [n for n in tables if n not in (train, *held_out)]
     notes += [f"split {n!r} is not used: neither training nor held out" for n in rest]
     if held_split is None:
@@ -292,8 +295,10 @@ def _listed_classes(top: Path, labels: np.ndarray, names: tuple[str, ...]) -> tu
     return listed
 
 
-def _held_out(shards: list[str], top: str, index: dict) -> tuple[np.ndarray, np.ndarray]:
-    "Which images (N) are held out, and which are not used: by the names of the tars, by the folders in them, else by hash."
+def _held_out(
+    shards: list[str], top: str, index: dict, said: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    "Which images (N) are held out, and which are not used: by the names of the tars, by the folders in them (then a note says so), else by hash."
     for names in ([os.path.relpath(s, top) for s in shards], None):
         if names is None:
             folders = [os.path.dirname(os.fsdecode(n)) for n in index["name"].tolist()]
@@ -301,6 +306,8 @@ def _held_out(shards: list[str], top: str, index: dict) -> tuple[np.ndarray, np.
         else:
             held, unused = (x[index["shard"]] for x in held_out_files(names))
         if held.any() and not (held | unused).all():
+            if names is None:
+                said.append("what is held out is said by the folders in the tars")
             return held, unused
     return hold_out(os.fsdecode(n) for n in index["name"]), np.zeros(len(index["name"]), dtype=bool)
 
@@ -317,7 +324,7 @@ def webdataset(path: str, size: Size) -> ImageData:
         raise ValueError(f"{readable(path)}: no images in {len(shards)} tar files{said}")
     labels, names, said = tar_labels(shards, index)
     names = _listed_classes(Path(top), labels, names) if any(names) else (title,)
-    is_held, unused = _held_out(shards, top, index)
+    is_held, unused = _held_out(shards, top, index, said)
     if unused.any():
         said.append(
             f"{unused.sum()} images of a test split are not used: a validation split is held out"

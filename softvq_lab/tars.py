@@ -84,7 +84,7 @@ def _label_member(
     kind = "cls" if ext in CLS else ext.rpartition(".")[2]
     if kind not in ("cls", "json", "txt") or member.size > (2**20 if kind == "json" else LONGEST):
         return None
-    text = tar.extractfile(member).read().decode(errors="surrogateescape").strip()
+    text = tar.extractfile(member).read().decode("utf-8-sig", errors="surrogateescape").strip()
     if kind == "json":
         try:
             text = label_in(json.loads(text))
@@ -102,7 +102,9 @@ def _target(member: tarfile.TarInfo) -> str:
     return posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname))
 
 # %% ../nbs/01c_tars.ipynb #353fd931
-def _images(found: dict, links: dict, left: LeftOut) -> dict[str, tuple[str, int, int]]:
+def _images(
+    found: dict, links: dict, suffixes: frozenset, left: LeftOut
+) -> dict[str, tuple[str, int, int]]:
     "Key of a sample -> (name, offset, length) of its image. `found`: name -> (offset, length) of the files; `links`: name -> name of what it means."
     by_path = {posixpath.normpath(n): n for n in found}
     for name, target in links.items():
@@ -115,7 +117,7 @@ def _images(found: dict, links: dict, left: LeftOut) -> dict[str, tuple[str, int
     images, several = {}, []
     for name, where in found.items():
         key, ext = _sample(name)
-        if "." + ext not in image_suffixes():
+        if "." + ext not in suffixes:
             several.append((name, where))  # 1.left.jpg, or a dot in a file's name
         elif key in images:
             left.add("further images of a sample", name)
@@ -132,6 +134,7 @@ def _images(found: dict, links: dict, left: LeftOut) -> dict[str, tuple[str, int
 def read_tar(path: str, left: LeftOut) -> list[TarImage]:
     "The images in a tar, with the texts of their labels; what is left out is counted in `left`. A `ValueError` says that it is damaged."
     found, links, labels = {}, {}, {"cls": {}, "json": {}, "txt": {}}
+    suffixes = image_suffixes()
     try:
         with tarfile.open(path, "r:") as tar:
             for m in tar:
@@ -139,7 +142,7 @@ def read_tar(path: str, left: LeftOut) -> list[TarImage]:
                     continue
                 if not _is_data(m.name):
                     left.add("hidden files and files that programs leave", m.name)
-                elif suffix_of(m.name) in image_suffixes():
+                elif suffix_of(m.name) in suffixes:
                     if m.isreg() and not m.issparse():
                         found[m.name] = (m.offset_data, m.size)
                     elif m.issym() or m.islnk():
@@ -162,7 +165,7 @@ def read_tar(path: str, left: LeftOut) -> list[TarImage]:
     )
     return [
         TarImage(os.fsencode(name), *where, *(text(k, key, name) for k in ("cls", "json", "txt")))
-        for key, (name, *where) in _images(found, links, left).items()
+        for key, (name, *where) in _images(found, links, suffixes, left).items()
     ]
 
 # %% ../nbs/01c_tars.ipynb #860288b1
@@ -228,6 +231,15 @@ def _written(index: dict) -> tuple[list[bytes], str, str] | None:
 NO_LABELS = "no labels are found (members .cls, .json with a label, .txt; folders in the tars; a tar for each class): all images are one class"
 
 
+def _numbered(labels: list[int]) -> tuple[np.ndarray, tuple[str, ...]]:
+    "Labels that are numbers, and the names of the classes: every number up to the largest, or, where these would be names of nothing (years, keys of a database), those that occur."
+    distinct = sorted(set(labels))
+    if distinct[-1] < 10 * len(distinct) + 1000:
+        distinct = range(distinct[-1] + 1)
+    number = {n: y for y, n in enumerate(distinct)}
+    return np.array([number[n] for n in labels]), tuple(map(str, distinct))
+
+
 def tar_labels(shards: list[str], index: dict) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
     "Label numbers (N), names of the classes ('' alone: no labels), and in words where they were found. `index`: see `tar_index`. A `ValueError` names images without a label."
     names = [os.fsdecode(n) for n in index["name"].tolist()]
@@ -249,8 +261,7 @@ def tar_labels(shards: list[str], index: dict) -> tuple[np.ndarray, tuple[str, .
     ]
     digits = [v.isdigit() for v in values]
     if all(digits):
-        labels = np.array([int(v) for v in values])
-        return labels, tuple(map(str, range(labels.max() + 1))), said
+        return *_numbered([int(v) for v in values]), said
     if any(digits):
         word, count = digits.index(False), sum(digits)
         raise ValueError(

@@ -68,7 +68,7 @@ class LeftOut:
     def lines(self) -> tuple[str, ...]:
         "In words for a person, one line for each kind."
         found = [
-            f"left out: {n} {kind} (such as {self.examples[kind]})"
+            f"left out: {kind}: {n}, such as {self.examples[kind]}"
             for kind, n in self.counts.items()
         ]
         if files := +self.suffixes:
@@ -77,7 +77,7 @@ class LeftOut:
             rest = files.total() - sum(n for _, n in first)
             words += [f"{rest} of other kinds"] * bool(rest)
             kinds = ", ".join(words)
-            found.append(f"left out: {files.total()} files that are not read as images: {kinds}")
+            found.append(f"left out: files that are not read as images: {files.total()} ({kinds})")
         return tuple(found)
 
 # %% ../nbs/01a_walk.ipynb #0c478ab1

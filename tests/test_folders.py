@@ -85,7 +85,7 @@ def test_of_three_splits_val_is_held_out_and_test_is_said_to_be_left_out(tmp_pat
     names, train, held, said = content(tree(tmp_path, counts))
     assert (names, train, held) == (("a", "b"), 10, 2)
     assert "test is not used: Validation is held out" in said
-    assert "left out: 1 folders beside train (such as " in said and "docs)" in said
+    assert "left out: folders beside train: 1, such as " in said and "docs" in said
     assert said in describe_data(folder(tmp_path, 8))
 
 
@@ -235,7 +235,7 @@ def test_a_table_with_gaps_or_without_labels(tmp_path):
     pictures(tmp_path, 5)
     (tmp_path / "metadata.csv").write_text("file_name,text\n000.png,a cat\n")
     names, *_, said = content(tmp_path)
-    assert names == (tmp_path.name,) and "1 files that are not read as images: 1 .csv" in said
+    assert names == (tmp_path.name,) and "files that are not read as images: 1 (1 .csv" in said
     (tmp_path / "metadata.csv").write_text("file_name,label\n000.png,cat\n")
     assert "no label for 4 of 5 images, such as 001.png" in refusal(tmp_path)
     (tmp_path / "metadata.csv").write_bytes(b"file_name,label\n000.png,\xff\n")
@@ -262,7 +262,7 @@ def test_what_programs_leave_is_no_data_at_any_depth(tmp_path):
     names, train, held, said = content(tmp_path)
     assert names == ("a", "b") and train + held == 10
     assert "hidden folders" in said and "folders that programs leave" in said
-    assert "2 hidden files and files that programs leave" in said and "Python env" in said
+    assert "hidden files and files that programs leave: 2" in said and "Python env" in said
 
 
 @pytest.mark.parametrize("where", ["runs/a", "runs/sweep/trial-1", "experiments/a", "a", "cat/try"])
@@ -276,7 +276,7 @@ def test_a_run_among_the_images_is_no_class(tmp_path, where):
     if where.startswith("runs"):
         picture(tmp_path / "runs" / "figure.png")
     after = content(tmp_path)
-    assert after[:3] == before[:3] and "1 folders of runs" in after[3]
+    assert after[:3] == before[:3] and "folders of runs: 1" in after[3]
 
 
 def test_what_is_left_out_is_counted_by_kind(tmp_path):
@@ -285,8 +285,10 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     said = describe_data(folder(tmp_path, 8))
-    assert "5 files that are not read as images: 2 .heic, " in said and "1 without a suffix" in said
-    assert "1 folders without images (such as " in said and "/c)" in said
+    assert (
+        "files that are not read as images: 5 (2 .heic, " in said and "1 without a suffix" in said
+    )
+    assert "folders without images: 1, such as " in said and "/c" in said
 
 
 # Kinds of pictures
@@ -359,7 +361,7 @@ def test_a_folder_that_a_class_reaches_twice_is_read_once(tmp_path):
     d = folder(tmp_path / "d", 8)
     found = [s.name(i) for s in (d.train, d.heldout) for i in range(len(s))]
     assert len(found) == 11 and sum("/a/real/" in f for f in found) == 5
-    assert "2 links to a folder that is read already" in "\n".join(d.notes)
+    assert "links to a folder that is read already: 2" in "\n".join(d.notes)
 
 
 def test_splits_and_classes_may_be_links(tmp_path):
@@ -375,11 +377,11 @@ def test_links_that_lead_nowhere_are_counted(tmp_path):
     os.mkfifo(tmp_path / "d" / "pipe.png")  # to open it would wait for ever
     names, train, held, said = content(tmp_path / "d")
     assert train + held == 5
-    assert "2 links that lead nowhere" in said and "1 files of the system" in said
+    assert "links that lead nowhere: 2" in said and "files of the system: 1" in said
     for i in range(3):
         (tmp_path / "e").mkdir(exist_ok=True)
         (tmp_path / "e" / f"{i}.png").symlink_to(f"/unmounted/{i}.png")
-    assert "3 links that lead nowhere" in refusal(tmp_path / "e")
+    assert "links that lead nowhere: 3" in refusal(tmp_path / "e")
 
 
 class Mean:
@@ -393,7 +395,7 @@ def test_a_reference_folder_is_walked_like_any_other(tmp_path):
     tree(tmp_path, {"disk": 3, "ref/.thumbnails": 2, "ref/a": 4})
     picture(tmp_path / "ref" / "b.ppm")
     links(tmp_path / "ref", more="../disk", loop=".")
-    with pytest.warns(UserWarning, match="(?s)1 hidden folders.*1 links back to a folder above"):
+    with pytest.warns(UserWarning, match="(?s)hidden folders: 1.*links back to a folder above: 1"):
         reference = folder_reference(tmp_path / "ref", 8, Mean())
     assert len(reference.features) == 8
     (tmp_path / "plain").mkdir()
@@ -426,6 +428,14 @@ def test_names_in_another_encoding_reach_every_record(tmp_path):
     for text in said:
         io.TextIOWrapper(io.BytesIO(), encoding="utf-8").write(text)
         text.encode()
+
+
+def test_a_table_of_the_explorer_shows_such_a_path(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "apps")
+    from tabs.runs import sheet
+
+    html = sheet(["setting", "a"], [["data_path", os.fsdecode(b"fotos-\xfc")]])
+    assert "fotos-\\xfc" in html and html.encode()
 
 
 def test_broken_files_with_such_names_are_noted_once_and_read_back(tmp_path):

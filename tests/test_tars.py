@@ -141,6 +141,15 @@ def test_numbers_are_named_by_classes_txt_and_names_are_not(tmp_path):
     assert webdataset(str(tmp_path / "b"), 8).class_names == ("big cat", "dog")
 
 
+def test_numbers_with_large_gaps_are_classes_by_themselves(tmp_path):
+    years = {i: str(10**13 + 7 * (i % 3)) for i in range(12)}
+    found, _ = classes_of(write_tar(tmp_path / "a.tar", samples(lambda i: years[i])))
+    assert by_number(found) == years
+    few = {i: ("5", "900")[i % 2] for i in range(12)}
+    d = webdataset(str(write_tar(tmp_path / "b.tar", samples(lambda i: few[i]))), 8)
+    assert d.num_classes == 901 and set(labels_of(d.train)) == {5, 900}
+
+
 # Folders and tars
 
 
@@ -161,7 +170,11 @@ def test_a_folder_of_splits_packed_as_a_tar(tmp_path):
     members |= {f"test/{c}/{i}.png": png(i) for c in "ab" for i in range(3)}
     d = webdataset(str(write_tar(tmp_path / "a.tar", members)), 8)
     assert (d.class_names, len(d.train), len(d.heldout)) == (("a", "b"), 12, 4)
-    assert "6 images of a test split are not used" in "\n".join(d.notes)
+    said = "\n".join(d.notes)
+    assert (
+        "6 images of a test split are not used" in said
+        and "said by the folders in the tars" in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -242,7 +255,10 @@ def test_leftovers_in_a_tar_and_further_images_of_a_sample_are_counted(tmp_path)
     members |= {"001.seg.png": png(), "002.jpg": png(), "003.npy": b"x", "readme.md": "x"}
     found, said = classes_of(write_tar(tmp_path / "a.tar", members))
     assert len(found) == 12
-    assert "3 hidden files" in said and "2 further images of a sample" in said
+    assert (
+        "hidden files and files that programs leave: 3" in said
+        and "further images of a sample: 2" in said
+    )
     assert "1 .npy" in said and "1 .md" in said
 
 
@@ -267,7 +283,7 @@ def test_links_within_a_tar_are_followed(tmp_path):
     }
     found, said = classes_of(write_tar(tmp_path / "a.tar", members))
     assert sum(c == "1" for c in found.values()) == 3 and len(found) == 7
-    assert "2 links in tars that lead nowhere" in said
+    assert "links in tars that lead nowhere: 2" in said
 
 
 def test_tars_are_found_behind_links_and_not_among_leftovers(tmp_path):
@@ -333,6 +349,16 @@ def test_parquet_files_of_three_splits_behind_a_link(tmp_path, datasets):
     (tmp_path / "d" / "data").symlink_to(tmp_path / "disk")
     d = hf(str(tmp_path / "d"), 8)
     assert (len(d.train), len(d.heldout)) == (8, 3) and "'test'" in "\n".join(d.notes)
+
+
+def test_a_split_without_labels_is_not_used(tmp_path, datasets):
+    train, test = table(datasets, 12, label=lambda i: i % 2), table(datasets, 4, key=str)
+    for name, t in (("train", train), ("test", test)):
+        t.save_to_disk(tmp_path / "d" / name)
+    (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    d = hf(str(tmp_path / "d"), 8)
+    assert len(d.train) + len(d.heldout) == 12
+    assert "split 'test' (4 rows) is not used: it has no labels" in "\n".join(d.notes)
 
 
 def test_a_table_without_labels_says_so(tmp_path, datasets):

@@ -10,6 +10,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from softvq_lab.core import readable
 from softvq_lab.runs import Run, comparable, differences, list_runs, read_metrics
 from softvq_lab.strict import ConfigError
 from softvq_lab.training.health import alarms
@@ -84,7 +85,7 @@ def sheet(head: list[str], rows: list[list], numbers: bool = False) -> str:
     cell = lambda x, i: (
         x
         if isinstance(x, Raw)
-        else f"<td{kind(i)}>{escape(f'{x:.4g}' if isinstance(x, float) else str(x))}</td>"
+        else f"<td{kind(i)}>{escape(f'{x:.4g}' if isinstance(x, float) else readable(str(x)))}</td>"
     )
     titles = "".join(f"<th{kind(i)}>{escape(h)}</th>" for i, h in enumerate(head))
     return f'<div class="sheet"><table><tr>{titles}</tr>{"".join("<tr>" + "".join(cell(x, i) for i, x in enumerate(r)) + "</tr>" for r in rows)}</table></div>'

@@ -8,15 +8,15 @@ __all__ = ['Classes', 'LABEL_KEYS', 'FILE_KEYS', 'TABLES', 'class_name', 'classe
 
 # %% ../nbs/01b_layout.ipynb #e77ad7d2
 import csv
+import io
 import json
 import os
 import unicodedata
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .core import readable
-from .walk import LeftOut, images_under, listing, split_of, suffix_of, image_suffixes
+from .walk import LeftOut, image_suffixes, images_under, listing, split_of, suffix_of
 
 # %% ../nbs/01b_layout.ipynb #00aa85ad
 def class_name(name: str) -> str:
@@ -79,9 +79,9 @@ def _rows(table: Path) -> list[dict]:
             for line in text.splitlines()
             if line
         ]
-    return list(csv.DictReader(text.splitlines()))
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
-
+# %% ../nbs/01b_layout.ipynb #6afdedfa
 def read_table(folder) -> tuple[str, dict[str, str]] | None:
     "(name of the table, path of an image relative to `folder` -> label) where `folder` holds a table of labels, else None."
     for name in TABLES:
@@ -90,11 +90,11 @@ def read_table(folder) -> tuple[str, dict[str, str]] | None:
             continue
         try:
             rows = _rows(table)
-        except (OSError, ValueError, csv.Error) as e:
+        except (OSError, ValueError, RecursionError, csv.Error) as e:
             raise ValueError(
                 f"{readable(table)} is no table of labels that can be read ({e}). Repair it, or take it away"
             ) from None
-        columns = rows[0] if rows else {}
+        columns = dict.fromkeys(k for r in rows for k in r)
         file, label = pick(columns, FILE_KEYS), pick(columns, LABEL_KEYS)
         if file and label:
             labels = {str(r.get(file)): r.get(label) for r in rows}
@@ -109,6 +109,25 @@ def _in_order(labels) -> list[str]:
         return sorted(distinct, key=lambda n: (int(n), n))
     return sorted(distinct)
 
+# %% ../nbs/01b_layout.ipynb #d0c9a570
+def _plain(path) -> str:
+    "A path as tables of any system write it, in one form."
+    return unicodedata.normalize("NFC", Path(str(path).replace("\\", "/")).as_posix())
+
+
+def _looked_up(labels: dict[str, str], files: list[str]) -> dict[str, str | None]:
+    "File -> its label, None where the table has none: by its path, by its path without the first folder, or by its name where no two files share one."
+    labels = {_plain(k): v for k, v in labels.items()}
+    names = [os.path.basename(f) for f in files]
+    unique = len(set(names)) == len(names)
+
+    def label(file: str) -> str | None:
+        path = Path(file)
+        keys = [path, Path(*path.parts[1:])] + [path.name] * unique
+        return next((labels[k] for k in map(_plain, keys) if k in labels), None)
+
+    return {f: label(f) for f in files}
+
 
 def classes_of_table(root, below: str, found: Classes) -> tuple[Classes, str] | None:
     "The files of `found` sorted by the table of labels in `root/below` or, for a split, in `root`, and which table it was; None where there is none."
@@ -116,29 +135,17 @@ def classes_of_table(root, below: str, found: Classes) -> tuple[Classes, str] | 
     for holder in dict.fromkeys((below, "")):
         if not (table := read_table(os.path.join(root, holder))):
             continue
-        name, labels = os.path.join(holder, table[0]), table[1]
-        labels = {unicodedata.normalize("NFC", Path(k).as_posix()): v for k, v in labels.items()}
-
-        def label(file: str) -> str | None:
-            path = Path(os.path.relpath(file, holder) if holder else file)
-            keys = (
-                path,
-                path.relative_to(path.parts[0]) if len(path.parts) > 1 else path,
-                path.name,
-            )
-            keys = (unicodedata.normalize("NFC", Path(k).as_posix()) for k in keys)
-            return next((labels[k] for k in keys if k in labels), None)
-
-        of = {f: label(f) for f in files}
-        without = [f for f, v in of.items() if v is None]
-        if len(without) == len(files):
+        name = os.path.join(holder, table[0])
+        relative = [os.path.relpath(f, holder) if holder else f for f in files]
+        labels = list(_looked_up(table[1], relative).values())
+        if not any(v is not None for v in labels):
             continue
-        if without:
+        if n := labels.count(None):
             raise ValueError(
-                f"{readable(os.path.join(root, name))} has no label for {len(without)} of {len(files)} images, such as {readable(without[0])}. Add their rows, or move these images elsewhere"
+                f"{readable(os.path.join(root, name))} has no label for {n} of {len(files)} images, such as {readable(files[labels.index(None)])}. Add their rows, or move these images elsewhere"
             )
-        classes = {class_name(c): [] for c in _in_order(of.values())}
-        for f, v in of.items():
+        classes = {class_name(c): [] for c in _in_order(labels)}
+        for f, v in zip(files, labels):
             classes[class_name(v)].append(f)
         return classes, name
     return None
@@ -183,10 +190,12 @@ def _split_folder(root: Path, split: str, folders: list[str]) -> str | None:
         )
     return ranked[0][3] if ranked else None
 
-
+# %% ../nbs/01b_layout.ipynb #f2d7ec8e
 def _inner(root: Path, below: str) -> str:
     "Where the classes of a split begin: archives unpack to train/train."
     files, folders, links = listing(root / below, LeftOut())
+    if len([f for f in folders + links if split_of(f)]) != 1:
+        return below
     full = [f for f in folders + links if _has_images(root, os.path.join(below, f))]
     loose = any(suffix_of(f) in image_suffixes() for f in files)
     same = len(full) == 1 and not loose and split_of(full[0])
@@ -256,7 +265,7 @@ def _held_out(root: Path, train: str, folders: list[str], known: Classes, layout
         layout.notes.append(f"{readable(other)} is not used: {readable(chosen)} is held out")
     return found
 
-
+# %% ../nbs/01b_layout.ipynb #9d0ec989
 def _with_splits(root: Path, train: str, files: list[str], folders: list[str], layout: Layout):
     "A folder of splits, read: training split `train`, and what is held out."
     for f in folders:
@@ -322,7 +331,7 @@ def _splits_inside(found: Classes) -> tuple[Classes, Classes, list[str]] | None:
         return None
     return by_split["train"], by_split[held], sorted(set(by_split) - {"train", held})
 
-
+# %% ../nbs/01b_layout.ipynb #1b5e47e2
 def _refuse_wrapper(root: Path, found: Classes, layout: Layout):
     "One class folder that is a data set of its own: splits in it are refused, classes in it are noted."
     if len(found) != 1 or "" in found:

@@ -80,7 +80,7 @@ def _image_column(features) -> str:
         return name
     raise ValueError(f"no column of images among {list(features)}")
 
-
+# %% ../nbs/01c_packed.ipynb #c8a39fa5
 def _label_column(features) -> str | None:
     "The column of the labels: by its name, as far as it holds whole numbers or names, else by its type."
     usual = ("label", "labels", "fine_label", "class", "cls")
@@ -132,7 +132,7 @@ def _open_tables(path: str) -> dict:
             ) from None
     return dict(tables) if isinstance(tables, dict) else {"train": tables}
 
-
+# %% ../nbs/01c_packed.ipynb #f358b5d3
 def _labels(table, column: str | None, names: tuple | None) -> tuple[np.ndarray, tuple]:
     "Label numbers (N) of a table, -1 where there is none, and the values that they number."
     if column is None:
@@ -148,7 +148,7 @@ def _labels(table, column: str | None, names: tuple | None) -> tuple[np.ndarray,
     number = {v: y for y, v in enumerate(names)}
     return np.array([number.get(v, -1) for v in values]), names
 
-
+# %% ../nbs/01c_packed.ipynb #b65b7bbb
 def hf(path: str, size: Size) -> ImageData:
     "A Hugging Face data set: hub name (`owner/name`, `owner/name:config`), folder of `save_to_disk`, or folder of parquet files. Held out: its validation or test split, else a tenth by hash."
     tables, title = _open_tables(path), readable(Path(path).name)
@@ -228,7 +228,7 @@ def expand(pattern: str) -> list[str]:
     )
     return [q for p in parts for q in expand(pattern[: m.start()] + p + pattern[m.end() :])]
 
-
+# %% ../nbs/01c_packed.ipynb #81731a3d
 def find_tars(path: str) -> list[str]:
     "The tar files that a folder holds, or that a pattern with braces, `*` and `?` means."
     root, left = Path(path).expanduser(), LeftOut()
@@ -311,7 +311,7 @@ def _held_out(
             return held, unused
     return hold_out(os.fsdecode(n) for n in index["name"]), np.zeros(len(index["name"]), dtype=bool)
 
-
+# %% ../nbs/01c_packed.ipynb #9900e54c
 def webdataset(path: str, size: Size) -> ImageData:
     "WebDataset tars: a folder of them or a pattern. Held out: tars (or folders in them) whose name says val or test, else a tenth by hash. Labels: see `tars`."
     shards = find_tars(path)

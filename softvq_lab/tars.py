@@ -11,14 +11,13 @@ import os
 import posixpath
 import re
 import tarfile
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 
 from .core import readable
 from .layout import LABEL_KEYS, class_name, pick
-from .walk import LeftOut, image_suffixes, is_leftover, split_in, split_of, suffix_of
+from .walk import LeftOut, image_suffixes, is_leftover, split_of, suffix_of
 
 # %% ../nbs/01c_tars.ipynb #41be343e
 CLS = frozenset(
@@ -130,7 +129,7 @@ def _images(
             images.setdefault(os.path.splitext(name)[0], (name, *where))
     return images
 
-
+# %% ../nbs/01c_tars.ipynb #878f5489
 def read_tar(path: str, left: LeftOut) -> list[TarImage]:
     "The images in a tar, with the texts of their labels; what is left out is counted in `left`. A `ValueError` says that it is damaged."
     found, links, labels = {}, {}, {"cls": {}, "json": {}, "txt": {}}
@@ -239,7 +238,7 @@ def _numbered(labels: list[int]) -> tuple[np.ndarray, tuple[str, ...]]:
     number = {n: y for y, n in enumerate(distinct)}
     return np.array([number[n] for n in labels]), tuple(map(str, distinct))
 
-
+# %% ../nbs/01c_tars.ipynb #7e623aec
 def tar_labels(shards: list[str], index: dict) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
     "Label numbers (N), names of the classes ('' alone: no labels), and in words where they were found. `index`: see `tar_index`. A `ValueError` names images without a label."
     names = [os.fsdecode(n) for n in index["name"].tolist()]

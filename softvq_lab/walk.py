@@ -10,7 +10,6 @@ __all__ = ['PICTURE_FORMATS', 'RECORDS', 'LEFTOVERS', 'SPLITS', 'picture_formats
 import os
 import re
 from collections import Counter, deque
-from pathlib import Path
 from typing import Iterator
 
 from PIL import Image
@@ -120,7 +119,7 @@ def is_run(folder) -> bool:
     inside = lambda name: os.path.exists(os.path.join(folder, name))
     return inside("config.json") and (inside("checkpoints") or inside("status.json"))
 
-
+# %% ../nbs/01a_walk.ipynb #edfa2308
 def _holds_run(folder, depth: int = 3) -> bool:
     try:
         below = [e.path for e in os.scandir(folder) if e.is_dir()]
@@ -174,7 +173,7 @@ def _is_above(folder: str, other: str) -> bool:
     "Is the real path `folder` the real path `other`, or above it?"
     return other == folder or other.startswith(folder.rstrip(os.sep) + os.sep)
 
-
+# %% ../nbs/01a_walk.ipynb #aff0d38e
 def walk(root, left: LeftOut, below: str = "") -> Iterator[str]:
     "All files under `root/below`, as paths relative to `root`; `left` counts what is left out."
     start = os.path.join(root, below) if below else os.fspath(root)

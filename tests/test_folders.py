@@ -224,6 +224,21 @@ def test_a_table_of_splits_and_numbers(tmp_path):
     ]
 
 
+def test_a_table_from_windows_with_texts_of_several_lines(tmp_path):
+    tree(tmp_path, {"pics/a": 2, "pics/b": 2})
+    rows = [f'pics\\{d}\\{i:03}.png,"one\ntwo, three",{d}{i}' for d in "ab" for i in range(2)]
+    text = "\r\n".join(["\ufefffile_name,text,label", *rows])
+    (tmp_path / "metadata.csv").write_bytes(text.encode())
+    assert folder(tmp_path, 8).class_names == ("a0", "a1", "b0", "b1")
+
+
+def test_a_table_that_could_mean_two_files_is_not_guessed(tmp_path):
+    tree(tmp_path, {"pics/a": 2, "pics/b": 2})
+    (tmp_path / "labels.csv").write_text("file,label\n000.png,x\n001.png,y\n")
+    names, *_, said = content(tmp_path)
+    assert names == ("pics",) and "labels.csv is not read" in said
+
+
 def test_class_folders_go_before_a_table_and_this_is_said(tmp_path):
     tree(tmp_path, {"cat": 5, "dog": 5})
     (tmp_path / "metadata.csv").write_text("file_name,label\ncat/000.png,bird\n")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..ranks import mean_over_ranks
 from ..strict import closest
 from .augment import DiffAug
+from .discriminators import SyncedBatchNorm
 
 # %% ../../nbs/training/04_adversarial.ipynb #b15df631
 KINDS = ("hinge", "vanilla", "non-saturating")
@@ -136,7 +137,7 @@ class Adversary(nn.Module):
         if consistency_of not in ("sum", "mean"):
             raise ValueError(f"consistency_of={consistency_of!r}. Possible: sum, mean.")
         self.weight, self.parts = weight, {"sum": 1, "mean": 2}[consistency_of]
-        apart = any(isinstance(m, nn.SyncBatchNorm) for m in discriminator.modules())
+        apart = any(isinstance(m, SyncedBatchNorm) for m in discriminator.modules())
         self.how = {"parts": 2} if apart else {}  # augmented and plain images are two batches to it
         self.lecam = LeCAM(lecam) if lecam else None
 

@@ -33,7 +33,7 @@ from ..core import read_json
 from ..data import ImageData, Size, from_pil, grid, load_data, to_pil
 from ..evaluation.image_metrics import pixel_metrics
 from ..generators.base import Generator
-from ..hub import find_tokenizer, load_generator, load_tokenizer
+from ..hub import find_tokenizer, load_pair, load_tokenizer
 from ..reference import reference_network
 from ..runs import Run, list_runs
 from ..strict import parse
@@ -98,11 +98,13 @@ def open_lens(path, capacity: int = 4) -> Lens:
 
 def _load(run: Run) -> Lens:
     try:
-        generator = load_generator(run.path) if run.kind == "generator" else None
-        source = Run(find_tokenizer(run.path)) if generator else run
-        tokenizer = load_tokenizer(source.path)
-        if generator:
-            generator.check_tokenizer(tokenizer)
+        of_generator = run.kind == "generator"
+        source = Run(find_tokenizer(run.path)) if of_generator else run
+        generator, tokenizer = (
+            load_pair(run.path, source.path)
+            if of_generator
+            else (None, load_tokenizer(source.path))
+        )
         return Lens(
             run,
             tokenizer,

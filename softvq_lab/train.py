@@ -21,15 +21,14 @@ import psutil
 import torch
 from accelerate import PartialState
 from pydantic import TypeAdapter
-from tqdm import tqdm
 
 from .config import DataConfig
+from .core import progress_bar, tell
 from .data import ImageData, load_data, training_view
 from .files import BrokenFiles, record_broken
 from .contents import contents
 from .hub import find_tokenizer, fingerprint_of, load_tokenizer
 from softvq_lab.provenance import (
-    OLDER,
     code_record,
     located_settings,
     plugin_record,
@@ -44,7 +43,7 @@ from .training.loop import Preempted, Requests, fit
 from .training.task import Task
 from .training.tokenizer_task import TokenizerTask
 from .weights import preflight
-from .workflows import TrainConfig, TrainGeneratorConfig
+from .workflows import TrainConfig, TrainGeneratorConfig, as_older_versions_did
 
 # %% ../nbs/08_train.ipynb #c3f089df
 CONFIGS = {"tokenizer": TrainConfig, "generator": TrainGeneratorConfig}
@@ -66,7 +65,7 @@ def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
         )
     cls = CONFIGS[info["kind"]]
     try:
-        stored = _with_older(located_settings(run.path, info), cls)
+        stored = as_older_versions_did(located_settings(run.path, info))
         if cls is TrainGeneratorConfig:
             stored["tokenizer_run"] = _tokenizer_of(run, stored["tokenizer_run"])
         return TypeAdapter(cls).validate_python(stored)
@@ -74,17 +73,6 @@ def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
         raise ConfigError(
             f"{run.path}/config.json does not fit this version of softvq_lab: {e}{plugin_hint(run)}"
         ) from None
-
-
-def _with_older(stored: dict, cls) -> dict:
-    "A stored config with what versions used that did not have a setting, where that is not today's default."
-    sections = {f.name: f.default for f in dataclasses.fields(cls)}
-    filled = {}
-    for name, value in stored.items():
-        known = getattr(sections.get(name), "__dataclass_fields__", {})
-        older = {k: v for k, v in OLDER.items() if k in known}
-        filled[name] = older | value if isinstance(value, dict) else value
-    return filled
 
 
 def _tokenizer_of(run: Run, written: str) -> str:
@@ -319,9 +307,7 @@ class _Asked(Requests):
 def _follow(p: subprocess.Popen, run: Run, steps: int, requests: Requests):
     "A progress bar fed by the run's files until the process ends; a signal is handed on, once, and the ranks save."
     told = False
-    with tqdm(
-        total=steps, desc=run.name, mininterval=0.5 if sys.stdout.isatty() else 5, file=sys.stdout
-    ) as bar:
+    with progress_bar(total=steps, desc=run.name) as bar:
         while True:
             ended = p.poll() is not None
             if requests.asked and not told and not ended:
@@ -368,7 +354,7 @@ def main(arguments: list[str] | None = None) -> int:
     "Train the run folder given; the exit status."
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
-        print(USAGE)
+        tell(USAGE)
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
     run = Run(Path(arguments[0]))
     try:
@@ -376,12 +362,12 @@ def main(arguments: list[str] | None = None) -> int:
             _check_free(run)
         train_here(run)
         if int(os.environ.get("RANK", 0)) == 0:
-            print(f"{run.path}: {run.status['state']} at step {run.status['step']}")
+            tell(f"{run.path}: {run.status['state']} at step {run.status['step']}")
     except ConfigError as e:
-        print(e, file=sys.stderr)
+        tell(e, sys.stderr)
         return 2
     except Preempted as e:
-        print(e, file=sys.stderr)
+        tell(e, sys.stderr)
         return PREEMPTED
     return 0
 

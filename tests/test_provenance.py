@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from softvq_lab import provenance
+from softvq_lab.config import OLDER, OptimConfig
 from softvq_lab.contents import contents
 from softvq_lab.core import read_json, write_json
 from softvq_lab.data import load_data
@@ -291,12 +292,13 @@ def test_a_run_of_a_version_without_a_setting_or_a_record_goes_on(half, path):
     assert half.status["step"] == 6 and half.info["identity"]["data"]["images"]
 
 
-def test_a_setting_that_is_missing_is_what_its_version_did(half, monkeypatch):
-    forget(half, "config", "tokenizer", "latent_noise")
-    monkeypatch.setitem(provenance.OLDER, "latent_noise", 0.25)
-    assert load_config(half).tokenizer.latent_noise == 0.25
-    assert "latent_noise: 0.25 there, 0.0 asked for" in goes_on(half)
-    assert not goes_on(half, latent_noise=0.25)
+def test_a_setting_that_is_missing_is_what_its_version_did(half, capsys):
+    forget(half, "config", "optim", "ema_warmup")
+    assert OLDER["ema_warmup"] is True and OptimConfig().ema_warmup is False
+    assert load_config(half).optim.ema_warmup is True
+    assert not goes_on(half)  # left at today's default: it goes on as it began
+    assert load_config(half).optim.ema_warmup is True and half.info["config"]["optim"]["ema_warmup"]
+    assert "ema_warmup: True there, False asked for" in goes_on(half, ema_warmup=False)
 
 
 def test_an_older_run_still_knows_its_class_names(half, pictures):

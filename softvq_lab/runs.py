@@ -305,7 +305,6 @@ def go_on(run: Run, config: dict, extra: dict, accept: str, defaults: dict) -> R
     "Check that `run` may go on with `config` and what stands in `extra`, say what differs, and write it down."
     info, done = run.info, int(run.status.get("step") or 0)
     there = learned_settings(located_settings(run.path, info))  # paths as they are read here
-    config = _as_its_version_did(config, there, defaults)
     new = learned_settings(config)
     known = {k: v for k, v in (defaults | OLDER).items() if k in new} if defaults else {}
     was = known | there
@@ -318,18 +317,6 @@ def go_on(run: Run, config: dict, extra: dict, accept: str, defaults: dict) -> R
     said += check_record(info, extra["identity"], accept, run.path)
     _write_segment(run, info, extra | {"config": config, "root": os.getcwd()}, said)
     return run
-
-
-def _as_its_version_did(config: dict, there: dict, defaults: dict) -> dict:
-    "The config asked for; settings that the run's version did not have, and that were left at today's default, are what that version did."
-    flat = learned_settings(config)
-    left = {k: v for k, v in OLDER.items() if k not in there and flat.get(k) == defaults.get(k)}
-    return {
-        name: section | {k: v for k, v in left.items() if k in section}
-        if isinstance(section, dict)
-        else section
-        for name, section in config.items()
-    }
 
 
 def check_run(run: Run, identity: dict):

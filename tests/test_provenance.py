@@ -292,13 +292,22 @@ def test_a_run_of_a_version_without_a_setting_or_a_record_goes_on(half, path):
     assert half.status["step"] == 6 and half.info["identity"]["data"]["images"]
 
 
-def test_a_setting_that_is_missing_is_what_its_version_did(half, capsys):
+def test_a_setting_that_is_missing_is_what_its_version_did(half):
     forget(half, "config", "optim", "ema_warmup")
     assert OLDER["ema_warmup"] is True and OptimConfig().ema_warmup is False
     assert load_config(half).optim.ema_warmup is True
-    assert not goes_on(half)  # left at today's default: it goes on as it began
-    assert load_config(half).optim.ema_warmup is True and half.info["config"]["optim"]["ema_warmup"]
+    assert not goes_on(half) and not goes_on(half)  # as it began, whatever the default is today
+    assert half.info["config"]["optim"]["ema_warmup"] is True
     assert "ema_warmup: True there, False asked for" in goes_on(half, ema_warmup=False)
+
+
+def test_what_is_not_given_is_as_the_run_has_it(half):
+    begin("runs/t", resume=True)  # no word of the images
+    given = {"run": "runs/t", "resume": True, "log_every": 1}
+    config = check_parameters("train", given)
+    prepare(config, "runs/t", images_of(config))
+    flat = flatten(load_config(half))
+    assert flat["tokens"] == 4 and flat["log_every"] == 1 and flat["data_path"].endswith("pics")
 
 
 def test_an_older_run_still_knows_its_class_names(half, pictures):

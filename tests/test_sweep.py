@@ -108,7 +108,14 @@ def test_a_run_that_was_made_by_hand_is_found(trained, tmp_path):
             dict(
                 name="a",
                 tokenizer=dict(
-                    set=dict(tokens=8, steps=40, warmup_steps=5, eval_every=40, checkpoint_every=20)
+                    set=dict(
+                        tokens=8,
+                        steps=40,
+                        warmup_steps=5,
+                        eval_every=40,
+                        checkpoint_every=20,
+                        ema_warmup=True,
+                    )
                 ),
             )
         ),

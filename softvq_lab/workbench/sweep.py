@@ -38,7 +38,7 @@ from ..strict import ConfigError, closest, config, flatten, parameters
 from ..typed_text import read_typed_file
 from .execute import Job
 from .workflow import check_parameters
-from ..workflows import WORKFLOWS
+from ..workflows import WORKFLOWS, as_older_versions_did
 
 # %% ../../nbs/workbench/05_sweep.ipynb #08002960
 def _one(value):
@@ -316,7 +316,7 @@ def _digests(run: Run) -> tuple[str, str, dict]:
     try:
         info = run.info
         workflow, inner, inner_settings = STAGES[info["kind"]], "", ""
-        cfg = _adapter(WORKFLOWS[workflow]).validate_python(info["config"])
+        cfg = _adapter(WORKFLOWS[workflow]).validate_python(as_older_versions_did(info["config"]))
         if workflow == "train_generator":
             place = located(run.path, str(info.get("root") or ""), cfg.tokenizer_run)
             inner, inner_settings, _ = _digests(Run(place))

@@ -48,13 +48,27 @@ NO_NUMBERS = (  # modules and rooms from which no number comes
     "_modidx",
     "config",
     "contents",
+    "locks",
     "plugins",
     "provenance",
     "runs",
+    "signals",
     "strict",
+    "typed_text",
     "workflows",
 )
-MEASURING = ("evaluation", "images", "files", "packed", "data", "reference")
+MEASURING = (
+    "evaluation",
+    "metrics",
+    "images",
+    "files",
+    "walk",
+    "layout",
+    "packed",
+    "tars",
+    "data",
+    "reference",
+)
 
 
 @functools.cache

@@ -53,7 +53,9 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
         ).rename_axis("run")
         if frame.columns.empty:
             continue
-        said = agreeing(read_declarations(files[r.path][name].get("metrics")) for r, _ in rows)
+        said = agreeing(
+            read_declarations(files[r.path].get(name, {}).get("metrics")) for r, _ in rows
+        )
         if by := leading(frame.columns, said):
             frame = frame.sort_values(by, ascending=lower_is_better(by, said), kind="stable")
         frame.attrs = {

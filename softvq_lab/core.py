@@ -181,7 +181,7 @@ JOINERS = "\u200c\u200d"  # within words of some languages, and within emoji
 
 def printable(text, most: int = 2000) -> str:
     "`text` on one line, without what a terminal or a page would obey or cannot show; at most `most` characters."
-    text = str(text)
+    text = readable(str(text))
     text = text if len(text) <= most else text[:most] + "..."
     return "".join(
         c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in text

@@ -14,15 +14,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..core import full_precision
-from .base import QuantOut, Quantizer, UsageWindow, weight_stats
+from .base import QuantOut, Quantizer, UsageWindow
 from .blockwise import soft_mix
-from ..ranks import mean_over_ranks
+from ..ranks import StepMean
 
 # %% ../../nbs/quantizers/01_softvq.ipynb #e2adaa56
-def kl_from(entropy: Tensor, mean: Tensor, together: bool = False) -> Tensor:
-    "E H(q) - H(E q) from its parts, the mean entropy and the mean weights (K); `together`: over the batches of all processes."
-    if together:
-        mean = mean_over_ranks(mean)
+def kl_from(entropy: Tensor, mean: Tensor) -> Tensor:
+    "E H(q) - H(E q) from its parts, the mean entropy and the mean weights (K)."
     return entropy + (mean * (mean + 1e-6).log()).sum()
 
 
@@ -43,6 +41,8 @@ KL_LOGITS = ("fixed", "posterior")  # as released; as equations 4 and 11 state i
 
 class SoftVQ(Quantizer):
     "Softmax-weighted sum of codewords; see the module's page for the equations and the choices."
+
+    whole_step_stats = UsageWindow.stats
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class SoftVQ(Quantizer):
         )
         self.log_tau = nn.Parameter(torch.tensor(math.log(tau))) if learn_tau else math.log(tau)
         self.codebook = nn.Parameter(unit(torch.randn(codebooks, codebook_size, latent_dim)))
-        self.window = UsageWindow(codebooks, codebook_size)
+        self.window, self.kl_mean = UsageWindow(codebooks, codebook_size), StepMean(bool(kl_weight))
 
     @property
     def tau(self) -> float:
@@ -159,13 +159,12 @@ class SoftVQ(Quantizer):
                 bool(self.kl_weight) and self.kl_logits == "posterior",
             )
             losses = (
-                {"kl": self.kl_weight * kl_from(entropy, mean, together=self.training)}
+                {"kl": self.kl_weight * kl_from(entropy, self.kl_mean(mean))}
                 if self.kl_weight
                 else {}
             )
-            stats = weight_stats(mean_q, indices, each)
-            if self.training:
-                stats["window_usage"] = self.window(indices)
+            stats = self.window(indices, mean_q * indices.shape[1])
+            stats |= {"entropy": each.mean(), "effective_codewords": each.exp().mean()}
         back = lambda v: rearrange(v, "g (b l) ... -> b (g l) ...", b=len(z_hat))
         return QuantOut(back(z).to(z_hat.dtype), z_hat, losses, stats, back(indices))
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ranks import mean_over_ranks
+from ..ranks import StepMean, mean_over_ranks
 from ..strict import closest
 from .augment import DiffAug
 from .discriminators import SyncedBatchNorm
@@ -47,29 +47,31 @@ def g_loss(kind: str, *, fake_logits: Tensor) -> Tensor:
     return -F.softplus(fake).mean() if kind == "vanilla" else F.softplus(-fake).mean()
 
 # %% ../../nbs/training/04_adversarial.ipynb #a2657682
-class LeCAM(nn.Module):
+class LeCAM(StepMean):
     "LeCAM regularisation of real and fake logits, with its moving averages: a weighted scalar."
 
     def __init__(self, weight: float = 0.001, decay: float = 0.999):
         super().__init__()
         self.weight, self.decay = weight, decay
         for name in ("real", "fake", "seen"):
-            self.register_buffer(name, torch.zeros(()))  # averages, and batches in them
+            self.register_buffer(name, torch.zeros(()))  # averages, and steps in them
 
     @torch.no_grad()
-    def update(self, real_logits: Tensor, fake_logits: Tensor):
-        real, fake = mean_over_ranks(
-            torch.stack([real_logits.float().mean(), fake_logits.float().mean()])
-        ).to(self.real.dtype)
+    def arrived(self, mean: Tensor):
+        "Take in the mean logits of a step, real and fake (2)."
+        real, fake = mean.to(self.real.dtype)
         self.seen += 1
         share = (1 / self.seen).clamp_min(1 - self.decay)
         self.real.lerp_(real, share)
         self.fake.lerp_(fake, share)
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        "In training the averages take the batch in first."
+        "In training the averages take the step in first."
         if self.training:
-            self.update(real_logits, fake_logits)
+            now = torch.stack(
+                [real_logits.detach().float().mean(), fake_logits.detach().float().mean()]
+            )
+            super().forward(now)
         return self.weight * (
             F.relu(real_logits.float() - self.fake).square().mean()
             + F.relu(self.real - fake_logits.float()).square().mean()

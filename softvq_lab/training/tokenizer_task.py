@@ -156,6 +156,13 @@ class TokenizerTask(Task):
             **out.stats,
         }
 
+    @property
+    def whole_step_stats(self) -> tuple[str, ...]:
+        return self.model.quantizer.whole_step_stats
+
+    def survey(self, batch: list[Tensor]):
+        self.model.encode(batch[0])  # all means are in front of the decoder
+
     def _adversarial(self, y: Tensor, losses: dict[str, Tensor]) -> Tensor:
         "How far the discriminator is from taking y for real; y is kept for its turn."
         self.fakes.append(y.detach())

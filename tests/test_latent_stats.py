@@ -12,8 +12,9 @@ from softvq_lab.data import digits
 from softvq_lab.generators.model import make_generator
 from softvq_lab.hub import load_generator, load_tokenizer, save
 from softvq_lab.latents.cache import cache_latents, open_cache
-from softvq_lab.latents.stats import LatentStats, combine, measure_latents, moments
+from softvq_lab.latents.stats import LatentStats, combine, measure_latents, moments, stats_of
 from softvq_lab.runs import open_run
+from softvq_lab.tokenizer.external import ExternalTokenizer
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.generator_task import GeneratorTask, load_latents
 
@@ -171,6 +172,31 @@ def test_statistics_given_by_somebody_can_be_pooled_too():
 def test_an_unknown_scale_is_refused():
     with pytest.raises(ValueError, match="Possible: channel, scalar"):
         LatentStats.measure(latents(), "token")
+
+
+# ---------------------------------------------------------------- of a diffusers autoencoder
+
+
+def test_a_published_scaling_factor_stands_for_statistics_and_without_one_nobody_knows(tmp_path):
+    import diffusers
+
+    diffusers.AutoencoderKL(
+        block_out_channels=(32,),
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        latent_channels=D,
+    ).save_pretrained(tmp_path)
+    t = ExternalTokenizer(tmp_path, 8)
+    assert stats_of(t) == LatentStats.given(0.0, 1.0, D) and t.latent_stats is None
+    g = make_generator(GeneratorConfig(), t.tokens, D, 10, None, "")
+    g.pair_with(t)
+    assert g.stats == stats_of(t) and g.tokenizer_fingerprint == t.fingerprint
+    rewrite(tmp_path / "config.json", "scaling_factor", None)
+    without = ExternalTokenizer(tmp_path, 8)
+    assert stats_of(without) is None
+    alone = make_generator(GeneratorConfig(), t.tokens, D, 10, None, "")
+    with pytest.raises(ValueError, match="nobody knows the statistics"):
+        alone.pair_with(without)
 
 
 # ---------------------------------------------------------------- whose are taken in training

@@ -167,11 +167,15 @@ class TokenizerConfig:
     detach_logits: bool = Field(
         True, description="codewords get gradients through the weighted sum only, as released"
     )
+    kl_logits: Literal["fixed", "posterior"] = Field(
+        "fixed",
+        description="softvq, gmmvq: what the KL term is about. fixed: softmax(similarity / kl_tau), as released; posterior: the posterior itself (equations 4 and 11), so that a learned tau and gmmvq's omega are trained by it",
+    )
     kl_tau: float = Field(
         0.01,
         gt=0,
         le=100,
-        description="temperature inside the KL term; released code: 0.01, not tau",
+        description="kl_logits='fixed': temperature inside the KL term; released code: 0.01, not tau",
     )
     kl_weight: float = Field(
         0.01, ge=0, description="softvq, gmmvq: weight of the KL term E H(q) - H(E q)"
@@ -252,6 +256,15 @@ class TokenizerConfig:
         if self.latent_dim % self.groups:
             raise ValueError(
                 f"latent_dim={self.latent_dim} cannot be split in groups={self.groups}; possible groups: {divisors(self.latent_dim, 1, 64)}"
+            )
+        if self.kl_logits == "posterior" and self.kl_tau != 0.01:
+            raise ValueError(
+                f"kl_tau={self.kl_tau} is for kl_logits='fixed'. With 'posterior' the KL term has the posterior's temperature"
+            )
+        without = ("vq", "ae", "kl", "fsq", "lfq", "simvq", "rotation")
+        if self.kl_logits == "posterior" and self.quantizer in without:
+            raise ValueError(
+                f"kl_logits='posterior' is for softvq and gmmvq, not for quantizer={self.quantizer!r}"
             )
         if self.quantizer == "vq" and self.similarity == "dot":
             raise ValueError("similarity='dot' is for softvq and gmmvq; vq has 'cosine' and 'l2'")
@@ -411,6 +424,14 @@ class LossConfig:
         description="VQGAN's: the weight follows the ratio of the gradients at the last layer",
     )
     adv_file: str = Field("", description="weights of DINO-S, if they lie elsewhere")
+    adv_norm: Literal["virtual", "sync"] = Field(
+        "virtual",
+        description="norm of the heads on frozen features (dino, reference). virtual: by groups of 8 images; sync: batch norm over all images of all processes, the default of the authors' class",
+    )
+    adv_balance: Literal["sum", "released"] = Field(
+        "sum",
+        description="the discriminator's loss. sum: adversarial + lecam + consistency of images and of reconstructions; released: adv_weight (adversarial + lecam) + the mean consistency of both",
+    )
     diffaug: float = Field(
         1.0,
         ge=0,
@@ -434,6 +455,12 @@ class LossConfig:
         description="repeat: each latent for N/L patches (paper); the others are its ablations",
     )
     align_file: str = Field("", description="weights of the teacher, if they lie elsewhere")
+
+    def __post_init__(self):
+        if self.adv_norm == "sync" and self.adv in ("patchgan", "stylegan"):
+            raise ValueError(
+                f"adv_norm='sync' is for the heads of adv='dino' and 'reference', not for adv={self.adv!r}"
+            )
 
 
 @config
@@ -487,6 +514,10 @@ class GeneratorConfig:
     )
     noise_schedule: Literal["cosine", "linear"] | None = Field(
         None, description="of the 1000 diffusion steps; None: dit linear, mar cosine"
+    )
+    latent_scale: Literal["channel", "scalar"] = Field(
+        "channel",
+        description="latents are normalised by the mean and standard deviation of each channel, or of all channels together, as the authors do. Statistics that a released tokenizer states are taken instead of measured ones",
     )
     time_scale: float = Field(
         1.0,

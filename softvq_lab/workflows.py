@@ -207,8 +207,14 @@ class EvaluateConfig:
     confidence: int = Field(
         50, ge=0, le=10_000, description="draws of the bootstrap behind the intervals; 0: none"
     )
-    probe: Literal["none", "ridge", "lamb"] = Field(
-        "lamb", description="linear probe on the latents: none; closed form; the paper's"
+    probe: Literal["auto", "none", "ridge", "lamb"] = Field(
+        "auto",
+        description="linear probe on the latents: the paper's where it does not take hours; none; closed form; the paper's",
+    )
+    probe_batch: int | None = Field(
+        None,
+        ge=2,
+        description="images a step of the probe lamb; None: the paper's 16,384 for ImageNet, smaller for fewer images",
     )
     proxy: bool = Field(False, description="a tokenizer's proxy gFID: trains a small generator")
     plugins: str = Field(

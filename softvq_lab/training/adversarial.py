@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..ranks import StepMean, mean_over_ranks
 from ..strict import closest
 from .augment import DiffAug
+from .discriminators import SyncedBatchNorm
 
 # %% ../../nbs/training/04_adversarial.ipynb #b15df631
 KINDS = ("hinge", "vanilla", "non-saturating")
@@ -118,6 +119,8 @@ class Adversary(nn.Module):
         g_kind: str = "hinge",
         lecam: float = 0.001,  # weight; 0: none
         consistency: float = 4.0,  # weight; 0: none
+        weight: float = 1.0,  # of the adversarial and LeCAM terms in the discriminator's loss
+        consistency_of: str = "sum",  # of images and of reconstructions; 'mean', as released
     ):
         super().__init__()
         for kind in (d_kind, g_kind):
@@ -133,6 +136,11 @@ class Adversary(nn.Module):
             g_kind,
             consistency,
         )
+        if consistency_of not in ("sum", "mean"):
+            raise ValueError(f"consistency_of={consistency_of!r}. Possible: sum, mean.")
+        self.weight, self.parts = weight, {"sum": 1, "mean": 2}[consistency_of]
+        apart = any(isinstance(m, SyncedBatchNorm) for m in discriminator.modules())
+        self.how = {"parts": 2} if apart else {}  # augmented and plain images are two batches to it
         self.lecam = LeCAM(lecam) if lecam else None
 
     def generator_loss(self, fake: Tensor) -> Tensor:
@@ -144,7 +152,8 @@ class Adversary(nn.Module):
         "Logits of augmented and of plain images."
         if not self.consistency:
             return self.discriminator(self.augment(x)), None
-        return self.discriminator(torch.cat([self.augment(x), x.float()])).chunk(2)
+        both = torch.cat([self.augment(x), x.float()])
+        return self.discriminator(both, **self.how).chunk(2)
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         "`loss` of images and reconstructions (B, 3, H, W), its parts, and statistics: mean logits, and the share of logits on the right side of 0."
@@ -153,14 +162,19 @@ class Adversary(nn.Module):
             self._logits(fake.detach()),
         )
         parts = {
-            "adversarial": d_loss(self.d_kind, real_logits=real_logits, fake_logits=fake_logits)
+            "adversarial": self.weight
+            * d_loss(self.d_kind, real_logits=real_logits, fake_logits=fake_logits)
         }
         if self.lecam:
-            parts["lecam"] = self.lecam(real_logits, fake_logits)
+            parts["lecam"] = self.weight * self.lecam(real_logits, fake_logits)
         if self.consistency:
-            parts["consistency"] = self.consistency * sum(
-                (a.float() - p.float()).square().mean()
-                for a, p in ((real_logits, real_plain), (fake_logits, fake_plain))
+            parts["consistency"] = (
+                self.consistency
+                / self.parts
+                * sum(
+                    (a.float() - p.float()).square().mean()
+                    for a, p in ((real_logits, real_plain), (fake_logits, fake_plain))
+                )
             )
         return {
             "loss": sum(parts.values()),

@@ -25,7 +25,7 @@ class Task(nn.Module):
         nn.Module, ...
     ] = ()  # none or one; its forward(batch) gives losses like the task's
     opponent_lr: float = 1e-4  # its peak learning rate
-    best: str = ""  # the held-out figure by which the best checkpoint is kept, higher is better
+    best: str = ""  # the held-out metric by which the best checkpoint is kept, in the direction that it declares
     step = 0  # the loop sets it before each step
 
     @property

@@ -74,6 +74,9 @@ class WholeStep:
         "Whether this forward pass belongs to a step of training."
         return self.training if self.phase == "alone" else self.phase != "survey"
 
+    def forget(self):
+        "Drop what was kept of the parts of a step; called when the step is over, or broke off."
+
 
 class StepMean(WholeStep, nn.Module):
     "The mean of a tensor over a step, in value and gradient what one process with the uncut batch computes. A subclass may define `arrived`."
@@ -99,6 +102,9 @@ class StepMean(WholeStep, nn.Module):
         mean = mean_over_ranks(x)
         self.arrived(mean.detach())
         return mean
+
+    def forget(self):
+        self.known = None
 
     def end_survey(self):
         if self.known is not None:
@@ -127,6 +133,7 @@ def parts_of_step(module: nn.Module, shares: list[float], look=None):
 
     `shares`: fractions of the batch, which add up to 1. `look(i)` is a forward pass of part i that reaches all means;
     it is called for each part first, where there are several and something in `module` asks for a mean.
+    Close it (`contextlib.closing`) where a part may fail, so that `module` is not left in the middle of a step.
     """
     whole = [m for m in module.modules() if isinstance(m, WholeStep)]
 
@@ -149,5 +156,4 @@ def parts_of_step(module: nn.Module, shares: list[float], look=None):
     finally:
         be("alone")
         for m in whole:
-            if isinstance(m, StepMean):
-                m.known = None
+            m.forget()

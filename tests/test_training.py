@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from softvq_lab.config import EngineConfig, OptimConfig, TokenizerConfig
 from softvq_lab.hub import load_tokenizer, save
+from softvq_lab.ranks import StepMean
 from softvq_lab.runs import Run, open_run, read_metrics
 from softvq_lab.strict import ConfigError, parse
 from softvq_lab.tokenizer.model import Tokenizer
@@ -451,6 +452,26 @@ def test_the_decay_of_averaged_weights_is_the_one_of_the_settings_from_the_first
     for weight in raw[1:]:
         expected = decay * expected + (1 - decay) * weight
     assert average == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_step_that_fails_in_a_later_part_leaves_the_model_out_of_it():
+    class Fails(Slope):
+        def __init__(self):
+            super().__init__()
+            self.mean = StepMean()
+
+        def survey(self, batch):
+            self.mean(self.model(batch[0]).mean())
+
+        def forward(self, batch):
+            if batch[0].max() > 0:
+                raise MemoryError
+            return {"loss": self.mean(self.model(batch[0]).mean())}
+
+    state = State(Fails(), OptimConfig(), EngineConfig(accumulate=3), Accelerator(cpu=True))
+    with pytest.raises(MemoryError) as kept:  # with the frames of the step
+        state.player.step(0, list(state.task.data.tensors))
+    assert kept.traceback and state.task.mean.phase == "alone" and state.task.mean.known is None
 
 
 def test_a_warm_up_of_the_average_is_a_choice():

@@ -130,6 +130,22 @@ def test_the_survey_of_a_step_leaves_no_trace_and_sees_the_noise_of_the_step():
         torch.testing.assert_close(v, other.state_dict()[k])
 
 
+@pytest.mark.parametrize("name", ["softvq", "vq of averages, revived", "lfq", "rotation"])
+def test_a_quantizer_forgets_the_parts_of_a_step_that_broke_off(name):
+    def after(broken: bool) -> dict:
+        q = made(name)
+        if broken:
+            with pytest.raises(FloatingPointError):
+                for i in parts_of_step(q, [0.5, 0.5], lambda i: q(latents(7 + i, WIDTH))):
+                    q(latents(7 + i, WIDTH))
+                    raise FloatingPointError
+        torch.manual_seed(1)
+        out = q(latents(1, WIDTH))
+        return out.stats | out.losses | q.state_dict()
+
+    agree(after(broken=False), after(broken=True), name)
+
+
 def test_a_step_that_breaks_off_leaves_no_part_behind():
     one = StepMean().train()
     with pytest.raises(FloatingPointError):

@@ -107,6 +107,9 @@ class UsageWindow(WholeStep, nn.Module):
             "seen", torch.full((codebooks, codebook_size), -size), persistent=False
         )  # tokens taken when a codeword was last the strongest; -size: never
 
+    def forget(self):
+        self.pending = None
+
     @torch.no_grad()
     def forward(self, strongest: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
         "Take in strongest codewords (G, N) and the sum of the N tokens' weights (G, K; None: one codeword for each token), and give the stats."

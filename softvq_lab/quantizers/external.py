@@ -75,6 +75,10 @@ class External(WholeStep, Quantizer):
         losses = {"commitment": loss[0].sum()} if loss else {}
         return QuantOut(z.to(z_hat.dtype), z_hat, losses, stats, indices.long())
 
+    def forget(self):
+        if self.name == "rotation":  # the package keeps its sums of earlier parts there
+            self.inner._codebook.cluster_size.grad = self.inner._codebook.embed_avg.grad = None
+
     def _inner(self, z_hat: Tensor):
         if self.name == "lfq":
             return self._lfq(z_hat)

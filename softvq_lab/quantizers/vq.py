@@ -90,6 +90,9 @@ class VQ(WholeStep, Quantizer):
         back = lambda v: rearrange(v, "g (b l) ... -> b (g l) ...", b=len(z_hat))
         return QuantOut(back(through).to(z_hat.dtype), z_hat, losses, stats, back(indices))
 
+    def forget(self):
+        self.pending = []
+
     @torch.no_grad()
     def _follow(self, z: Tensor, indices: Tensor, images: int):
         "Move averages towards the latents of a step, once all its parts are there, and dead codewords onto some of them."

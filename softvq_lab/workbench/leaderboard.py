@@ -11,6 +11,7 @@ import math
 
 import pandas as pd
 
+from ..core import printable
 from ..evaluation.efficiency import count_tokenizer
 from ..runs import Run, comparable, figures, passport_id
 from ..train import load_config
@@ -36,7 +37,11 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
     tables = []
     for name, passport, rows in comparable(runs):
         frame = pd.DataFrame.from_dict(
-            {str(r.path): measured for r, measured in rows}, orient="index"
+            {
+                printable(r.path): {printable(k): v for k, v in measured.items()}
+                for r, measured in rows
+            },  # pandas takes no half characters
+            orient="index",
         ).rename_axis("run")
         if frame.columns.empty:
             continue
@@ -57,7 +62,7 @@ def results(report: dict, evaluation: str = "") -> pd.DataFrame:
         if t["state"] == "done" and t["stage"] != "evaluation":
             done[t["run"]] = t
     for t in done.values():
-        vary = {k: v for k, v in t["vary"].items() if k != "seed"}
+        vary = {printable(k): _plain(v) for k, v in t["vary"].items() if k != "seed"}
         for name, f in figures(Run(t["run"])).items():
             if t["stage"] == "generator" and name == "reconstruction":
                 continue  # its tokenizer's, which has a row of its own
@@ -67,15 +72,20 @@ def results(report: dict, evaluation: str = "") -> pd.DataFrame:
                 {
                     **{f"vary.{k}": v for k, v in vary.items()},
                     "label": ", ".join(f"{k}={v}" for k, v in vary.items()) or "as set",
-                    "seed": t["vary"].get("seed"),
+                    "seed": _plain(t["vary"].get("seed")),
                     "stage": t["stage"],
-                    "run": t["run"],
-                    "evaluation": name,
+                    "run": printable(t["run"]),
+                    "evaluation": printable(name),
                     "passport": passport_id(f["passport"]),
-                    **f["figures"],
+                    **{printable(k): v for k, v in f["figures"].items()},
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _plain(value):
+    "A value of a sweep as a table takes it."
+    return value if value is None or isinstance(value, int | float) else printable(value)
 
 
 def settings(table: pd.DataFrame, figure: str) -> pd.DataFrame:

@@ -64,7 +64,7 @@ def lists(root: Path) -> dict[str, str]:
     readable = list_runs(root)
     return {
         "softvq-lab runs": call("runs", "--root", root),
-        "explorer": json.dumps(overview(root), ensure_ascii=False),
+        "explorer": "\n".join("  ".join(row.values()) for row in overview(root)),
         "summary": summary(root),
         "figures": str([rows for *_, rows in comparable(readable)]),
         "boards": "\n".join(b.to_string() for b in boards(readable)),
@@ -187,8 +187,6 @@ def test_what_looks_like_markup_or_orders_is_text(runs):
     rows_say(runs, "[bold]:smile:", "[/b]\\x1b[2J")
     said = call("compare", runs / "first", runs / "[bold]:smile:")
     assert "[/b]\\x1b[2J" in said and "\x1b[2J" not in said
-    said = call("compare", runs / "first", runs / "third", runs / "[bold]:smile:")
-    assert "21.0" not in said or "first" in said
 
 
 def test_a_name_in_another_encoding_is_listed(runs):

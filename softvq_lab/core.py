@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'DEEPEST', 'Count', 'JOINERS', 'derive_seed', 'rng', 'seed_everything', 'best_device', 'full_precision',
-           'write_atomic', 'write_json', 'now', 'Unreadable', 'Entries', 'read_json', 'printable', 'sha256',
+           'write_atomic', 'write_json', 'now', 'readable', 'Unreadable', 'Entries', 'read_json', 'printable', 'sha256',
            'cache_dir', 'cached', 'write_cache', 'Outlet', 'tell', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #43eb34b8
@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import secrets
 import stat
 import sys
@@ -95,6 +96,18 @@ def now() -> str:
     "Local time and zone, to the second, as files hold it."
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
+# %% ../nbs/00_core.ipynb #de794b23
+def _escaped(match: re.Match) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte, as os.fsdecode hands it on
+        return f"\\x{code - 0xDC00:02x}"
+    return match[0].encode("unicode_escape").decode()
+
+
+def readable(text) -> str:
+    "A file's name or path (text, bytes or `Path`) as text that can be printed and written everywhere: bytes that are no UTF-8 and control characters become escapes such as `\\xe9`."
+    return re.sub(r"[\ud800-\udfff\x00-\x1f\x7f-\x9f]", _escaped, os.fsdecode(text))
+
 # %% ../nbs/00_core.ipynb #95c97d36
 MOST_BYTES = (
     64 << 20
@@ -168,7 +181,7 @@ JOINERS = "\u200c\u200d"  # within words of some languages, and within emoji
 
 def printable(text, most: int = 2000) -> str:
     "`text` on one line, without what a terminal or a page would obey or cannot show; at most `most` characters."
-    text = str(text)
+    text = readable(str(text))
     text = text if len(text) <= most else text[:most] + "..."
     return "".join(
         c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in text

@@ -34,7 +34,7 @@ from .training.generator_task import GeneratorTask
 from .training.loop import Preempted, Requests, fit
 from .training.task import Task
 from .training.tokenizer_task import TokenizerTask
-from .workflows import TrainConfig, TrainGeneratorConfig
+from .workflows import TrainConfig, TrainGeneratorConfig, as_older_versions_did
 
 # %% ../nbs/08_train.ipynb #c3f089df
 CONFIGS = {"tokenizer": TrainConfig, "generator": TrainGeneratorConfig}
@@ -55,7 +55,9 @@ def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
             f"{run.path} holds a {info.get('kind')!r}; what can be trained: {', '.join(CONFIGS)}"
         )
     try:
-        return TypeAdapter(CONFIGS[info["kind"]]).validate_python(info["config"])
+        return TypeAdapter(CONFIGS[info["kind"]]).validate_python(
+            as_older_versions_did(info["config"])
+        )
     except (KeyError, ValueError) as e:
         raise ConfigError(
             f"{run.path}/config.json does not fit this version of softvq_lab: {e}{plugin_hint(run)}"

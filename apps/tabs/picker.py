@@ -26,6 +26,38 @@ LATEST = dict(
 )  # of handlers that follow a slider: what was asked for meanwhile is dropped, the newest counts
 
 
+class View:
+    """What one tab shows in one session.
+
+    Opening a page raises several events that ask for the same view, and answers may come late.
+    A handler asks `begin` before it builds and `left` before it answers.
+    """
+
+    def __init__(self):
+        self.key = self.used = None
+        self.stands = False
+
+    def begin(self, key) -> bool:
+        "Whether `key` has to be built: it is not what is shown, or on its way, already."
+        new, self.key, self.stands = key != self.key or not self.stands, key, True
+        return new
+
+    def left(self, key) -> bool:
+        "Whether something else was asked for since."
+        return self.key not in (None, key)
+
+    def use(self, key):
+        "A person has started something in the view of `key`, whose result a late answer must keep."
+        self.used = key
+
+    def in_use(self, key) -> bool:
+        return key == self.used
+
+    def forget(self):
+        "Build it again the next time it is asked for."
+        self.stands, self.used = False, None
+
+
 @dataclass
 class Context:
     "What a tab is built with. `tabs` is there when the tabs are filled."

@@ -7,15 +7,23 @@ from pathlib import Path
 import gradio as gr
 
 from softvq_lab.core import printable
+from softvq_lab.metrics import leading
 from softvq_lab.workbench.atlas import adapt
-from softvq_lab.workbench.leaderboard import failures, progress, results, settings, verdict
+from softvq_lab.workbench.leaderboard import (
+    declared_in,
+    failures,
+    progress,
+    results,
+    settings,
+    verdict,
+)
 from softvq_lab.workbench.morning import STATES, effects, overlaid, progress_bar, ranking
 from softvq_lab.workbench.sweep import read_report
 
-FIGURES = {
-    "tokenizer": ("reconstruction", "psnr", "rec"),
-    "generator": ("samples", "reference_frechet", "loss"),
-}  # of a stage: evaluation, figure that ranks, curve
+SHOWN = {
+    "tokenizer": ("reconstruction", "rec"),
+    "generator": ("samples", "loss"),
+}  # of a stage: evaluation, curve
 EMPTY = "No sweep yet: <code>softvq-lab sweep sweeps/digits-tau.yaml</code> plans and runs one, and the page may be looked at meanwhile."
 
 
@@ -80,7 +88,7 @@ def page(runs, name: str, sheet) -> tuple[str, list]:
         [progress_bar({**report, "name": escape(printable(report["name"]))})],
         results(report),
     )
-    for stage, (evaluation, figure, curve) in FIGURES.items():
+    for stage, (evaluation, curve) in SHOWN.items():
         rows = (
             table[(table["stage"] == stage) & (table["evaluation"] == evaluation)].dropna(
                 axis=1, how="all"
@@ -88,7 +96,7 @@ def page(runs, name: str, sheet) -> tuple[str, list]:
             if len(table)
             else table
         )
-        if figure not in rows:
+        if not (figure := leading(rows.columns, declared_in(table))):
             continue
         for _, same in rows.groupby(
             "passport", sort=False

@@ -6,6 +6,7 @@
 __all__ = ['sample_settings', 'sample_labels', 'sample_folder', 'sample_to_folder', 'read_samples', 'SampleFolder', 'pack_npz']
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #779d73b7
+import dataclasses
 import hashlib
 import json
 import os
@@ -67,6 +68,8 @@ def sample_settings(
         "seed": seed,
         "options": options,
     }
+    if not generator.stats.count:  # a released pair: neither fingerprint holds its statistics
+        settings["latent_stats"] = dataclasses.asdict(generator.stats)
     return json.loads(json.dumps(settings))  # as it will be read back
 
 

@@ -265,7 +265,7 @@ class LatentData(Dataset):
             info["source"],
             tuple(info["class_names"]),
         )
-        self.stats = LatentStats.read(info["stats"])
+        self.stats = LatentStats.read(info.get("stats"), info["shape"][1], folder / "cache.json")
 
     def __len__(self):
         return self.info["entries"]

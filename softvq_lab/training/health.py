@@ -69,8 +69,10 @@ def blame(module: nn.Module, batch: list[Tensor], *stream) -> str:
     )
 
 # %% ../../nbs/training/08_health.ipynb #37f5bcba
-def ema_ready(decay: float, share: float = 0.01) -> int:
-    "The step from which less than `share` of the averaged weights is what they were when training was at half that step."
+def ema_ready(decay: float, warmup: bool = False, share: float = 0.01) -> int:
+    "The step from which less than `share` of the averaged weights is what they were when training was at half that step; `warmup`: of the decay, as `ema_warmup` has it."
+    if not warmup:
+        return 2 * math.ceil(math.log(share) / math.log(decay)) if decay else 2
     decays, step = lambda s: min(decay, 1 - (1 + s) ** (-2 / 3)), 2
     while sum(math.log(max(decays(s), 1e-12)) for s in range(step // 2, step)) > math.log(share):
         step = math.ceil(step * 1.1)

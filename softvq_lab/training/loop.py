@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from ..config import EngineConfig, OptimConfig
 from ..core import progress_bar, seed_everything
+from ..metrics import goodness, why_not_ranked
 from ..runs import Run, log_metrics, trim_metrics
 from ..strict import ConfigError
 from .checkpoint import newest_checkpoint
@@ -215,6 +216,8 @@ class Loop:
         self.accelerator, self.losses, self.saved = state.accelerator, {}, -1
         self.watch = Watch(self.accelerator.device, self.accelerator.scaler is not None)
         self.main = self.accelerator.is_main_process
+        if task.best and (why := why_not_ranked(task.best)):
+            raise ConfigError(f"best={task.best!r} cannot choose the best checkpoint. {why}")
 
     def say(self, status: str, **values):
         "Write the status, unless that fails: a full disk must not hide what happened."
@@ -248,7 +251,7 @@ class Loop:
                 self.blame(step, player.module, given)
             player.optimizer.step()
         with record_function("averaged weights"):
-            self.state.ema.update(self.task.model, step=step)
+            self.state.average(step)
         self.bar.update()
 
     def blame(self, step: int, module, batch):
@@ -289,7 +292,7 @@ class Loop:
             if figures := self.task.evaluate(self.state.ema.module, done):
                 log_metrics(self.run, done, **figures)
                 self.accelerator.log(figures, done)
-                score = figures.get(self.task.best)
+                score = goodness(self.task.best, figures.get(self.task.best))
             self.picture(done)
         if self.due(done, self.optim.checkpoint_every):
             self.save(done, score)

@@ -73,7 +73,8 @@ class RunsHandler:
             if this not in self._begun:
                 keep(output)
             self._begun.add(this)
-        self._plain().write(buf, path)
+        # a parameter that is a path in another encoding holds lone surrogates: JSON has escapes
+        self._plain().write(buf.encode(errors="backslashreplace").decode(), path)
 
 
 RUNS = RunsHandler()

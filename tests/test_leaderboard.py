@@ -260,7 +260,7 @@ def test_no_value_of_a_file_breaks_a_table_or_wins(tmp_path, value):
         for i, r in enumerate(runs)
     ]
     table = results({"tasks": tasks})
-    assert list(settings(table, "psnr").index) == ["tau=0"] and list(table["seed"]) == [0, 0]
+    assert list(settings(table, "psnr").index) == ["tau=0"] and set(table["seed"]) == {0}
     assert "only setting that was measured" in verdict(table, "psnr")
     assert list(effect(table, "tau", "psnr").index) == [0]
     for draw in (ranking, effects):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_BYTES', 'DEEPEST', 'Count', 'JOINERS', 'derive_seed', 'rng', 'seed_everything', 'best_device', 'full_precision',
            'write_atomic', 'write_json', 'now', 'readable', 'Unreadable', 'Entries', 'read_json', 'printable', 'sha256',
-           'cache_dir', 'cached', 'write_cache', 'tell', 'progress_bar']
+           'cache_dir', 'cached', 'write_cache', 'Outlet', 'tell', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #43eb34b8
 import datetime
@@ -245,7 +245,7 @@ def write_cache(path: Path, data: bytes):
         warnings.warn(f"not kept in the cache: {e}. Name another by SOFTVQ_LAB_CACHE", stacklevel=2)
 
 # %% ../nbs/00_core.ipynb #deac2d56
-class _Outlet:
+class Outlet:
     "A stream that may go away: what cannot be written is dropped."
 
     def __init__(self, stream):
@@ -271,7 +271,7 @@ def tell(text, stream=None):
     "Print a line to `stream` (standard output), if somebody is there."
     stream = sys.stdout if stream is None else stream
     if stream is not None:
-        print(text, file=_Outlet(stream), flush=True)
+        print(text, file=Outlet(stream), flush=True)
 
 
 def progress_bar(*args, disable: bool = False, **settings):
@@ -280,5 +280,5 @@ def progress_bar(*args, disable: bool = False, **settings):
 
     out = sys.stdout
     gone = out is None or getattr(out, "closed", False)
-    how = {"mininterval": 0.5 if not gone and out.isatty() else 5, "file": gone or _Outlet(out)}
+    how = {"mininterval": 0.5 if not gone and out.isatty() else 5, "file": gone or Outlet(out)}
     return tqdm(*args, disable=disable or gone, **(how | settings))

@@ -97,6 +97,13 @@ def test_runs_show_and_compare_read_the_folders(trained, tmp_path):
         (("sweep", "nowhere.yaml"), "no sweep file nowhere.yaml"),
         (("resume", "nowhere"), "no run folder nowhere"),
         (("stop", "nowhere"), "is not running"),
+        (("run", "train", "lr=1e-3", "lr=1e-4"), "lr is given twice"),
+        (("compare", "nowhere", "neither"), "nowhere, neither"),
+        (("runs", "--root", __file__), "is a file"),
+        (("show", __file__), "is a file"),
+        (("compare", __file__, "."), "is a file"),
+        (("show", "."), "holds no config.json"),
+        (("sweep", __file__), "line 1"),
     ],
 )
 def test_a_mistake_is_a_message(words, says, tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ from softvq_lab.provenance import code_record
 from softvq_lab.runs import Run
 from softvq_lab.strict import ConfigError
 from softvq_lab.train import images_of, prepare, train_here
+from softvq_lab.workbench.cli import read_settings
+from softvq_lab.workbench.jobs import read_lines
 from softvq_lab.workbench.execute import Job, _outcome, stop
 from softvq_lab.workbench.executors import Local, drive
 from softvq_lab.workbench.slurm import Slurm
@@ -432,3 +434,135 @@ def test_sweeps_join_to_one_report_in_which_shared_runs_count_once(tmp_path):
     assert len({t["label"] for t in other["tasks"]}) == 4, (
         "other steps, other settings: never averaged"
     )
+
+
+@pytest.mark.parametrize(
+    "typed,value",
+    [
+        ("1e-5", 1e-5),
+        ("3E4", 3e4),
+        ("-.5", -0.5),
+        ("1_000", 1000),
+        ("0x20", 32),
+        ("true", True),
+        ("yes", "yes"),
+        ("Off", "Off"),
+        ("010", "010"),
+        ("1:30", "1:30"),
+        ("2026-11-26", "2026-11-26"),
+        ("'1e-5'", "1e-5"),
+        ("null", None),
+        ("=", "="),
+    ],
+)
+def test_a_value_is_what_it_looks_like_wherever_it_is_typed(tmp_path, typed, value):
+    (tmp_path / "a.yaml").write_text(f"name: a\ntokenizer:\n  set: {{lr: {typed}}}\n")
+    in_file = read_sweep(tmp_path / "a.yaml").tokenizer.set["lr"]
+    for found in (in_file, read_settings([f"lr={typed}"])["lr"], read_lines(f"lr = {typed}")["lr"]):
+        assert found == value and type(found) is type(value)
+
+
+BOMB = "a0: &a0 [x, y]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]\n" for i in range(1, 15))
+WRONG_FILES = {
+    "seeds: [0]\nname: a\ntokenizer: {set: {lr: 1, tau: 2, lr: 3}}": "line 3: lr is given twice",
+    "name: a\nname: b\ntokenizer: {}": "line 2: name is given twice",
+    "name: a\ntokenizer:\n\tset: {}": "line 3: ",
+    "name: a\ntokenizer: {set: {1: 2}}": "line 2: 1 is no name",
+    "name: a\ntokenizer: {set: {lr: .nan}}": "line 2: .nan is not a number",
+    "name: a\n\ntokenizer: {grid: {lr: [1, 1e999]}}": "line 3: 1e999 is not a number",
+    "name: a\ntokenizer: {grid: {lr: []}}": "tokenizer.grid.lr (line 2): is empty",
+    "name: a\ntokenizer:\n  grid:\n    lr: 0.1": "tokenizer.grid.lr (line 4): should be a valid list",
+    "name: a\ntokenizer:\n  grid:\n    lr: [0.001, 1e-3]": "grid.lr (line 4): 0.001 is there twice",
+    "name: a\ntokenizer: {list: [{lr: 1}, {lr: 1}]}": "is there twice",
+    "name: a\ntokenizer: {list: []}": "tokenizer.list (line 2): is empty",
+    "name: a\nseeds: [1, 2, 1]\ntokenizer: {}": "seeds (line 2): 1 is there twice",
+    "name: a\nseeds: 3\ntokenizer: {}": "seeds (line 2): should be a valid list, such as [3]",
+    "name: a\nseeds: [true]\ntokenizer: {}": "seeds.0 (line 2)",
+    "name: a\nseeds: [-2]\ntokenizer: {}": "seeds.0 (line 2)",
+    "name: a\ntokenizer: {set: {lr: [1, 2]}}": "what varies goes into grid",
+    "name: a\ntokenizer: {grid: {tokens: [[4], [8]]}}": "tokenizer.grid.tokens.0 (line 2)",
+    "name: a\ntokenizer: {set: {run: x}}": "run is given by the sweep",
+    "name: a\ntokenizer: {grid: {seed: [1, 2]}}": "seed is given by the seeds",
+    "name: a\ntokenizer: {grid: {lr: [1, 2]}, list: [{lr: 3}]}": "lr varies in two of",
+    "name: a\ntokenizer: {}\ngenerator:": "generator is empty",
+    "name: a\ntokenizer: {}\ndecoder: {}": "decoder (line 3): unknown",
+    "name: ../a\ntokenizer: {}": "name (line 1)",
+    "name: 2026-11-26T10:00:00\ntokenizer: {}": "name (line 1)",
+    "": "is not a sweep",
+    "- a": "is not a sweep",
+    "name: a\n---\nname: b": "line 2",
+    "name: [": "line 1",
+    "name: !!python/name:os.system\ntokenizer: {}": "line 1: ",
+    f"{BOMB}name: a\ntokenizer: {{grid: {{lr: *a14}}}}": "aliases counted",
+    "a: &a {b: *a}\nname: a": "line 1",
+    "[" * 20_000: "nested too deeply",
+    "a: " + "9" * 5000: "is not a number",
+    "# " + "x" * (1 << 20): "larger than 1 MB",
+    b"name: a\nabout: caf\xe9": "line 2: it is not UTF-8",
+    b"name: a\0": "cannot be read",
+}
+OVER = {
+    "{low: 0, high: 1, log: true}": "log needs a low above 0",
+    "{low: -1e-5, high: 1, log: true}": "log needs a low above 0",
+    "{low: 1, high: 1}": "low should be less than high",
+    "{low: a, high: b}": "should be numbers",
+    "{low: false, high: true}": "should be numbers",
+    "{low: -1e308, high: 1e308}": "low should be less",
+    "{low: 1}": "should be a list to choose from",
+    "{low: 1, high: 2, step: 1}": "should be a list to choose from",
+    "{low: 1, high: 2, log: yes}": "log should be true or false",
+    "[]": "is empty",
+    "[a, a]": "is there twice",
+}
+WRONG_FILES |= {
+    f"name: a\ntokenizer: {{random: {{count: 3, over: {{lr: {o}}}}}}}": s for o, s in OVER.items()
+}
+WRONG_FILES["name: a\ntokenizer: {random: {count: 3, over: {}}}"] = "over (line 2)"
+WRONG_FILES["name: a\ntokenizer: {random: {count: 1000000, over: {lr: [1]}}}"] = "count (line 2)"
+
+
+@pytest.mark.parametrize("text,says", WRONG_FILES.items(), ids=lambda t: str(t)[:40])
+def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, text, says):
+    path = tmp_path / "night.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as e:
+        open_sweep(path, tmp_path / "runs")
+    assert "night.yaml" in str(e.value) and says in str(e.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_of_a_million_jobs_is_refused_before_it_is_counted_out():
+    grid = {k: list(range(100)) for k in ("tokens", "codebook_size", "steps")}
+    with pytest.raises(ConfigError, match="1,000,000 jobs"):
+        read_sweep({"name": "a", "tokenizer": {"grid": grid}})
+    few = {k: list(range(5)) for k in ("tokens", "steps")}  # stages are multiplied too
+    with pytest.raises(ConfigError, match="97,650 jobs"):
+        read_sweep(
+            {
+                "name": "a",
+                "seeds": list(range(6)),
+                "tokenizer": {"grid": few},
+                "generator": {"grid": few},
+                "evaluation": {"grid": few},
+            }
+        )
+
+
+def test_a_setting_given_to_a_sweep_is_checked_like_the_file():
+    sweep = {"name": "a", "tokenizer": {"grid": {"tau": [0.1, 1]}}}
+    assert override(sweep, read_settings(["lr=1e-5"])).tokenizer.set == {"lr": 1e-5}
+    for words, says in ((["seed=3"], "seeds of the sweep"), (["lr=[1, 2]"], "one value")):
+        with pytest.raises(ConfigError, match=says):
+            override(sweep, read_settings(words))
+    with pytest.raises(ConfigError, match="lr is given twice"):
+        read_settings(["lr=1", "lr=2"])
+
+
+def test_anchors_save_typing_and_a_folder_or_device_is_no_sweep(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "name: a\ntokenizer: {set: &short {steps: 60, tokens: 8}}\ngenerator: {set: {<<: *short, steps: 70}}\n"
+    )
+    assert read_sweep(tmp_path / "a.yaml").generator.set == {"steps": 70, "tokens": 8}
+    for path in (tmp_path, "/dev/zero"):
+        with pytest.raises(ConfigError, match="is not a file"):
+            read_sweep(path)

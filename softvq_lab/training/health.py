@@ -87,7 +87,7 @@ def alarms(metrics: list[dict]) -> list[str]:
         return found
     late = rows[-max(3, len(rows) // 5) :]
     mean = lambda name, rows=late: (
-        statistics.fmean(values) if (values := [m[name] for m in rows if known(m, name)]) else None
+        sum(values) / len(values) if (values := [m[name] for m in rows if known(m, name)]) else None
     )
     usual, norm = statistics.median(m["grad_norm"] for m in rows), max(m["grad_norm"] for m in late)
     if norm > 10 * usual > 0:
@@ -112,7 +112,7 @@ def alarms(metrics: list[dict]) -> list[str]:
             f"held-out PSNR {reached[-1]:.1f} dB, no better than the mean image ({floor[-1]:.1f} dB): the decoder does not listen to the tokens yet; if that lasts, a smaller tau or another lr"
         )
     right = [r for r in (mean("d_real_right"), mean("d_fake_right")) if r is not None]
-    if right and (right := statistics.fmean(right)) > 0.97:
+    if right and (right := sum(right) / len(right)) > 0.97:
         found.append(
             f"the discriminator wins outright: {right:.1%} of its verdicts were right lately, so its gradients say little: a lower adv_lr, a larger lecam, diffaug or adv_start"
         )

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core import read_json
+from ..core import printable, read_json
 from ..data import to_pil
 from ..runs import Run
 from .lens import Lens
@@ -61,13 +61,13 @@ def read_atlas(run: Run) -> Atlas | None:
         about = ", ".join(f"{k} {d[k]}" for k in ("neighbors", "min_dist", "seed") if k in d)
         return Atlas(
             maps,
-            [str(p["class"]) for p in points],
+            [printable(p["class"]) for p in points],
             numbers,
             [int(p["index"]) for p in points],
-            str(d.get("tokenizer", "")),
+            printable(d.get("tokenizer", "")),
             f"{len(points)} images; UMAP with {about}",
         )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+    except (ArithmeticError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
         raise ValueError(
             f"The latent map of this run cannot be read ({e}). Compute it again."
         ) from None

@@ -11,6 +11,7 @@ import math
 
 import pandas as pd
 
+from ..core import printable
 from ..evaluation.efficiency import count_tokenizer
 from softvq_lab.metrics import (
     Declared,
@@ -37,7 +38,12 @@ def _number(value) -> float:
 
 
 def _numbers(values: dict) -> dict[str, float]:
-    return {k: x for k, v in values.items() if not math.isnan(x := _number(v))}
+    return {printable(k): x for k, v in values.items() if not math.isnan(x := _number(v))}
+
+
+def _said(run: Run, evaluation: str) -> Declared:
+    """What the file of an evaluation declares of its metrics."""
+    return read_declarations(figures(run).get(evaluation, {}).get("metrics"))
 
 
 def boards(runs: list[Run]) -> list[pd.DataFrame]:
@@ -46,16 +52,15 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
     `attrs`: `title`, `passport`, `by` (the metric that ranks, '' where nothing does), `ranked` (the
     same in words) and `said` (what the files declare).
     """
-    tables, files = [], {r.path: figures(r) for r in runs}
+    tables = []
     for name, passport, rows in comparable(runs):
+        # pandas takes no half characters
         frame = pd.DataFrame(
-            [_numbers(measured) for _, measured in rows], index=[str(r.path) for r, _ in rows]
+            [_numbers(measured) for _, measured in rows], index=[printable(r.path) for r, _ in rows]
         ).rename_axis("run")
         if frame.columns.empty:
             continue
-        said = agreeing(
-            read_declarations(files[r.path].get(name, {}).get("metrics")) for r, _ in rows
-        )
+        said = agreeing(_said(r, name) for r, _ in rows)
         if by := leading(frame.columns, said):
             frame = frame.sort_values(by, ascending=lower_is_better(by, said), kind="stable")
         frame.attrs = {
@@ -80,7 +85,7 @@ def results(report: dict, evaluation: str = "") -> pd.DataFrame:
         if t["state"] == "done" and t["stage"] != "evaluation":
             done[t["run"]] = t
     for t in done.values():
-        vary = {k: v for k, v in t["vary"].items() if k != "seed"}
+        vary = {printable(k): _plain(v) for k, v in t["vary"].items() if k != "seed"}
         for name, f in figures(Run(t["run"])).items():
             if t["stage"] == "generator" and name == "reconstruction":
                 continue  # its tokenizer's, which has a row of its own
@@ -92,16 +97,21 @@ def results(report: dict, evaluation: str = "") -> pd.DataFrame:
                     **_numbers(f["figures"]),  # first: a metric called `seed` does not replace it
                     **{f"vary.{k}": v for k, v in vary.items()},
                     "label": ", ".join(f"{k}={v}" for k, v in vary.items()) or "as set",
-                    "seed": t["vary"].get("seed"),
+                    "seed": _plain(t["vary"].get("seed")),
                     "stage": t["stage"],
-                    "run": t["run"],
-                    "evaluation": name,
+                    "run": printable(t["run"]),
+                    "evaluation": printable(name),
                     "passport": passport_id(f["passport"]),
                 }
             )
     table = pd.DataFrame(rows)
     table.attrs["said"] = agreeing(said)
     return table
+
+
+def _plain(value):
+    """A value of a sweep as a table takes it."""
+    return value if value is None or isinstance(value, int | float) else printable(value)
 
 
 def declared_in(table: pd.DataFrame) -> Declared:

@@ -21,10 +21,11 @@ from .generators.released import is_released_generator, load_released_generator
 from .latents.stats import LatentStats
 from .released import is_released, load_released_tokenizer
 from .runs import Run, plugin_hint
+from .signatures import what_it_is
 from .strict import ConfigError, parse
 from .tokenizer.model import Tokenizer
 from .training.checkpoint import newest_checkpoint
-from .weights import load_weights
+from .weights import fit_weights, read_tensors
 
 # %% ../nbs/07_hub.ipynb #0125b682
 def model_card(model) -> str:
@@ -105,6 +106,9 @@ def _model_folder(folder) -> Path:
         return newest
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
+            index = folder / f"{name}.index.json"
+            if index.is_file():
+                raise ValueError(f"{folder} has no {name}; {index.name}{what_it_is(index)}")
             raise ValueError(
                 f"{folder} has no {name}: not a saved model, nor a run folder with checkpoints"
             )
@@ -129,10 +133,18 @@ def _build(folder, kind: str, make):
         raise ConfigError(f"{e}{plugin_hint(Run(folder.parent.parent))}") from None
     except (KeyError, TypeError) as e:
         raise ValueError(f"{folder}/config.json is incomplete: {type(e).__name__} {e}") from None
-    load_weights(model, folder / "model.safetensors")
+    own = model.state_dict()
+    weights = read_tensors(folder / "model.safetensors", own)
+    fit_weights(model, weights, folder / "model.safetensors")
     if model.fingerprint != info.get("fingerprint"):
+        kinds = {
+            str(w.dtype).removeprefix("torch.")
+            for k, w in weights.items()
+            if w.dtype != own[k].dtype
+        }
+        rounded = f". The weights are {', '.join(sorted(kinds))}, rounded from those that were saved. Take the file in float32"
         raise ValueError(
-            f"{folder}: config.json and model.safetensors do not belong together (fingerprint {model.fingerprint}, stored {info.get('fingerprint')})"
+            f"{folder}: config.json and model.safetensors do not belong together (fingerprint {model.fingerprint}, stored {info.get('fingerprint')}){rounded if kinds else ''}"
         )
     return model.eval()
 

@@ -202,7 +202,8 @@ def load_released_generator(folder) -> Generator:
     "A released SiT, DiT or MAR folder as a `Generator` in eval mode; a `ValueError` says what does not fit."
     folder = Path(folder)
     info = read_json(folder / "config.json")
-    weights = read_tensors(folder / "model.safetensors")
+    known = "z_proj.weight" if is_mar(info) else "final_layer.linear.weight"
+    weights = read_tensors(folder / "model.safetensors", [known])
     try:
         if is_mar(info):
             config, tokens, dim, classes = (

@@ -60,8 +60,9 @@ def _jpeg(data: bytes, keep: bool) -> bytes:
             continue
         kind, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         beside = 0xE0 <= kind <= 0xEF or kind == 0xFE  # APPn and comments
-        if not beside or kind in (0xE0, 0xEE) or (keep and kind == 0xE1):
-            kept.append(data[at:end])  # JFIF and Adobe say how colours are stored
+        colours = kind in (0xE0, 0xEE) and end - at >= 16  # JFIF and Adobe say how they are stored
+        if not beside or colours or (keep and kind == 0xE1):
+            kept.append(data[at:end])
         at = end
     return b"".join([*kept, data[at:]])
 
@@ -150,8 +151,8 @@ def read_picture(file, use=to_rgb, formats=None, most: int | None = None):
             return _open(io.BytesIO(alone), formats, most, use)
         except UnknownScale:
             raise
-        except Exception:  # of many kinds; the first one is told
-            continue
+        except Exception as e:  # of many kinds; the last one is about the pixels
+            error = e
     kind, helps = signature(data[:4096])
     if kind and kind != "a picture":
         raise ValueError(f"it is {kind}. {helps}".rstrip()) from None

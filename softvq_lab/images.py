@@ -157,7 +157,12 @@ def upright(image: Image.Image) -> Image.Image:
         turn.TRANSVERSE,
         turn.ROTATE_90,
     )[orientation(image) - 1]
-    return image if turns is None else image.transpose(turns)
+    if turns is None:
+        return image
+    image = image.transpose(turns)
+    says = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+    image.info = {k: v for k, v in image.info.items() if k not in says}  # it is turned once
+    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

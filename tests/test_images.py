@@ -307,6 +307,19 @@ def test_a_picture_is_turned_though_other_fields_are_broken(data):
     assert read_picture(io.BytesIO(data)).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_picture_is_turned_once_by_its_orientation(turn, kind):
+    tags = Image.Exif()
+    tags[0x112] = turn
+    image = Image.new("RGB", (32, 16), "black")
+    image.paste("white", (0, 0, 16, 8))  # the upper left quarter
+    bright = {1: 0, 2: 1, 3: 3, 4: 2, 5: 0, 6: 1, 7: 3, 8: 2}[turn]
+    x = decode(io.BytesIO(encoded(kind, image, exif=tags)), (32, 16) if turn > 4 else (16, 32))[0]
+    corners = x[2, 2], x[2, -3], x[-3, 2], x[-3, -3]
+    assert [c > 0.8 for c in corners] == [i == bright for i in range(4)]
+
+
 def test_missing_pixels_and_bombs_of_pixels_stay_refused():
     cut = ODD["a text that unpacks to 80 MiB"]
     for data in (cut[: cut.index(b"IDAT") + 500], encoded("JPEG")[:900], encoded("TIFF")[:3000]):

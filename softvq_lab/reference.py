@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from .core import best_device, cache_dir, derive_seed, rng, write_atomic
+from .core import best_device, cache_dir, cached, derive_seed, rng, write_cache
 from .data import ImageData, stack
 
 # %% ../nbs/03_reference.ipynb #b3d0a55b
@@ -113,15 +113,13 @@ def reference_network(data: ImageData, seed: int = 0) -> ReferenceNet:
         + x.numpy().tobytes()
         + y.numpy().tobytes()
     ).hexdigest()[:16]
-    path, net = cache_dir() / "reference" / f"{key}.safetensors", ReferenceNet(data.num_classes)
+    path, net = cached("reference", f"{key}.safetensors"), ReferenceNet(data.num_classes)
     with torch.random.fork_rng(devices=[]):  # trained or read, nobody's later draws differ
-        if path.exists():
-            try:
-                net.load_state_dict(load_file(path))
-            except Exception:
-                path.unlink()  # a damaged cache is no reason to stop: it can be made again
-        if not path.exists():
-            write_atomic(path, save(_train(net, data.train, seed).state_dict()))
+        try:
+            net.load_state_dict(load_file(path))
+        except Exception:  # not there, or damaged: it can be made again
+            fresh = cache_dir() / "reference" / path.name
+            write_cache(fresh, save(_train(net, data.train, seed).state_dict()))
     digest = hashlib.sha256(save(net.state_dict())).hexdigest()[:8]
     net.name = f"reference-{RECIPE} on {data.source}, seed {seed}, weights {digest}"
     return net.eval().requires_grad_(False)

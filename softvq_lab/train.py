@@ -21,9 +21,9 @@ import psutil
 import torch
 from accelerate import PartialState
 from pydantic import TypeAdapter
-from tqdm import tqdm
 
 from .config import DataConfig
+from .core import progress_bar, tell
 from .data import ImageData, load_data, training_view
 from .files import BrokenFiles, record_broken
 from .hub import load_tokenizer
@@ -34,7 +34,7 @@ from .training.generator_task import GeneratorTask
 from .training.loop import Preempted, Requests, fit
 from .training.task import Task
 from .training.tokenizer_task import TokenizerTask
-from .workflows import TrainConfig, TrainGeneratorConfig
+from .workflows import TrainConfig, TrainGeneratorConfig, as_older_versions_did
 
 # %% ../nbs/08_train.ipynb #c3f089df
 CONFIGS = {"tokenizer": TrainConfig, "generator": TrainGeneratorConfig}
@@ -55,7 +55,9 @@ def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
             f"{run.path} holds a {info.get('kind')!r}; what can be trained: {', '.join(CONFIGS)}"
         )
     try:
-        return TypeAdapter(CONFIGS[info["kind"]]).validate_python(info["config"])
+        return TypeAdapter(CONFIGS[info["kind"]]).validate_python(
+            as_older_versions_did(info["config"])
+        )
     except (KeyError, ValueError) as e:
         raise ConfigError(
             f"{run.path}/config.json does not fit this version of softvq_lab: {e}{plugin_hint(run)}"
@@ -248,9 +250,7 @@ class _Asked(Requests):
 def _follow(p: subprocess.Popen, run: Run, steps: int, requests: Requests):
     "A progress bar fed by the run's files until the process ends; a signal is handed on, once, and the ranks save."
     told = False
-    with tqdm(
-        total=steps, desc=run.name, mininterval=0.5 if sys.stdout.isatty() else 5, file=sys.stdout
-    ) as bar:
+    with progress_bar(total=steps, desc=run.name) as bar:
         while True:
             ended = p.poll() is not None
             if requests.asked and not told and not ended:
@@ -297,7 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
     "Train the run folder given; the exit status."
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
-        print(USAGE)
+        tell(USAGE)
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
     run = Run(Path(arguments[0]))
     try:
@@ -305,12 +305,12 @@ def main(arguments: list[str] | None = None) -> int:
             _check_free(run)
         train_here(run)
         if int(os.environ.get("RANK", 0)) == 0:
-            print(f"{run.path}: {run.status['state']} at step {run.status['step']}")
+            tell(f"{run.path}: {run.status['state']} at step {run.status['step']}")
     except ConfigError as e:
-        print(e, file=sys.stderr)
+        tell(e, sys.stderr)
         return 2
     except Preempted as e:
-        print(e, file=sys.stderr)
+        tell(e, sys.stderr)
         return PREEMPTED
     return 0
 

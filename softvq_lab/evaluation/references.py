@@ -9,6 +9,7 @@ __all__ = ['MOST_UNPACKED', 'Reference', 'reference_of', 'split_reference', 'fol
 # %% ../../nbs/evaluation/02a_references.ipynb #7b091dd1
 import io
 import math
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -21,13 +22,13 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ..core import sha256, write_atomic
+from ..core import readable, sha256, write_atomic
 from ..data import ImageData, ImageFiles, Size, pixels
 from .extractors import Extractor, extract
 from .fidelity import Moments
-from ..files import IMAGE_SUFFIXES
 from ..images import spread
 from ..signatures import what_it_is
+from ..walk import LeftOut, images_under
 
 # %% ../../nbs/evaluation/02a_references.ipynb #5b0748cc
 @dataclass(frozen=True)
@@ -66,16 +67,15 @@ def split_reference(
 
 def folder_reference(path, size: Size, extractor: Extractor, **kw) -> Reference:
     "Of all image files under a folder, each cropped in the middle to `size` as ADM does."
-    path = Path(path)
-    files = sorted(
-        str(p.relative_to(path))
-        for p in path.rglob("*")
-        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-    )
+    path, left = Path(path), LeftOut()
+    files = sorted(images_under(path, left))
+    said = "".join(f"\n  {line}" for line in left.lines())
     if not files:
-        raise ValueError(f"{path} holds no images")
+        raise ValueError(f"{readable(path)} holds no images{said}")
+    if left.missed():
+        warnings.warn(f"reference {readable(path)}:{said}", stacklevel=2)
     return reference_of(
-        f"folder {path.name}, centre crop at {pixels(size)}",
+        f"folder {readable(path.name)}, centre crop at {pixels(size)}",
         extractor,
         ImageFiles(path, files, np.zeros(len(files)), size),
         **kw,

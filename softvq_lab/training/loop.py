@@ -7,7 +7,6 @@ __all__ = ['PRECISION', 'Preempted', 'Requests', 'make_accelerator', 'Watch', 'l
 
 # %% ../../nbs/training/09_loop.ipynb #d5a11d92
 import signal
-import sys
 import threading
 import warnings
 from importlib.util import find_spec
@@ -20,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.data import DataLoader, default_collate
-from tqdm import tqdm
 
 from ..config import EngineConfig, OptimConfig
-from ..core import seed_everything
+from ..core import progress_bar, seed_everything
+from ..metrics import goodness, why_not_ranked
 from ..runs import Run, log_metrics, trim_metrics
 from ..strict import ConfigError
 from .checkpoint import newest_checkpoint
@@ -173,13 +172,10 @@ def fit(
             run.set_status("done", step=start, steps=optim.steps)
         return
     batches = load_batches(task, optim, seed, accelerator, start, workers)
-    # plain tqdm: tqdm.auto freezes at its first line under papermill; a notebook keeps every line, so they are few there
-    bar = tqdm(
+    bar = progress_bar(
         total=optim.steps,
         initial=start,
         desc=run.name,
-        mininterval=0.5 if sys.stdout.isatty() else 5,
-        file=sys.stdout,
         disable=not accelerator.is_main_process,
     )
     loop = Loop(task, run, optim, seed, state, bar)
@@ -220,6 +216,8 @@ class Loop:
         self.accelerator, self.losses, self.saved = state.accelerator, {}, -1
         self.watch = Watch(self.accelerator.device, self.accelerator.scaler is not None)
         self.main = self.accelerator.is_main_process
+        if task.best and (why := why_not_ranked(task.best)):
+            raise ConfigError(f"best={task.best!r} cannot choose the best checkpoint. {why}")
 
     def say(self, status: str, **values):
         "Write the status, unless that fails: a full disk must not hide what happened."
@@ -253,7 +251,7 @@ class Loop:
                 self.blame(step, player.module, given)
             player.optimizer.step()
         with record_function("averaged weights"):
-            self.state.ema.update(self.task.model, step=step)
+            self.state.average(step)
         self.bar.update()
 
     def blame(self, step: int, module, batch):
@@ -294,7 +292,7 @@ class Loop:
             if figures := self.task.evaluate(self.state.ema.module, done):
                 log_metrics(self.run, done, **figures)
                 self.accelerator.log(figures, done)
-                score = figures.get(self.task.best)
+                score = goodness(self.task.best, figures.get(self.task.best))
             self.picture(done)
         if self.due(done, self.optim.checkpoint_every):
             self.save(done, score)

@@ -176,7 +176,7 @@ def _state(job: Job, queue: dict[str, str]) -> dict:
     if s["state"] in ("planned", "done", "failed"):
         return s
     try:
-        found = queue.get(read_json(_id_file(job))["job_id"])
+        found = queue.get(str(read_json(_id_file(job)).get("job_id")))
     except (OSError, ValueError):
         found = None
     if found in QUEUED:

@@ -15,7 +15,7 @@ import random
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
@@ -41,7 +41,7 @@ from softvq_lab.images import (
 )
 from .packed import hf, webdataset
 from .plugins import registered
-from .walk import picture_formats
+from .reading import read_picture
 
 # %% ../nbs/02_data.ipynb #4b12f59f
 # The front door: whoever uses images needs this module only.
@@ -291,7 +291,6 @@ def describe_data(images: ImageData, sample: int = 64) -> str:
 def _picture_size(pictures: Pictures, i: int) -> tuple[int, int] | str:
     "Width and height of a picture as it is seen, or what is wrong with it."
     try:
-        with Image.open(pictures.open(i), formats=picture_formats()) as image:
-            return ImageOps.exif_transpose(image).size
+        return read_picture(pictures.open(i)).size
     except Exception as e:
         return readable(f"{pictures.name(i)}: {type(e).__name__}: {e}")

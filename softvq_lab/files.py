@@ -14,14 +14,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from .core import readable
 from .images import ImageData, Place, Size, from_pil, pixels
+from .reading import read_picture
 from .layout import read_layout
-from .walk import picture_formats
 
 # %% ../nbs/01b_files.ipynb #4fba2a32
 class BrokenFiles:
@@ -86,11 +85,12 @@ class BrokenFiles:
         )
 
     def _named(self, most: int = 10) -> str:
-        rest = len(self._files) - most
-        return "\n  ".join(
-            [f"{f}: {e}" for f, e in list(self._files.items())[:most]]
-            + ([f"and {rest} more"] if rest > 0 else [])
-        )
+        "The first files, each with what is wrong, and what helps once for all of them."
+        rest, shown = len(self._files) - most, list(self._files.items())[:most]
+        wrong = [f"{f}: {e.partition('. ')[0]}" for f, e in shown]
+        helps = dict.fromkeys(e.partition(". ")[2] for _, e in shown)
+        more = [f"and {rest} more"] if rest > 0 else []
+        return "\n  ".join(wrong + more + [h for h in helps if h][:2])
 
 # %% ../nbs/01b_files.ipynb #431ef8e9
 class Pictures(Dataset):
@@ -127,11 +127,8 @@ class Pictures(Dataset):
 
 
 def decode(file, size: Size, place: Place | None = None) -> Tensor:
-    "An image file (path or binary file) as (3, H, W) of `size` in [-1, 1]; raises what PIL raises, also for a decompression bomb."
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file, formats=picture_formats()) as image:
-            return from_pil(image, size, place)
+    "An image file (path or binary file) as (3, H, W) of `size` in [-1, 1]; raises what `read_picture` raises."
+    return from_pil(read_picture(file), size, place)
 
 
 def record_broken(images: ImageData, folder) -> BrokenFiles:

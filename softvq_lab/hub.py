@@ -13,19 +13,25 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from safetensors.torch import save_file
 
-from .config import GeneratorConfig, TokenizerConfig
-from .core import read_json, write_atomic, write_json
-from .generators.base import Generator
-from .generators.model import make_generator
-from .generators.released import is_released_generator, load_released_generator
-from .latents.stats import LatentStats
-from .released import is_released, load_released_tokenizer
-from .provenance import candidates
-from .runs import Run, plugin_hint
-from .strict import ConfigError, parse
-from .tokenizer.model import Tokenizer
-from .training.checkpoint import newest_checkpoint, steps_of
-from .weights import load_weights
+from softvq_lab.config import GeneratorConfig, TokenizerConfig
+from softvq_lab.core import read_json, write_atomic, write_json
+from softvq_lab.generators.base import Generator
+from softvq_lab.generators.model import make_generator
+from softvq_lab.generators.released import is_released_generator, load_released_generator
+from softvq_lab.latents.stats import LatentStats
+from softvq_lab.released import is_released, load_released_tokenizer
+from softvq_lab.provenance import candidates
+from softvq_lab.runs import Run, plugin_hint
+from softvq_lab.signatures import what_it_is
+from softvq_lab.strict import ConfigError, parse
+from softvq_lab.tokenizer.model import Tokenizer
+<<<<<<< ours
+from softvq_lab.training.checkpoint import newest_checkpoint, steps_of
+from softvq_lab.weights import load_weights
+=======
+from softvq_lab.training.checkpoint import newest_checkpoint
+from softvq_lab.weights import fit_weights, read_tensors
+>>>>>>> theirs
 
 # %% ../nbs/07_hub.ipynb #0125b682
 def model_card(model) -> str:
@@ -106,6 +112,9 @@ def _model_folder(folder) -> Path:
         return newest
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
+            index = folder / f"{name}.index.json"
+            if index.is_file():
+                raise ValueError(f"{folder} has no {name}; {index.name}{what_it_is(index)}")
             raise ValueError(
                 f"{folder} has no {name}: not a saved model, nor a run folder with checkpoints"
             )
@@ -130,10 +139,18 @@ def _build(folder, kind: str, make):
         raise ConfigError(f"{e}{plugin_hint(Run(folder.parent.parent))}") from None
     except (KeyError, TypeError) as e:
         raise ValueError(f"{folder}/config.json is incomplete: {type(e).__name__} {e}") from None
-    load_weights(model, folder / "model.safetensors")
+    own = model.state_dict()
+    weights = read_tensors(folder / "model.safetensors", own)
+    fit_weights(model, weights, folder / "model.safetensors")
     if model.fingerprint != info.get("fingerprint"):
+        kinds = {
+            str(w.dtype).removeprefix("torch.")
+            for k, w in weights.items()
+            if w.dtype != own[k].dtype
+        }
+        rounded = f". The weights are {', '.join(sorted(kinds))}, rounded from those that were saved. Take the file in float32"
         raise ValueError(
-            f"{folder}: config.json and model.safetensors do not belong together (fingerprint {model.fingerprint}, stored {info.get('fingerprint')})"
+            f"{folder}: config.json and model.safetensors do not belong together (fingerprint {model.fingerprint}, stored {info.get('fingerprint')}){rounded if kinds else ''}"
         )
     return model.eval()
 

@@ -208,7 +208,7 @@ def _frequencies(state: dict[str, Tensor], model: torch.nn.Module) -> dict[str, 
 def _read(folder) -> tuple[dict, dict[str, Tensor]]:
     folder = Path(folder)
     info = read_json(folder / "config.json")
-    return info, read_tensors(folder / "model.safetensors")
+    return info, read_tensors(folder / "model.safetensors", ["quant_conv.weight"])
 
 
 def load_released_tokenizer(folder) -> Tokenizer:

@@ -108,7 +108,7 @@ class Run:
     def set_status(self, state: str, **values):
         "Write status.json; `values` are kept until they are overwritten."
         try:
-            old = read_json(self.path / "status.json")
+            old = read_json(self.path / "status.json", RunStatus)
         except (OSError, ValueError):
             old = {}
         me = {

@@ -271,8 +271,8 @@ def test_a_broken_file_is_noted_and_its_neighbour_stands_in(tmp_path, damage):
     assert [n["file"] for n in noted] == list(recorder.files) == [str(f) for f in files]
     assert {
         "cut short": "truncated",
-        "no image": "cannot identify",
-        "empty": "cannot identify",
+        "no image": "a web page",
+        "empty": "it is empty",
         "gone": "No such file",
     }[damage] in noted[0]["error"]
     assert all(str(f) in recorder.report() for f in files) and recorder.report().startswith(

@@ -1,7 +1,9 @@
 """Figures and what they may be compared with: agreement with torch-fidelity, references, passports, degenerate inputs."""
 
+import io
 import math
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -484,14 +486,129 @@ def test_a_saved_reference_is_that_reference_and_no_other_networks(judge, data, 
         (dict(arr_0=np.zeros((2, 8, 8, 3), np.float32)), "8-bit images"),
         (dict(arr_0=np.zeros((2, 3, 8, 8), np.uint8)), "8-bit images"),
         (dict(x=np.zeros(3)), "holds x; needed"),
-        (dict(arr_0=np.array([{}])), "8-bit images"),
-        (dict(mu=np.array([{}]), sigma=np.eye(2)), "pickle"),
+        (dict(arr_0=np.array([{}])), "Python objects"),
+        (dict(arr_0=np.zeros((2, 8, 9), np.uint8)), "Grey images need three channels"),
+        (dict(arr_0=np.zeros((2, 8, 9, 1), np.uint8)), "Grey images need three channels"),
+        (dict(arr_0=np.zeros((2, 8, 9, 4), np.uint8)), "Leave out the alpha channel"),
+        (dict(arr_0=np.zeros((2, 3, 8, 9), np.uint8)), r"another order: x.transpose\(0, 2, 3, 1\)"),
+        (dict(arr_0=np.zeros((2, 8, 9, 3))), "Scale it: .*255"),
+        (dict(arr_0=np.zeros((2, 8, 9, 3), np.int64)), r"x.astype\(np.uint8\)"),
+        (dict(arr_0=np.zeros((0, 8, 9, 3), np.uint8)), "Write the images into it"),
+        (dict(mu=np.zeros(3)), "mu without sigma"),
     ],
 )
 def test_files_that_are_no_reference_are_refused(content, says, judge, tmp_path):
     np.savez(tmp_path / "bad.npz", allow_pickle=True, **content)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=f"bad.npz.*{says}"):
         npz_reference(tmp_path / "bad.npz", judge)
+
+
+class MeanColour:
+    "Stands where Inception would: the reference of its moments needs the kind alone."
+
+    kind, name = "inception", "mean colour"
+
+    def __call__(self, x):
+        return x.float().mean((2, 3)), None
+
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (11, 8, 9, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        dict(mu=np.arange(3, dtype=">f8"), sigma=np.eye(3, dtype=">f4")),
+        dict(mu=np.arange(3, dtype=np.longdouble), sigma=np.asfortranarray(np.eye(3))),
+        dict(mu=np.arange(3, dtype=np.float16), sigma=np.eye(3, dtype=int)),
+    ],
+)
+def test_numbers_written_in_another_way_are_the_same_numbers(content, tmp_path):
+    np.savez(tmp_path / "r.npz", **content)
+    m = npz_reference(tmp_path / "r.npz", MeanColour()).moments
+    assert m.mean.tolist() == [0, 1, 2] and torch.equal(m.cov, torch.eye(3).double())
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", [np.ascontiguousarray, np.asfortranarray])
+def test_images_in_either_order_and_packed_or_not_are_the_same_images(save, order, tmp_path):
+    save(tmp_path / "r.npz", order(PIXELS))
+    batches = list(npz_images(tmp_path / "r.npz", batch_size=4))
+    assert [len(b) for b in batches] == [4, 4, 3]
+    assert np.array_equal(torch.cat(batches).permute(0, 2, 3, 1).numpy(), PIXELS)
+
+
+@pytest.mark.parametrize(
+    "mu,sigma,says",
+    [
+        (np.array([np.zeros(3), None], dtype=object), np.eye(3), "mu holds Python objects"),
+        (np.array([1, np.nan, 0]), np.eye(3), "mu holds 1 values of 3 that are no numbers"),
+        (np.zeros(3), np.full((3, 3), np.inf), "sigma holds 9 values of 9"),
+        (np.zeros(3), np.triu(np.ones((3, 3))), "sigma is no covariance"),
+        (np.zeros(3), -np.eye(3), "sigma is no covariance"),
+        (np.zeros(3), np.eye(4), "no mean and covariance"),
+        (np.zeros((1, 3)), np.eye(3), "mu must hold real numbers with 1 axes"),
+        (np.zeros(3, complex), np.eye(3), "mu must hold real numbers"),
+        (np.array(["a", "b"]), np.eye(2), "mu must hold real numbers"),
+        (np.zeros(0), np.zeros((0, 0)), "mu must hold real numbers"),
+    ],
+)
+def test_moments_that_are_none_are_refused_by_name(mu, sigma, says, tmp_path):
+    np.savez(tmp_path / "odd.npz", mu=mu, sigma=sigma, allow_pickle=True)
+    with pytest.raises(ValueError, match=f"odd.npz.*{says}"):
+        npz_reference(tmp_path / "odd.npz", MeanColour())
+
+
+@pytest.mark.parametrize("shape", [(10**12, 8, 9, 3), (2**62, 2**62, 9, 3), (-1, 8, 9, 3)])
+def test_a_shape_that_is_only_claimed_takes_no_memory(shape, tmp_path):
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(claim := io.BytesIO(), header)
+    with zipfile.ZipFile(tmp_path / "big.npz", "w") as z:
+        z.writestr("arr_0.npy", claim.getvalue() + b"abc")
+    with pytest.raises(ValueError, match="big.npz: arr_0 is damaged"):
+        npz_reference(tmp_path / "big.npz", MeanColour())
+
+
+@pytest.mark.parametrize(
+    "content,says",
+    [
+        (b"", "it is empty"),
+        (b"<html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"\x80\x04\x95\0\0\0\0\0\0\0\0.", "a pickle"),
+        (b"\x93NUMPY\x01\0", "a single NumPy array"),
+        (b"words", "cut off or of another kind"),
+    ],
+)
+def test_a_file_that_is_no_npz_is_named_as_what_it_is(content, says, tmp_path):
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=f"x.npz is not an .npz file.*{says}"):
+        npz_reference(tmp_path / "x.npz", MeanColour())
+    with pytest.raises(ValueError, match="is a folder. Name a file in it, which holds x.npz"):
+        npz_reference(tmp_path, MeanColour())
+
+
+@pytest.mark.parametrize("at", [0.4, 0.6, 0.98])
+def test_a_damaged_npz_is_refused_by_name(at, tmp_path):
+    np.savez_compressed(tmp_path / "whole.npz", PIXELS)
+    data = (tmp_path / "whole.npz").read_bytes()
+    i = int(len(data) * at)
+    (tmp_path / "cut.npz").write_bytes(data[:i])
+    (tmp_path / "odd.npz").write_bytes(data[: i - 40] + bytes(40) + data[i:])
+    for name in ("cut.npz", "odd.npz"):
+        with pytest.raises(ValueError, match=name):
+            npz_reference(tmp_path / name, MeanColour())
+
+
+def test_half_a_saved_reference_is_refused_by_name(tmp_path):
+    whole = dict(mu=np.zeros(3), sigma=np.eye(3), extractor=np.array("mean colour"))
+    np.savez(tmp_path / "half.npz", **whole)
+    with pytest.raises(ValueError, match="half.npz .*it lacks count, name"):
+        npz_reference(tmp_path / "half.npz", MeanColour())
+    whole |= dict(count=np.array(5), name=np.array("x"), features=np.zeros((5, 4)))
+    np.savez(tmp_path / "half.npz", **whole)
+    with pytest.raises(ValueError, match=r"half.npz: features \(5, 4\) do not fit mu"):
+        npz_reference(tmp_path / "half.npz", MeanColour())
 
 
 def test_a_cut_off_file_and_a_wrong_name_are_refused(judge, data, tmp_path):

@@ -122,6 +122,13 @@ UPLOADS = {  # name: (bytes, whether it is a picture that can be shown)
             zlib.compress(b"\0" * 310),
             _chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(80 * 2**20))),
         ),
+        True,  # its pixels are whole
+    ),
+    "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200), False),
+    "phone.jpg": (b"\0\0\0\x18ftypmif1\0\0\0\0heix" + bytes(200), False),
+    "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n", False),
+    "twelve-bit.tif": (
+        _encoded("TIFF", Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30) * 4)),
         False,
     ),
     "bad-depth.png": (_png(10, 10, depth=77), False),
@@ -152,6 +159,28 @@ def test_an_upload_is_an_image_or_a_sentence(name, tmp_path):
     else:
         with pytest.raises(ValueError, match="could not be read as an image|at most"):
             read_upload(tmp_path / name, 16)
+
+
+@pytest.mark.parametrize(
+    "name,says",
+    [
+        ("phone.heic", "it is a HEIC picture .*heif-convert"),
+        ("phone.jpg", "it is a HEIC picture"),
+        ("pointer.png", "a pointer of Git LFS.*git lfs pull"),
+        ("twelve-bit.tif", "go from 0 to 3596.*would be black.*save_8bit"),
+        ("page.html", "it is a web page"),
+        ("pickle.pt", "it is a pickle"),
+        ("document.pdf", "it is a PDF"),
+        ("truncated.jpg", "PNG, JPEG, WebP.* are known; it may be damaged"),
+        ("huge-header.png", "far too many pixels; at most 80 million"),
+    ],
+)
+def test_what_is_not_read_is_named_with_what_helps(name, says, tmp_path):
+    from softvq_lab.workbench.lens import read_upload
+
+    (tmp_path / name).write_bytes(UPLOADS[name][0])
+    with pytest.raises(ValueError, match=f"could not be read as an image: .*{says}"):
+        read_upload(tmp_path / name, 16)
 
 
 def test_a_photo_is_upright_by_its_exif_tag(tmp_path):

@@ -234,7 +234,8 @@ def load_released_generator(folder, **asked: str | None) -> Generator:
     `asked`: see `process`; what is assumed is told in its `notes`."""
     folder = Path(folder)
     info = read_json(folder / "config.json")
-    weights = read_tensors(folder / "model.safetensors")
+    known = "z_proj.weight" if is_mar(info) else "final_layer.linear.weight"
+    weights = read_tensors(folder / "model.safetensors", [known])
     try:
         notes = process(info, **asked)[1]
         if is_mar(info):

@@ -17,6 +17,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..weights import timm_with_weights
+
 # %% ../../nbs/tokenizer/00_vit.ipynb #b2db7064
 ARCHITECTURES = {
     "tiny": dict(
@@ -64,10 +66,9 @@ def pretrained_trunk(
     name: str, file, image_size: int | tuple[int, int], patch_size: int
 ) -> VisionTransformer:
     "timm's ViT `name` with the weights of a local safetensors `file`; patch embedding and positions are resampled to the sizes asked for."
-    trunk = timm.create_model(
+    trunk = timm_with_weights(
         name,
-        pretrained=True,
-        pretrained_cfg_overlay={"file": str(file)},
+        file,
         img_size=image_size,
         patch_size=patch_size,
         num_classes=0,

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ..core import derive_seed
 from ..reference import ReferenceNet
+from ..signatures import what_it_is
 from ..strict import closest
-from ..weights import find_vgg
+from ..weights import find_vgg, timm_with_weights, unwrap
 
 # %% ../../nbs/training/01_losses.ipynb #cc29e2ae
 def mse(x: Tensor, y: Tensor) -> Tensor:
@@ -61,14 +62,15 @@ def frozen_timm(name: str, file: str = "", **kwargs) -> nn.Module:
         raise ValueError(
             f"timm has no model {name!r}.{closest(name.split('.')[0], timm.list_models())}"
         )
-    if file and (Path(file).suffix != ".safetensors" or not Path(file).is_file()):
+    if file and (Path(file).suffix != ".safetensors" or not Path(file).exists()):
         raise ValueError(f"{file}: weights of {name} must be a .safetensors file that is there")
-    overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
     with torch.random.fork_rng(
         devices=[]
     ):  # on the CPU, and without a trace in the global generator
         torch.default_generator.manual_seed(derive_seed("frozen", name))
-        return timm.create_model(name, pretrained=bool(file), **overlay, **kwargs)
+        return (
+            timm_with_weights(name, file, **kwargs) if file else timm.create_model(name, **kwargs)
+        )
 
 # %% ../../nbs/training/01_losses.ipynb #f544c8f4
 class Perceptual(nn.Module):
@@ -159,12 +161,12 @@ def _lpips(file: str = "") -> Perceptual:
     try:
         state = torch.load(needed.path, map_location="cpu", weights_only=True)
     except Exception as e:
-        raise ValueError(
-            f"{needed.path} cannot be read as weights: {str(e).splitlines()[0]}"
-        ) from None
+        says = what_it_is(needed.path, unless="a pickle") or f": {str(e).splitlines()[0]}"
+        raise ValueError(f"{needed.path} cannot be read as weights. The file{says}") from None
     names = {
         k: f"features.{k.split('.', 1)[1]}" for k in net.net.state_dict()
     }  # slice1.0.weight -> features.0.weight
+    state = unwrap(state, names.values(), needed.path)
     if lacking := [n for n in names.values() if n not in state]:
         raise ValueError(
             f"{needed.path} is not torchvision's VGG16: it lacks {', '.join(lacking[:3])}"

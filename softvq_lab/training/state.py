@@ -6,7 +6,7 @@
 __all__ = ['Player', 'State']
 
 # %% ../../nbs/training/07_state.ipynb #bb67e60b
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -58,15 +58,21 @@ class Player:
         pieces = [list(piece) for piece in zip(*(b.chunk(self.parts) for b in batch))]
         shares = [len(piece[0]) / len(batch[0]) for piece in pieces]
         whole = getattr(self.module, "whole_step_stats", ())
-        for i in parts_of_step(self.module, shares, lambda i: self._look(pieces[i])):
-            with nullcontext() if i == len(pieces) - 1 else self.accelerator.no_sync(self.wrapped):
-                losses = self.wrapped(pieces[i])
-                self.accelerator.backward(losses["loss"] * shares[i])
-            for k, v in losses.items():
-                total[k] = v if k in whole else total.get(k, 0) + v.detach() * shares[i]
+        with closing(parts_of_step(self.module, shares, lambda i: self._look(pieces[i]))) as parts:
+            for i in parts:
+                losses = self._part(pieces[i], shares[i], last=i == len(pieces) - 1)
+                for k, v in losses.items():
+                    total[k] = v if k in whole else total.get(k, 0) + v * shares[i]
         self.accelerator.unscale_gradients(self.optimizer)
         with record_function("clipping"):
             return total, nn.utils.clip_grad_norm_(self.params, self.optim.clip)
+
+    def _part(self, piece: list[Tensor], share: float, last: bool) -> dict[str, Tensor]:
+        "Add the gradients of a part; its losses."
+        with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+            losses = self.wrapped(piece)
+            self.accelerator.backward(losses["loss"] * share)
+        return {k: v.detach() for k, v in losses.items()}
 
     def _look(self, piece: list[Tensor]):
         "A forward pass of a part before the step, in the step's precision and outside of the ranks' wrapper."

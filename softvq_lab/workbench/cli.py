@@ -10,6 +10,7 @@ __all__ = ['app', 'Settings', 'Root', 'Folder', 'read_settings', 'run', 'sweep',
 import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..core import Unreadable, printable, tell
+from ..core import Outlet, Unreadable, printable, tell
 from ..strict import ConfigError
 from ..typed_text import read_typed, read_word
 
@@ -56,7 +57,7 @@ def _console() -> Console:
     "Where tables go; names and states in them are text, never markup, escape codes or emoji."
     out = sys.stdout if sys.stdout and not sys.stdout.closed else io.StringIO()
     wide = None if out.isatty() else 200
-    return Console(file=out, width=wide, markup=False, emoji=False, highlight=False)
+    return Console(file=Outlet(out), width=wide, markup=False, emoji=False, highlight=False)
 
 
 def _opened(folder: Path) -> "Run":
@@ -369,6 +370,17 @@ def _steady_streams():
             stream.reconfigure(errors="backslashreplace")
 
 
+def _flush():
+    "What was printed goes out now; a reader that has ended (softvq-lab runs | head -1) is no mistake."
+    try:
+        sys.stdout.flush()
+    except OSError as e:
+        if not isinstance(e, BrokenPipeError):
+            tell(f"standard output cannot be written: {e}", sys.stderr)
+        with suppress(OSError):  # or Python would try again when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main():
     "The entry point of softvq-lab: a mistake in the settings is a message, not a traceback."
     _steady_streams()
@@ -378,10 +390,7 @@ def main():
         tell("\n".join(map(printable, str(e).splitlines())), sys.stderr)
         sys.exit(2)
     finally:
-        try:
-            sys.stdout.flush()
-        except OSError:  # nobody reads it any more (softvq-lab runs | head -1)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _flush()
 
 # %% ../../nbs/workbench/08_cli.ipynb #829c1736
 #| eval: false

@@ -98,7 +98,7 @@ class Job:
     def say(self, state: str, **values):
         "Write the state; `values` are kept until they are overwritten."
         try:
-            old = read_json(self.file)
+            old = read_json(self.file, JobInfo)
         except (OSError, ValueError):
             old = {}
         write_json(self.file, {**old, **values, "state": state, "updated": now()})

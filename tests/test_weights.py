@@ -1,0 +1,203 @@
+"""Files of weights: names that a wrapper has changed, and files that hold something else."""
+
+import json
+import struct
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from softvq_lab.config import TokenizerConfig
+from softvq_lab.hub import load_tokenizer, save
+from softvq_lab.strict import ConfigError
+from softvq_lab.tokenizer.model import Tokenizer
+from softvq_lab.training.losses import frozen_timm
+from softvq_lab.weights import find, fit_weights, read_tensors, unwrap
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+PREFIXES = [
+    "module.",
+    "_orig_mod.",
+    "module._orig_mod.",
+    "_orig_mod.module.",
+    "_orig_mod.module._orig_mod.",
+    "_fsdp_wrapped_module.",
+    "model.",
+    "model._orig_mod.module.",
+    "ema.",
+    "ema_model.module.",
+    "tokenizer.",
+]
+
+
+def renamed(path, change) -> None:
+    save_file({change(k): v for k, v in load_file(path).items()}, path)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    save(Tokenizer(TokenizerConfig(codebook_size=12, tokens=5)).eval(), tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_tokenizer_saved_from_a_wrapped_model_is_that_tokenizer(prefix, saved):
+    plain = load_tokenizer(saved)
+    renamed(saved / "model.safetensors", lambda k: prefix + k)
+    wrapped = load_tokenizer(saved)
+    assert wrapped.fingerprint == plain.fingerprint
+
+
+def test_wrappers_in_the_middle_of_names_are_taken_off(saved):
+    renamed(
+        saved / "model.safetensors",
+        lambda k: k.replace("encoder.", "encoder._orig_mod.").replace(
+            ".blocks.1.", ".blocks.1._checkpoint_wrapped_module."
+        ),
+    )
+    load_tokenizer(saved)
+
+
+def test_what_the_wrappers_of_torch_save_is_read():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    fresh = lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    for wrapped in (
+        AveragedModel(net),
+        torch.compile(net),
+        AveragedModel(torch.compile(net)),
+        nn.DataParallel(net),
+    ):
+        fit_weights(got := fresh(), wrapped.state_dict(), "file")
+        assert all(torch.equal(a, b) for a, b in zip(got.parameters(), net.parameters()))
+
+
+def test_names_that_are_wanted_stay_as_they_are():
+    net = nn.ModuleDict({"module": nn.Linear(2, 3)})
+    for prefix in ("", "module.", "_orig_mod."):
+        state = {prefix + k: v for k, v in net.state_dict().items()}
+        assert list(unwrap(state, net.state_dict())) == ["module.weight", "module.bias"]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_a_prefix_that_only_some_names_have_is_refused(prefix, saved):
+    renamed(saved / "model.safetensors", lambda k: prefix + k if "encoder" in k else k)
+    with pytest.raises(ValueError, match=f"model.safetensors: .* have the prefix '{prefix}'"):
+        load_tokenizer(saved)
+
+
+def test_a_file_with_two_models_is_refused(saved):
+    path = saved / "model.safetensors"
+    both = {f"{p}.{k}": v.clone() for p in ("model", "ema") for k, v in load_file(path).items()}
+    save_file(both, path)
+    with pytest.raises(ValueError, match="tensors have the prefix .*of one model only"):
+        load_tokenizer(saved)
+
+
+def test_weights_of_another_model_are_one_sentence(saved):
+    save_file({f"layer{i}": torch.ones(2) for i in range(90)}, saved / "model.safetensors")
+    with pytest.raises(ValueError, match="90 surplus: .* and 87 more. No name is in both") as e:
+        load_tokenizer(saved)
+    assert len(str(e.value)) < 600 and "\n" not in str(e.value)
+
+
+def test_rounded_weights_are_named_as_such(saved):
+    path = saved / "model.safetensors"
+    save_file({k: v.half() for k, v in load_file(path).items()}, path)
+    with pytest.raises(ValueError, match="weights are float16, rounded from those that were saved"):
+        load_tokenizer(saved)
+
+
+# timm's networks
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    path = tmp_path_factory.mktemp("timm") / "resnet.safetensors"
+    save_file(timm.create_model("resnet10t").state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "module._orig_mod.", "model.", "backbone.module."])
+@pytest.mark.parametrize("kwargs", [{}, {"num_classes": 0}, {"features_only": True}])
+def test_a_network_of_timm_is_read_through_the_same_door(prefix, kwargs, resnet, tmp_path):
+    weights = load_file(resnet)
+    save_file({prefix + k: v for k, v in weights.items()}, tmp_path / "w.safetensors")
+    net = frozen_timm("resnet10t", str(tmp_path / "w.safetensors"), **kwargs)
+    assert all(torch.equal(v, weights[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"num_classes": 0}, {"features_only": True}])
+@pytest.mark.parametrize("kind", ["another", "without its end"])
+def test_timm_leaves_no_layer_at_random_without_a_word(kind, kwargs, resnet, tmp_path):
+    weights = load_file(resnet)
+    bad = {k: v for k, v in weights.items() if not k.startswith("layer4.0.conv2")}
+    save_file(
+        {"w": torch.ones(2)} if kind == "another" else bad, path := tmp_path / "w.safetensors"
+    )
+    with pytest.raises(ValueError, match="w.safetensors does not fit timm's resnet10t. It lacks"):
+        frozen_timm("resnet10t", str(path), **kwargs)
+
+
+# Files that are something else
+
+
+def header(**tensors) -> bytes:
+    text = json.dumps(tensors).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+FAR = {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}
+
+
+@pytest.mark.parametrize(
+    "content,says",
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS.*git lfs pull"),
+        (b"<!doctype html><html>", "a web page.*resolve"),
+        (b"PK\3\4" + bytes(26) + b"x/data.pkl", "a pickle.*not opened. Convert it: python -c"),
+        (b"\x80\x02}q\0.", "a pickle"),
+        (b"PK\3\4" + bytes(26) + b"weights.npy", "a zip archive"),
+        (b"GGUF\3\0\0\0", "a GGUF file"),
+        (b"\x08\x07\x12\x07pytorch", "an ONNX file"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b'{"metadata": {}, "weight_map": {"a": "model-1.safetensors"}}', "index.*Join the files"),
+        (header(a=FAR), "cut off: 0 of 4000000000000 bytes"),
+        (
+            struct.pack("<Q", 10**15) + b'{"a"',
+            "cut off or damaged: its header has 1000000000000000",
+        ),
+        (struct.pack("<Q", 4) + b"words", "not a readable safetensors file"),
+        (header(a={"dtype": "F32"}), "not a readable safetensors file"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_and_takes_no_memory(content, says, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=f"w.safetensors .*{says}"):
+        read_tensors(tmp_path / "w.safetensors")
+
+
+def test_a_truncated_download_says_how_much_is_there(resnet, tmp_path):
+    data = resnet.read_bytes()
+    (tmp_path / "w.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(
+        ValueError, match=r"is cut off: \d+ of \d+ bytes of tensors.*Fetch it again"
+    ):
+        read_tensors(tmp_path / "w.safetensors")
+
+
+def test_a_folder_and_a_pickle_in_the_place_of_a_file_say_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="is a folder. Name a file"):
+        read_tensors(tmp_path)
+    torch.save({"a": torch.ones(2)}, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match="w.pt is a pickle.*only .safetensors.*Convert it"):
+        find("x", "y", str(tmp_path / "w.pt"))
+
+
+def test_a_model_in_parts_says_how_to_join_them(saved):
+    (saved / "model.safetensors").rename(saved / "model-00001-of-00001.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="has no model.safetensors; .*index.json is the index"):
+        load_tokenizer(saved)

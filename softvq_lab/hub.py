@@ -13,25 +13,20 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from safetensors.torch import save_file
 
-from softvq_lab.config import GeneratorConfig, TokenizerConfig
-from softvq_lab.core import read_json, write_atomic, write_json
-from softvq_lab.generators.base import Generator
-from softvq_lab.generators.model import make_generator
-from softvq_lab.generators.released import is_released_generator, load_released_generator
-from softvq_lab.latents.stats import LatentStats
-from softvq_lab.released import is_released, load_released_tokenizer
-from softvq_lab.provenance import candidates
-from softvq_lab.runs import Run, plugin_hint
-from softvq_lab.signatures import what_it_is
-from softvq_lab.strict import ConfigError, parse
-from softvq_lab.tokenizer.model import Tokenizer
-<<<<<<< ours
-from softvq_lab.training.checkpoint import newest_checkpoint, steps_of
-from softvq_lab.weights import load_weights
-=======
-from softvq_lab.training.checkpoint import newest_checkpoint
-from softvq_lab.weights import fit_weights, read_tensors
->>>>>>> theirs
+from .config import GeneratorConfig, TokenizerConfig
+from .core import read_json, write_atomic, write_json
+from .generators.base import Generator
+from .generators.model import make_generator
+from .generators.released import is_released_generator, load_released_generator
+from .latents.stats import LatentStats
+from .released import is_released, load_released_tokenizer
+from .provenance import candidates
+from .runs import Run, plugin_hint
+from .signatures import what_it_is
+from .strict import ConfigError, parse
+from .tokenizer.model import Tokenizer
+from .training.checkpoint import newest_checkpoint, steps_of
+from .weights import fit_weights, read_tensors
 
 # %% ../nbs/07_hub.ipynb #0125b682
 def model_card(model) -> str:

@@ -41,18 +41,13 @@ def _numbers(values: dict) -> dict[str, float]:
     return {printable(k): x for k, v in values.items() if not math.isnan(x := _number(v))}
 
 
-def _said(run: Run, evaluation: str) -> Declared:
-    """What the file of an evaluation declares of its metrics."""
-    return read_declarations(figures(run).get(evaluation, {}).get("metrics"))
-
-
 def boards(runs: list[Run]) -> list[pd.DataFrame]:
     """A table for each kind of evaluation and passport: the runs that have it, best first.
 
     `attrs`: `title`, `passport`, `by` (the metric that ranks, '' where nothing does), `ranked` (the
     same in words) and `said` (what the files declare).
     """
-    tables = []
+    tables, files = [], {r.path: figures(r) for r in runs}
     for name, passport, rows in comparable(runs):
         # pandas takes no half characters
         frame = pd.DataFrame(
@@ -60,7 +55,9 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
         ).rename_axis("run")
         if frame.columns.empty:
             continue
-        said = agreeing(_said(r, name) for r, _ in rows)
+        said = agreeing(
+            read_declarations(files[r.path].get(name, {}).get("metrics")) for r, _ in rows
+        )
         if by := leading(frame.columns, said):
             frame = frame.sort_values(by, ascending=lower_is_better(by, said), kind="stable")
         frame.attrs = {

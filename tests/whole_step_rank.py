@@ -82,12 +82,12 @@ def one_step(q: Quantizer, params: list, pieces: list[torch.Tensor]) -> dict:
     for j, p in enumerate(params):
         if p.grad is not None:
             total[f"gradient {j}"] = p.grad
-    for k, v in total.items():
-        if (
-            dist.is_initialized()
-        ):  # what the wrapper of ranks does with gradients, the log with stats
-            dist.all_reduce(v)
-            v /= dist.get_world_size()
+    if dist.is_initialized():  # what the wrapper of ranks does with gradients, the log with stats
+        flat = torch.cat([v.flatten() for v in total.values()] or [torch.zeros(1)])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for v, mean in zip(total.values(), flat.split([v.numel() for v in total.values()] or 1)):
+            v.copy_(mean.view_as(v))
     with torch.no_grad():
         for p in params:
             if p.grad is not None:

@@ -8,6 +8,7 @@ __all__ = ['Rows', 'STAGES', 'QUIET', 'RandomConfig', 'StageConfig', 'SweepConfi
            'join_reports']
 
 # %% ../../nbs/workbench/05_sweep.ipynb #95b6819a
+import contextlib
 import hashlib
 import itertools
 import json
@@ -24,7 +25,8 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..core import derive_seed, now, read_json, write_json
-from ..runs import ANYHOW, Run, lives, list_runs
+from ..locks import Lock, Taken, lives, name_of, owner, sweep_up, take_away, was_held
+from ..runs import ANYHOW, Run, list_runs
 from ..strict import ConfigError, closest, config, flatten, parameters
 from .execute import Job
 from .workflow import check_parameters
@@ -338,6 +340,29 @@ class Sweep:
     def folder(self) -> Path:
         return self.root / "sweeps" / self.spec.name
 
+    @property
+    def lock(self) -> Path:
+        "Its driver holds it (`locks`)."
+        return self.folder / "sweep.lock"
+
+    @contextlib.contextmanager
+    def driving(self, take_over: bool = False):
+        "Within it this process alone drives the sweep; a `ConfigError` that says who does."
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if take_over:
+            take_away(self.lock)
+        try:
+            lock = Lock(self.lock).acquire()
+        except Taken as e:
+            raise ConfigError(
+                f"the sweep {self.spec.name} is driven by {name_of(e.owner)}: wait for it, or softvq-lab stop {self.folder}. Where that process cannot be reached any more: softvq-lab sweep ... --take-over"
+            ) from None
+        try:
+            sweep_up(self.folder, ".sweep.json.*.tmp")
+            yield
+        finally:
+            lock.release()
+
     def write(self, states: dict[str, dict], executor: str, ended: bool = False):
         "sweep.json, if anything changed."
         rows = [asdict(t) | {"label": t.label} | states[t.id] for t in self.tasks]
@@ -379,7 +404,9 @@ def read_report(path) -> dict:
     "sweep.json of a sweep's folder; its driver 'gone' when it was killed."
     report = read_json(Path(path) / "sweep.json" if Path(path).is_dir() else path)
     d = report["driver"]
-    if d["state"] == "running" and not lives(d["host"], d["pid"], d["created"]):
+    lock = (Path(path) if Path(path).is_dir() else Path(path).parent) / "sweep.lock"
+    driven = lambda: owner(lock) if was_held(lock) else lives(d["host"], d["pid"], d["created"])
+    if d["state"] == "running" and not driven():
         d["state"] = "gone"
     return report
 

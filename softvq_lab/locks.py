@@ -142,6 +142,15 @@ def _alive(file, said: dict, how: str) -> bool:
     return age(file) < GONE
 
 
+def _said_now(path) -> dict:
+    "What the file of a lock that is held says: its owner writes it a moment after taking it."
+    for _ in range(10):
+        if (said := _read(path)) and not said.get("released"):
+            return said
+        time.sleep(0.02)
+    return {}
+
+
 def owner(path) -> dict | None:
     "Who holds the lock `path` (host, pid, created, since; empty where that cannot be read), None when nobody is at work."
     if (said := _read(_substitute(path))) is not None and _alive(_substitute(path), said, "file"):
@@ -150,7 +159,7 @@ def owner(path) -> dict | None:
         return None
     probed = _probe(path)
     if probed == "held":
-        return said if not said.get("released") else {}
+        return _said_now(path)
     if not said or said.get("how") == "file":
         return None
     return said if _alive(path, said, "flock" if probed == "got" else "unknown") else None

@@ -362,11 +362,13 @@ class Loop:
     def stop(self, done: int, asked: int, here: str):
         "Save and raise what the signal means; `here`: the one that came to this rank."
         self.save(done)
-        keyboard = asked == ASKED["SIGINT"]
-        self.say("stopped" if keyboard else "preempted", step=done)
+        if asked == ASKED["SIGINT"]:
+            says = f"stopped after step {done}; it was saved"
+            self.say("stopped", step=done, error=says)
+            self.agreed.meet()
+            raise KeyboardInterrupt(says)
+        self.say("preempted", step=done)
         self.agreed.meet()
-        if keyboard:
-            raise KeyboardInterrupt(f"stopped after step {done}; it was saved")
         raise Preempted(
             f"{here or 'a signal to another rank'} asked to stop after step {done} of {self.optim.steps}; it was saved, resume=True goes on"
         )

@@ -103,7 +103,7 @@ class Job:
         if who is not None and not who.get("brief"):
             known = {k: who[k] for k in ("host", "pid", "created") if k in who}
             return {"state": "running"} | known
-        decided = s["state"] == "running" and was_held(self.lock)
+        decided = s["state"] == "running" and who is None and was_held(self.lock)
         told = s.get("host"), s.get("pid"), s.get("created")
         return {} if not decided and believed(self.file, *told) else {"state": "interrupted"}
 

@@ -6,7 +6,7 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 RUNS    ?= runs
 
-.PHONY: help setup demo explorer lab test check export docs lock system-deps clean bench
+.PHONY: help setup demo explorer lab test test-slow check export docs lock system-deps clean bench
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -45,17 +45,24 @@ explorer: setup  ## the app on the runs, http://127.0.0.1:7860
 lab: setup  ## JupyterLab on the notebooks
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs
 
-test: check  ## all tests: notebooks and library in step, cells of the notebooks, tests/
+PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: check  ## the quick tests: layout, notebooks and library in step, cells of the notebooks, tests/
+	$(PYTEST)
+
+test-slow: setup  ## the others: kills, a real Slurm, compilation, every command of the README (30 minutes)
+	$(PYTEST) -m slow
 
 check: setup
+	$(BIN)/ruff format --check --quiet . || { echo "Not formatted: $(BIN)/ruff format . && make export"; exit 1; }
 	.ci/in-step
 	OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/nbdev_test --n_workers 2  # no browser draws figures as PNG here: it has been seen to hang
-	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: setup  ## speed and memory beside the plain way: benchmarks/README.md (10 minutes)
 	$(BIN)/python benchmarks/bench.py
 
-export: setup  ## notebooks -> library, outputs cleaned
+export: setup  ## notebooks formatted -> library, outputs cleaned
+	$(BIN)/ruff format --quiet .
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from .config import DataConfig
-from .core import derive_seed
+from .core import derive_seed, readable
 from .files import BrokenFiles, ImageFiles, Pictures, folder, record_broken
 from softvq_lab.images import (
     ImageData,
@@ -41,6 +41,7 @@ from softvq_lab.images import (
 )
 from .packed import hf, webdataset
 from .plugins import registered
+from .walk import picture_formats
 
 # %% ../nbs/02_data.ipynb #4b12f59f
 # The front door: whoever uses images needs this module only.
@@ -249,7 +250,7 @@ def load_data(cfg: DataConfig, size: Size) -> ImageData:
 
 # %% ../nbs/02_data.ipynb #146a1e32
 def describe_data(images: ImageData, sample: int = 64) -> str:
-    "Images of each class, and smallest and largest size and broken files in a sample of the training pictures, in words."
+    "Images of each class, what was left out, and smallest and largest size and broken files in a sample of the training pictures, in words."
     train, held = (
         np.bincount(labels_of(s), minlength=images.num_classes)
         for s in (images.train, images.heldout)
@@ -263,6 +264,7 @@ def describe_data(images: ImageData, sample: int = 64) -> str:
         words = [words[i] for i in np.argsort(train, kind="stable")[[0, 1, 2, -3, -2, -1]]]
         words.insert(3, "...")
     lines.append("training + held-out images of a class: " + ", ".join(words))
+    lines += images.notes
     if not isinstance(images.train, Pictures):
         return "\n".join(lines)
     looked = [_picture_size(images.train, i) for i in spread(len(images.train), sample)]
@@ -289,7 +291,7 @@ def describe_data(images: ImageData, sample: int = 64) -> str:
 def _picture_size(pictures: Pictures, i: int) -> tuple[int, int] | str:
     "Width and height of a picture as it is seen, or what is wrong with it."
     try:
-        with Image.open(pictures.open(i)) as image:
+        with Image.open(pictures.open(i), formats=picture_formats()) as image:
             return ImageOps.exif_transpose(image).size
     except Exception as e:
-        return f"{pictures.name(i)}: {type(e).__name__}: {e}"
+        return readable(f"{pictures.name(i)}: {type(e).__name__}: {e}")

@@ -151,33 +151,60 @@ def load_tokenizer(folder) -> Tokenizer:
 
     def make(info):
         model = Tokenizer(parse(TokenizerConfig, info["config"]))
-        model.latent_stats = (
-            LatentStats.read(stats) if (stats := info.get("latent_stats")) else None
-        )
+        model.latent_stats = _stats(info, model.latent_dim, folder)
         return model
 
     return _build(folder, "tokenizer", make)
 
 
-def load_generator(folder) -> Generator:
-    "The generator in a saved folder, a run folder, or a folder of the authors' release (SiT, DiT, MAR), in eval mode on the CPU."
-    folder = fetch(folder)
+def _stats(info: dict, dim: int, folder) -> LatentStats | None:
+    "`latent_stats` of a saved model's config.json, None where they are not known."
+    stats = info.get("latent_stats")
+    if stats is None:
+        return None
+    return LatentStats.read(stats, dim, f"config.json of {folder}, latent_stats")
+
+
+def load_generator(
+    folder,
+    interpolant: str | None = None,  # of a released SiT whose config does not say: linear, cosine
+    noise_schedule: str | None = None,  # of a released DiT, likewise
+) -> Generator:
+    "The generator in a saved folder, a run folder, or a folder of the authors' release (SiT, DiT, MAR), in eval mode on the CPU. A released one knows no statistics of its latents until it is paired with its tokenizer (`load_pair`)."
+    folder, asked = fetch(folder), dict(interpolant=interpolant, noise_schedule=noise_schedule)
     if (folder / "config.json").is_file() and is_released_generator(
         read_json(folder / "config.json")
     ):
-        return load_released_generator(folder)
-    return _build(
-        folder,
-        "generator",
-        lambda i: make_generator(
-            parse(GeneratorConfig, i["config"]),
-            i["tokens"],
-            i["latent_dim"],
-            i["num_classes"],
-            LatentStats.read(i["latent_stats"]),
-            i["tokenizer_fingerprint"],
-        ),
-    )
+        return load_released_generator(folder, **asked)
+
+    def make(info):
+        config, dim, bond = (
+            parse(GeneratorConfig, info["config"]),
+            info["latent_dim"],
+            info["tokenizer_fingerprint"],
+        )
+        stats = _stats(info, dim, folder)
+        if not bond and stats and not stats.count:  # saved from a released folder, by itself
+            stats = None
+        if bond and stats is None:
+            raise ValueError(
+                f"config.json of {folder} has no latent_stats. A generator trained here carries the statistics of its latents."
+            )
+        return make_generator(config, info["tokens"], dim, info["num_classes"], stats, bond)
+
+    model = _build(folder, "generator", make)
+    _refuse_other_process(model, folder, asked)
+    return model
+
+
+def _refuse_other_process(model: Generator, folder, asked: dict[str, str | None]):
+    "A `ValueError` when something else is asked for than a generator was trained with."
+    for name, value in asked.items():
+        own = getattr(model.config, name)
+        if value is not None and value != own:
+            raise ValueError(
+                f"{name}={value!r}: {folder} was trained with {name}={own!r}. Only a released folder whose config does not say takes {name}."
+            )
 
 # %% ../nbs/07_hub.ipynb #bc4dcff0
 def find_tokenizer(folder) -> Path:
@@ -208,9 +235,28 @@ def _said(folder: Path, key: str):
         return None
 
 
-def load_pair(folder, tokenizer=None) -> tuple[Generator, Tokenizer]:
-    "The generator in `folder` and its tokenizer, from the folder `tokenizer` or else from where the run says; a `ValueError` when they do not belong together."
-    generator = load_generator(folder)
+def load_pair(
+    folder,
+    tokenizer=None,  # its folder; None: where the generator's run says
+    stats=None,  # of the tokenizer's latents, where its folder does not say: `LatentStats`, or mean and standard deviation
+    interpolant: str | None = None,  # as in `load_generator`
+    noise_schedule: str | None = None,
+) -> tuple[Generator, Tokenizer]:
+    """The generator in `folder` and its tokenizer; a `ValueError` when they do not belong together, or nobody knows the statistics of their latents.
+    A released generator takes the statistics that its tokenizer carries (`vq_mean` and `vq_std` of the authors' config.json)."""
+    generator = load_generator(folder, interpolant, noise_schedule)
     pair = generator, load_tokenizer(tokenizer or find_tokenizer(folder))
-    generator.check_tokenizer(pair[1])
+    if stats is not None and not isinstance(stats, LatentStats):
+        stats = _given(stats, pair[1].latent_dim)
+    generator.pair_with(pair[1], stats)
     return pair
+
+
+def _given(stats, dim: int) -> LatentStats:
+    try:
+        mean, std = stats
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"stats={stats!r:.80} are no LatentStats. Possible as well is a pair of mean and standard deviation."
+        ) from None
+    return LatentStats.given(mean, std, dim)

@@ -142,6 +142,7 @@ class ImageData:
     heldout: Dataset
     class_names: tuple[str, ...]
     source: str
+    notes: tuple[str, ...] = ()  # what was left out, and how labels and splits were found
 
     @property
     def num_classes(self) -> int:

@@ -16,28 +16,63 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Callable
 
+from .metrics import PLUGIN, Metric, declare, forget
+
 # %% ../nbs/00a_plugins.ipynb #1fbe9c90
 KINDS = {  # what is registered, and what it must be
     "quantizer": "make(config: TokenizerConfig, width D) -> Quantizer (quantizers.base): a class with such a constructor will do",
     "dataset": "load(data_path: str, size) -> ImageData (softvq_lab.images)",
     "teacher": "make(images: ImageData, config: TokenizerConfig) -> module with `width` C and forward (B, 3, H, W) -> (B, N, C), never trained",
-    "metric": "measure(original, reconstruction), both (B, 3, H, W) in [-1, 1] -> (B)",
+    "metric": "measure(original, reconstruction), both (B, 3, H, W) in [-1, 1] -> (B); better='higher', 'lower' or 'neither' says how it ranks",
     "tab": "build(ctx): fills a gradio tab of the explorer",
 }
 _registered: dict[str, dict[str, Callable]] = {kind: {} for kind in KINDS}
 _loaded: set[str] = set()
 
 
-def register(kind: str, name: str) -> Callable:
-    "Decorator: make what follows known as `name`, one of the `KINDS`. The same name again replaces it, so that a notebook cell can be run twice."
+def register(
+    kind: str,
+    name: str,
+    better: str | None = None,  # metric: "higher", "lower" or "neither"; None: it is never ranked
+    **about,  # metric: its `unit`, `protocol`, `label`, and whether it is a `headline`
+) -> Callable:
+    """Decorator: make what follows known as `name`, one of the `KINDS`.
+
+    The same name again replaces it, so that a notebook cell can be run twice.
+    A `ValueError` for an unknown kind or direction, and where anything but a metric is given one.
+    """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; possible: {', '.join(KINDS)}")
+    declared = _declaration(kind, name, better, about)
 
     def keep(thing):
         _registered[kind][name] = thing
+        if declared:
+            declare(declared)
+        elif kind == "metric":
+            forget(PLUGIN + name)
         return thing
 
     return keep
+
+
+def _declaration(kind: str, name: str, better: str | None, about: dict) -> Metric | None:
+    if better is None and not about:
+        return None
+    if kind != "metric":
+        raise ValueError(
+            f"{kind} {name!r} was given {', '.join(['better', *about])}. Only a metric has them."
+        )
+    if better is None:
+        raise ValueError(
+            f"Metric {name!r} has no direction. Give better='higher', 'lower' or 'neither'."
+        )
+    try:
+        return Metric(PLUGIN + name, better, **{"label": name, **about})
+    except TypeError:
+        raise ValueError(
+            f"Metric {name!r} was given {', '.join(about)}. Possible: better, unit, protocol, label, headline."
+        ) from None
 
 
 def registered(kind: str) -> dict[str, Callable]:

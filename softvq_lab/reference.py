@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from .core import best_device, cache_dir, derive_seed, rng, write_atomic
+from .core import best_device, cache_dir, cached, derive_seed, rng, write_cache
 from .data import ImageData, stack
 from .locks import made_once, sweep_up
 
@@ -112,10 +112,7 @@ def _load(net: ReferenceNet, path: Path) -> bool:
     try:
         net.load_state_dict(load_file(path))
         return True
-    except FileNotFoundError:
-        return False
-    except Exception:
-        path.unlink(missing_ok=True)
+    except Exception:  # not there, or damaged
         return False
 
 
@@ -127,13 +124,14 @@ def reference_network(data: ImageData, seed: int = 0) -> ReferenceNet:
         + x.numpy().tobytes()
         + y.numpy().tobytes()
     ).hexdigest()[:16]
-    path, net = cache_dir() / "reference" / f"{key}.safetensors", ReferenceNet(data.num_classes)
+    path, net = cached("reference", f"{key}.safetensors"), ReferenceNet(data.num_classes)
     with torch.random.fork_rng(devices=[]):  # trained or read, nobody's later draws differ
         if not _load(net, path):
-            with made_once(path):  # by one of the processes that want it
-                if not _load(net, path):
-                    sweep_up(path.parent, f".{path.name}.*.tmp")
-                    write_atomic(path, save(_train(net, data.train, seed).state_dict()))
+            fresh = cache_dir() / "reference" / path.name
+            with made_once(fresh):  # by one of the processes that want it
+                if not _load(net, cached("reference", path.name)):
+                    sweep_up(fresh.parent, f".{path.name}.*.tmp")
+                    write_cache(fresh, save(_train(net, data.train, seed).state_dict()))
     digest = hashlib.sha256(save(net.state_dict())).hexdigest()[:8]
     net.name = f"reference-{RECIPE} on {data.source}, seed {seed}, weights {digest}"
     return net.eval().requires_grad_(False)

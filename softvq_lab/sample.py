@@ -68,6 +68,23 @@ def parser() -> argparse.ArgumentParser:
         help="its tokenizer, where the run does not say or it has moved",
     )
     p.add_argument(
+        "--stats",
+        type=float,
+        nargs=2,
+        metavar=("MEAN", "STD"),
+        help="of the tokenizer's latents, for a released generator whose tokenizer does not state them (vq_mean, vq_std)",
+    )
+    p.add_argument(
+        "--interpolant",
+        choices=("linear", "cosine"),
+        help="of a released SiT whose config does not say (default: linear); the sampler sde depends on it",
+    )
+    p.add_argument(
+        "--noise-schedule",
+        choices=("cosine", "linear"),
+        help="of a released DiT whose config does not say (default: cosine)",
+    )
+    p.add_argument(
         "--count",
         type=int,
         default=50_000,
@@ -135,7 +152,10 @@ def _share(
     device: torch.device, a: argparse.Namespace, folder: Path | None, rank: int, world: int
 ) -> Path:
     "Draw share `rank` of `world`; `folder` None: the default. Returns the folder."
-    generator, tokenizer = (m.to(device) for m in load_pair(a.run, a.tokenizer))
+    pair = load_pair(a.run, a.tokenizer, a.stats, a.interpolant, a.noise_schedule)
+    generator, tokenizer = (m.to(device) for m in pair)
+    for note in generator.notes if rank == 0 else ():
+        print(f"{a.run}: {note}")
     how = {
         k: getattr(a, k)
         for k in ("classes", "sampler", "steps", "guidance", "interval", "schedule", "seed")
@@ -225,6 +245,69 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 # %% ../nbs/09_sample.ipynb #7769cdec
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
 #| eval: false
 if __name__ == "__main__":
     sys.exit(main())

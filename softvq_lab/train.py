@@ -22,9 +22,9 @@ import psutil
 import torch
 from accelerate import PartialState
 from pydantic import TypeAdapter
-from tqdm import tqdm
 
 from .config import DataConfig
+from .core import progress_bar, tell
 from .data import ImageData, load_data, training_view
 from .files import BrokenFiles, record_broken
 from .hub import load_tokenizer
@@ -44,7 +44,7 @@ from .training.generator_task import GeneratorTask
 from .training.loop import fit
 from .training.task import Task
 from .training.tokenizer_task import TokenizerTask
-from .workflows import TrainConfig, TrainGeneratorConfig
+from .workflows import TrainConfig, TrainGeneratorConfig, as_older_versions_did
 
 # %% ../nbs/08_train.ipynb #c3f089df
 CONFIGS = {"tokenizer": TrainConfig, "generator": TrainGeneratorConfig}
@@ -65,7 +65,8 @@ def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
             f"{run.path} holds a {info.get('kind')!r}; what can be trained: {', '.join(CONFIGS)}"
         )
     try:
-        return _without_code(TypeAdapter(CONFIGS[info["kind"]]).validate_python(info["config"]))
+        stored = as_older_versions_did(info["config"])
+        return _without_code(TypeAdapter(CONFIGS[info["kind"]]).validate_python(stored))
     except (KeyError, ValueError) as e:
         raise ConfigError(
             f"{run.path}/config.json does not fit this version of softvq_lab: {e}{plugin_hint(run)}"
@@ -302,9 +303,7 @@ def _ask_ranks(p: subprocess.Popen, nodes: int):
 def _follow(p: subprocess.Popen, run: Run, steps: int, requests: Requests, ask):
     "A progress bar fed by the run's files until the process ends; a signal is handed on, once, and the ranks save."
     told = False
-    with tqdm(
-        total=steps, desc=run.name, mininterval=0.5 if sys.stdout.isatty() else 5, file=sys.stdout
-    ) as bar:
+    with progress_bar(total=steps, desc=run.name) as bar:
         while True:
             ended = p.poll() is not None
             if requests.asked and not told and not ended:
@@ -357,6 +356,7 @@ def _load(plugins: str):
 
 def main(arguments: list[str] | None = None) -> int:
     "Train the run folder given; the exit status."
+
     try:
         given = _arguments(arguments)
     except SystemExit as e:  # argparse has said why
@@ -368,12 +368,12 @@ def main(arguments: list[str] | None = None) -> int:
             take_over_run(run)
         train_here(run)
         if first:
-            print(f"{run.path}: {run.status['state']} at step {run.status['step']}")
+            tell(f"{run.path}: {run.status['state']} at step {run.status['step']}")
     except ConfigError as e:
-        print(e, file=sys.stderr)
+        tell(e, sys.stderr)
         return 2
     except Preempted as e:
-        print(e, file=sys.stderr)
+        tell(e, sys.stderr)
         return PREEMPTED
     return 0
 

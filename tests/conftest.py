@@ -143,7 +143,7 @@ def trained(tmp_path_factory) -> Path:
     from softvq_lab.training.tokenizer_task import TokenizerTask
 
     runs = tmp_path_factory.mktemp("runs")
-    few = dict(warmup_steps=5, eval_every=40, checkpoint_every=20)
+    few = dict(warmup_steps=5, eval_every=40, checkpoint_every=20, ema_warmup=True)
     c = parse(TrainConfig, dict(tokens=8, steps=40, **few))
     t = open_run(runs / "tokenizer", "tokenizer", asdict(c), class_names=digits(32).class_names)
     fit(TokenizerTask(c.tokenizer, digits(32), t), t, c.optim)

@@ -64,7 +64,7 @@ class Explorer:
             )
         while not self.answers():
             assert self.process.poll() is None, self.log.read_text()
-            assert time.time() - began < 120, "the explorer does not answer"
+            assert time.time() - began < 300, "the explorer does not answer"
             time.sleep(0.1)
         self.ready, used = time.time() - began, psutil.Process(self.process.pid).cpu_times()
         self.cpu = used.user + used.system

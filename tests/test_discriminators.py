@@ -1,15 +1,18 @@
 """The exported discriminators, augmentation and adversary: shapes and errors, the authors' numbers, properties, round trips."""
 
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from softvq_lab.config import LossConfig, TokenizerConfig
+from softvq_lab.data import digits
 from softvq_lab.reference import ReferenceNet
 from softvq_lab.strict import ConfigError
 from softvq_lab.training.adversarial import Adversary, d_loss
@@ -18,13 +21,16 @@ from softvq_lab.training.discriminators import (
     DISCRIMINATORS,
     PatchGAN,
     StyleGANDiscriminator,
+    SyncedBatchNorm,
     VirtualBatchNorm,
     make_discriminator,
     minibatch_std,
     released_heads,
 )
 from softvq_lab.training.losses import frozen_timm
+from softvq_lab.training.tokenizer_task import make_judges
 from softvq_lab.weights import DINO, loss_weights, preflight
+from norm_rank import CUTS, activations, adversary, norm, pictures, plain, player
 from parity.fill import images, weight
 
 PARITY = Path(__file__).parent / "parity"
@@ -83,6 +89,10 @@ def test_logits_have_one_row_for_each_image(name, size, n):
         (lambda: make_discriminator("reference", 32), "needs net"),
         (lambda: make_discriminator("dino", 32, width=64), "takes no width"),
         (lambda: make_discriminator("patchgan", 32, file="dino.safetensors"), "takes no file"),
+        (lambda: make_discriminator("patchgan", 32, norm="sync"), "takes no norm"),
+        (lambda: make_discriminator("dino", 32, norm="snyc"), "Did you mean 'sync'"),
+        (lambda: Adversary(make("patchgan"), DiffAug(), consistency_of="max"), "sum, mean"),
+        (lambda: LossConfig(adv="stylegan", adv_norm="sync"), "not for adv='stylegan'"),
         (lambda: make_discriminator("dino", 32, file="dino.pth"), "must be a .safetensors file"),
         (
             lambda: make_discriminator("dino", 32, file="/nowhere/dino.safetensors"),
@@ -116,6 +126,14 @@ def test_a_missing_weight_file_is_named_beforehand(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- the authors' numbers
 
 
+def heads_state() -> dict:
+    heads = {k: weight(k, tuple(s)) for k, s in KEYS["heads"].items()}
+    for k, v in heads.items():
+        if k.endswith(("weight_u", "weight_v")):
+            heads[k] = F.normalize(v, dim=0)
+    return released_heads(heads)
+
+
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
     "The discriminator with weights that follow from their names, its frozen part from a file."
@@ -126,15 +144,7 @@ def released(tmp_path_factory):
     file = tmp_path_factory.mktemp("dino") / f"{DINO}.safetensors"
     save_file(dino, file)
     d = make_discriminator("dino", 224, file=str(file))
-    heads = {k: weight(k, tuple(s)) for k, s in KEYS["heads"].items()}
-    d.heads.load_state_dict(
-        released_heads(
-            {
-                k: F.normalize(v, dim=0) if k.endswith(("weight_u", "weight_v")) else v
-                for k, v in heads.items()
-            }
-        )
-    )
+    d.heads.load_state_dict(heads_state())
     return d.eval()
 
 
@@ -147,6 +157,95 @@ def test_dino_computes_what_the_released_discriminator_computes(released, size):
     for i, a in enumerate(activations):
         assert error(a[:, ::16, ::7], expected[f"act{i}_{size}_strided"]) < 1e-4
     assert logits.shape == (2, 980) and error(logits, expected[f"logits_{size}"]) < 1e-4
+
+
+# ---------------------------------------------------------------- the norm of the released default
+
+
+def test_released_heads_load_with_either_norm_and_of_two_images_compute_the_same(released):
+    d = make_discriminator("dino", 224, norm="sync")
+    missing, surplus = d.heads.load_state_dict(heads_state(), strict=False)
+    running = {"running_mean", "running_var"}
+    assert (
+        not surplus and {k.rsplit(".", 1)[1] for k in missing} - {"num_batches_tracked"} == running
+    )
+    d.trunk.held[0].load_state_dict(released.trunk.held[0].state_dict())
+    for m in d.heads.modules():
+        m.training = isinstance(m, SyncedBatchNorm)  # spectral norm stands still
+    with torch.no_grad():
+        logits = d(images(2, 64))
+    expected = np.load(PARITY / "dino-disc.npz")["logits_64"]
+    assert error(logits, expected) < 1e-4  # two images: one group is one batch
+
+
+def test_the_synchronised_norm_of_one_process_is_plain_batch_norm():
+    x, n = activations(), norm().train()
+    other = torch.nn.BatchNorm1d(3, eps=1e-6).double().train()
+    other.load_state_dict(n.state_dict())
+    torch.testing.assert_close(n(x), other(x))
+    torch.testing.assert_close(n.eval()(x), other.eval()(x))  # running averages in use
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    "What two processes found."
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(player, (port, folder), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_two_ranks_normalise_as_one_process_with_all_images(ranks):
+    n, x = norm().train(), activations().requires_grad_()
+    y = n(x)
+    y.sin().sum().backward()
+    both = lambda k: torch.cat([r[k] for r in ranks])
+    torch.testing.assert_close(both("y"), y.detach())
+    torch.testing.assert_close(both("x"), x.grad)
+    torch.testing.assert_close(ranks[0]["weight"] + ranks[1]["weight"], n.weight.grad)
+    for k, v in n.state_dict().items():
+        for r in ranks:
+            torch.testing.assert_close(r["norm"][k], v)
+    for r, cut in zip(ranks, CUTS):  # a rank's own images would have given something else
+        assert not torch.allclose(r["y"], norm().train()(activations()[cut]), atol=1e-2)
+
+
+def test_two_ranks_train_the_heads_as_one_process(ranks):
+    one = plain(adversary())
+    real, fake = pictures()
+    for _ in range(2):
+        one.generator_loss(fake)
+        one([real, fake])["loss"].backward()
+    for k, p in one.named_parameters():
+        torch.testing.assert_close(ranks[0]["grads"][k], p.grad, rtol=1e-4, atol=1e-7)
+        assert torch.equal(ranks[0]["grads"][k], ranks[1]["grads"][k])
+    for k, v in one.state_dict().items():
+        torch.testing.assert_close(ranks[1]["state"][k], v, rtol=1e-4, atol=1e-6)
+
+
+def test_augmented_and_plain_images_are_batches_of_their_own_for_the_synchronised_norm():
+    torch.manual_seed(0)
+    net = make_discriminator("reference", 32, net=reference(), norm="sync").train()
+    a, x = Adversary(net, DiffAug(), consistency=1.0), torch.randn(6, 3, 32, 32)
+    for m in net.heads.modules():
+        if not isinstance(m, SyncedBatchNorm):
+            m.training = False  # so that spectral norm stands still
+    torch.manual_seed(1)
+    augmented, plainly = a._logits(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(augmented, net(a.augment(x)))
+    torch.testing.assert_close(plainly, net(x))
+
+
+def test_the_setting_chooses_the_norm():
+    t = TokenizerConfig()
+    for setting, kind in [("virtual", VirtualBatchNorm), ("sync", SyncedBatchNorm)]:
+        c = LossConfig(adv="dino", adv_norm=setting)
+        net = make_discriminator(c.adv, t.image_shape, norm=c.adv_norm)
+        found = [m for m in net.heads.modules() if isinstance(m, kind)]
+        assert len(found) == 10  # two in each of five heads
 
 
 # ---------------------------------------------------------------- properties
@@ -421,6 +520,25 @@ def test_the_adversarys_loss_is_its_parts_written_out():
         "real_right",
         "fake_right",
     } and not any(v.requires_grad for k, v in out.items() if k != "loss")
+
+
+def test_the_released_balance_weighs_consistency_two_and_a_half_times_as_much():
+    real, fake, t = torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32), TokenizerConfig()
+    found = {}
+    for balance in ("sum", "released"):
+        c = LossConfig(adv="reference", adv_balance=balance, lecam=0.01)
+        torch.manual_seed(2)
+        a = make_judges(c, t, digits(32))[2].eval()
+        torch.manual_seed(3)
+        found[balance] = a.discriminator_loss(real, fake)
+        parts = sum(found[balance][k] for k in ("adversarial", "lecam", "consistency"))
+        torch.testing.assert_close(found[balance]["loss"].detach(), parts)
+    ours, theirs = found["sum"], found["released"]
+    torch.testing.assert_close(theirs["adversarial"], 0.2 * ours["adversarial"])  # adv_weight
+    torch.testing.assert_close(theirs["lecam"], 0.2 * ours["lecam"])
+    torch.testing.assert_close(theirs["consistency"], ours["consistency"] / 2)  # mean, not sum
+    ratio = lambda out: out["consistency"] / out["adversarial"]
+    torch.testing.assert_close(ratio(theirs) / ratio(ours), torch.tensor(2.5))
 
 
 def test_without_weights_there_are_no_parts():

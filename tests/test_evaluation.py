@@ -42,8 +42,10 @@ from softvq_lab.evaluation.fidelity import (
 from softvq_lab.evaluation.image_metrics import (
     load_lpips,
     pairs,
+    pixel_metrics,
     reconstruct_split,
     reconstruction_figures,
+    ssim,
     worst_and_best,
 )
 from softvq_lab.evaluation.passport import Measured, compare, passport
@@ -555,6 +557,94 @@ def test_per_image_figures_and_their_order(trained, data):
         and "lpips" not in m.figures
         and "LPIPS" not in m.passport["evaluator"]
     )
+
+
+def ssim_by_formula(x: torch.Tensor, y: torch.Tensor) -> list[float]:
+    "Wang et al. 2004, equation 13, in float64: window by window, on intensities from 0 to 1."
+    g = torch.exp(-torch.arange(-5, 6).double().square() / (2 * 1.5**2))
+    window = torch.outer(g, g) / g.sum().square()
+    windows = lambda v: (v.double().add(1) / 2).unfold(2, 11, 1).unfold(3, 11, 1)
+    mean = lambda v: (v * window).sum((-1, -2))
+    x, y = windows(x), windows(y)
+    mx, my = mean(x), mean(y)
+    vx, vy = (mean((v - m[..., None, None]).square()) for v, m in ((x, mx), (y, my)))
+    both = mean((x - mx[..., None, None]) * (y - my[..., None, None]))
+    light = (2 * mx * my + 0.01**2) / (mx.square() + my.square() + 0.01**2)
+    return (light * (2 * both + 0.03**2) / (vx + vy + 0.03**2)).mean((1, 2, 3)).tolist()
+
+
+@pytest.mark.parametrize("size", [(11, 11), (11, 37), (32, 32), (48, 20)], ids=str)
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    "contrast,noise,shift", [(1.0, 0.4, 0.0), (0.3, 0.05, 0.25), (0.02, 0.01, -0.6)]
+)
+def test_ssim_is_the_formula_of_its_authors(size, count, contrast, noise, shift):
+    g = torch.Generator().manual_seed(size[1])
+    x = (shift + contrast * (2 * torch.rand(count, 3, *size, generator=g) - 1)).clamp(-1, 1)
+    for y in (
+        (x + noise * torch.randn(x.shape, generator=g)).clamp(-1, 1),
+        (x + 0.1).clamp(-1, 1),
+        x.flip(2),
+        x,
+    ):
+        assert ssim(x, y).tolist() == pytest.approx(ssim_by_formula(x, y), abs=1e-3)
+
+
+def test_ssim_sees_brightness_as_intensities_from_black():
+    "A flat grey against a brighter one: the first factor of the formula alone."
+    for dark, bright in ((-1.0, 1.0), (-0.4, 0.0), (0.0, 0.6)):
+        a, b = (dark + 1) / 2, (bright + 1) / 2
+        flat = lambda v: torch.full((2, 3, 12, 19), v)
+        expected = (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
+        assert ssim(flat(dark), flat(bright)).tolist() == pytest.approx([expected] * 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [(10, 10), (8, 40), (40, 4)])
+def test_images_smaller_than_its_window_have_no_ssim(size):
+    x = torch.zeros(2, 3, *size)
+    with pytest.raises(ValueError, match=f"at least 11 x 11 pixels, got {size[0]} x {size[1]}"):
+        ssim(x, x)
+    assert list(pixel_metrics(x, x)) == ["psnr"]
+
+
+def test_a_tokenizer_of_small_images_is_measured_without_ssim(tmp_path):
+    from softvq_lab.workbench.lens import in_words
+    from softvq_lab.workbench.token_counts import rate_distortion_figure
+
+    data = digits(8)
+    t = Tokenizer(TokenizerConfig(image_size=8, patch_size=4, tokens=3)).eval()
+    m = reconstruction_figures(reconstruct_split(t, data, hold=False), data)
+    assert "ssim" not in m.figures and "SSIM" not in m.passport["evaluator"]
+    assert m.notes == ["SSIM is left out: images are smaller than its window of 11 pixels."]
+    assert in_words(m.figures) == f"PSNR {m.figures['psnr']:.1f} dB"
+    row = dict(name="a", run="a", kept=False, tokens=3, numbers=9, psnr=20.0, ssim=None)
+    row |= dict(images=4, source="measured now", passport=m.passport)
+    assert "SSIM" not in rate_distortion_figure([row]).data[0].text[0]
+    assert len(rate_distortion_figure([row], "ssim").data) == 0
+
+
+def test_the_passport_says_how_ssim_was_taken_and_parts_it_from_the_old_one(trained, data):
+    r = reconstruct_split(load_tokenizer(trained / "tokenizer"), data, hold=False)
+    new = reconstruction_figures(r, data)
+    assert (
+        "on [0, 1] (data range 1, Gaussian window 11 of sigma 1.5, borders cut)"
+        in (new.passport["evaluator"])
+    )
+    old = (
+        "PSNR of the clipped image; SSIM by torchmetrics 1.9.0 (Gaussian window 11); L1 in [-1, 1]"
+    )
+    with pytest.raises(ValueError, match="evaluator"):
+        compare(new, Measured(new.figures, new.passport | {"evaluator": old}))
+
+
+def test_the_worst_images_are_worst_by_any_metric_that_has_a_direction(trained, data):
+    r = reconstruct_split(load_tokenizer(trained / "tokenizer"), data, hold=False)
+    assert worst_and_best(r, 1, "ssim") == (
+        [r["ssim"].argmin().item()],
+        [r["ssim"].argmax().item()],
+    )
+    with pytest.raises(ValueError, match="Nothing is ranked by sharpness"):
+        worst_and_best(r | {"sharpness": r["psnr"]}, 1, "sharpness")
 
 
 def test_lpips_is_measured_where_its_network_is(trained, data):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from served import Explorer
+from tabs.picker import View
 
 RNG = np.random.default_rng(0)
 
@@ -459,6 +460,46 @@ def test_sample(open_page, app, looks):
     page.get_by_text("Stopped.").wait_for(timeout=40_000)
     page.goto(f"{app.url}?run=vq&tab=sample")
     page.get_by_text("No generator for this tokenizer yet").wait_for(timeout=60_000)
+
+
+def test_who_clicks_at_once_keeps_what_was_drawn_and_set(open_page, app):
+    page = open_page(f"{app.url}?run=generator&tab=sample&seed=7")
+    page.locator("#go").click(timeout=60_000)  # as soon as it can be pressed
+    page.get_by_text("Seed 7 draws the same again").wait_for(timeout=60_000)
+    page.locator("#samples img").wait_for()
+    page.locator("#steps input[type=number]").fill("6")
+    page.locator("#steps input[type=number]").blur()
+    page.get_by_role("tab", name="Runs").click()
+    page.wait_for_function('window.location.search.includes("tab=runs")')
+    page.get_by_role("tab", name="Sample").click()
+    page.wait_for_function('window.location.search.includes("tab=sample")')
+    page.wait_for_timeout(1500)  # whatever comes late has come
+    assert page.get_by_text("Seed 7 draws the same again").is_visible()
+    assert page.locator("#samples img").is_visible()
+    assert page.locator("#steps input[type=number]").input_value() == "6"
+
+
+def test_samples_of_one_run_do_not_stand_under_another(open_page, app):
+    page = open_page(f"{app.url}?run=generator&tab=sample")
+    page.locator("#go").click(timeout=60_000)
+    page.get_by_text("draws the same again").wait_for(timeout=60_000)
+    page.locator("#run input").click()
+    page.get_by_role("option", name=re.compile("^vq")).click()
+    page.get_by_text("No generator for this tokenizer yet").wait_for(timeout=60_000)
+    assert page.locator("#samples img").count() == 0
+    assert page.locator("#go").is_disabled()
+
+
+def test_a_view_is_built_once_and_late_answers_are_known():
+    view = View()
+    assert view.begin("a") and not view.begin("a")  # two events of one page ask for the same
+    assert not view.left("a")
+    assert view.begin("b") and view.left("a") and not view.left("b")
+    view.use("b")
+    assert view.in_use("b") and not view.in_use("a")
+    view.forget()
+    assert view.left("a") and not view.in_use("b")
+    assert view.begin("b")
 
 
 def test_a_link_is_what_one_sees_and_names_are_text(open_page, app):

@@ -19,6 +19,7 @@ from softvq_lab.generators.model import make_generator
 from softvq_lab.generators.sit import SiT
 from softvq_lab.generators.transformer import make_transformer
 from softvq_lab.hub import load_generator, save
+from softvq_lab.latents.stats import LatentStats
 from parity.fill import det, weight
 
 PARITY = Path(__file__).parent / "parity"
@@ -76,11 +77,19 @@ def on(g, **attributes):
         g.tokens,
         g.latent_dim,
         g.num_classes,
-        g.stats,
+        LatentStats.given(0.0, 1.0, g.latent_dim),
         "",
     )
     other.load_state_dict(g.state_dict())
     return other.eval()
+
+
+class TokenizerOf:
+    "What a generator asks its tokenizer for."
+
+    def __init__(self, g, mean=0.0, std=1.0):
+        self.tokens, self.latent_dim, self.fingerprint = g.tokens, g.latent_dim, "any"
+        self.latent_stats = LatentStats.given(mean, std, g.latent_dim)
 
 
 def noises(case: str):
@@ -265,6 +274,7 @@ def test_folders_of_other_sizes_load(tmp_path, case, changes):
         info["depth"],
     )
     y = torch.tensor([0, info["num_classes"] - 1])
+    g.pair_with(TokenizerOf(g))
     z = g.sample(y, steps=2)
     assert z.shape == (2, tokens, info["in_channels"]) and z.isfinite().all()
     assert (g.guidance.scale == 1) == (info["class_dropout_prob"] == 0)
@@ -297,23 +307,122 @@ def test_patches_of_a_released_grid_are_a_convolution(tmp_path):
     )
 
 
-def test_a_released_generator_takes_latents_as_they_come(released, tmp_path):
-    g, z = released[SIT], torch.randn(2, 64, 32)
-    assert (
-        torch.equal(g.stats.normalize(z), z)
-        and torch.equal(g.stats.denormalize(z), z)
-        and g.tokenizer_fingerprint == ""
-    )
+def test_what_a_released_generator_draws_is_scaled_by_what_its_tokenizer_states(tmp_path):
+    info = read(f"{SIT}.config.json")
+    names, y = read(f"{SIT}.keys.json"), torch.tensor([3, 999])
+    mean, std = [i / 100 for i in range(32)], [0.07 + i / 50 for i in range(32)]
+    drawn = {}
+    for name, stats in {"plain": (0.0, 1.0), "scaled": (mean, std)}.items():
+        g = load_generator(folder_of(tmp_path, names, info))
+        g.check_tokenizer(TokenizerOf(g, *stats))
+        drawn[name] = g.sample(y, steps=2)
+    expected = drawn["plain"] * torch.tensor(std) + torch.tensor(mean)
+    torch.testing.assert_close(drawn["scaled"], expected)
 
-    class Tokenizer:
-        tokens, latent_dim, fingerprint = 64, 32, "any"
 
-    g.check_tokenizer(Tokenizer)
-    Tokenizer.tokens = 32
+def test_a_released_generator_alone_draws_normalised_latents_and_samples_none(tmp_path):
+    names, info = read(f"{SIT}.keys.json"), read(f"{SIT}.config.json")
+    g, y = load_generator(folder_of(tmp_path, names, info)), torch.tensor([1])
+    noise = lambda *shape: det("z", (1, *shape))
+    assert g.draw(y, noise, "euler", 1, Guidance(1.0)).shape == (1, 64, 32)
+    for f in (lambda: g.sample(y), lambda: g.loss(torch.zeros(1, 64, 32), y)):
+        with pytest.raises(ValueError, match="does not know the statistics of its latents yet"):
+            f()
+
+
+def test_a_released_generator_is_bound_to_one_tokenizer_of_its_shape(tmp_path):
+    g = load_generator(folder_of(tmp_path, read(f"{SIT}.keys.json"), read(f"{SIT}.config.json")))
+    tokenizer = TokenizerOf(g)
+    tokenizer.tokens = 32
     with pytest.raises(
         ValueError, match="draws 64 tokens of width 32, and this tokenizer has 32 of width 32"
     ):
-        g.check_tokenizer(Tokenizer)
+        g.check_tokenizer(tokenizer)
+    g.check_tokenizer(TokenizerOf(g, 0.5, 2.0))
+    swapped = TokenizerOf(g, 0.1, 3.0)
+    swapped.fingerprint = "another"
+    with pytest.raises(ValueError, match="trained on latents of tokenizer any, not of another"):
+        g.check_tokenizer(swapped)
+    assert g.stats.std == (2.0,) * 32
+
+
+def saved_as_before(g, folder):
+    "A released generator that an earlier version saved by itself: it wrote mean 0 and deviation 1."
+    save(g, folder)
+    info = json.loads((folder / "config.json").read_text())
+    info["latent_stats"] = {"mean": [0.0] * 32, "std": [1.0] * 32, "count": 0}
+    (folder / "config.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize("store", [save, saved_as_before], ids=["now", "earlier"])
+def test_a_released_generator_saved_by_itself_still_has_no_statistics(tmp_path, store):
+    g = load_generator(
+        folder_of(tmp_path / "r", read(f"{SIT}.keys.json"), read(f"{SIT}.config.json"))
+    )
+    store(g, tmp_path / "s")
+    again = load_generator(tmp_path / "s")
+    assert again.known_stats is None
+    again.pair_with(TokenizerOf(again, 0.25, 0.5))
+    save(again, tmp_path / "bound")
+    bound = load_generator(tmp_path / "bound")
+    assert (bound.stats.mean[0], bound.stats.std[31]) == (0.25, 0.5)
+    assert bound.tokenizer_fingerprint == "any"
+
+
+@pytest.mark.parametrize(
+    "case,changes,asked,setting",
+    [
+        (DIT, {}, {}, "cosine"),
+        (DIT, {}, dict(noise_schedule="linear"), "linear"),
+        (DIT, dict(noise_schedule="linear"), {}, "linear"),
+        (DIT, dict(noise_schedule="cosine"), dict(noise_schedule="cosine"), "cosine"),
+        (SIT, {}, {}, "linear"),
+        (SIT, {}, dict(interpolant="cosine"), "cosine"),
+        (SIT, dict(path_type=None), dict(interpolant="cosine"), "cosine"),
+        (SIT, dict(path_type="cosine"), {}, "cosine"),
+        (SIT, dict(path_type="linear"), dict(interpolant="linear"), "linear"),
+    ],
+)
+def test_path_and_schedule_are_the_configs_else_those_asked_for_else_noted(
+    tmp_path, case, changes, asked, setting
+):
+    info = read(f"{case}.config.json") | changes
+    g = load_generator(folder_of(tmp_path, read(f"{case}.keys.json"), info), **asked)
+    found = g.diffusion.schedule if case == DIT else g.config.interpolant
+    assert found == setting
+    said = any(v not in ("edm", None) for v in changes.values())
+    assert bool(g.notes) == (not said and not asked)
+    assert all(repr(setting) in note for note in g.notes)
+
+
+@pytest.mark.parametrize(
+    "case,changes,asked,says",
+    [
+        (SIT, dict(path_type="cosine"), dict(interpolant="linear"), "config.json says 'cosine'"),
+        (DIT, dict(noise_schedule="linear"), dict(noise_schedule="cosine"), "says 'linear'"),
+        (SIT, {}, dict(noise_schedule="cosine"), "interpolant is for sit"),
+        (DIT, {}, dict(interpolant="cosine"), "noise_schedule for dit"),
+        (DIT, {}, dict(noise_schedule="cosin"), "noise_schedule='cosin'"),
+        (SIT, {}, dict(interpolant="edm"), "interpolant='edm'"),
+        (DIT, dict(noise_schedule="squaredcos"), {}, "noise_schedule='squaredcos'"),
+    ],
+)
+def test_another_process_than_a_released_model_can_have_is_refused(
+    tmp_path, case, changes, asked, says
+):
+    info = read(f"{case}.config.json") | changes
+    folder_of(tmp_path, read(f"{case}.keys.json"), info)
+    with pytest.raises(ValueError, match=says):
+        load_generator(tmp_path, **asked)
+
+
+def test_a_saved_generator_keeps_its_process(tmp_path):
+    info = read(f"{DIT}.config.json")
+    g = load_generator(folder_of(tmp_path / "r", read(f"{DIT}.keys.json"), info))
+    save(g, tmp_path / "s")
+    assert load_generator(tmp_path / "s", noise_schedule="cosine").diffusion.schedule == "cosine"
+    with pytest.raises(ValueError, match="was trained with noise_schedule='cosine'"):
+        load_generator(tmp_path / "s", noise_schedule="linear")
 
 
 @pytest.mark.parametrize(

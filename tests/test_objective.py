@@ -15,8 +15,9 @@ from softvq_lab.runs import open_run, read_metrics
 from softvq_lab.strict import ConfigError, parse
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.loop import fit
+from softvq_lab.training.task import make_optimizer
 from softvq_lab.training.tokenizer_task import TokenizerTask
-from softvq_lab.workflows import TrainConfig
+from softvq_lab.workflows import TrainConfig, TrainGeneratorConfig
 
 TINY = TokenizerConfig(tokens=4, codebook_size=16)
 
@@ -227,3 +228,27 @@ def test_the_papers_recipe_is_the_papers():
     assert (
         parse(TrainConfig, dict(recipe="paper", dataset="shapes", lr=1e-3)).optim.lr == 1e-3
     )  # what is given counts
+
+
+@pytest.mark.parametrize(
+    "workflow,given,betas",
+    [
+        (TrainConfig, dict(recipe="paper", dataset="shapes"), (0.9, 0.95)),  # paper, C.1
+        (TrainGeneratorConfig, dict(recipe="paper", generator="dit"), (0.9, 0.999)),  # DiT's code
+        (TrainGeneratorConfig, dict(recipe="paper", generator="sit"), (0.9, 0.999)),  # SiT's code
+        (TrainGeneratorConfig, dict(recipe="paper", generator="mar"), (0.9, 0.95)),  # paper, C.2
+        (TrainGeneratorConfig, dict(generator="sit"), (0.9, 0.95)),
+        (TrainConfig, dict(beta1=0.5, beta2=0.9), (0.5, 0.9)),
+    ],
+    ids=lambda v: "-".join(map(str, v.values())) if isinstance(v, dict) else "",
+)
+def test_the_optimiser_moves_by_the_betas_of_its_recipe(workflow, given, betas):
+    c = parse(workflow, given)
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), c.optim)
+    assert all(g["betas"] == betas for g in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("workflow", [TrainConfig, TrainGeneratorConfig])
+def test_the_papers_averages_have_a_constant_decay(workflow):
+    c = parse(workflow, dict(recipe="paper"))
+    assert (c.optim.ema_decay, c.optim.ema_warmup) == (0.9999, False)

@@ -13,6 +13,7 @@ from softvq_lab.config import TokenizerConfig
 from softvq_lab.data import digits, load_data
 from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
 from softvq_lab.hub import load_tokenizer, save
+from softvq_lab.metrics import find_metric, forget, lower_is_better
 from softvq_lab.quantizers.base import check_quantizer
 from softvq_lab.runs import open_run
 from softvq_lab.strict import ConfigError, parse
@@ -46,8 +47,11 @@ class Means(nn.Module):
     def __init__(self, images, config): super().__init__()
     def forward(self, x): return nn.functional.adaptive_avg_pool2d(x, 8).flatten(2).transpose(1, 2)
 
-@register('metric', 'worst_pixel')
+@register('metric', 'worst_pixel', better='lower', protocol='largest error of a pixel')
 def worst(x, y): return (x - y).abs().flatten(1).amax(1)
+
+@register('metric', 'brightness')
+def brightness(x, y): return y.flatten(1).mean(1)
 """
 
 
@@ -62,8 +66,10 @@ def mine(tmp_path, monkeypatch):
         ("dataset", "few-digits"),
         ("teacher", "means"),
         ("metric", "worst_pixel"),
+        ("metric", "brightness"),
     ):
         plugins._registered[kind].pop(name, None)
+        forget(f"plugin_{name}")
 
 
 def test_a_name_that_nobody_registered_is_refused_with_what_is_possible():
@@ -127,6 +133,50 @@ def test_a_metric_stands_among_the_figures_and_in_the_passport(mine):
         (r["original"] - r["reconstruction"]).abs().flatten(1).amax(1).mean().item()
     )
     assert "plugin_worst_pixel by softvq_lab_plugin_mine" in m.passport["evaluator"]
+    assert "(lower is better)" in m.passport["evaluator"]
+
+
+def test_a_metric_that_does_not_say_which_direction_is_better_is_measured_and_never_ranked(mine):
+    parse(TrainConfig, dict(plugins=str(mine)))
+    images, t = digits(16), Tokenizer(TokenizerConfig(tokens=4, image_size=16)).eval()
+    m = reconstruction_figures(reconstruct_split(t, images, hold=False), images)
+    assert "plugin_brightness" in m.figures and "(not ranked)" in m.passport["evaluator"]
+    assert m.notes == [
+        "Nothing is ranked by plugin_brightness: its plug-in does not say which direction is better. "
+        "Write @register('metric', 'brightness', better='higher') or better='lower' and measure again."
+    ]
+
+
+def test_the_last_registration_counts(mine):
+    name = "plugin_brightness"
+    for better, lower in (("lower", True), ("higher", False), ("neither", None), (None, None)):
+        plugins.register("metric", "brightness", better)(lambda x, y: y)
+        assert lower_is_better(name) is lower and bool(find_metric(name)) == bool(better)
+
+
+@pytest.mark.parametrize(
+    "kind,about,says",
+    [
+        ("metric", dict(better="smaller"), "Possible: higher, lower, neither"),
+        ("metric", dict(unit="px"), "no direction"),
+        ("metric", dict(better="lower", colour="red"), "Possible: better, unit"),
+        ("teacher", dict(better="lower"), "Only a metric has them"),
+        ("dataset", dict(unit="px"), "Only a metric has them"),
+    ],
+)
+def test_a_declaration_that_makes_no_sense_is_refused(kind, about, says):
+    with pytest.raises(ValueError, match=says):
+        plugins.register(kind, "x", **about)
+    assert "x" not in plugins._registered[kind]
+
+
+@pytest.mark.parametrize("measure", [lambda x, y: y.mean(), lambda x, y: y[:1].flatten(1).mean(1)])
+def test_a_metric_that_gives_no_value_for_each_image_is_named(mine, measure):
+    plugins.register("metric", "brightness", "higher")(measure)
+    with pytest.raises(
+        ValueError, match="Metric 'brightness' gave values of shape .* for .* images"
+    ):
+        reconstruct_split(Tokenizer(TokenizerConfig(tokens=4, image_size=16)).eval(), digits(16))
 
 
 def test_a_saved_tokenizer_needs_its_plugin_and_says_so(mine, tmp_path):

@@ -6,20 +6,25 @@ from scipy.stats import binomtest
 
 from softvq_lab.config import GeneratorConfig, TokenizerConfig
 from softvq_lab.data import ImageData, digits, stack
+from softvq_lab.evaluation import probe as probing
 from softvq_lab.evaluation.passport import compare
 from softvq_lab.evaluation.probe import (
     block_features,
     block_sites,
+    default_probe,
     latent_sites,
     linear_probe,
     make_probe,
     pixel_site,
+    pixel_sites,
     pool,
+    probe_batch,
     probe_figures,
     probe_table,
     probe_verdict,
     ridge_probe,
     shrink_to,
+    streamed_ridge,
 )
 from softvq_lab.generators.model import make_generator
 from softvq_lab.hub import load_pair, load_tokenizer
@@ -164,6 +169,146 @@ def test_site_and_shape_stand_in_the_passport(trained, data):
         probe_figures({}, data, "adam")
     low, high = lamb.intervals["top1"]
     assert low < lamb.figures["top1"] < high and probe_table(found).count("\n") == 5
+
+
+@pytest.mark.parametrize(
+    "images,size",
+    [(1_281_167, 16_384), (10**8, 16_384), (60_000, 512), (1437, 32), (100, 32), (20, 20)],
+)
+def test_a_probe_takes_the_papers_batches_of_imagenet_and_smaller_ones_of_fewer_images(
+    images, size
+):
+    assert probe_batch(images) == size and probe_batch(images, 7) == 7
+    assert probe_batch(images, 10**9) == images
+
+
+def test_the_batch_size_is_a_parameter_and_stands_in_the_passport(data):
+    few = ImageData(
+        torch.utils.data.Subset(data.train, range(90)),
+        torch.utils.data.Subset(data.heldout, range(40)),
+        data.class_names,
+        data.source,
+    )
+    site = pixel_site(few, 16)
+    shown = lambda **kw: probe_figures(site, few, epochs=1, **kw)["pixels"].passport["batch_size"]
+    assert [shown(), shown(batch_size=45), shown(batch_size=1000)] == [32, 45, 90]
+    with pytest.raises(ValueError, match="batch_size: "):
+        compare(*(probe_figures(site, few, epochs=1, batch_size=b)["pixels"] for b in (45, 9)))
+
+
+@pytest.fixture
+def on_disk(monkeypatch):
+    "Nothing is held in memory: features lie in a file."
+    monkeypatch.setattr(probing, "HELD", 100)
+
+
+def test_features_in_a_file_are_those_in_memory(trained, data, tmp_path, monkeypatch):
+    t = load_tokenizer(trained / "tokenizer")
+    few = ImageData(
+        torch.utils.data.Subset(data.train, range(0, 1000, 9)),
+        torch.utils.data.Subset(data.heldout, range(50)),
+        data.class_names,
+        data.source,
+    )
+    sites = lambda: (
+        latent_sites(t, few, scratch=tmp_path, batch_size=17)
+        | pixel_sites(few, {"pixels": 30, "fewer": 9}, tmp_path)
+    )
+    held = sites()
+    monkeypatch.setattr(probing, "HELD", 100)
+    filed = sites()
+    assert not list(tmp_path.iterdir()), "the file has no name and goes with its last reader"
+    for name, ((x, y), (hx, hy)) in filed.items():
+        (a, b), (ha, hb) = held[name]
+        assert (
+            torch.equal(x, a) and torch.equal(hx, ha) and torch.equal(y, b) and torch.equal(hy, hb)
+        )
+    (z, _, y), (figures, right) = encode_dataset(t, few.train), linear_probe(*filed["z mean"], 2)
+    torch.testing.assert_close(filed["z flat"][0][0], z.flatten(1))
+    again = linear_probe(*held["z mean"], 2)
+    assert figures == again[0] and torch.equal(right, again[1])
+
+
+def test_a_disk_without_room_is_said_before_anything_is_encoded(on_disk, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(probing.os, "posix_fallocate", full)
+    with pytest.raises(ValueError, match="take 4.0 GB in .*No space left on device.*probe=none"):
+        probing.feature_rows(10**6, 1000, tmp_path)
+
+
+@pytest.mark.parametrize("n,width,classes", [(300, 12, 7), (90, 5, 2), (400, 60, 10), (80, 50, 3)])
+def test_ridge_from_normal_equations_is_scikit_learns(n, width, classes, monkeypatch):
+    x, y = clusters(n, classes, width, spread=2.5)
+    y = 3 * y + 1  # labels need not be 0, 1, 2
+    x[:, 0] = 4.0  # a constant feature
+    x[:, 1:] *= torch.logspace(-3, 3, width - 1)
+    train, held = split(x, y, 2 * n // 3)
+    whole = ridge_probe(train, held)
+    monkeypatch.setattr(probing, "HELD", 100)
+    monkeypatch.setattr(probing, "_blocks", lambda x: x.split(37))
+    parts = ridge_probe(train, held)
+    assert torch.equal(parts[1], whole[1]) and parts[0] == pytest.approx(whole[0])
+    assert set(streamed_ridge(*train)(held[0]).tolist()) <= set(y.tolist())
+
+
+def test_a_passport_says_which_ridge_it_was(data, on_disk):
+    m = probe_figures(pixel_site(data, 9), data, "ridge")["pixels"]
+    assert "normal equations in float64" in m.passport["evaluator"]
+
+
+def test_grey_is_decided_over_all_images(data):
+    "One coloured image among the held-out ones, and all keep their three channels."
+    grey = pixel_sites(data, {"pixels": 12})["pixels"]
+    coloured = torch.zeros(1, 3, 32, 32)
+    coloured[:, 1] = 1.0
+    mixed = ImageData(
+        data.train,
+        torch.utils.data.ConcatDataset(
+            [data.heldout, torch.utils.data.TensorDataset(coloured, torch.tensor([3]))]
+        ),
+        data.class_names,
+        data.source,
+    )
+    (x, _), (hx, _) = pixel_sites(mixed, {"pixels": 12})["pixels"]
+    assert len(hx) == len(grey[1][0]) + 1
+    torch.testing.assert_close(x[:, :4], x[:, 4:8])  # the colours of a grey image, side by side
+    assert x.shape[1] == grey[0][0].shape[1] == 12 and not torch.allclose(x, grey[0][0])
+
+
+class Images(torch.utils.data.Dataset):
+    "So many images of a size, of which the first alone is ever made."
+
+    def __init__(self, count: int, size: tuple[int, int]):
+        self.count, self.size = count, size
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        assert i == 0
+        return torch.zeros(3, *self.size), 0
+
+
+@pytest.mark.parametrize(
+    "train,held,size,method",
+    [
+        (1437, 360, (32, 32), "lamb"),
+        (3000, 600, (128, 136), "lamb"),
+        (1_281_167, 50_000, (256, 256), "none"),
+        (7000, 1000, (256, 256), "none"),
+        (200_000, 1, (32, 64), "none"),
+    ],
+)
+def test_where_a_probe_takes_hours_it_is_made_only_for_who_asks(train, held, size, method):
+    images = ImageData(Images(train, size), Images(held, size), ["a"], "images")
+    chosen, says = default_probe(images)
+    assert chosen == method and bool(says) == (method == "none")
+    if says:
+        assert (
+            f"{train + held:,} images of {size[0]} x {size[1]}" in says and "-p probe ridge" in says
+        )
 
 
 def test_the_verdict_says_when_latents_do_not_win(data):

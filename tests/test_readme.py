@@ -57,6 +57,7 @@ INSTEAD = {
 NOT_RUN = {  # other commands -> why they are not run here
     "make demo": "six minutes; its lines are the papermill commands above",
     "make test": "this is a part of it",
+    "make test-slow": "this is a part of it",
     "make explorer": "a server; tests/test_explorer.py starts it",
     "make lab": "a server",
     "make docs": "tests/test_docs.py",

@@ -12,14 +12,21 @@ import pytest
 import torch
 from einops import rearrange
 from safetensors.torch import save_file
+from torch.utils.data import TensorDataset
 
 from softvq_lab.config import TokenizerConfig
-from softvq_lab.hub import load_tokenizer
+from softvq_lab.data import digits
+from softvq_lab.evaluation.sampling import read_samples
+from softvq_lab.hub import load_pair, load_tokenizer, save
+from softvq_lab.latents.stats import LatentStats, measure_latents
 from softvq_lab.quantizers.continuous import AE, KL
 from softvq_lab.quantizers.softvq import SoftVQ
 from softvq_lab.quantizers.vq import VQ
 from softvq_lab.released import LEFT_OUT, load_released_aligner
+from softvq_lab.runs import open_run
+from softvq_lab.sample import main as sample_main
 from softvq_lab.tokenizer.model import Tokenizer
+from softvq_lab.training.tokenizer_task import TokenizerTask
 from parity.fill import images, weight
 
 PARITY = Path(__file__).parent / "parity"
@@ -335,3 +342,188 @@ def test_only_training_state_is_left_out(released):
     assert [k for k in KEYS if k.startswith("quantize") and not k.startswith(LEFT_OUT)] == [
         "quantize.embedding"
     ]
+
+
+# ---------------------------------------------------------------- pairs
+
+GENERATORS = ("sit-mini-64", "dit-mini-64", "mar-mini-64")
+FEW = dict(codebook_size=32, repa=False, image_size=64)  # what is tested are the statistics
+
+
+def config_of(**changes) -> dict:
+    "A released tokenizer's config; `...` leaves an entry out."
+    return {k: v for k, v in {**CONFIG, **FEW, **changes}.items() if v is not ...}
+
+
+def generator_of(path, case: str):
+    "A released generator: names and config of a parity case, weights from the names."
+    path.mkdir()
+    keys = json.loads((PARITY / f"{case}.keys.json").read_text())
+    save_file({k: weight(k, tuple(s)) for k, s in keys.items()}, path / "model.safetensors")
+    shutil.copy(PARITY / f"{case}.config.json", path / "config.json")
+    return path
+
+
+@pytest.fixture(scope="module")
+def generators(tmp_path_factory):
+    root = tmp_path_factory.mktemp("generators")
+    return {case: generator_of(root / case, case) for case in GENERATORS}
+
+
+def tokenizer_of(path, quantizer="softvq", **changes):
+    path.mkdir(exist_ok=True)
+    folder_of(path, quantizer, **FEW)
+    (path / "config.json").write_text(json.dumps(config_of(**changes)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def softvq(tmp_path_factory):
+    "Its config is written anew by each test: the weights stay."
+    return tokenizer_of(tmp_path_factory.mktemp("softvq"))
+
+
+def restate(folder, **changes):
+    (folder / "config.json").write_text(json.dumps(config_of(**changes)))
+    return folder
+
+
+LISTS = dict(vq_mean=[i / 50 for i in range(32)], vq_std=[0.05 + i / 20 for i in range(32)])
+
+
+@pytest.mark.parametrize("case", GENERATORS)
+@pytest.mark.parametrize(
+    "stated", [dict(vq_mean=0.0009714666, vq_std=0.07259091), LISTS, dict(vq_mean=-1, vq_std=3)]
+)
+def test_a_pair_decodes_what_is_drawn_times_std_plus_mean(generators, softvq, case, stated):
+    y = torch.tensor([7, 999])
+    draw = lambda **s: load_pair(generators[case], restate(softvq, **s))[0].sample(y, steps=1)
+    plain, scaled = draw(vq_mean=0.0, vq_std=1.0), draw(**stated)
+    mean, std = (torch.tensor(stated[k], dtype=torch.float32) for k in ("vq_mean", "vq_std"))
+    torch.testing.assert_close(scaled, plain * std + mean, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("quantizer", ["softvq", "vq", "kl", "ae"])
+def test_every_kind_of_released_tokenizer_states_its_statistics(tmp_path, quantizer):
+    folder = tokenizer_of(tmp_path / quantizer, quantizer, vq_mean=0.25, vq_std=[0.5] * 32)
+    t = load_tokenizer(folder)
+    assert t.latent_stats == LatentStats((0.25,) * 32, (0.5,) * 32, 0)
+    save(t, tmp_path / "ours")
+    assert load_tokenizer(tmp_path / "ours").latent_stats == t.latent_stats
+
+
+@pytest.mark.parametrize("absent", [..., None], ids=["left out", "null"])
+@pytest.mark.parametrize("case", GENERATORS)
+def test_a_pair_whose_statistics_nobody_knows_is_refused_and_can_be_given_them(
+    generators, softvq, case, absent
+):
+    restate(softvq, vq_mean=absent, vq_std=absent)
+    t = load_tokenizer(softvq)
+    assert t.latent_stats is None
+    with pytest.raises(ValueError, match="nobody knows the statistics") as e:
+        load_pair(generators[case], softvq)
+    assert "measure_latents" in str(e.value) and "stats=stats" in str(e.value)
+    split = TensorDataset(images(2, 64), torch.zeros(2))
+    measured = measure_latents(t, split, scale="scalar")
+    for given in (measured, (measured.mean[0], measured.std[0])):
+        g, _ = load_pair(generators[case], softvq, stats=given)
+        assert g.stats.std == measured.std and g.tokenizer_fingerprint == t.fingerprint
+
+
+@pytest.mark.parametrize(
+    "stated,says",
+    [
+        (dict(vq_std=...), "vq_mean=0.0 and no vq_std"),
+        (dict(vq_mean=...), "vq_std=1.0 and no vq_mean"),
+        (dict(vq_mean=None), "vq_std=1.0 and no vq_mean"),
+        (dict(vq_std=0.0), "standard deviation of 0.0"),
+        (dict(vq_std=-0.07), "standard deviation of -0.07"),
+        (dict(vq_std=float("nan")), "standard deviation of nan"),
+        (dict(vq_std=float("inf")), "standard deviation of inf"),
+        (dict(vq_mean=float("-inf")), "mean of -inf"),
+        (dict(vq_std="0.07"), "'0.07' is no number"),
+        (dict(vq_mean="zero"), "'zero' is no number"),
+        (dict(vq_std=True), "True is no number"),
+        (dict(vq_std=[1.0] * 31), "31 standard deviations"),
+        (dict(vq_mean=[0.0]), "1 means"),
+        (dict(vq_mean=[]), "0 means"),
+        (dict(vq_std=[1.0] * 31 + ["1"]), "'1' is no number"),
+        (dict(vq_std={"all": 1.0}), "is no number"),
+        (dict(vq_mean=[[0.0] * 32], vq_std=[[1.0] * 32]), "1 means"),
+    ],
+    ids=lambda v: str(v)[:40],
+)
+def test_impossible_statistics_of_a_released_tokenizer_are_refused(softvq, stated, says):
+    restate(softvq, **stated)
+    with pytest.raises(ValueError) as e:
+        load_tokenizer(softvq)
+    assert says in str(e.value) and "config.json" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "stats,says",
+    [
+        ((0.0, 0.0), "standard deviation of 0.0"),
+        ((0.0, [1.0] * 5), "5 standard deviations"),
+        (0.07, "no LatentStats"),
+        ((0.0, 1.0, 2.0), "no LatentStats"),
+        (LatentStats((0.0,) * 5, (1.0,) * 5, 9), "of 5 channels"),
+    ],
+)
+def test_impossible_statistics_that_are_given_are_refused(generators, softvq, stats, says):
+    restate(softvq)
+    with pytest.raises(ValueError, match=says):
+        load_pair(generators["sit-mini-64"], softvq, stats=stats)
+
+
+def test_given_statistics_come_before_the_stated_ones(generators, softvq):
+    restate(softvq, vq_mean=0.0, vq_std=1.0)
+    assert load_pair(generators["sit-mini-64"], softvq, stats=(0.5, 2.0))[0].stats.std[0] == 2
+
+
+def test_a_released_generator_whose_tokenizer_is_not_named_says_so(generators):
+    with pytest.raises(ValueError, match="does not say on which tokenizer"):
+        load_pair(generators["sit-mini-64"])
+
+
+def test_samples_on_the_command_line_are_of_the_scaled_latents(generators, softvq, tmp_path):
+    restate(softvq, vq_mean=0.001, vq_std=0.07)
+    case, out = generators["dit-mini-64"], tmp_path / "out"
+    command = [str(case), "--tokenizer", str(softvq), "--count", "2", "--sampler", "ddim"]
+    how = ["--steps", "2", "--guidance", "1", "--classes", "3,8", "--out"]
+    assert sample_main([*command, *how, str(out)]) == 0
+    g, t = load_pair(case, softvq)
+    with torch.no_grad():
+        z = g.sample(torch.tensor([3, 8]), "ddim", 2, guidance=1.0)
+        expected = t.decode(z).clamp(-1, 1)
+    x, y = read_samples(out)
+    assert y.tolist() == [3, 8] and (x - expected).abs().max() < 0.01
+    restate(softvq, vq_mean=0.001, vq_std=0.08)  # other statistics, other samples
+    assert sample_main([*command, *how, str(out)]) == 2
+
+
+def test_the_command_line_takes_statistics_schedule_and_path(generators, softvq, tmp_path, capsys):
+    restate(softvq, vq_mean=..., vq_std=...)
+    unknown = [str(generators["sit-mini-64"]), "--tokenizer", str(softvq), "--count", "1"]
+    short = ["--sampler", "sde", "--steps", "2", "--guidance", "1", "--out"]
+    assert sample_main([*unknown, *short, str(tmp_path / "a")]) == 2
+    assert "nobody knows the statistics" in capsys.readouterr().err
+    given = [*unknown, "--stats", "0.001", "0.07"]
+    assert sample_main([*given, *short, str(tmp_path / "b")]) == 0
+    assert "assumed is 'linear'" in capsys.readouterr().out
+    assert sample_main([*given, "--interpolant", "cosine", *short, str(tmp_path / "c")]) == 0
+    assert "assumed" not in capsys.readouterr().out
+    (a, _), (b, _) = (read_samples(tmp_path / n) for n in "bc")
+    assert not torch.equal(a, b)
+    assert sample_main([*given, "--noise-schedule", "cosine", *short, str(tmp_path / "d")]) == 2
+
+
+def test_training_only_the_decoder_keeps_the_published_statistics(tmp_path):
+    c = TokenizerConfig(image_size=16, tokens=4, latent_dim=3, codebook_size=8)
+    published, run = LatentStats.given(0.0, 0.25, 3), open_run(tmp_path / "r", "tokenizer", {})
+    start = Tokenizer(c)
+    start.latent_stats = published
+    for train_only, kept in [("decoder", True), ("all", False)]:
+        task = TokenizerTask(c, digits(16), run, start=start, train_only=train_only)
+        task.describe(task.model, last=True)
+        assert (task.model.latent_stats == published) is kept

@@ -21,6 +21,9 @@ from softvq_lab.workbench.sweep import open_sweep, read_report
 from softvq_lab.workbench.workflow import check_parameters
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     "A cluster; its lack is a skip here and a failure in CI (REQUIRE_SLURM=1)."

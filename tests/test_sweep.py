@@ -194,6 +194,7 @@ def driver(folder: Path, *more) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_eight_runs_one_fails_the_driver_is_killed_and_started_again(tmp_path):
     (tmp_path / "empty").mkdir()
     eight = (

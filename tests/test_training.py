@@ -1,5 +1,6 @@
 """Runs that are killed, resumed, damaged, asked to stop, out of disk; one process and two."""
 
+import json
 import math
 import os
 import random
@@ -13,10 +14,11 @@ import time
 import psutil
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
-from softvq_lab.config import OptimConfig, TokenizerConfig
+from softvq_lab.config import EngineConfig, OptimConfig, TokenizerConfig
 from softvq_lab.core import write_json
 from softvq_lab.hub import load_tokenizer, save
 from softvq_lab.locks import owner
@@ -31,6 +33,7 @@ from softvq_lab.training.checkpoint import (
     steps_of,
 )
 from softvq_lab.training.loop import Agreement, fit
+from softvq_lab.training.state import State
 from softvq_lab.training.task import Task
 from softvq_lab.workbench.execute import resume_job
 from softvq_lab.workflows import TrainConfig, TrainGeneratorConfig
@@ -433,22 +436,51 @@ ALIKE = FEW | dict(
 )  # at ten times this rate rounding grows tenfold in a step: the KL term's temperature is 0.01
 
 
-def alike(one: Run, two: Run):
-    "One process and two ranks: losses and gradient norm agree within 1e-5 of their size at each step."
+STATED = {"rec", "kl", "loss", "grad_norm", "usage", "perplexity", "collapse", "window_usage"}
+
+
+def alike(one: Run, two: Run, rel_tol: float = 1e-5):
+    "Two ways to share a batch: what is logged agrees within a part of its size at each step, and the weights at the end."
     for a, b in zip(read_metrics(one), read_metrics(two), strict=True):
-        for k in ("rec", "kl", "loss", "grad_norm"):
-            assert k not in a or math.isclose(a[k], b[k], rel_tol=1e-5), (k, a, b)
+        assert a.keys() == b.keys() and ("rec" not in a or STATED - {"kl"} <= a.keys())
+        for k in a:
+            assert math.isclose(a[k], b[k], rel_tol=rel_tol, abs_tol=1e-6), (k, a, b)
     for a, b in zip(last(one.path), last(two.path)):
         for k in a:
             torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-4)
 
 
 def test_two_processes_train_as_one(tmp_path):
-    "The same global batch."
-    one, two = prepared(tmp_path / "one", **ALIKE), prepared(tmp_path / "two", processes=2, **ALIKE)
+    "The same global batch; the two cut their shares in parts as well."
+    one = prepared(tmp_path / "one", **ALIKE)
+    two = prepared(tmp_path / "two", processes=2, accumulate=2, **ALIKE)
     launch(one), launch(two)
     assert two.status["state"] == "done" and "Warning" not in (two.path / "train.log").read_text()
     alike(one, two)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        dict(),
+        dict(quantizer="gmmvq", groups=2),
+        dict(quantizer="vq", codebook_ema=0.5, revive=True),
+        dict(quantizer="lfq"),
+        dict(quantizer="rotation"),
+        dict(adv="reference", diffaug=0.0, consistency=0.0, lecam=0.5),
+    ],
+    ids=lambda w: w.get("quantizer") or w.get("adv", "softvq"),
+)
+def test_parts_of_a_batch_train_as_the_whole(tmp_path, what):
+    "Three steps: LFQ's entropies (temperature 0.01) make rounding grow tenfold in each."
+    few = dict(steps=3, warmup_steps=1, batch_size=32)  # the discriminator's norm is of 8 images
+    settings = ALIKE | few | what
+    whole = prepared(tmp_path / "whole", **settings)
+    train_here(whole)
+    for parts in (2, 4):
+        run = prepared(tmp_path / f"parts-{parts}", accumulate=parts, **settings)
+        train_here(run)
+        alike(whole, run, rel_tol=1e-4)
 
 
 def test_two_processes_with_every_loss(tmp_path):
@@ -495,7 +527,7 @@ def test_fewer_ranks_than_asked_for_is_an_error(tmp_path, capsys):
 def test_the_engine_changes_how_and_not_what(tmp_path, engine):
     shared = dict(
         steps=8, eval_every=8, kl_weight=0.0
-    )  # the KL term is about a whole batch, and accumulation cuts that
+    )  # its temperature of 0.01 makes rounding grow at this learning rate
     plain, other = (
         prepared(tmp_path / "plain", **shared),
         prepared(tmp_path / "other", **shared, **engine),
@@ -539,3 +571,66 @@ def test_nan_stops_the_run_names_its_birthplace_and_spoils_no_weight(tmp_path):
         fit(task, run, OptimConfig(steps=9, warmup_steps=1, batch_size=4, log_every=2))
     assert run.status["state"] == "failed" and "Softplus" in run.status["error"]
     assert all(p.isfinite().all() for p in task.parameters())
+
+
+# ---------------------------------------------------------------- averaged weights
+
+
+class Slope(Task):
+    "A line through the origin."
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        x = torch.linspace(-1, 1, 12)[:, None]
+        self.model, self.data = torch.nn.Linear(1, 1), torch.utils.data.TensorDataset(x, 3 * x)
+
+    def forward(self, batch):
+        return {"loss": (self.model(batch[0]) - batch[1]).square().mean()}
+
+
+def averaged(**settings) -> tuple[list[float], float]:
+    "The weight at the beginning and after each of some steps, and the averaged one at the end."
+    optim = OptimConfig(steps=7, warmup_steps=1, batch_size=4, lr=0.1, **settings)
+    state, raw = State(Slope(), optim, EngineConfig(), Accelerator(cpu=True)), []
+    for step in range(optim.steps):
+        raw.append(state.task.model.weight.item())
+        state.player.step(step, [t[step : step + 4] for t in state.task.data.tensors])
+        state.player.optimizer.step()
+        state.average(step)
+    return [*raw, state.task.model.weight.item()], state.ema.module.weight.item()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.6, 0.97])
+def test_the_decay_of_averaged_weights_is_the_one_of_the_settings_from_the_first_step_on(decay):
+    raw, average = averaged(ema_decay=decay)
+    expected = raw[0]
+    for weight in raw[1:]:
+        expected = decay * expected + (1 - decay) * weight
+    assert average == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_warm_up_of_the_average_is_a_choice():
+    raw, average = averaged(ema_decay=0.97, ema_warmup=True)
+    expected = raw[2]  # before that there is nothing to average
+    for step, weight in enumerate(raw[3:], 2):
+        decay = min(0.97, 1 - step ** (-2 / 3))
+        expected = decay * expected + (1 - decay) * weight
+    assert average == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_run_of_an_older_version_goes_on_as_that_version_trained(tmp_path):
+    "Its settings name neither a warm-up of the average nor the optimiser's betas."
+    few = dict(steps=8, ema_decay=0.99, eval_every=8)
+    today = prepared(tmp_path / "today", **few, ema_warmup=True, beta1=0.9, beta2=0.95)
+    older = prepared(tmp_path / "older", **few, beta1=0.5, beta2=0.5)
+    info = older.info
+    for setting in ("ema_warmup", "beta1", "beta2"):
+        del info["config"]["optim"][setting]
+    (older.path / "config.json").write_text(json.dumps(info))
+    train_here(today), train_here(older)
+    assert same(last(today.path), last(older.path))
+    constant = prepared(tmp_path / "constant", **few)
+    train_here(constant)
+    raw, average = zip(last(today.path), last(constant.path))
+    assert same([raw[0]], [raw[1]]) and not same([average[0]], [average[1]])

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -166,8 +165,7 @@ def test_an_external_autoencoder_is_measured_in_the_same_notebook(root, tmp_path
         ({"dataset": "folder", "data_path": "nowhere"}, "data_path='nowhere' is not a folder"),
     ],
 )
-def test_a_wrong_parameter_stops_in_the_first_seconds(root, tmp_path, params, says):
-    began = time.time()
+def test_a_wrong_parameter_stops_before_any_work(root, tmp_path, params, says):
     done = papermill(root, tmp_path, "train", "runs/a/notebook.ipynb", **params)
     assert done.returncode != 0 and says in done.stderr, done.stderr[-2000:]
-    assert time.time() - began < 60 and not (tmp_path / "runs" / "a" / "config.json").exists()
+    assert not (tmp_path / "runs" / "a" / "config.json").exists()

@@ -12,7 +12,8 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from softvq_lab.runs import Run, list_runs
+from softvq_lab.runs import Run, describe, list_runs
+from softvq_lab.workbench.desk import run_name
 from softvq_lab.workbench.lens import heldout_gallery, open_lens, read_upload
 
 EMPTY = (
@@ -23,6 +24,38 @@ ANY, SEVERAL = "all classes", 8
 LATEST = dict(
     show_progress="minimal", trigger_mode="always_last", api_name=False
 )  # of handlers that follow a slider: what was asked for meanwhile is dropped, the newest counts
+
+
+class View:
+    """What one tab shows in one session.
+
+    Opening a page raises several events that ask for the same view, and answers may come late.
+    A handler asks `begin` before it builds and `left` before it answers.
+    """
+
+    def __init__(self):
+        self.key = self.used = None
+        self.stands = False
+
+    def begin(self, key) -> bool:
+        "Whether `key` has to be built: it is not what is shown, or on its way, already."
+        new, self.key, self.stands = key != self.key or not self.stands, key, True
+        return new
+
+    def left(self, key) -> bool:
+        "Whether something else was asked for since."
+        return self.key not in (None, key)
+
+    def use(self, key):
+        "A person has started something in the view of `key`, whose result a late answer must keep."
+        self.used = key
+
+    def in_use(self, key) -> bool:
+        return key == self.used
+
+    def forget(self):
+        "Build it again the next time it is asked for."
+        self.stands, self.used = False, None
 
 
 @dataclass
@@ -43,15 +76,9 @@ def choices(runs: str) -> list[tuple[str, str]]:
     "(label, name) of the runs under `runs`, newest first; a name is the path below `runs`."
     found = []
     for run in list_runs(runs):
-        s = run.status
-        name = str(run.path.relative_to(runs))
-        found.append(
-            (
-                f"{name}  -  {run.kind}, {s['state']}"
-                + (f" at step {s['step']}" if s.get("step") else ""),
-                name,
-            )
-        )
+        d, name = describe(run), run_name(run.path, runs)
+        step = f" at step {d['step'].split()[0]}" if d["step"] else ""
+        found.append((f"{name}  -  {d['kind']}, {d['state']}{step}", name))
     return found
 
 
@@ -59,15 +86,16 @@ def resolve(runs: str, name: str | None) -> Run:
     "The run of that name; only what `choices` offers is ever opened."
     if not name:
         raise ValueError("Choose a run first.")
-    for run in list_runs(runs):
-        if str(run.path.relative_to(runs)) == name:
+    for run in list_runs(runs, unreadable=True):
+        if run_name(run.path, runs) == name:
             return run
     raise ValueError("This run is not there any more. Press Look again.")
 
 
 def plain(text) -> str:
     "Text as Markdown that shows it letter by letter: no HTML, no links, no pictures."
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~$&:@])", r"\\\1", str(text)).replace("\n", "  \n")
+    text = str(text).encode(errors="backslashreplace").decode()  # a page has no half characters
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~$&:@])", r"\\\1", text).replace("\n", "  \n")
 
 
 def failed(e: Exception) -> str:

@@ -160,7 +160,10 @@ def build(ctx: Context):
             table = [
                 [
                     n,
-                    *(round(r["figures"][m], 4) for m in ("psnr", "ssim")),
+                    *(
+                        round(r["figures"][m], 4) if m in r["figures"] else None
+                        for m in ("psnr", "ssim")
+                    ),
                     round(r["figures"][distance[0]], 4) if distance else None,
                 ]
                 for n, r in zip(names, results)

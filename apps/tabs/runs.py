@@ -10,11 +10,27 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from softvq_lab.runs import Run, comparable, differences, list_runs, read_metrics
+from softvq_lab.core import printable
+from softvq_lab.runs import (
+    Run,
+    comparable,
+    describe,
+    differences,
+    list_runs,
+    read_metrics,
+    strange_figures,
+)
 from softvq_lab.strict import ConfigError
 from softvq_lab.training.health import alarms
 from softvq_lab.workbench.atlas import adapt
-from softvq_lab.workbench.desk import fields_of, keep_inside, notebook_html, notebooks, overview
+from softvq_lab.workbench.desk import (
+    fields_of,
+    keep_inside,
+    notebook_html,
+    notebooks,
+    overview,
+    run_name,
+)
 from softvq_lab.workbench.execute import TRAININGS
 from softvq_lab.workbench.jobs import (
     cancel,
@@ -78,15 +94,20 @@ CSS = (
 CLICK = "element.addEventListener('click', e => { const b = e.target.closest('button[data-run]'); if (b) trigger('select', {run: b.dataset.run}); });"
 
 
+def text(x) -> str:
+    "Anything from a file as HTML that shows it letter by letter."
+    return escape(printable(x))
+
+
 def sheet(head: list[str], rows: list[list], numbers: bool = False) -> str:
     "A table as HTML; every cell is text and nothing but text."
     kind = lambda i: " class=n" if numbers and i else ""
     cell = lambda x, i: (
         x
         if isinstance(x, Raw)
-        else f"<td{kind(i)}>{escape(f'{x:.4g}' if isinstance(x, float) else str(x))}</td>"
+        else f"<td{kind(i)}>{text(f'{x:.4g}' if isinstance(x, float) else x)}</td>"
     )
-    titles = "".join(f"<th{kind(i)}>{escape(h)}</th>" for i, h in enumerate(head))
+    titles = "".join(f"<th{kind(i)}>{text(h)}</th>" for i, h in enumerate(head))
     return f'<div class="sheet"><table><tr>{titles}</tr>{"".join("<tr>" + "".join(cell(x, i) for i, x in enumerate(r)) + "</tr>" for r in rows)}</table></div>'
 
 
@@ -111,23 +132,26 @@ def table(runs) -> str:
 
 def measured(runs) -> str:
     "Figures, one table for each passport."
-    groups = comparable(list_runs(runs))
-    if not groups:
+    found = list_runs(runs)
+    groups = comparable(found)
+    parts = [
+        f"<p>{text(run_name(r.path, runs))}, {text(name)}: {text(why)}</p>"
+        for r in found
+        for name, why in strange_figures(r).items()
+    ]
+    if not groups and not parts:
         return "<p>Nothing was measured yet: start the workflow <i>evaluate</i> on a run.</p>"
-    parts = []
     for name, passport, rows in groups:
         columns = list(dict.fromkeys(k for _, f in rows for k in f))
-        about = " &middot; ".join(
-            f"{escape(str(k))}: {escape(str(v))}" for k, v in passport.items()
-        )
+        about = " &middot; ".join(f"{text(k)}: {text(v)}" for k, v in passport.items())
         parts.append(
-            f"<h4>{escape(name)}</h4><p>{about}</p>"
+            f"<h4>{text(name)}</h4><p>{about}</p>"
             + sheet(
                 ["run", *columns],
                 [
                     [
-                        str(r.path.relative_to(runs)),
-                        *(float(f[c]) if c in f else "" for c in columns),
+                        run_name(r.path, runs),
+                        *(f.get(c, "") for c in columns),
                     ]
                     for r, f in rows
                 ],
@@ -139,12 +163,12 @@ def measured(runs) -> str:
 
 def standing(run: Run) -> str:
     "State of a run and of its jobs, with a bar for what is at work."
-    s, parts = run.status, []
-    if s["state"] != "unknown":
+    d, s, parts = describe(run), run.status, []
+    if d["state"] != "unknown":
         parts.append(
-            f"<b>{escape(run.name)}</b>: {escape(str(s['state']))}"
-            + escape(f", step {s['step']} of {s.get('steps', '?')}" if "step" in s else "")
-            + (f"<br>{escape(str(s['error']))}" if s.get("error") else "")
+            f"<b>{text(run.name)}</b>: {text(d['state'])}"
+            + (f", step {text(d['step'])}" if d["step"] else "")
+            + (f"<br>{text(s['error'])}" if s.get("error") and s["state"] != "unreadable" else "")
         )
     for j in jobs_of(run):
         info, (done, of, unit) = j.info, progress(j)
@@ -154,8 +178,8 @@ def standing(run: Run) -> str:
             else ""
         )
         parts.append(
-            f"job <i>{escape(str(info['workflow']))}</i>: {escape(str(info['state']))}"
-            + (f"<br>{escape(str(info['reason']))}" if info.get("reason") else "")
+            f"job <i>{text(info.get('workflow') or j.output.name)}</i>: {text(info['state'])}"
+            + (f"<br>{text(info['reason'])}" if info.get("reason") else "")
             + bar
         )
     return "".join(f"<p>{p}</p>" for p in parts) or "<p>Nothing here yet.</p>"
@@ -258,7 +282,7 @@ def build(ctx):
     def folder(name: str) -> Run:
         "The run of that name, also of a job that has no config yet."
         for j in jobs(root):
-            if str(run_of(j).path.relative_to(root)) == name:
+            if run_name(run_of(j).path, root) == name:
                 return run_of(j)
         return resolve(ctx.runs, name)
 
@@ -278,7 +302,7 @@ def build(ctx):
             run = folder(name)
         except ValueError as e:
             return (
-                f"<p>{escape(str(e))}</p>",
+                f"<p>{text(e)}</p>",
                 "",
                 gr.Plot(value=None, visible=False),
                 "",
@@ -363,7 +387,7 @@ def build(ctx):
                 gr.skip(),
                 gr.skip(),
             )
-        label = str(run_of(job).path.relative_to(root))
+        label = run_name(run_of(job).path, root)
         return (
             gr.Textbox(value=f"{flow} of {label} has begun.", visible=True, lines=1),
             gr.Dropdown(choices=names(), value=label),
@@ -388,9 +412,7 @@ def build(ctx):
         try:
             rows = differences([resolve(ctx.runs, a), resolve(ctx.runs, b)])
         except ValueError as e:
-            return f"<p>{escape(str(e))}</p>"
-        except (KeyError, TypeError, AttributeError):
-            return "<p>One of these runs has a config.json that is not of a run of ours: there is nothing to compare.</p>"
+            return f"<p>{text(e)}</p>"
         return (
             sheet(["setting", a, b], [["-" if v is None else v for v in r] for r in rows])
             if rows
@@ -414,7 +436,7 @@ def build(ctx):
                 gr.DownloadButton(value=served_file(run.path / which), visible=True),
             )
         except (ValueError, OSError) as e:
-            return f"<p>{escape(str(e))}</p>", gr.DownloadButton(visible=False)
+            return f"<p>{text(e)}</p>", gr.DownloadButton(visible=False)
 
     view = [status, health, plot, log, stop, drawn]
     ctx.app.load(None, None, width, js="() => window.innerWidth", api_name=False)

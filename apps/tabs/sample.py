@@ -11,7 +11,7 @@ from softvq_lab.workbench.drawing import (
     nearest_training,
 )
 from softvq_lab.workbench.lens import generator_for, open_lens, sample_steps
-from tabs.picker import Context, failed, picture, plain, resolve, served
+from tabs.picker import Context, View, failed, picture, plain, resolve, served
 
 EACH = "one of each class"
 NONE = "**No generator for this tokenizer yet.** Train one: `papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`"
@@ -50,7 +50,9 @@ def build(ctx: Context):
                 0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed", elem_id="seed"
             )
             with gr.Row():
-                go = gr.Button("Sample", variant="primary", elem_id="go", min_width=90)
+                go = gr.Button(
+                    "Sample", variant="primary", elem_id="go", min_width=90, interactive=False
+                )  # until the generator's own settings stand beside it
                 stop = gr.Button("Stop", elem_id="stop", min_width=90)
             sweep = gr.Button("Sweep guidance", elem_id="sweep")
         with gr.Column(scale=5, min_width=300):
@@ -79,6 +81,7 @@ def build(ctx: Context):
             )
             near_says = gr.Markdown(elem_id="nearest-says")
     drawn = gr.State(None)  # (run, images (B, 3, H, W)) of the last sampling
+    view = gr.State(View())  # gradio gives each session a copy
 
     def find(name):
         source = resolve(ctx.runs, name)
@@ -87,31 +90,44 @@ def build(ctx: Context):
             raise LookupError(NONE.format(plain(f"{ctx.runs}/{name}")))
         return open_lens(found.path)
 
-    def on_run(name, tab):
-        if tab != "sample":
-            return [gr.skip()] * 9
+    def on_run(name, tab, number, view):
+        "Settings of the run's generator; what a person has drawn or set meanwhile stays."
+        unchanged = [gr.skip()] * 11
+        if tab != "sample" or not view.begin(name):
+            return unchanged
         try:
-            lens = find(name)
-            g = lens.generator
-            first = next(iter(g.samplers))
-            return (
-                gr.Dropdown(choices=list(lens.images.class_names), value=[]),
-                g.guidance.scale,
-                g.guidance.low,
-                g.guidance.high,
-                gr.Dropdown(choices=list(g.samplers), value=first),
-                g.samplers[first].steps,
-                gr.Slider(value=1, visible="temperature" in g.samplers[first].options),
-                None,
-                "",
-            )
+            answer = (number, *filled(find(name)))
         except (ValueError, LookupError) as e:
-            return (
-                gr.Dropdown(choices=[], value=[]),
-                *[gr.skip()] * 6,
-                None,
-                says(e) if name else "",
-            )
+            answer = (number, *emptied(says(e) if name else ""))
+            if not view.left(name):
+                view.forget()  # a generator may be trained meanwhile
+                return answer
+        return unchanged if view.left(name) or view.in_use(name) else answer
+
+    def filled(lens):
+        g = lens.generator
+        first = next(iter(g.samplers))
+        return (
+            gr.Dropdown(choices=list(lens.images.class_names), value=[]),
+            g.guidance.scale,
+            g.guidance.low,
+            g.guidance.high,
+            gr.Dropdown(choices=list(g.samplers), value=first),
+            g.samplers[first].steps,
+            gr.Slider(value=1, visible="temperature" in g.samplers[first].options),
+            gr.Button(interactive=True),
+            None,
+            "",
+        )
+
+    def emptied(message):
+        return (
+            gr.Dropdown(choices=[], value=[]),
+            *[gr.skip()] * 6,
+            gr.Button(interactive=False),
+            None,
+            message,
+        )
 
     def says(e):
         return str(e) if isinstance(e, LookupError) else failed(e)
@@ -138,8 +154,12 @@ def build(ctx: Context):
         chosen = [label] if isinstance(label, str) else label or []
         return [] if chosen == [EACH] else chosen
 
-    def on_go(name, label, count, guidance, sampler, steps, seed, temperature=1, low=0, high=1):
-        "Samples of classes, after each step of the sampler."
+    def on_go(
+        name, label, count, guidance, sampler, steps, seed, temperature=1, low=0, high=1, view=None
+    ):
+        "Samples of classes, after each step of the sampler; an end when another run is chosen."
+        view = view or View()
+        view.use(name)
         try:
             lens = find(name)
             chosen, names = labels(lens, label), lens.images.class_names
@@ -151,6 +171,8 @@ def build(ctx: Context):
                 guidance=guidance,
                 **settings(lens, sampler, steps, seed, temperature, low, high),
             ):
+                if view.left(name):
+                    return
                 film.add(x[0])
                 sheet = served(grid(x, columns, max(1, 96 // x.shape[-1])))
                 yield sheet, f"step {i}", None, gr.skip(), gr.skip()
@@ -169,14 +191,18 @@ def build(ctx: Context):
         except (ValueError, LookupError) as e:
             yield None, says(e), None, None, gr.skip()
 
-    def on_sweep(name, label, count, sampler, steps, seed, temperature, low, high):
+    def on_sweep(name, label, count, sampler, steps, seed, temperature, low, high, view=None):
         "The same samples, one row for each guidance scale."
+        view = view or View()
+        view.use(name)
         try:
             lens = find(name)
             y = classes_of(lens, labels(lens, label), min(10, int(count)))
             for scales, x in guidance_sweep(
                 lens, y, SWEEP, **settings(lens, sampler, steps, seed, temperature, low, high)
             ):
+                if view.left(name):
+                    return
                 yield (
                     served(grid(x.flatten(0, 1), len(y), max(1, 64 // x.shape[-1]))),
                     "Rows, from above: guidance "
@@ -206,11 +232,11 @@ def build(ctx: Context):
         except (ValueError, LookupError) as e:
             return [], says(e)
 
-    asked = [label, guidance, low, high, sampler, steps, temperature, samples, message]
+    asked = [seed, label, guidance, low, high, sampler, steps, temperature, go, samples, message]
     gr.on(
         [ctx.run.change, ctx.tab.change],
         on_run,
-        [ctx.run, ctx.tab],
+        [ctx.run, ctx.tab, ctx.seed, view],
         asked,
         show_progress="hidden",
         api_name=False,
@@ -221,7 +247,7 @@ def build(ctx: Context):
     how = [sampler, steps, seed, temperature, low, high]
     running = go.click(
         on_go,
-        [ctx.run, label, count, guidance, *how],
+        [ctx.run, label, count, guidance, *how, view],
         [samples, message, strip, drawn, which],
         show_progress="minimal",
         concurrency_id="sample",
@@ -230,7 +256,7 @@ def build(ctx: Context):
     )
     sweeping = sweep.click(
         on_sweep,
-        [ctx.run, label, count, *how],
+        [ctx.run, label, count, *how, view],
         [samples, message],
         show_progress="minimal",
         concurrency_id="sample",

@@ -1,39 +1,51 @@
 """Sweeps, in the tab Runs: the morning page of a sweep, while it runs or after it."""
 
+import os
 from html import escape
 from pathlib import Path
 
 import gradio as gr
 
+from softvq_lab.core import printable
+from softvq_lab.metrics import leading
 from softvq_lab.workbench.atlas import adapt
-from softvq_lab.workbench.leaderboard import failures, progress, results, settings, verdict
+from softvq_lab.workbench.leaderboard import (
+    declared_in,
+    failures,
+    progress,
+    results,
+    settings,
+    verdict,
+)
 from softvq_lab.workbench.morning import STATES, effects, overlaid, progress_bar, ranking
 from softvq_lab.workbench.sweep import read_report
 
-FIGURES = {
-    "tokenizer": ("reconstruction", "psnr", "rec"),
-    "generator": ("samples", "reference_frechet", "loss"),
-}  # of a stage: evaluation, figure that ranks, curve
+SHOWN = {
+    "tokenizer": ("reconstruction", "rec"),
+    "generator": ("samples", "loss"),
+}  # of a stage: evaluation, curve
 EMPTY = "No sweep yet: <code>softvq-lab sweep sweeps/digits-tau.yaml</code> plans and runs one, and the page may be looked at meanwhile."
 
 
 def names(runs) -> list[str]:
-    "Sweeps under `runs`, the one written last first."
-    return [
-        p.parent.name
-        for p in sorted(
-            Path(runs).glob("sweeps/*/sweep.json"), key=lambda p: p.stat().st_mtime, reverse=True
-        )
-    ]
+    "Sweeps under `runs`, the one written last first; one is called as its folder, printable."
+    return list(_folders(runs))
+
+
+def _folders(runs) -> dict[str, Path]:
+    found = Path(runs).glob("sweeps/*/sweep.json")
+    written = {p.parent: os.path.getmtime(p) for p in found if os.path.exists(p)}
+    return {printable(p.name): p for p in sorted(written, key=written.get, reverse=True)}
 
 
 def report_of(runs, name: str) -> dict:
     "The report of a sweep, of runs under `runs` only (wherever the app was started); a `ValueError` when there is none or it cannot be read."
-    if name not in names(runs):
+    folder = _folders(runs).get(name)
+    if folder is None:
         raise ValueError("This sweep is not there any more.")
     root = Path(runs).resolve()
     try:
-        report = read_report(root / "sweeps" / name)
+        report = read_report(root / "sweeps" / folder.name)
         for t in report["tasks"]:
             if Path(t["run"]).parent.name == "pool":
                 t["output"], t["run"] = (
@@ -47,18 +59,17 @@ def report_of(runs, name: str) -> dict:
             and Path(t["output"]).resolve().is_relative_to(root)
         ]
         report["counts"] = {s: sum(t["state"] == s for t in report["tasks"]) for s in STATES}
-        progress(report)
         return report
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise ValueError(f"sweep.json of {name} cannot be read ({type(e).__name__}).") from None
+    except (OSError, ValueError) as e:
+        raise ValueError(f"sweep.json of {name} cannot be read: {printable(e, 300)}") from None
 
 
 def as_text(table):
     "A table of results with labels that plotly, which reads some HTML, shows letter by letter."
     return table.assign(
-        label=table["label"].map(escape),
+        label=table["label"].map(printable).map(escape),
         **{
-            c: table[c].map(lambda v: escape(v) if isinstance(v, str) else v)
+            c: table[c].map(lambda v: escape(printable(v)) if isinstance(v, str) else v)
             for c in table
             if c.startswith("vary.")
         },
@@ -71,10 +82,13 @@ def page(runs, name: str, sheet) -> tuple[str, list]:
     p, parts = progress(report), []
     left = f", about {p['minutes_left']:.0f} minutes left" if p["minutes_left"] else ""
     parts.append(
-        f"<p>{escape(str(report.get('about', '')))}<br>{p['done']} of {len(report['tasks'])} done, {p['failed']} failed, {p['running']} running; the driver: {escape(str(p['driver']))}{left}</p>"
+        f"<p>{escape(printable(report.get('about', '')))}<br>{p['done']} of {len(report['tasks'])} done, {p['failed']} failed, {p['running']} running; the driver: {escape(printable(p['driver']))}{left}</p>"
     )
-    figs, table = [progress_bar({**report, "name": escape(str(report["name"]))})], results(report)
-    for stage, (evaluation, figure, curve) in FIGURES.items():
+    figs, table = (
+        [progress_bar({**report, "name": escape(printable(report["name"]))})],
+        results(report),
+    )
+    for stage, (evaluation, curve) in SHOWN.items():
         rows = (
             table[(table["stage"] == stage) & (table["evaluation"] == evaluation)].dropna(
                 axis=1, how="all"
@@ -82,13 +96,13 @@ def page(runs, name: str, sheet) -> tuple[str, list]:
             if len(table)
             else table
         )
-        if figure not in rows:
+        if not (figure := leading(rows.columns, declared_in(table))):
             continue
         for _, same in rows.groupby(
             "passport", sort=False
         ):  # what was measured in different ways is not ranked together
             parts.append(
-                f"<h4>{stage}: {figure}</h4><p>{escape(verdict(same, figure))}</p>"
+                f"<h4>{stage}: {figure}</h4><p>{escape(printable(verdict(same, figure)))}</p>"
                 + sheet(
                     ["setting", "mean", "spread", "seeds", "worst", "best"],
                     [
@@ -137,7 +151,7 @@ def build(ctx, sheet) -> gr.Dropdown:
             html, figs = page(ctx.runs, name, sheet)
         except (ValueError, KeyError, TypeError) as e:
             return (
-                f"<p>{escape(str(e) if isinstance(e, ValueError) else 'This sweep.json is not of a sweep of ours.')}</p>",
+                f"<p>{escape(printable(e) if isinstance(e, ValueError) else 'This sweep.json is not of a sweep of ours.')}</p>",
                 *hidden,
             )
         return f'<div class="sheet">{html}</div>', *(

@@ -99,7 +99,7 @@ def build(ctx: Context):
                         r["tokens"],
                         r["numbers"],
                         round(r["psnr"], 2),
-                        round(r["ssim"], 4),
+                        None if r["ssim"] is None else round(r["ssim"], 4),
                         r["images"],
                         r["source"],
                     ]

@@ -23,6 +23,7 @@ from torch_fidelity.utils import create_feature_extractor
 from ..config import PRETRAINED
 from ..data import ImageData, from_uint8, to_uint8
 from .passport import versioned
+from ..metrics import declare_features
 from ..reference import ReferenceNet, reference_network
 from ..strict import ConfigError, closest
 from ..training.losses import frozen_timm
@@ -137,6 +138,7 @@ class Extractor(nn.Module):
     ):
         super().__init__()
         self.kind, self.net, self.name = kind, net.eval().requires_grad_(False), name
+        declare_features(self.prefix)
 
     @property
     def prefix(self) -> str:

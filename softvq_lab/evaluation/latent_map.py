@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..core import rng
-from .image_metrics import ssim
+from .image_metrics import pixel_metrics
 from ..quantizers.base import Quantizer
 from ..quantizers.softvq import unit
-from ..training.losses import psnr
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #69fff40d
 def umap_2d(x: Tensor, neighbors: int = 15, min_dist: float = 0.1, seed: int = 0) -> np.ndarray:
@@ -186,12 +185,12 @@ def by_position(
 
 @torch.no_grad()
 def image_metrics(tokenizer, split: Dataset, z: Tensor, batch_size: int = 128) -> dict[str, Tensor]:
-    "PSNR and SSIM (N) of what a tokenizer makes of latents z (N, L, D) of a split's images."
+    "PSNR and, of images large enough for it, SSIM (N) of what a tokenizer makes of latents z (N, L, D) of a split's images."
     device, rows = next(tokenizer.parameters()).device, []
     for part, (x, _) in zip(z.split(batch_size), DataLoader(split, batch_size)):
         y = tokenizer.decode(part.to(device)).clamp(-1, 1).cpu()
-        rows.append((psnr(x, y), ssim(x, y)))
-    return dict(zip(("psnr", "ssim"), map(torch.cat, zip(*rows))))
+        rows.append(pixel_metrics(x, y))
+    return {k: torch.cat([r[k] for r in rows]) for k in rows[0]}
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #84c93462
 def rows_of(maps: dict[str, np.ndarray], **columns) -> list[dict]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
+from ..metrics import declarations
 from ..core import now, read_json, write_json
 from ..runs import passport_differences
 
@@ -44,14 +45,24 @@ def write_figures(
     intervals: dict | None = None,
     notes=(),
 ) -> Path:
-    "Store figures with their passport and what they describe (`subject`: fingerprints) in `folder/name.json`; `intervals`: figure -> (low, high), `notes`: what a reader must know."
+    """Store figures with their passport and what they describe (`subject`: fingerprints) in `folder/name.json`.
+
+    `intervals`: figure -> (low, high), `notes`: what a reader must know. What the metrics are (`softvq_lab.metrics`) is stored too.
+    """
     path = Path(folder) / f"{name}.json"
     more = ({"intervals": {k: list(v) for k, v in intervals.items()}} if intervals else {}) | (
         {"notes": list(notes)} if notes else {}
     )
     write_json(
         path,
-        {"figures": figures, **more, "passport": passport, "subject": subject, "measured": now()},
+        {
+            "figures": figures,
+            "metrics": declarations(figures),
+            **more,
+            "passport": passport,
+            "subject": subject,
+            "measured": now(),
+        },
     )
     return path
 

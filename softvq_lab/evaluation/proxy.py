@@ -59,6 +59,7 @@ def train_proxy(tokenizer, images: ImageData, budget: Proxy = PROXY) -> Generato
         lr=budget.lr,
         warmup_steps=min(30, budget.steps - 1),
         ema_decay=budget.ema_decay,
+        ema_warmup=True,  # so short a training would remember its beginning
         **every,
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ __all__ = ['Reference', 'reference_of', 'split_reference', 'folder_reference', '
 
 # %% ../../nbs/evaluation/02a_references.ipynb #7b091dd1
 import io
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,12 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ..core import sha256, write_atomic
+from ..core import readable, sha256, write_atomic
 from ..data import ImageData, ImageFiles, Size, pixels
 from .extractors import Extractor, extract
 from .fidelity import Moments
-from ..files import IMAGE_SUFFIXES
 from ..images import spread
+from ..walk import LeftOut, images_under
 
 # %% ../../nbs/evaluation/02a_references.ipynb #5b0748cc
 @dataclass(frozen=True)
@@ -63,16 +64,15 @@ def split_reference(
 
 def folder_reference(path, size: Size, extractor: Extractor, **kw) -> Reference:
     "Of all image files under a folder, each cropped in the middle to `size` as ADM does."
-    path = Path(path)
-    files = sorted(
-        str(p.relative_to(path))
-        for p in path.rglob("*")
-        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-    )
+    path, left = Path(path), LeftOut()
+    files = sorted(images_under(path, left))
+    said = "".join(f"\n  {line}" for line in left.lines())
     if not files:
-        raise ValueError(f"{path} holds no images")
+        raise ValueError(f"{readable(path)} holds no images{said}")
+    if left.missed():
+        warnings.warn(f"reference {readable(path)}:{said}", stacklevel=2)
     return reference_of(
-        f"folder {path.name}, centre crop at {pixels(size)}",
+        f"folder {readable(path.name)}, centre crop at {pixels(size)}",
         extractor,
         ImageFiles(path, files, np.zeros(len(files)), size),
         **kw,

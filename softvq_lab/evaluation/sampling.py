@@ -6,11 +6,11 @@
 __all__ = ['sample_settings', 'sample_labels', 'sample_folder', 'sample_to_folder', 'read_samples', 'SampleFolder', 'pack_npz']
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #779d73b7
+import dataclasses
 import hashlib
 import json
 import os
 import re
-import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,9 +22,8 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
-from ..core import read_json, write_json
+from ..core import progress_bar, read_json, write_json
 from ..data import from_uint8, to_uint8
 from ..generators.base import Generator
 
@@ -69,6 +68,8 @@ def sample_settings(
         "seed": seed,
         "options": options,
     }
+    if not generator.stats.count:  # a released pair: neither fingerprint holds its statistics
+        settings["latent_stats"] = dataclasses.asdict(generator.stats)
     return json.loads(json.dumps(settings))  # as it will be read back
 
 
@@ -194,14 +195,7 @@ def sample_to_folder(
         for i in range(rank * batch_size, count, world * batch_size)
     ]
     _remove_asides(folder, blocks)
-    # plain tqdm: tqdm.auto freezes at its first line under papermill
-    bar = tqdm(
-        total=sum(map(len, blocks)),
-        desc=folder.name,
-        mininterval=0.5 if sys.stdout.isatty() else 5,
-        file=sys.stdout,
-        disable=not progress,
-    )
+    bar = progress_bar(total=sum(map(len, blocks)), desc=folder.name, disable=not progress)
     with bar, ThreadPoolExecutor(4) as pool:  # PIL compresses without holding Python's lock
         for block in blocks:
             missing = [i for i in block if not _good(_path(folder, i), settings["image_size"])]
@@ -250,13 +244,7 @@ def _stream(
     "Yield the images in order, (H, W, 3) uint8."
     with (
         ThreadPoolExecutor(4) as pool,
-        tqdm(
-            total=count,
-            desc="reading",
-            mininterval=0.5 if sys.stdout.isatty() else 5,
-            file=sys.stdout,
-            disable=not progress,
-        ) as bar,
+        progress_bar(total=count, desc="reading", disable=not progress) as bar,
     ):
         for i in range(0, count, 64):  # a few at a time: a pool reads ahead without end
             yield from pool.map(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..config import GeneratorConfig
 from ..core import rng
-from ..latents.stats import LatentStats
+from ..latents.stats import LatentStats, stats_of
 from ..strict import closest
 from ..tokenizer.model import fingerprint
 
@@ -96,7 +96,8 @@ class Generator(nn.Module):
         tokens: int,  # L
         latent_dim: int,  # D
         num_classes: int,  # 0: unconditional; the null class is number num_classes
-        stats: LatentStats,  # of the latents it is trained on
+        stats: LatentStats
+        | None,  # of the latents it is trained on; None where only its tokenizer knows
         tokenizer_fingerprint: str,  # of the tokenizer whose latents these are; '' where nobody knows (released folders)
     ):
         super().__init__()
@@ -106,7 +107,8 @@ class Generator(nn.Module):
             latent_dim,
             num_classes,
         )
-        self.stats, self.tokenizer_fingerprint = stats, tokenizer_fingerprint
+        self.known_stats, self.tokenizer_fingerprint = stats, tokenizer_fingerprint
+        self.notes = ()  # what was assumed where a released folder does not say
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
         "Training loss of latents z (B, L, D) as the tokenizer makes them, of classes y (B): one value an image (B)."
@@ -124,6 +126,15 @@ class Generator(nn.Module):
     ) -> Tensor:
         "Normalised latents (B, L, D) of classes y (B); `noise(*shape)` gives (B, *shape); `on_step(i, normalised latents)` after each step."
         raise NotImplementedError(f"{type(self).__name__} must define draw")
+
+    @property
+    def stats(self) -> LatentStats:
+        "Statistics of the latents it is trained on; a `ValueError` while they are not known."
+        if self.known_stats is None:
+            raise ValueError(
+                "this generator does not know the statistics of its latents yet: a released one takes them from its tokenizer. Open both together: load_pair(generator_folder, tokenizer_folder)"
+            )
+        return self.known_stats
 
     @property
     def null_class(self) -> int:
@@ -181,11 +192,12 @@ class Generator(nn.Module):
         **options,  # of the sampler
     ) -> Tensor:
         "Latents (B, L, D) for the tokenizer's decoder. A sample depends on its class, seed and number, not on its batch (beyond rounding)."
+        stats = self.stats
         sampler, steps = self.check_sampler(sampler, steps, options)
         g = self.check_guidance(guidance, interval, schedule)
         y = self.check_classes(y).to(self.device)
-        tell = on_step and (lambda i, z: on_step(i, self.stats.denormalize(z)))
-        return self.stats.denormalize(
+        tell = on_step and (lambda i, z: on_step(i, stats.denormalize(z)))
+        return stats.denormalize(
             self.draw(
                 y, SampleNoise(seed, start, len(y), self.device), sampler, steps, g, tell, **options
             )
@@ -258,19 +270,43 @@ class Generator(nn.Module):
             "tokens": self.tokens,
             "latent_dim": self.latent_dim,
             "num_classes": self.num_classes,
-            "latent_stats": dataclasses.asdict(self.stats),
+            "latent_stats": self.known_stats and dataclasses.asdict(self.known_stats),
             "tokenizer_fingerprint": self.tokenizer_fingerprint,
         }
 
-    def check_tokenizer(self, tokenizer):
-        "A `ValueError` unless `tokenizer` is the one whose latents this generator was trained on. A generator that does not know (fingerprint '') takes any whose latents have its shape."
+    def pair_with(self, tokenizer, stats: LatentStats | None = None):
+        """Bind a released generator, which does not know its tokenizer, to `tokenizer` and the statistics of its latents: `stats`, else those that the tokenizer carries.
+        A `ValueError` for a tokenizer that this generator was not trained on, or when nobody knows the statistics."""
         own, other = (self.tokens, self.latent_dim), (tokenizer.tokens, tokenizer.latent_dim)
         if own != other:
             says = f"draws {own[0]} tokens of width {own[1]}, and this tokenizer has {other[0]} of width {other[1]}"
         elif self.tokenizer_fingerprint not in ("", tokenizer.fingerprint):
             says = f"was trained on latents of tokenizer {self.tokenizer_fingerprint}, not of {tokenizer.fingerprint}"
         else:
-            return
+            return self._bind(tokenizer, stats)
         raise ValueError(
             f"this generator {says}. Use the tokenizer run named in its config.json, or train a generator on this tokenizer: papermill nbs/train_generator.ipynb ... -p tokenizer_run FOLDER"
         )
+
+    def _bind(self, tokenizer, stats: LatentStats | None):
+        if self.known_stats is not None:
+            if stats not in (None, self.known_stats):
+                raise ValueError(
+                    "this generator carries the statistics of its latents already. Leave stats out."
+                )
+            return
+        stats = stats or stats_of(tokenizer)
+        if stats is None:
+            raise ValueError(
+                "nobody knows the statistics of this tokenizer's latents: its config.json holds neither vq_mean and vq_std nor latent_stats, and the generator draws normalised latents. "
+                "Measure them on the images it was trained on, stats = measure_latents(tokenizer, images.train, scale='scalar'), and give them: load_pair(generator_folder, tokenizer_folder, stats=stats)"
+            )
+        if len(stats.mean) != self.latent_dim:
+            raise ValueError(
+                f"the statistics are of {len(stats.mean)} channels. This generator draws {self.latent_dim}."
+            )
+        self.known_stats, self.tokenizer_fingerprint = stats, tokenizer.fingerprint
+
+    def check_tokenizer(self, tokenizer):
+        "A `ValueError` unless `tokenizer` is the one whose latents this generator was trained on. One that does not know (a released folder) is bound to it (`pair_with`)."
+        self.pair_with(tokenizer)

@@ -23,7 +23,7 @@ def make_generator(
     tokens: int,  # L
     latent_dim: int,  # D
     num_classes: int,  # 0: unconditional
-    stats: LatentStats,  # of the latents it is trained on
+    stats: LatentStats | None,  # of the latents it is trained on; None: only its tokenizer knows
     tokenizer_fingerprint: str,  # of the tokenizer whose latents these are
 ) -> Generator:
     "An untrained generator of the kind `config.generator`."

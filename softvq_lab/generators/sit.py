@@ -56,7 +56,7 @@ class SiT(Generator):
         tokens: int,
         latent_dim: int,
         num_classes: int,
-        stats: LatentStats,
+        stats: LatentStats | None,
         tokenizer_fingerprint: str,
     ):
         super().__init__(config, tokens, latent_dim, num_classes, stats, tokenizer_fingerprint)

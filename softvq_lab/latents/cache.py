@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Iterator
 
@@ -20,9 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from ..core import read_json, sha256, write_atomic, write_json
+from ..core import progress_bar, read_json, sha256, write_atomic, write_json
 from ..data import ImageData, WithMirrors, record_broken, stack
 from .stats import LatentStats, combine, moments
 from ..locks import GONE, create, made_once, sweep_up
@@ -205,11 +203,9 @@ def _make(tokenizer, images, folder: Path, plan: dict, share, batch_size, worker
         (folder / "cache.json").unlink(missing_ok=True)
     was, bar = (
         tokenizer.training,
-        tqdm(
+        progress_bar(
             total=plan["entries"],
             desc=f"latents{f' (rank {rank})' if world > 1 else ''}",
-            mininterval=0.5 if sys.stdout.isatty() else 5,
-            file=sys.stdout,
             disable=not progress,
         ),
     )
@@ -278,7 +274,7 @@ class LatentData(Dataset):
             info["source"],
             tuple(info["class_names"]),
         )
-        self.stats = LatentStats.read(info["stats"])
+        self.stats = LatentStats.read(info.get("stats"), info["shape"][1], folder / "cache.json")
 
     def __len__(self):
         return self.info["entries"]

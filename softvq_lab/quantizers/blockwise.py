@@ -68,7 +68,7 @@ class SoftMix(torch.autograd.Function):
     "The two passes of `soft_mix`."
 
     @staticmethod
-    def forward(ctx, u, s, C, kl_tau, detach_logits, l2):
+    def forward(ctx, u, s, C, kl_tau, detach_logits, l2, of_posterior):
         (G, N, _), K = u.shape, C.shape[1]
         z, h, mean_p, mean_q = (
             torch.empty_like(u),
@@ -86,20 +86,23 @@ class SoftMix(torch.autograd.Function):
             torch.softmax(a, -1, out=q)
             z[g, n], top[g, n], entropy[g, n] = torch.bmm(q, C[g]), t[..., 0], _entropy(q, a, t)
             mean_q[g] += q.sum(1) / N
-            if kl_tau is None:
+            if of_posterior:
+                mean_p += q.sum((0, 1)) / (G * N)
+                h += entropy[g, n].sum() / (G * N)
+            if kl_tau is None or of_posterior:
                 continue
             p = torch.softmax(a.mul_(1 / (kl_tau * s[g, n])).clamp_min_(-80), -1, out=q)
             mean_p += p.sum((0, 1)) / (G * N)
             h += _entropy(p, a, t).sum() / (G * N)
         ctx.save_for_backward(u, s, C)
-        ctx.settings = kl_tau, detach_logits, l2
+        ctx.settings = kl_tau, detach_logits, l2, of_posterior
         ctx.mark_non_differentiable(top, mean_q, entropy)
         return z, h, mean_p, top, mean_q, entropy
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gz, gh, gp, *_):
-        (u, s, C), (kl_tau, detach_logits, l2) = ctx.saved_tensors, ctx.settings
+        (u, s, C), (kl_tau, detach_logits, l2, of_posterior) = ctx.saved_tensors, ctx.settings
         (G, N, _), K = u.shape, C.shape[1]
         du, ds, dC = (
             torch.zeros_like(v) if ask else None for v, ask in zip((u, s, C), ctx.needs_input_grad)
@@ -110,7 +113,7 @@ class SoftMix(torch.autograd.Function):
         todo = blocks(G, N, K, u.device)
         buffers = _Buffers(u, 3, todo, K)
         with full_precision(u.device):
-            gz = gz.float()
+            gz = gz.to(u.dtype)
             for g, n in todo:
                 a, q, v = buffers(*u[g, n].shape[:2], K)
                 far = _logits(u[g, n], s[g, n], C[g], l2, a)[1]
@@ -119,10 +122,13 @@ class SoftMix(torch.autograd.Function):
                     dC[g].baddbmm_(q.transpose(1, 2), gz[g, n])
                 if not through:
                     continue
-                da = _jacobian(torch.bmm(gz[g, n], C[g].transpose(1, 2), out=v), q)
+                torch.bmm(gz[g, n], C[g].transpose(1, 2), out=v)
+                if of_posterior:  # one softmax for both, so that s hears of the KL term too
+                    v.addcmul_(a, -gh / (G * N)).add_(gp / (G * N))
+                da = _jacobian(v, q)
                 if ds is not None:
                     ds[g, n] = torch.linalg.vecdot(da, a)[..., None] / s[g, n]
-                if kl_tau is not None:
+                if kl_tau is not None and not of_posterior:
                     ratio = 1 / (kl_tau * s[g, n])
                     p = torch.softmax(a.mul_(ratio).clamp_min_(-80), -1, out=q)
                     da += _jacobian(a.mul_(-gh / (G * N)).add_(gp / (G * N)), p).mul_(ratio)
@@ -135,7 +141,7 @@ class SoftMix(torch.autograd.Function):
                     du[g, n] if du is not None else None,
                     dC[g] if dC is not None and not detach_logits else None,
                 )
-        return du, ds, dC, None, None, None
+        return du, ds, dC, None, None, None, None
 
 
 def _from_logits(
@@ -169,6 +175,8 @@ def soft_mix(
     kl_tau: float | None = None,  # temperature of the second softmax; None: not wanted
     detach_logits: bool = True,  # codewords get no gradient through the similarities
     l2: bool = False,  # similarity is minus the distance, not the inner product
+    of_posterior: bool = False,  # the second softmax is the first: kl_tau is not used
 ) -> tuple[Tensor, ...]:
     "Mixed codewords z (G, N, D), mean entropy h and mean (K) of the second softmax, and without gradient: strongest codewords (G, N), mean weights (G, K), entropy of each token's weights (G, N)."
-    return SoftMix.apply(u, s.expand(*u.shape[:2], 1), C, kl_tau, detach_logits, l2)
+    s = s.expand(*u.shape[:2], 1)
+    return SoftMix.apply(u, s, C, kl_tau, detach_logits, l2, of_posterior)

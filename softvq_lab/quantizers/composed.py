@@ -55,6 +55,10 @@ class Product(Quantizer):
         outs = [q(z) for q, z in zip(self.parts, z_hat.chunk(len(self.parts), -1))]
         return _merge(torch.cat([o.z for o in outs], -1), z_hat, outs)
 
+    @property
+    def whole_step_stats(self) -> tuple[str, ...]:
+        return self.parts[0].whole_step_stats
+
     def posterior(self, z_hat: Tensor) -> Tensor | None:
         return _stack(
             [q.posterior(z) for q, z in zip(self.parts, z_hat.chunk(len(self.parts), -1))]
@@ -79,6 +83,10 @@ class Residual(Quantizer):
                 rest - outs[-1].z.detach()
             )  # a layer learns to say what is left, not to leave less
         return _merge(sum(o.z for o in outs), z_hat, outs)
+
+    @property
+    def whole_step_stats(self) -> tuple[str, ...]:
+        return self.parts[0].whole_step_stats
 
     def posterior(self, z_hat: Tensor) -> Tensor | None:
         rest, found = z_hat, []

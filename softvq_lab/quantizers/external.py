@@ -7,13 +7,15 @@ __all__ = ['External']
 
 # %% ../../nbs/quantizers/06_external.ipynb #8d3c4ed8
 import math
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from ..config import FSQ_LEVELS
 from ..core import full_precision
-from .base import QuantOut, Quantizer, UsageWindow, index_stats
+from .base import QuantOut, Quantizer, UsageWindow
+from ..ranks import StepMean, WholeStep, sum_over_ranks
 
 # %% ../../nbs/quantizers/06_external.ipynb #bc83de48
 def _make(name: str, dim: int, size: int):
@@ -30,14 +32,32 @@ def _make(name: str, dim: int, size: int):
     if name == "simvq":
         return v.SimVQ(dim=dim, codebook_size=size)
     if name == "rotation":
-        return v.VectorQuantize(
-            dim=dim, codebook_size=size, rotation_trick=True, use_cosine_sim=True
-        )
+        q = v.VectorQuantize(dim=dim, codebook_size=size, rotation_trick=True, use_cosine_sim=True)
+        q._codebook.all_reduce_fn = _sum_in_place
+        return q
     raise ValueError(f"quantizer={name!r}; possible: fsq, lfq, simvq, rotation")
 
 
-class External(Quantizer):
+def _sum_in_place(x: Tensor):
+    x.copy_(sum_over_ranks(x))
+
+
+@contextmanager
+def _mean_of_lfq(mean: StepMean):
+    "Within it `mean` is what LFQ calls the mean over processes."
+    from vector_quantize_pytorch import lookup_free_quantization as lfq
+
+    theirs, lfq.maybe_distributed_mean = lfq.maybe_distributed_mean, mean
+    try:
+        yield
+    finally:
+        lfq.maybe_distributed_mean = theirs
+
+
+class External(WholeStep, Quantizer):
     "A quantizer of `vector-quantize-pytorch`: 'fsq', 'lfq', 'simvq' or 'rotation'; `TokenizerConfig` says which codebook sizes they take."
+
+    whole_step_stats = UsageWindow.stats
 
     def __init__(self, name: str, latent_dim: int, codebook_size: int):
         super().__init__()
@@ -46,13 +66,27 @@ class External(Quantizer):
         self.codebook_size = (
             math.prod(FSQ_LEVELS[codebook_size]) if name == "fsq" else codebook_size
         )
-        self.window = UsageWindow(1, self.codebook_size)
+        self.window, self.mean = UsageWindow(1, self.codebook_size), StepMean(name == "lfq")
 
     def forward(self, z_hat: Tensor) -> QuantOut:
         with full_precision(z_hat.device):
-            z, indices, *loss = self.inner(z_hat.float())
-        stats = index_stats(indices.long().reshape(1, -1), self.codebook_size)
-        if self.training:
-            stats["window_usage"] = self.window(indices.long().reshape(1, -1))
+            z, indices, *loss = self._inner(z_hat.float())
+        stats = self.window(indices.long().reshape(1, -1))
         losses = {"commitment": loss[0].sum()} if loss else {}
         return QuantOut(z.to(z_hat.dtype), z_hat, losses, stats, indices.long())
+
+    def _inner(self, z_hat: Tensor):
+        if self.name == "lfq":
+            return self._lfq(z_hat)
+        if self.name != "rotation":
+            return self.inner(z_hat)
+        return self.inner(
+            z_hat,
+            freeze_codebook=self.phase == "survey",
+            accum_ema_update=self.phase == "part",
+        )
+
+    @torch.compiler.disable  # it replaces a function of the package
+    def _lfq(self, z_hat: Tensor):
+        with _mean_of_lfq(self.mean):
+            return self.inner(z_hat)

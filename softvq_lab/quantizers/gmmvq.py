@@ -29,9 +29,18 @@ class GMMVQ(SoftVQ):
         detach_logits: bool = True,
         kl_tau: float = 0.01,
         kl_weight: float = 0.01,
+        kl_logits: str = "fixed",  # 'posterior': equation 11, with a gradient to omega
     ):
         super().__init__(
-            latent_dim, codebook_size, codebooks, similarity, tau, detach_logits, kl_tau, kl_weight
+            latent_dim,
+            codebook_size,
+            codebooks,
+            similarity,
+            tau,
+            detach_logits,
+            kl_tau,
+            kl_weight,
+            kl_logits=kl_logits,
         )
         self.omega = nn.Linear(latent_dim, 1)
         nn.init.zeros_(self.omega.weight)

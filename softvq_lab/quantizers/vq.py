@@ -11,13 +11,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..core import full_precision
-from .base import QuantOut, Quantizer, UsageWindow, index_stats
+from .base import QuantOut, Quantizer, UsageWindow, count
 from .softvq import unit
-from ..ranks import from_first_rank, mean_over_ranks
+from ..ranks import WholeStep, from_first_rank, rank_and_world, sum_over_ranks
 
 # %% ../../nbs/quantizers/04_vq.ipynb #4cc7aa57
-class VQ(Quantizer):
+class VQ(WholeStep, Quantizer):
     "Nearest codeword with the straight-through gradient."
+
+    whole_step_stats = UsageWindow.stats
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class VQ(Quantizer):
         start = unit(torch.randn(codebooks, codebook_size, latent_dim))
         self.codebook = nn.Parameter(start, requires_grad=not ema)
         self.window = UsageWindow(codebooks, codebook_size)
+        self.pending = []  # of the parts of a step that came before
         if ema:
             self.register_buffer("sums", start.clone())
         if ema or revive:
@@ -52,7 +55,8 @@ class VQ(Quantizer):
 
     def codewords(self) -> Tensor:
         "The codewords (G, K, D), of length 1 for `cosine`."
-        return self._scaled(self.codebook)
+        # a copy where revival writes into the codebook before the backward pass has read it
+        return self._scaled(self.codebook.clone() if self.revive else self.codebook)
 
     def _nearest(self, z: Tensor) -> Tensor:
         "Scaled latents (G, N, D) -> indices (G, N), blockwise, so that no (N, K) matrix of a large batch is held."
@@ -79,50 +83,52 @@ class VQ(Quantizer):
             losses = {"commitment": self.commitment * (z - chosen.detach()).square().mean()}
             if not self.ema:
                 losses["codebook"] = (z.detach() - chosen).square().mean()
-            stats = index_stats(indices, self.codebook_size)
-            if self.training:
-                stats["window_usage"] = self.window(indices)
-                if self.ema or self.revive:
-                    self._follow(z.detach(), indices)
+            stats = self.window(indices)
+            if self.training and self.in_step and (self.ema or self.revive):
+                self._follow(z.detach(), indices, len(z_hat))
             through = z + (chosen - z).detach()
         back = lambda v: rearrange(v, "g (b l) ... -> b (g l) ...", b=len(z_hat))
         return QuantOut(back(through).to(z_hat.dtype), z_hat, losses, stats, back(indices))
 
     @torch.no_grad()
-    def _follow(self, z: Tensor, indices: Tensor):
-        "Move averages towards the latents of the batch, and dead codewords onto some of them."
-        decay = self.ema or 0.99
-        self.counts.lerp_(
-            mean_over_ranks(
-                torch.zeros_like(self.counts).scatter_add_(1, indices, torch.ones_like(z[..., 0]))
-            ),
-            1 - decay,
+    def _follow(self, z: Tensor, indices: Tensor, images: int):
+        "Move averages towards the latents of a step, once all its parts are there, and dead codewords onto some of them."
+        counts, decay = count(indices, self.codebook_size), self.ema or 0.99
+        sums = (
+            torch.zeros_like(self.codebook).scatter_add_(1, indices[..., None].expand_as(z), z)
+            if self.ema
+            else None
         )
+        draw = None  # where dead codewords go: drawn at the first part, as in an uncut batch
+        if self.revive and not self.pending:
+            draw = from_first_rank(torch.rand(self.counts.shape, device=z.device))
+        self.pending.append((counts, sums, draw, z if self.revive else None))
+        if self.phase == "part":
+            return
+        counts, sums, draws, latents = zip(*self.pending)
+        self.pending = []
+        self.counts.lerp_(sum_over_ranks(sum(counts)), 1 - decay)
         if self.ema:
-            self.sums.lerp_(
-                mean_over_ranks(
-                    torch.zeros_like(self.sums).scatter_add_(1, indices[..., None].expand_as(z), z)
-                ),
-                1 - decay,
-            )
+            self.sums.lerp_(sum_over_ranks(sum(sums)), 1 - decay)
             self.codebook.data.copy_(self.sums / self.counts.clamp_min(1e-5)[..., None])
         if self.revive:
-            fair = (
-                z.shape[1] / self.codebook_size
-            )  # latents a codeword would have in a batch if all were used alike
-            dead = self.counts < 0.05 * min(1.0, fair)
-            some = from_first_rank(
-                z[
-                    torch.arange(len(z), device=z.device)[:, None],
-                    torch.randint(z.shape[1], dead.shape, device=z.device),
-                ]
-            )
-            self.counts.masked_fill_(
-                dead, min(1.0, fair)
-            )  # masks, and no indices: counting them would wait for the device
-            self.codebook.data.copy_(torch.where(dead[..., None], some, self.codebook))
-            if self.ema:
-                self.sums.copy_(torch.where(dead[..., None], some * min(1.0, fair), self.sums))
+            self._revive(torch.cat(latents, 1), draws[0], z.shape[1] // images)
+
+    def _revive(self, z: Tensor, draw: Tensor, tokens: int):
+        "Put dead codewords at latents of the step: z (G, N, D), this process's images of `tokens` tokens of each codebook one after the other; `draw` (G, K) in [0, 1) says which of all processes'."
+        rank, world = rank_and_world()
+        N = z.shape[1] * world
+        fair = min(1.0, N / self.codebook_size)  # tokens of a codeword if all were used alike
+        dead = self.counts < 0.05 * fair
+        at = (draw * N).long().clamp_max(N - 1)
+        image, token = at // tokens, at % tokens  # image i of a batch is with process i % world
+        here = (image // world * tokens + token)[..., None].expand(-1, -1, z.shape[2])
+        some = sum_over_ranks(z.gather(1, here) * (image % world == rank)[..., None])
+        # masks, and no indices: counting them would wait for the device
+        self.counts.masked_fill_(dead, fair)
+        self.codebook.data.copy_(torch.where(dead[..., None], some, self.codebook))
+        if self.ema:
+            self.sums.copy_(torch.where(dead[..., None], some * fair, self.sums))
 
     def posterior(self, z_hat: Tensor) -> Tensor:
         "One-hot weights (B, L, K)."

@@ -45,6 +45,8 @@ class ExternalTokenizer(nn.Module):
         )
         self.image_size, self.kind = (image_size, image_size), kind
         self.scale, self.shift = info.get("scaling_factor") or 1.0, info.get("shift_factor") or 0.0
+        self.published_scale = bool(info.get("scaling_factor"))
+        self.latent_stats = None  # not measured
         with torch.no_grad():
             _, self.latent_dim, self.side, _ = self._encode(
                 torch.zeros(1, 3, image_size, image_size)

@@ -63,6 +63,7 @@ def make_quantizer(c: TokenizerConfig) -> Quantizer:
                 c.kl_tau,
                 c.kl_weight,
                 c.learn_tau,
+                c.kl_logits,
             )
         if c.quantizer == "gmmvq":
             return GMMVQ(
@@ -74,6 +75,7 @@ def make_quantizer(c: TokenizerConfig) -> Quantizer:
                 c.detach_logits,
                 c.kl_tau,
                 c.kl_weight,
+                c.kl_logits,
             )
         if (own := registered("quantizer").get(c.quantizer)) is not None:
             return own(c, d)

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ranks import mean_over_ranks
+from ..ranks import StepMean, mean_over_ranks
 from ..strict import closest
 from .augment import DiffAug
+from .discriminators import SyncedBatchNorm
 
 # %% ../../nbs/training/04_adversarial.ipynb #b15df631
 KINDS = ("hinge", "vanilla", "non-saturating")
@@ -46,29 +47,31 @@ def g_loss(kind: str, *, fake_logits: Tensor) -> Tensor:
     return -F.softplus(fake).mean() if kind == "vanilla" else F.softplus(-fake).mean()
 
 # %% ../../nbs/training/04_adversarial.ipynb #a2657682
-class LeCAM(nn.Module):
+class LeCAM(StepMean):
     "LeCAM regularisation of real and fake logits, with its moving averages: a weighted scalar."
 
     def __init__(self, weight: float = 0.001, decay: float = 0.999):
         super().__init__()
         self.weight, self.decay = weight, decay
         for name in ("real", "fake", "seen"):
-            self.register_buffer(name, torch.zeros(()))  # averages, and batches in them
+            self.register_buffer(name, torch.zeros(()))  # averages, and steps in them
 
     @torch.no_grad()
-    def update(self, real_logits: Tensor, fake_logits: Tensor):
-        real, fake = mean_over_ranks(
-            torch.stack([real_logits.float().mean(), fake_logits.float().mean()])
-        ).to(self.real.dtype)
+    def arrived(self, mean: Tensor):
+        "Take in the mean logits of a step, real and fake (2)."
+        real, fake = mean.to(self.real.dtype)
         self.seen += 1
         share = (1 / self.seen).clamp_min(1 - self.decay)
         self.real.lerp_(real, share)
         self.fake.lerp_(fake, share)
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        "In training the averages take the batch in first."
+        "In training the averages take the step in first."
         if self.training:
-            self.update(real_logits, fake_logits)
+            now = torch.stack(
+                [real_logits.detach().float().mean(), fake_logits.detach().float().mean()]
+            )
+            super().forward(now)
         return self.weight * (
             F.relu(real_logits.float() - self.fake).square().mean()
             + F.relu(self.real - fake_logits.float()).square().mean()
@@ -116,6 +119,8 @@ class Adversary(nn.Module):
         g_kind: str = "hinge",
         lecam: float = 0.001,  # weight; 0: none
         consistency: float = 4.0,  # weight; 0: none
+        weight: float = 1.0,  # of the adversarial and LeCAM terms in the discriminator's loss
+        consistency_of: str = "sum",  # of images and of reconstructions; 'mean', as released
     ):
         super().__init__()
         for kind in (d_kind, g_kind):
@@ -131,6 +136,11 @@ class Adversary(nn.Module):
             g_kind,
             consistency,
         )
+        if consistency_of not in ("sum", "mean"):
+            raise ValueError(f"consistency_of={consistency_of!r}. Possible: sum, mean.")
+        self.weight, self.parts = weight, {"sum": 1, "mean": 2}[consistency_of]
+        apart = any(isinstance(m, SyncedBatchNorm) for m in discriminator.modules())
+        self.how = {"parts": 2} if apart else {}  # augmented and plain images are two batches to it
         self.lecam = LeCAM(lecam) if lecam else None
 
     def generator_loss(self, fake: Tensor) -> Tensor:
@@ -142,7 +152,8 @@ class Adversary(nn.Module):
         "Logits of augmented and of plain images."
         if not self.consistency:
             return self.discriminator(self.augment(x)), None
-        return self.discriminator(torch.cat([self.augment(x), x.float()])).chunk(2)
+        both = torch.cat([self.augment(x), x.float()])
+        return self.discriminator(both, **self.how).chunk(2)
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         "`loss` of images and reconstructions (B, 3, H, W), its parts, and statistics: mean logits, and the share of logits on the right side of 0."
@@ -151,14 +162,19 @@ class Adversary(nn.Module):
             self._logits(fake.detach()),
         )
         parts = {
-            "adversarial": d_loss(self.d_kind, real_logits=real_logits, fake_logits=fake_logits)
+            "adversarial": self.weight
+            * d_loss(self.d_kind, real_logits=real_logits, fake_logits=fake_logits)
         }
         if self.lecam:
-            parts["lecam"] = self.lecam(real_logits, fake_logits)
+            parts["lecam"] = self.weight * self.lecam(real_logits, fake_logits)
         if self.consistency:
-            parts["consistency"] = self.consistency * sum(
-                (a.float() - p.float()).square().mean()
-                for a, p in ((real_logits, real_plain), (fake_logits, fake_plain))
+            parts["consistency"] = (
+                self.consistency
+                / self.parts
+                * sum(
+                    (a.float() - p.float()).square().mean()
+                    for a, p in ((real_logits, real_plain), (fake_logits, fake_plain))
+                )
             )
         return {
             "loss": sum(parts.values()),

@@ -25,18 +25,26 @@ from .tokenizer_task import make_teacher
 
 # %% ../../nbs/training/11_generator_task.ipynb #26aaed5b
 def load_latents(
-    tokenizer: Tokenizer, images: ImageData, where: str, mirror: bool, seed: int, workers: int = 0
+    tokenizer: Tokenizer,
+    images: ImageData,
+    where: str,
+    mirror: bool,
+    seed: int,
+    workers: int = 0,
+    scale: str = "channel",  # or scalar: one mean and deviation for all channels
 ) -> tuple[Dataset, LatentStats]:
-    "What training draws its batches from, and the statistics of its latents: `where` is 'memory', 'fly' or the folder of a latent cache, which `workers` processes read the images for."
+    "What training draws its batches from, and the statistics of its latents: `where` is 'memory', 'fly' or the folder of a latent cache, which `workers` processes read the images for. Statistics that a released tokenizer states are taken before any that are measured."
+    own = tokenizer.latent_stats
     if where == "fly":
-        return (
-            Augmented(images.train, flip=True, seed=seed) if mirror else images.train
-        ), tokenizer.latent_stats or measure_latents(tokenizer, images.train)
-    if where != "memory":
-        cache = cache_latents(tokenizer, images, where, flips=mirror, workers=workers)
-        return cache, cache.stats
-    z, _, y = encode_dataset(tokenizer, WithMirrors(images.train) if mirror else images.train)
-    return TensorDataset(z, y), tokenizer.latent_stats or LatentStats.measure(z)
+        data = Augmented(images.train, flip=True, seed=seed) if mirror else images.train
+        stats = own or measure_latents(tokenizer, images.train)
+    elif where != "memory":
+        data = cache_latents(tokenizer, images, where, flips=mirror, workers=workers)
+        stats = own if own and not own.count else data.stats
+    else:
+        z, _, y = encode_dataset(tokenizer, WithMirrors(images.train) if mirror else images.train)
+        data, stats = TensorDataset(z, y), own or LatentStats.measure(z)
+    return data, stats.scaled(scale)
 
 # %% ../../nbs/training/11_generator_task.ipynb #a87b3084
 class GeneratorTask(Task):
@@ -59,7 +67,9 @@ class GeneratorTask(Task):
             tokenizer.to(best_device()).eval().requires_grad_(False),
         )  # in a tuple: not a part of what is trained
         self.run, self.num_classes, self.fly = run, images.num_classes, latents == "fly"
-        self.data, stats = load_latents(tokenizer, images, latents, mirror, seed, workers)
+        self.data, stats = load_latents(
+            tokenizer, images, latents, mirror, seed, workers, config.latent_scale
+        )
         seed_everything(seed, "init")
         self.model = make_generator(
             config,

@@ -69,8 +69,10 @@ def blame(module: nn.Module, batch: list[Tensor], *stream) -> str:
     )
 
 # %% ../../nbs/training/08_health.ipynb #37f5bcba
-def ema_ready(decay: float, share: float = 0.01) -> int:
-    "The step from which less than `share` of the averaged weights is what they were when training was at half that step."
+def ema_ready(decay: float, warmup: bool = False, share: float = 0.01) -> int:
+    "The step from which less than `share` of the averaged weights is what they were when training was at half that step; `warmup`: of the decay, as `ema_warmup` has it."
+    if not warmup:
+        return 2 * math.ceil(math.log(share) / math.log(decay)) if decay else 2
     decays, step = lambda s: min(decay, 1 - (1 + s) ** (-2 / 3)), 2
     while sum(math.log(max(decays(s), 1e-12)) for s in range(step // 2, step)) > math.log(share):
         step = math.ceil(step * 1.1)
@@ -79,15 +81,16 @@ def ema_ready(decay: float, share: float = 0.01) -> int:
 # %% ../../nbs/training/08_health.ipynb #8a76c9d9
 def alarms(metrics: list[dict]) -> list[str]:
     "What should worry one in the lines of metrics.jsonl, each with what to try; empty when nothing does."
-    rows, found = [m for m in metrics if "grad_norm" in m], []
+    known = lambda m, name: math.isfinite(m.get(name, math.nan))
+    rows, found = [m for m in metrics if known(m, "grad_norm")], []
     if len(rows) < 5:
         return found
     late = rows[-max(3, len(rows) // 5) :]
     mean = lambda name, rows=late: (
-        statistics.fmean(values) if (values := [m[name] for m in rows if name in m]) else None
+        statistics.fmean(values) if (values := [m[name] for m in rows if known(m, name)]) else None
     )
     usual, norm = statistics.median(m["grad_norm"] for m in rows), max(m["grad_norm"] for m in late)
-    if norm > 10 * usual:
+    if norm > 10 * usual > 0:
         found.append(
             f"gradient norm {norm:.3g} at its highest, {norm / usual:.0f} times the usual {usual:.3g}: a lower lr, a longer warmup_steps or a smaller clip"
         )
@@ -101,7 +104,8 @@ def alarms(metrics: list[dict]) -> list[str]:
             f"codebook collapse: perplexity {codewords:.2f}, all tokens mix the same codewords: a larger kl_weight, a smaller tau"
         )
     reached, floor = (
-        [m[name] for m in metrics if name in m] for name in ("heldout_psnr", "heldout_mean_image")
+        [m[name] for m in metrics if known(m, name)]
+        for name in ("heldout_psnr", "heldout_mean_image")
     )
     if reached and floor and reached[-1] < floor[-1] + 0.5:
         found.append(

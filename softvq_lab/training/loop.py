@@ -7,7 +7,6 @@ __all__ = ['ASKED', 'PRECISION', 'Agreement', 'make_accelerator', 'Watch', 'load
 
 # %% ../../nbs/training/09_loop.ipynb #d5a11d92
 import datetime
-import sys
 import warnings
 from importlib.util import find_spec
 
@@ -20,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.data import DataLoader, default_collate
-from tqdm import tqdm
 
 from ..config import EngineConfig, OptimConfig
-from ..core import seed_everything
+from ..core import progress_bar, seed_everything
 from ..locks import Lock
+from ..metrics import goodness, why_not_ranked
 from ..runs import Run, at_work, log_metrics, trim_metrics
 from ..signals import BeforeFirstStep, Preempted, Requests, deaf, end_workers
 from ..strict import ConfigError
@@ -183,13 +182,10 @@ def fit(
                 run.set_status("done", step=start, steps=optim.steps)
             return
         batches = load_batches(task, optim, seed, accelerator, start, workers)
-        # plain tqdm: tqdm.auto freezes at its first line under papermill; a notebook keeps every line, so they are few there
-        bar = tqdm(
+        bar = progress_bar(
             total=optim.steps,
             initial=start,
             desc=run.name,
-            mininterval=0.5 if sys.stdout.isatty() else 5,
-            file=sys.stdout,
             disable=not accelerator.is_main_process,
         )
         loop = Loop(task, run, optim, seed, state, bar, lock)
@@ -219,6 +215,8 @@ class Loop:
         self.accelerator, self.losses, self.saved = state.accelerator, {}, -1
         self.watch = Watch(self.accelerator.device, self.accelerator.scaler is not None)
         self.main = self.accelerator.is_main_process
+        if task.best and (why := why_not_ranked(task.best)):
+            raise ConfigError(f"best={task.best!r} cannot choose the best checkpoint. {why}")
         self.agreed = Agreement(self.accelerator.num_processes)
 
     def go(self, batches: DataLoader, start: int):
@@ -274,7 +272,7 @@ class Loop:
                 self.blame(step, player.module, given)
             player.optimizer.step()
         with record_function("averaged weights"):
-            self.state.ema.update(self.task.model, step=step)
+            self.state.average(step)
         self.bar.update()
 
     def blame(self, step: int, module, batch):
@@ -316,7 +314,7 @@ class Loop:
             if figures := self.task.evaluate(self.state.ema.module, done):
                 log_metrics(self.run, done, **figures)
                 self.accelerator.log(figures, done)
-                score = figures.get(self.task.best)
+                score = goodness(self.task.best, figures.get(self.task.best))
             self.picture(done)
         if self.due(done, self.optim.checkpoint_every):
             self.save(done, score)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
-from tqdm import tqdm
 
 from ..config import EngineConfig, OptimConfig
+from ..core import progress_bar
 from ..runs import Run
 from .loop import Loop, load_batches, make_accelerator
 from .state import State
@@ -161,7 +161,7 @@ def profile_steps(
     "Take `warm` + `steps` steps of a training (at most `optim.steps`) and profile the latter; `task` is trained by them."
     accelerator = make_accelerator(run, engine)
     state, cuda = State(task, optim, engine, accelerator), accelerator.device.type == "cuda"
-    loop = Loop(task, run, optim, seed, state, tqdm(disable=True))
+    loop = Loop(task, run, optim, seed, state, progress_bar(disable=True))
     batches = enumerate(load_batches(task, optim, seed, accelerator, workers=workers))
 
     def take(n: int):

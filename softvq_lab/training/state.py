@@ -18,6 +18,7 @@ from torch.profiler import record_function
 
 from ..config import EngineConfig, OptimConfig
 from ..core import read_json
+from ..ranks import parts_of_step
 from ..runs import Run
 from .checkpoint import load_optimizer, optimizer_tensors, save_checkpoint
 from .task import Task, lr_at, make_optimizer
@@ -54,16 +55,23 @@ class Player:
             g["lr"] = lr_at(step, self.optim, self.lr)
         self.optimizer.zero_grad()
         total: dict[str, Tensor] = {}
-        pieces = list(zip(*(b.chunk(self.parts) for b in batch)))
-        for i, piece in enumerate(pieces):
+        pieces = [list(piece) for piece in zip(*(b.chunk(self.parts) for b in batch))]
+        shares = [len(piece[0]) / len(batch[0]) for piece in pieces]
+        whole = getattr(self.module, "whole_step_stats", ())
+        for i in parts_of_step(self.module, shares, lambda i: self._look(pieces[i])):
             with nullcontext() if i == len(pieces) - 1 else self.accelerator.no_sync(self.wrapped):
-                losses = self.wrapped(list(piece))
-                self.accelerator.backward(losses["loss"] / len(pieces))
+                losses = self.wrapped(pieces[i])
+                self.accelerator.backward(losses["loss"] * shares[i])
             for k, v in losses.items():
-                total[k] = total.get(k, 0) + v.detach() / len(pieces)
+                total[k] = v if k in whole else total.get(k, 0) + v.detach() * shares[i]
         self.accelerator.unscale_gradients(self.optimizer)
         with record_function("clipping"):
             return total, nn.utils.clip_grad_norm_(self.params, self.optim.clip)
+
+    def _look(self, piece: list[Tensor]):
+        "A forward pass of a part before the step, in the step's precision and outside of the ranks' wrapper."
+        with self.accelerator.autocast():
+            getattr(self.module, "survey", self.module)(piece)
 
     def own_tensors(self) -> dict[str, Tensor]:
         "What is trained and the buffers that are saved, without frozen weights."
@@ -79,7 +87,7 @@ class State:
     ):
         self.task, self.engine, self.accelerator = task.to(accelerator.device), engine, accelerator
         self.ema = ModelEmaV3(
-            task.model, decay=optim.ema_decay, use_warmup=True
+            task.model, decay=optim.ema_decay, use_warmup=optim.ema_warmup
         )  # before anything is wrapped
         if engine.recompute:
             task.model.set_grad_checkpointing()
@@ -101,6 +109,11 @@ class State:
     @property
     def players(self) -> dict[str, Player]:
         return {"task": self.player} | ({"opponent": self.opponent} if self.opponent else {})
+
+    def average(self, step: int):
+        "Take the weights after step `step` (from 0) into the averaged ones."
+        # timm counts steps for its warm-up only, and with a count the first two steps replace the average
+        self.ema.update(self.task.model, step=step if self.ema.use_warmup else None)
 
     def _others(self) -> dict[str, Tensor]:
         found = {

@@ -25,12 +25,21 @@ class Task(nn.Module):
         nn.Module, ...
     ] = ()  # none or one; its forward(batch) gives losses like the task's
     opponent_lr: float = 1e-4  # its peak learning rate
-    best: str = ""  # the held-out figure by which the best checkpoint is kept, higher is better
+    best: str = ""  # the held-out metric by which the best checkpoint is kept, in the direction that it declares
     step = 0  # the loop sets it before each step
+
+    @property
+    def whole_step_stats(self) -> tuple[str, ...]:
+        "Names of `forward` whose value at the last part of a step is that of the whole step; others are averaged over the parts."
+        return ()
 
     def forward(self, batch: list[Tensor]) -> dict[str, Tensor]:
         "Named scalars of a batch; the loop minimises `loss` and logs them all."
         raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def survey(self, batch: list[Tensor]):
+        "A forward pass of a part of a batch as far as the means that its loss depends on (`ranks.StepMean`)."
+        self(batch)
 
     def oppose(self, batch: list[Tensor]) -> list[Tensor] | None:
         "The batch of the opponent's turn, after the task's step on `batch`; None when it has none."
@@ -107,7 +116,7 @@ EXEMPT = ("pos_embed", "rope", "token", "codebook", "y_embedder", "class_emb", "
 
 
 def make_optimizer(module: nn.Module, c: OptimConfig) -> torch.optim.AdamW:
-    "AdamW (0.9, 0.95) that decays matrices only: no norms, biases, positions, tokens, codebooks."
+    "AdamW that decays matrices only: no norms, biases, positions, tokens, codebooks."
     exempt = lambda name, p: p.ndim < 2 or any(w in name for w in EXEMPT)
     params = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     groups = [
@@ -117,6 +126,6 @@ def make_optimizer(module: nn.Module, c: OptimConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         groups,
         c.lr,
-        betas=(0.9, 0.95),
+        betas=(c.beta1, c.beta2),
         fused=all(p.device.type in ("cpu", "cuda") for _, p in params),
     )  # one pass over the weights

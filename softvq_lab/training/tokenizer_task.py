@@ -63,7 +63,10 @@ def make_judges(
     if c.adv == "none":
         return percep, aligner, None
     augment = DiffAug(c.diffaug) if c.diffaug else None
-    discriminator = make_discriminator(c.adv, t.image_shape, net=net, file=file("adv"))
+    discriminator = make_discriminator(
+        c.adv, t.image_shape, net=net, file=file("adv"), norm=c.adv_norm
+    )
+    balance = (c.adv_weight, "mean") if c.adv_balance == "released" else (1.0, "sum")
     return (
         percep,
         aligner,
@@ -74,6 +77,7 @@ def make_judges(
             c.adv_loss,
             c.lecam,
             c.consistency if augment else 0.0,
+            *balance,
         ),
     )
 
@@ -114,6 +118,8 @@ class TokenizerTask(Task):
         )
         for part in self.still:
             part.requires_grad_(False)
+        published = start and start.latent_stats and not start.latent_stats.count
+        self.latent_stats = start.latent_stats if self.still and published else None
         seed_everything(seed, "judges")
         self.percep, self.aligner, adversary = make_judges(loss, config, images)
         self.opponent, self.opponent_lr, self.fakes = (
@@ -150,6 +156,13 @@ class TokenizerTask(Task):
             **out.stats,
         }
 
+    @property
+    def whole_step_stats(self) -> tuple[str, ...]:
+        return self.model.quantizer.whole_step_stats
+
+    def survey(self, batch: list[Tensor]):
+        self.model.encode(batch[0])  # all means are in front of the decoder
+
     def _adversarial(self, y: Tensor, losses: dict[str, Tensor]) -> Tensor:
         "How far the discriminator is from taking y for real; y is kept for its turn."
         self.fakes.append(y.detach())
@@ -179,7 +192,9 @@ class TokenizerTask(Task):
         return {"heldout_psnr": values.mean().item(), "heldout_mean_image": blind.mean().item()}
 
     def describe(self, model: Tokenizer, last: bool) -> dict:
-        if last:
+        if self.latent_stats:  # the encoder's, which stays, and so do published generators of it
+            model.latent_stats = self.latent_stats
+        elif last:
             model.latent_stats = measure_latents(model, self.images.train)
         return model.describe()
 

@@ -7,7 +7,6 @@ __all__ = ['output_of', 'run_of', 'jobs_of', 'jobs', 'is_alive', 'progress', 're
            'cancel']
 
 # %% ../../nbs/workbench/04a_jobs.ipynb #cf5424f1
-import ast
 import os
 import platform
 import re
@@ -18,6 +17,7 @@ import psutil
 from ..core import read_json
 from ..runs import Run
 from ..strict import ConfigError
+from ..typed_text import read_word
 from .execute import TRAININGS, Job, begin_workflow, stop
 from .workflow import check_parameters
 
@@ -39,7 +39,7 @@ def _jobs(folder: Path, depths=("",)) -> list[Job]:
         for p in folder.glob(f"{d}*.job.json")
     ]
     return sorted(
-        (j for j in found if j.info.get("workflow")),
+        (j for j in found if j.info.get("workflow") or j.info.get("reason")),
         key=lambda j: str(j.info.get("begun") or j.info.get("updated", "")),
         reverse=True,
     )
@@ -82,7 +82,7 @@ def progress(job: Job) -> tuple[int, int, str]:
 
 # %% ../../nbs/workbench/04a_jobs.ipynb #34ecfb8f
 def read_lines(text: str) -> dict[str, object]:
-    "Lines `name=value` as parameters, values as in Python (anything else is a text); a `ConfigError` names a line that is none."
+    "Lines `name=value` as parameters, values as in a sweep file; a `ConfigError` names a line that is none."
     given = {}
     for line in filter(None, (re.split(r"(?:^|\s)#", l)[0].strip() for l in text.splitlines())):
         name, equals, value = (part.strip() for part in line.partition("="))
@@ -90,10 +90,7 @@ def read_lines(text: str) -> dict[str, object]:
             raise ConfigError(f"{line!r}: a line is name=value")
         if name in given:
             raise ConfigError(f"{name} is given twice")
-        try:
-            given[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            given[name] = value
+        given[name] = read_word(value)
     return given
 
 # %% ../../nbs/workbench/04a_jobs.ipynb #158c1fa9

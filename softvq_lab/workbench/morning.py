@@ -12,9 +12,17 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ..metrics import direction, lower_is_better, metric_title
 from ..runs import Run, read_metrics
 from ..train import load_config
-from .leaderboard import better_small, effect, gflops, pareto, settings
+from softvq_lab.workbench.leaderboard import (
+    declared_in,
+    effect,
+    gflops,
+    pareto,
+    rows_with,
+    settings,
+)
 from .plots import TEMPLATE
 
 # %% ../../nbs/workbench/07a_morning.ipynb #b9641599
@@ -68,7 +76,11 @@ def overlaid(table: pd.DataFrame, metric: str = "rec", log: bool = True) -> go.F
     "The curves of all runs in one panel: a colour for each setting, a line for each seed."
     fig, colours, shown = go.Figure(), _colours(table["label"]), set()
     for row in table.drop_duplicates("run").itertuples():
-        points = [(m["step"], m[metric]) for m in read_metrics(Run(row.run)) if metric in m]
+        points = [
+            (m["step"], m[metric])
+            for m in read_metrics(Run(row.run))
+            if isinstance(m.get(metric), int | float)
+        ]
         if not points:
             continue
         fig.add_scatter(
@@ -97,10 +109,11 @@ def overlaid(table: pd.DataFrame, metric: str = "rec", log: bool = True) -> go.F
 
 def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
     "Every run as a dot, settings from worst to best, their means as bars of the eye."
-    ranked, fig = settings(table, figure)[::-1], go.Figure()
+    ranked, fig, said = settings(table, figure)[::-1], go.Figure(), declared_in(table)
+    measured = rows_with(table, figure)
     colours = _colours(table["label"])
     for label in ranked.index:
-        rows = table[table["label"] == label].dropna(subset=[figure])
+        rows = measured[measured["label"] == label]
         fig.add_scatter(
             x=rows[figure],
             y=[label] * len(rows),
@@ -121,7 +134,7 @@ def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
         showlegend=False,
         height=90 + 32 * len(ranked),
         width=900,
-        xaxis_title=f"{figure} ({'less' if better_small(figure) else 'more'} is better)",
+        xaxis_title=f"{metric_title(figure, said)}, {direction(figure, said)}",
         margin=dict(l=20, r=20, t=20, b=40),
     ).update_yaxes(automargin=True)
 
@@ -153,7 +166,9 @@ def effects(table: pd.DataFrame, figure: str) -> go.Figure | None:
             row=i // columns + 1,
             col=i % columns + 1,
         )
-    fig.update_xaxes(type="category").update_yaxes(title=figure, col=1)
+    fig.update_xaxes(type="category").update_yaxes(
+        title=metric_title(figure, declared_in(table)), col=1
+    )
     return fig.update_layout(
         template=TEMPLATE,
         showlegend=False,
@@ -187,7 +202,8 @@ def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> g
     if figure not in table or table[rate].nunique() < 2:
         return None
     fig = go.Figure()
-    g = table.dropna(subset=[figure]).groupby(rate)[figure]
+    measured = rows_with(table, figure)
+    g = measured.groupby(rate)[figure]
     fig.add_scatter(
         x=g.mean().index,
         y=g.mean(),
@@ -196,7 +212,7 @@ def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> g
         line_color="#b5b5b5",
         name="mean",
     )
-    for label, rows in table.dropna(subset=[figure]).groupby("label", sort=False):
+    for label, rows in measured.groupby("label", sort=False):
         fig.add_scatter(
             x=rows[rate],
             y=rows[figure],
@@ -214,15 +230,18 @@ def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> g
         height=380,
         width=760,
         xaxis_title="tokens an image" if rate == "tokens" else "numbers an image (L x D)",
-        yaxis_title=figure,
+        yaxis_title=metric_title(figure, declared_in(table)),
         margin=dict(l=60, r=20, t=20, b=40),
     )
 
 
 def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
-    "Settings by cost and quality (means over seeds), and the line of those that nothing beats in both."
-    means = table.dropna(subset=[figure]).groupby("label", sort=False)[["gflops", figure]].mean()
-    front = means[pareto(means, "gflops", figure)].sort_values("gflops")
+    "Settings by cost and quality (means over seeds), and the line of those that nothing beats in both; no line where `figure` has no direction."
+    said = declared_in(table)
+    means = rows_with(table, figure).groupby("label", sort=False)[["gflops", figure]].mean()
+    means.attrs = table.attrs
+    ranked = lower_is_better(figure, said) is not None
+    front = (means[pareto(means, "gflops", figure)] if ranked else means[:0]).sort_values("gflops")
     fig, colours = go.Figure(), _colours(table["label"])
     fig.add_scatter(
         x=front["gflops"],
@@ -249,6 +268,6 @@ def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
         height=420,
         width=900,
         xaxis_title="GFLOPs of a tokenizer for one image (encoding and decoding)",
-        yaxis_title=figure,
+        yaxis_title=metric_title(figure, said),
         margin=dict(l=60, r=20, t=20, b=40),
     )

@@ -17,7 +17,12 @@ import torch
 from torch.utils.data import Subset
 
 from ..data import ImageData, spread
-from ..evaluation.image_metrics import reconstruct_split, reconstruction_figures
+from softvq_lab.evaluation.image_metrics import (
+    pixel_metrics,
+    reconstruct_split,
+    reconstruction_figures,
+)
+from ..metrics import metric_title
 from ..runs import Run, figures, list_runs, learned_settings
 from ..training.checkpoint import steps_of
 from .lens import Lens, can_keep, open_lens, reconstruct, remembered, same_image
@@ -116,14 +121,14 @@ def measured(lens: Lens, kept: int | None = None, limit: int = 512) -> dict:
         some_heldout(lens.images, limit),
         lens.tokenizer if kept is None else _Kept(lens.tokenizer, kept),
     )
-    about = reconstruction_figures(
-        {"psnr": torch.zeros(len(images.heldout)), "ssim": torch.zeros(1), "stats": {}}, images
-    ).passport  # the passport that measuring would give
+    blank = torch.zeros(1, *images.heldout[0][0].shape)
+    nothing = pixel_metrics(blank, blank) | {"psnr": torch.zeros(len(images.heldout)), "stats": {}}
+    about = reconstruction_figures(nothing, images).passport  # what measuring would give
     found = figures(lens.run).get("reconstruction", {}) if kept is None else {}
     if (
         found.get("subject") == {"tokenizer": lens.tokenizer.fingerprint}
         and found.get("passport") == about
-        and {"psnr", "ssim"} <= found["figures"].keys()
+        and nothing.keys() - {"stats"} <= found["figures"].keys()
     ):
         return {"figures": found["figures"], "passport": about, "stored": True}
     now = reconstruction_figures(reconstruct_split(tokenizer, images, hold=False), images)
@@ -131,7 +136,7 @@ def measured(lens: Lens, kept: int | None = None, limit: int = 512) -> dict:
 
 
 def rate_distortion(counts: list[Count]) -> list[dict]:
-    "A row for each count: name, run, tokens, numbers (tokens x width), psnr, ssim, images, source, passport."
+    "A row for each count: name, run, tokens, numbers (tokens x width), psnr, ssim (None of small images), images, source, passport."
     rows = []
     for c in counts:
         m = measured(c.lens, c.kept)
@@ -143,7 +148,7 @@ def rate_distortion(counts: list[Count]) -> list[dict]:
                 "tokens": c.tokens,
                 "numbers": c.tokens * c.lens.tokenizer.latent_dim,
                 "psnr": m["figures"]["psnr"],
-                "ssim": m["figures"]["ssim"],
+                "ssim": m["figures"].get("ssim"),
                 "images": m["passport"]["count"],
                 "source": "stored by its evaluation" if m["stored"] else "measured now",
                 "passport": m["passport"],
@@ -154,7 +159,8 @@ def rate_distortion(counts: list[Count]) -> list[dict]:
 
 def rate_distortion_figure(rows: list[dict], metric: str = "psnr") -> go.Figure:
     "Tokens against `metric`, from `rate_distortion`: a line for the siblings (those of equal passport), one for the kept tokens of each nested run."
-    fig, told = go.Figure(), {"psnr": "PSNR (dB)", "ssim": "SSIM"}[metric]
+    fig, rows = go.Figure(), [r for r in rows if r[metric] is not None]
+    similarity = lambda r: "" if r["ssim"] is None else f", SSIM {r['ssim']:.3f}"
     line = lambda r: (r["run"] if r["kept"] else "", str(sorted(r["passport"].items())))
     nested = {r["run"] for r in rows if r["kept"]}
     for key in dict.fromkeys(line(r) for r in rows):
@@ -176,7 +182,7 @@ def rate_distortion_figure(rows: list[dict], metric: str = "psnr") -> go.Figure:
             line_dash="dot" if key[0] else "solid",
             text=[
                 html.escape(
-                    f"{r['name']}: {r['tokens']} tokens, {r['numbers']} numbers, {r['psnr']:.2f} dB, SSIM {r['ssim']:.3f}; {r['source']}"
+                    f"{r['name']}: {r['tokens']} tokens, {r['numbers']} numbers, {r['psnr']:.2f} dB{similarity(r)}; {r['source']}"
                 )
                 for r in mine
             ],
@@ -187,7 +193,7 @@ def rate_distortion_figure(rows: list[dict], metric: str = "psnr") -> go.Figure:
         title="tokens",
         tickvals=sorted({r["tokens"] for r in rows}),
         ticktext=[str(n) for n in sorted({r["tokens"] for r in rows})],
-    ).update_yaxes(title=told)
+    ).update_yaxes(title=metric_title(metric))
     return fig.update_layout(
         template=TEMPLATE,
         height=340,

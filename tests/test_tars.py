@@ -1,0 +1,367 @@
+"""Tars and tables of images: where they keep their labels and splits, and what is said about it."""
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from softvq_lab.data import describe_data, labels_of, stack
+from softvq_lab.packed import find_tars, hf, webdataset
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOFTVQ_LAB_CACHE", str(tmp_path / ".cache"))
+
+
+def png(seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 255, (8, 9, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(data := io.BytesIO(), "PNG")
+    return data.getvalue()
+
+
+def write_tar(path, members, **kw):
+    "`members`: name -> bytes, text, a JSON value, or 'link to NAME'."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **kw) as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            if isinstance(data, tuple):
+                member.type, member.linkname = data
+                tar.addfile(member)
+                continue
+            if not isinstance(data, bytes):
+                data = (data if isinstance(data, str) else json.dumps(data)).encode()
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def samples(label=None, ext="cls", count=12, first=0, image="png"):
+    "`count` images, with `label(i)` in a member of extension `ext`."
+    out = {}
+    for i in range(first, first + count):
+        out[f"{i:03}.{image}"] = png(i)
+        if label:
+            out[f"{i:03}.{ext}"] = label(i)
+    return out
+
+
+def classes_of(path):
+    "Member or path of each image -> name of its class; and what is said."
+    d = webdataset(str(path), 8)
+    found = {}
+    for split in (d.train, d.heldout):
+        stack(split)  # all can be read
+        for i, y in enumerate(labels_of(split)):
+            found[split.name(i).partition(" in ")[0]] = d.class_names[y]
+    return found, "\n".join(d.notes)
+
+
+def by_number(found):
+    return {int(Path(n).stem): c for n, c in found.items()}
+
+
+CAT_DOG = {i: ("big cat", "dog")[i % 2] for i in range(12)}
+
+
+# Members
+
+
+@pytest.mark.parametrize(
+    "ext,label,expected",
+    [
+        ("cls", lambda i: f"{i % 3}\n", {i: str(i % 3) for i in range(12)}),
+        ("cls", lambda i: CAT_DOG[i], CAT_DOG),
+        ("CLS", lambda i: str(i % 2), {i: str(i % 2) for i in range(12)}),
+        ("label.txt", lambda i: CAT_DOG[i], CAT_DOG),
+        ("json", lambda i: {"label": i % 2}, {i: str(i % 2) for i in range(12)}),
+        ("json", lambda i: {"width": 9, "Class": CAT_DOG[i]}, CAT_DOG),
+        ("json", lambda i: {"meta": {"a": [{"category": [CAT_DOG[i]]}]}}, CAT_DOG),
+        ("json", lambda i: {"annotations": {"target": {"id": i % 2}}}, {i: str(i % 2) for i in range(12)}),
+        ("txt", lambda i: CAT_DOG[i], CAT_DOG),
+        ("txt", lambda i: str(i % 4), {i: str(i % 4) for i in range(12)}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("prefix", ["", "./", "a/b/"])
+def test_labels_are_read_from_the_members_of_a_sample(tmp_path, ext, label, expected, prefix):
+    members = {prefix + n: d for n, d in samples(label, ext).items()}
+    found, said = classes_of(write_tar(tmp_path / "d" / "a-000.tar", members))
+    assert by_number(found) == expected
+    assert (
+        f"labels are in .{ext.lower().rpartition('.')[2] if ext != 'label.txt' else 'cls'}" in said
+    )
+
+
+def test_captions_are_no_labels(tmp_path):
+    path = write_tar(tmp_path / "pets" / "a.tar", samples(lambda i: f"a picture of {i}", "txt"))
+    found, said = classes_of(path)
+    assert set(found.values()) == {"pets"} and "no labels are found" in said
+    assert "no labels are found" in describe_data(webdataset(str(path), 8))
+
+
+def test_of_several_conventions_the_first_counts_and_the_others_are_named(tmp_path):
+    members = samples(lambda i: str(i % 3)) | samples(lambda i: {"label": i % 2}, "json")
+    members = {f"{'xy'[i % 2]}/{n}": d for i, (n, d) in enumerate(members.items())}
+    members = {n.replace("y/", "x/"): d for n, d in members.items()}
+    found, said = classes_of(write_tar(tmp_path / "a.tar", members))
+    assert by_number(found) == {i: str(i % 3) for i in range(12)}
+    assert "labels are in .cls members; those in .json are not used" in said
+
+
+def test_tars_with_different_conventions_are_one_set_when_their_labels_fit(tmp_path):
+    write_tar(tmp_path / "d" / "a-0.tar", samples(lambda i: str(i % 2), "cls", 6))
+    write_tar(tmp_path / "d" / "a-1.tar", samples(lambda i: {"cls": i % 2}, "json", 6, first=6))
+    found, said = classes_of(tmp_path / "d")
+    assert by_number(found) == {i: str(i % 2) for i in range(12)}
+    assert ".cls and .json members" in said
+    write_tar(tmp_path / "d" / "a-2.tar", samples(lambda i: "cat", "cls", 3, first=12))
+    with pytest.raises(
+        ValueError, match="012.png in .*a-2.tar is 'cat', and 12 others are numbers"
+    ):
+        webdataset(str(tmp_path / "d"), 8)
+    write_tar(tmp_path / "d" / "a-2.tar", samples(None, count=3, first=12))
+    with pytest.raises(
+        ValueError, match="3 of 15 images have no .cls and .json member with a label"
+    ):
+        webdataset(str(tmp_path / "d"), 8)
+
+
+def test_numbers_are_named_by_classes_txt_and_names_are_not(tmp_path):
+    write_tar(tmp_path / "a" / "x.tar", samples(lambda i: {"label": i % 2}, "json"))
+    (tmp_path / "a" / "classes.txt").write_text("dog\ncat\nbird\n")
+    assert webdataset(str(tmp_path / "a"), 8).class_names == ("dog", "cat", "bird")
+    write_tar(tmp_path / "b" / "x.tar", samples(lambda i: CAT_DOG[i], "cls"))
+    (tmp_path / "b" / "classes.txt").write_text("x\n")
+    assert webdataset(str(tmp_path / "b"), 8).class_names == ("big cat", "dog")
+
+
+def test_numbers_with_large_gaps_are_classes_by_themselves(tmp_path):
+    years = {i: str(10**13 + 7 * (i % 3)) for i in range(12)}
+    found, _ = classes_of(write_tar(tmp_path / "a.tar", samples(lambda i: years[i])))
+    assert by_number(found) == years
+    few = {i: ("5", "900")[i % 2] for i in range(12)}
+    d = webdataset(str(write_tar(tmp_path / "b.tar", samples(lambda i: few[i]))), 8)
+    assert d.num_classes == 901 and set(labels_of(d.train)) == {5, 900}
+
+
+# Folders and tars
+
+
+def test_folders_of_a_tar_are_classes(tmp_path):
+    members = {f"./data/{c}/deep/{i:03}.PNG": png(i) for c in ("cat", "big dog") for i in range(6)}
+    found, said = classes_of(write_tar(tmp_path / "a.tar", members))
+    assert {n.split("/")[2]: c for n, c in found.items()} == {"cat": "cat", "big dog": "big dog"}
+    assert len(found) == 12 and "labels are the folders in the tars" in said
+
+
+def test_a_folder_of_splits_packed_as_a_tar(tmp_path):
+    members = {
+        f"{s}/{c}/{i}.png": png(i)
+        for s, n in (("train", 6), ("val", 2))
+        for c in "ab"
+        for i in range(n)
+    }
+    members |= {f"test/{c}/{i}.png": png(i) for c in "ab" for i in range(3)}
+    d = webdataset(str(write_tar(tmp_path / "a.tar", members)), 8)
+    assert (d.class_names, len(d.train), len(d.heldout)) == (("a", "b"), 12, 4)
+    said = "\n".join(d.notes)
+    assert (
+        "6 images of a test split are not used" in said
+        and "said by the folders in the tars" in said
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cat.tar", "dog.TAR"),
+        ("cat/000.tar", "dog/000.tar"),
+        ("x/cat-000.tar", "y/cat-001.tar", "x/dog-000.tar"),
+        ("train-cat.tar", "train-dog.tar", "val-dog.tar"),
+    ],
+)
+def test_a_tar_for_each_class(tmp_path, names):
+    for k, name in enumerate(names):
+        write_tar(tmp_path / "d" / name, samples(count=6, first=10 * k))
+    d = webdataset(str(tmp_path / "d"), 8)
+    if names[0].startswith("x"):  # folders go first
+        assert d.class_names == ("x", "y")
+        return
+    assert d.class_names == ("cat", "dog") and "labels are the " in "\n".join(d.notes)
+    for split in (d.train, d.heldout):
+        for i, y in enumerate(split.labels):
+            assert d.class_names[y] in split.name(i).partition(" in ")[2]
+
+
+def test_imagenet_as_it_is_fetched(tmp_path):
+    for c in ("n01440764", "n01443537"):
+        members = {f"{c}_{i}.JPEG": png(i) for i in range(6)}
+        write_tar(tmp_path / "d" / f"{c}.tar", members)
+    found, _ = classes_of(tmp_path / "d")
+    assert all(n.startswith(c) for n, c in found.items()) and len(set(found.values())) == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a-000.tar", "a-001.tar"),
+        ("00000.tar", "00007.tar"),
+        ("part-1.tar", "part-2.tar"),
+        ("x-train-0.tar", "x-train-1.tar", "x-val-0.tar"),
+        ("train/0.tar", "val/0.tar"),
+        ("train.tar", "test.tar"),
+        ("0001/a.tar", "0002/a.tar"),
+    ],
+)
+def test_pieces_of_a_set_are_no_classes(tmp_path, names):
+    for k, name in enumerate(names):
+        folder = f"part-{k}" if k % 2 else f"{k:05}"
+        members = samples(count=8, first=10 * k).items()
+        write_tar(tmp_path / "d" / name, {f"{folder}/{n}": d for n, d in members})
+    found, said = classes_of(tmp_path / "d")
+    assert set(found.values()) == {"d"} and "no labels are found" in said
+
+
+def test_of_three_splits_val_is_held_out(tmp_path):
+    for k, split in enumerate(("train", "VALID", "test")):
+        label = lambda i: str(i % 2)
+        write_tar(tmp_path / f"x-{split}-0.tar", samples(label, count=6 - k, first=10 * k))
+    d = webdataset(str(tmp_path), 8)
+    assert (len(d.train), len(d.heldout)) == (6, 5)
+    assert "VALID" in d.heldout.name(0) and "4 images of a test split" in "\n".join(d.notes)
+
+
+# What else is in a tar, and around it
+
+
+def test_long_and_foreign_names_and_upper_case_suffixes(tmp_path):
+    names = ["x" * 150 + "/" + "y" * 120, "größe/café", os.fsdecode(b"caf\xe9"), "two words"]
+    members = {f"{n}.{e}": d for n in names for e, d in (("JPG", png()), ("cls", "0"))}
+    for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        found, _ = classes_of(write_tar(tmp_path / f"{kind}.tar", members, format=kind))
+        assert len(found) == 4 and "caf\\xe9.JPG" in found and f"{names[0]}.JPG" in found
+        "".join(found).encode()
+
+
+def test_leftovers_in_a_tar_and_further_images_of_a_sample_are_counted(tmp_path):
+    members = samples(lambda i: str(i % 2))
+    members |= {"__MACOSX/._000.png": b"x", "@eaDir/000.png": png(), "a/.thumbs/1.png": png()}
+    members |= {"001.seg.png": png(), "002.jpg": png(), "003.npy": b"x", "readme.md": "x"}
+    found, said = classes_of(write_tar(tmp_path / "a.tar", members))
+    assert len(found) == 12
+    assert (
+        "hidden files and files that programs leave: 3" in said
+        and "further images of a sample: 2" in said
+    )
+    assert "1 .npy" in said and "1 .md" in said
+
+
+def test_a_dot_in_a_name_is_no_further_image(tmp_path):
+    members = {
+        f"IMG.{i}.{e}": d for i in range(6) for e, d in (("png", png(i)), ("cls", str(i % 2)))
+    }
+    d = webdataset(str(write_tar(tmp_path / "a.tar", members)), 8)
+    assert len(d.train) + len(d.heldout) == 6 and d.num_classes == 2
+
+
+def test_links_within_a_tar_are_followed(tmp_path):
+    members = samples(lambda i: "0", count=4) | {
+        "b/hard.png": (tarfile.LNKTYPE, "000.png"),
+        "b/hard.cls": "1",
+        "b/soft.png": (tarfile.SYMTYPE, "../001.png"),
+        "b/soft.cls": "1",
+        "b/soft2.png": (tarfile.SYMTYPE, "soft.png"),
+        "b/soft2.cls": "1",
+        "b/gone.png": (tarfile.SYMTYPE, "nowhere.png"),
+        "b/loop.png": (tarfile.SYMTYPE, "loop.png"),
+    }
+    found, said = classes_of(write_tar(tmp_path / "a.tar", members))
+    assert sum(c == "1" for c in found.values()) == 3 and len(found) == 7
+    assert "links in tars that lead nowhere: 2" in said
+
+
+def test_tars_are_found_behind_links_and_not_among_leftovers(tmp_path):
+    write_tar(tmp_path / "disk" / "b-1.tar", samples(count=3))
+    for name in ("d/a-0.tar", "d/deep/er/c.TAR", "d/.trash/x.tar", "d/@eaDir/y.tar", "d/._a-0.tar"):
+        write_tar(tmp_path / name, samples(count=3))
+    (tmp_path / "d" / "part1").symlink_to(tmp_path / "disk")
+    (tmp_path / "d" / "deep" / "loop").symlink_to(tmp_path / "d")
+    found = [os.path.relpath(f, tmp_path / "d") for f in find_tars(str(tmp_path / "d"))]
+    assert found == ["a-0.tar", "deep/er/c.TAR", "part1/b-1.tar"]
+
+
+def test_a_folder_without_tars_says_what_is_there(tmp_path):
+    (tmp_path / "a.tar.gz").write_bytes(b"x")
+    with pytest.raises(ValueError, match="(?s)finds 0 tar files.*1 .gz"):
+        webdataset(str(tmp_path), 8)
+    (tmp_path / "a.tar").touch()
+    with pytest.raises(ValueError, match="a.tar is damaged or no plain tar .empty file.: fetch it"):
+        webdataset(str(tmp_path), 8)
+
+
+# Tables
+
+
+@pytest.fixture
+def datasets():
+    found = pytest.importorskip("datasets")
+    found.disable_progress_bars()
+    return found
+
+
+def table(datasets, n=6, **columns):
+    rows = {"image": [{"bytes": png(i), "path": None} for i in range(n)]}
+    rows |= {k: [f(i) for i in range(n)] for k, f in columns.items()}
+    return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+
+
+@pytest.mark.parametrize("column", ["Label", "category", "class_name", "target"])
+def test_labels_of_a_table_are_found_under_their_usual_names(tmp_path, datasets, column):
+    make = {column: lambda i: ("cat", "dog")[i % 2], "score": lambda i: i / 2}
+    table(datasets, 12, **make).save_to_disk(tmp_path / "d")
+    assert hf(str(tmp_path / "d"), 8).class_names == ("cat", "dog")
+
+
+def test_splits_of_a_table_under_their_usual_names(tmp_path, datasets):
+    label = {"label": lambda i: i % 2}
+    splits = {"Test": 4, "DEV": 3, "training": 8, "extra": 2}
+    parts = {k: table(datasets, n, **label) for k, n in splits.items()}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "d")
+    d = hf(str(tmp_path / "d"), 8)
+    assert (len(d.train), len(d.heldout)) == (8, 3)
+    said = describe_data(d)
+    assert "split 'Test' (4 rows) is not used: another split is held out" in said
+    assert "split 'extra' is not used" in said
+
+
+def test_parquet_files_of_three_splits_behind_a_link(tmp_path, datasets):
+    for split, n in (("train", 8), ("validation", 3), ("test", 4)):
+        t = table(datasets, n, label=lambda i: i % 2)
+        (tmp_path / "disk").mkdir(exist_ok=True)
+        t.to_parquet(tmp_path / "disk" / f"{split}-0.parquet")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "data").symlink_to(tmp_path / "disk")
+    d = hf(str(tmp_path / "d"), 8)
+    assert (len(d.train), len(d.heldout)) == (8, 3) and "'test'" in "\n".join(d.notes)
+
+
+def test_a_split_without_labels_is_not_used(tmp_path, datasets):
+    train, test = table(datasets, 12, label=lambda i: i % 2), table(datasets, 4, key=str)
+    for name, t in (("train", train), ("test", test)):
+        t.save_to_disk(tmp_path / "d" / name)
+    (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    d = hf(str(tmp_path / "d"), 8)
+    assert len(d.train) + len(d.heldout) == 12
+    assert "split 'test' (4 rows) is not used: it has no labels" in "\n".join(d.notes)
+
+
+def test_a_table_without_labels_says_so(tmp_path, datasets):
+    table(datasets, 12, text=lambda i: f"picture {i}").save_to_disk(tmp_path / "d")
+    d = hf(str(tmp_path / "d"), 8)
+    assert d.class_names == ("d",) and "all images are one class" in describe_data(d)

@@ -237,7 +237,7 @@ class Loop:
         "A `RuntimeError` when somebody has taken the run over: what is in its folder now is theirs."
         if self.lock and not self.lock.mine():
             raise RuntimeError(
-                f"{self.run.path} was taken over by another process; this one ends, and what it did since its last checkpoint is not saved"
+                f"{self.run.path} was taken over by another process, or deleted; this one ends, and what it did since its last checkpoint is not saved"
             )
 
     def say(self, status: str, **values):

@@ -482,6 +482,10 @@ class RunConfig:
         "",
         description="with resume: what may be another than before, separated by commas: data, classes, tokenizer, plugins, weights (softvq_lab.provenance)",
     )
+    take_over: bool = Field(
+        False,
+        description="with resume: from a process that cannot be reached any more (a node that died, a container that is gone)",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of weights, order of data, noise")
 
 # %% ../nbs/01_config.ipynb #b61108b1

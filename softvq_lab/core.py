@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'DEEPEST', 'Count', 'JOINERS', 'derive_seed', 'rng', 'seed_everything', 'best_device', 'full_precision',
-           'write_atomic', 'write_json', 'now', 'readable', 'Unreadable', 'Entries', 'read_json', 'printable', 'sha256',
-           'cache_dir', 'cached', 'write_cache', 'Outlet', 'tell', 'progress_bar']
+           'write_atomic', 'as_json', 'write_json', 'now', 'readable', 'Unreadable', 'Entries', 'read_json',
+           'printable', 'sha256', 'cache_dir', 'cached', 'write_cache', 'Outlet', 'tell', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #43eb34b8
 import datetime
@@ -85,11 +85,16 @@ def write_atomic(path, data):
         aside.unlink(missing_ok=True)
 
 
-def write_json(path, value):
-    "`value` as indented JSON, written atomically."
+def as_json(value) -> bytes:
+    "`value` as indented JSON."
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     # a lone surrogate (a file name in another encoding) has no bytes: as \\udc80 it is valid JSON
-    write_atomic(path, text.encode(errors="backslashreplace"))
+    return text.encode(errors="backslashreplace")
+
+
+def write_json(path, value):
+    "`value` as indented JSON, written atomically."
+    write_atomic(path, as_json(value))
 
 
 def now() -> str:

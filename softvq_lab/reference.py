@@ -7,6 +7,7 @@ __all__ = ['RECIPE', 'shrink', 'ReferenceNet', 'reference_network', 'accuracy']
 
 # %% ../nbs/03_reference.ipynb #a6cccd4c
 import hashlib
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from .core import best_device, cache_dir, cached, derive_seed, rng, write_cache
 from .data import ImageData, stack
+from .locks import made_once, sweep_up
 
 # %% ../nbs/03_reference.ipynb #b3d0a55b
 def shrink(x: Tensor) -> Tensor:
@@ -105,6 +107,15 @@ def _train(
     return net.cpu().eval().requires_grad_(False)
 
 
+def _load(net: ReferenceNet, path: Path) -> bool:
+    "Read a cached network; False where there is none, or a damaged one, which is made again."
+    try:
+        net.load_state_dict(load_file(path))
+        return True
+    except Exception:  # not there, or damaged
+        return False
+
+
 def reference_network(data: ImageData, seed: int = 0) -> ReferenceNet:
     "The reference network of `data` for `seed`: from the cache, or trained on the training split now (some seconds). Frozen, in eval mode, on the CPU."
     x, y = stack(data.train, 64)
@@ -115,11 +126,12 @@ def reference_network(data: ImageData, seed: int = 0) -> ReferenceNet:
     ).hexdigest()[:16]
     path, net = cached("reference", f"{key}.safetensors"), ReferenceNet(data.num_classes)
     with torch.random.fork_rng(devices=[]):  # trained or read, nobody's later draws differ
-        try:
-            net.load_state_dict(load_file(path))
-        except Exception:  # not there, or damaged: it can be made again
+        if not _load(net, path):
             fresh = cache_dir() / "reference" / path.name
-            write_cache(fresh, save(_train(net, data.train, seed).state_dict()))
+            with made_once(fresh):  # by one of the processes that want it
+                if not _load(net, cached("reference", path.name)):
+                    sweep_up(fresh.parent, f".{path.name}.*.tmp")
+                    write_cache(fresh, save(_train(net, data.train, seed).state_dict()))
     digest = hashlib.sha256(save(net.state_dict())).hexdigest()[:8]
     net.name = f"reference-{RECIPE} on {data.source}, seed {seed}, weights {digest}"
     return net.eval().requires_grad_(False)

@@ -11,10 +11,12 @@ import torch
 import slurm_cluster
 from test_training import ALIKE, alike
 from softvq_lab.core import read_json, sha256, write_json
+from softvq_lab.locks import owner
 from softvq_lab.runs import Run
 from softvq_lab.train import images_of, prepare, train_here
+from softvq_lab.workbench.execute import Job
 from softvq_lab.workbench.executors import drive
-from softvq_lab.workbench.slurm import Slurm
+from softvq_lab.workbench.slurm import Slurm, SlurmJob, _state, free_after_a_crash
 from softvq_lab.workbench.sweep import open_sweep, read_report
 from softvq_lab.workbench.workflow import check_parameters
 
@@ -157,9 +159,6 @@ def test_two_ranks_on_two_nodes_train_as_one_process(slurm, tmp_path, monkeypatc
 
 
 def test_a_run_that_died_with_its_node_may_go_on_elsewhere(tmp_path):
-    from softvq_lab.workbench.execute import Job
-    from softvq_lab.workbench.slurm import free_after_a_crash
-
     for whose, after in (("gone", "interrupted"), ("another", "running")):
         job, run = Job(tmp_path / whose / "notebook.ipynb"), Run(tmp_path / whose)
         write_json(
@@ -168,3 +167,29 @@ def test_a_run_that_died_with_its_node_may_go_on_elsewhere(tmp_path):
         write_json(job.file, {"state": "running", "host": whose})
         free_after_a_crash(job)
         assert run.status["state"] == after and run.status["step"] == 7
+
+
+def test_what_a_person_cancelled_is_not_begun_again(tmp_path):
+    job = Job(tmp_path / "a" / "notebook.ipynb")
+    for state, stopped in (("PREEMPTED", False), ("NODE_FAIL", False), ("CANCELLED", True)):
+        with job.planning():
+            job.plan("train", {"run": str(tmp_path / "a")})
+        write_json(job.output.with_suffix(".slurm.json"), {"job_id": "17"})
+        assert _state(job, {"17": state})["state"] == "interrupted"
+        assert bool(job.info.get("stopped")) == stopped
+    assert SlurmJob(job.output)() == 0 and SlurmJob(job.output).checkpoint() is None
+    assert job.info.get("attempts") is None, "a requeue began what a person had cancelled"
+
+
+def test_only_the_locks_of_this_very_slurm_job_are_taken_from_a_dead_node(tmp_path):
+    run, job = Run(tmp_path), Job(tmp_path / "notebook.ipynb")
+    write_json(job.file, {"state": "running", "host": "n1", "pid": 4})
+    write_json(job.output.with_suffix(".slurm.json"), {"job_id": "18", "before": ["17"]})
+    write_json(run.path / "status.json", {"state": "running", "host": "n1", "step": 7})
+    left = {"host": "n1", "pid": 4, "machine": "another", "how": "flock"}
+    for slurm, after in (("99", "running"), (None, "running"), ("17", "interrupted")):
+        write_json(run.lock, left | {"slurm": slurm})
+        write_json(job.lock, left | {"slurm": slurm})
+        free_after_a_crash(job)
+        assert run.status["state"] == after
+        assert (owner(job.lock) is None) == (after == "interrupted")

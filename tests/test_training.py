@@ -6,31 +6,37 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from safetensors.torch import load_file
 
 from softvq_lab.config import EngineConfig, OptimConfig, TokenizerConfig
+from softvq_lab.core import write_json
 from softvq_lab.hub import load_tokenizer, save
+from softvq_lab.locks import owner
 from softvq_lab.ranks import StepMean
 from softvq_lab.runs import Run, open_run, read_metrics
-from softvq_lab.strict import ConfigError, parse
+from softvq_lab.strict import ConfigError, flatten, parse
 from softvq_lab.tokenizer.model import Tokenizer
-from softvq_lab.train import PREEMPTED, images_of, launch, main, prepare, train_here
+from softvq_lab.train import PREEMPTED, images_of, launch, load_config, main, prepare, train_here
 from softvq_lab.training.checkpoint import (
     best_checkpoint,
     newest_checkpoint,
     save_checkpoint,
     steps_of,
 )
-from softvq_lab.training.loop import fit
+from softvq_lab.training.loop import Agreement, fit
 from softvq_lab.training.state import State
 from softvq_lab.training.task import Task
+from softvq_lab.workbench.execute import resume_job
 from softvq_lab.workflows import TrainConfig, TrainGeneratorConfig
 
 FEW = dict(
@@ -43,6 +49,9 @@ FEW = dict(
     eval_every=20,
     tracker="none",
 )
+
+
+TRAIN = [sys.executable, "-m", "softvq_lab.train"]
 
 
 def prepared(folder, **settings) -> Run:
@@ -97,8 +106,10 @@ def test_sigkill_and_resume_end_in_the_same_bits(whole, tmp_path):
     for when in kills:
         assert train(folder, when) == -signal.SIGKILL
         assert Run(folder).status["state"] == "interrupted"
+    (folder / ".status.json.0badc0de.tmp").write_text("{")
     train(folder)
     assert same(last(folder), last(whole)) and Run(folder).status["state"] == "done"
+    assert not list(folder.rglob(".*")), "what was being written at the kill is cleared away"
     assert [m["step"] for m in read_metrics(Run(folder))] == [
         m["step"] for m in read_metrics(Run(whole))
     ]
@@ -145,7 +156,7 @@ def test_twenty_kills_at_random_moments(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "how", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.slow)]
+    "how", [signal.SIGTERM, signal.SIGHUP, pytest.param(signal.SIGUSR2, marks=pytest.mark.slow)]
 )  # SIGUSR2: tests/test_slurm.py has it too
 def test_asked_to_stop_it_saves_and_says_so(whole, tmp_path, how):
     folder = tmp_path / "run"
@@ -168,6 +179,152 @@ def test_an_interrupt_saves_and_the_status_says_where(tmp_path):
         and newest_checkpoint(folder / "checkpoints").name == f"step-{status['step']:06d}"
         and f"stopped after step {status['step']}" in status["error"]
     )
+
+
+def test_a_signal_to_all_processes_of_a_job_is_not_the_end_of_its_readers(tmp_path):
+    "Slurm and service managers signal the whole group, the loader's workers too."
+    for i in range(40):
+        path = tmp_path / "images" / f"class{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (i, 200 - i, 40)).save(path)
+    run = prepared(
+        tmp_path / "run",
+        dataset="folder",
+        data_path=str(tmp_path / "images"),
+        image_size=16,
+        batch_size=8,
+        workers=2,
+        steps=1000,
+        checkpoint_every=1000,
+        eval_every=1000,
+    )
+    p = subprocess.Popen([*TRAIN, str(run.path)], start_new_session=True)
+    while len(read_metrics(run)) < 3:
+        assert p.poll() is None
+        time.sleep(0.01)
+    readers = psutil.Process(p.pid).children()
+    for how in (signal.SIGHUP, signal.SIGUSR2, signal.SIGTERM):
+        os.killpg(p.pid, how)
+    assert p.wait(120) == PREEMPTED and len(readers) == 2
+    assert newest_checkpoint(run.checkpoints).name == f"step-{run.status['step']:06d}"
+    assert not any(psutil.pid_exists(r.pid) for r in readers)
+
+
+def test_nohup_stays_what_it_is():
+    code = "import os, signal; from softvq_lab.signals import Requests; r = Requests().__enter__(); os.kill(os.getpid(), signal.SIGHUP); print([r.asked])"
+    ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for how, said in ((ignored, "['']"), (None, "['SIGHUP']")):
+        done = subprocess.run([sys.executable, "-c", code], preexec_fn=how, capture_output=True)
+        assert done.stdout.decode().strip() == said
+
+
+def test_a_training_that_was_taken_over_writes_nothing_more(tmp_path):
+    run = prepared(tmp_path / "run", steps=100_000, checkpoint_every=100_000, eval_every=100_000)
+    p = subprocess.Popen([*TRAIN, str(run.path)], stderr=subprocess.PIPE, text=True)
+    while len(read_metrics(run)) < 3:
+        assert p.poll() is None
+        time.sleep(0.01)
+    assert owner(run.lock)["pid"] == p.pid and main([str(run.path)]) == 2
+    run.lock.unlink()  # as --take-over does on another machine
+    assert p.wait(60) == 1 and "was taken over by another process, or deleted" in p.stderr.read()
+    assert run.status["state"] == "interrupted" and not steps_of(run.checkpoints)
+
+
+def test_what_fails_before_the_first_step_is_in_the_status(tmp_path):
+    run = prepared(tmp_path / "run", image_size=16, adv="patchgan")
+    assert run.status["state"] == "prepared"
+    with pytest.raises(ValueError, match="at least 24 pixels"):
+        train_here(run)
+    assert run.status["state"] == "failed" and "at least 24 pixels" in run.status["error"]
+    assert owner(run.lock) is None
+
+
+def test_a_signal_before_the_first_step_ends_it_at_once(tmp_path, monkeypatch):
+    run = prepared(tmp_path / "run")
+    monkeypatch.setattr(
+        "softvq_lab.train.make_task", lambda *a: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    assert main([str(run.path)]) == PREEMPTED and run.status["state"] == "preempted"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_ranks_agree_on_the_step_after_which_they_stop(tmp_path):
+    "A signal to one of three, in the middle of steps that take each of them another time."
+
+    def rank(r: int):
+        os.environ.update(RANK=str(r), WORLD_SIZE="3", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        torch.distributed.init_process_group("gloo")
+        agreed, step = Agreement(3), 0
+        while not (asked := agreed("SIGTERM" if r == 2 and step == 5 else "")):
+            step += 1
+            time.sleep(0.001 * r)
+        agreed.meet()
+        (tmp_path / str(r)).write_text(f"{step} {asked}")
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    pids = []
+    for r in range(3):
+        if not (pid := os.fork()):
+            try:
+                rank(r)
+            finally:
+                os._exit(0)
+        pids.append(pid)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    assert [(tmp_path / str(r)).read_text() for r in range(3)] == ["6 1"] * 3
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_between_two_lines_of_the_log_and_go_on(whole, tmp_path):
+    settings = dict(processes=2, log_every=1000, steps=300, checkpoint_every=1000, eval_every=1000)
+    run = prepared(tmp_path / "two", **settings)
+    code = "import sys; from softvq_lab.train import launch; from softvq_lab.runs import Run; launch(Run(sys.argv[1]))"
+    p = subprocess.Popen([sys.executable, "-c", code, str(run.path)], stderr=subprocess.PIPE)
+    while run.status["state"] != "running" or run.status.get("steps") != 300:
+        assert p.poll() is None
+        time.sleep(0.05)
+    time.sleep(3)
+    p.send_signal(signal.SIGTERM)
+    assert b"Preempted" in p.communicate(timeout=100)[1]
+    stopped = run.status
+    assert stopped["state"] == "preempted" and 0 < stopped["step"] < 300
+    assert newest_checkpoint(run.checkpoints).name == f"step-{stopped['step']:06d}"
+    launch(run)
+    assert run.status["state"] == "done"
+
+
+def test_copies_beside_the_checkpoints_are_passed_over(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run") / "checkpoints"
+    for name in ("step-000040.bak", "step-000036-good", "step-", "step-12a"):
+        shutil.copytree(steps_of(folder)[-1], folder / name)
+    assert newest_checkpoint(folder).name == "step-000040"
+    assert load_tokenizer(tmp_path / "run").fingerprint == load_tokenizer(whole).fingerprint
+    save_checkpoint(folder, 44, {"model": {"w": torch.ones(2)}}, {}, keep=1)
+    assert (folder / "step-000040.bak").is_dir() and newest_checkpoint(folder).name == "step-000044"
+
+
+PLUGIN = "import pathlib; pathlib.Path(__file__).with_suffix('.ran').touch()"
+
+
+def test_a_run_folder_brings_no_code(tmp_path):
+    "It names its plug-ins; a person says them, or training does not go on."
+    plugin, ran = tmp_path / "theirs.py", tmp_path / "theirs.ran"
+    plugin.write_text(PLUGIN)
+    run = prepared(tmp_path / "run", steps=5, eval_every=5)
+    info = run.info
+    info["config"]["where"]["plugins"] = str(plugin)
+    write_json(run.path / "config.json", info)
+    with pytest.raises(ConfigError, match="cannot go on without its plug-ins"):
+        resume_job(run.path)
+    parse(TrainConfig, flatten(load_config(run)) | dict(run=str(run.path), resume=True))
+    command = [*TRAIN, str(run.path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and f"--plugins {plugin}" in done.stderr and not ran.exists()
+    done = subprocess.run([*command, "--plugins", str(plugin)], capture_output=True, text=True)
+    assert done.returncode == 0 and ran.exists()
 
 
 def test_a_truncated_checkpoint_costs_only_time(whole, tmp_path):

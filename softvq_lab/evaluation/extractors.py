@@ -195,7 +195,10 @@ def uint8_batches(images, batch_size: int = 64, workers: int = 0) -> Iterator[Te
     if isinstance(images, Tensor):
         images = iter([to_uint8(x) for x in images.split(batch_size)])
     if isinstance(images, Dataset):
-        return (to_uint8(x) for x, *_ in DataLoader(images, batch_size, num_workers=workers))
+        return (
+            to_uint8(x)
+            for x, *_ in DataLoader(images, batch_size, num_workers=workers, worker_init_fn=deaf)
+        )
     return iter(images)
 
 

@@ -21,10 +21,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..contents import content_digest, rows
-from ..core import progress_bar, read_json, sha256, write_atomic, write_json
+from ..core import as_json, progress_bar, read_json, sha256, write_atomic, write_json
 from ..data import ImageData, WithMirrors, record_broken, stack
 from ..files import Pictures
 from .stats import LatentStats, combine, moments
+from ..locks import GONE, create, made_once, sweep_up
+from ..signals import deaf
 
 # %% ../../nbs/latents/01_cache.ipynb #a9650492
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -70,8 +72,7 @@ def _plan_differences(there: dict, plan: dict) -> list[str]:
 
 def _claim(folder: Path, plan: dict) -> dict:
     "Write plan.json, or make sure that the one that is there is the same; the plan by which the cache was begun."
-    if not (folder / "plan.json").is_file():
-        write_json(folder / "plan.json", plan)
+    if create(folder / "plan.json", as_json(plan)):
         return plan
     there = read_json(folder / "plan.json")
     if differs := _plan_differences(there, plan):
@@ -98,8 +99,6 @@ def _write_shard(
             f"latents of images {(entries[~z.isfinite().flatten(1).all(1)] % plan['images'])[:5].tolist()} are not finite"
             + (" in float16: use float32" if plan["dtype"] == "float16" else "")
         )
-    for left in (folder / "shards").glob(f".{s:05d}.*.tmp"):
-        left.unlink(missing_ok=True)  # of a killed process
     data = save(
         {
             "z": z.contiguous(),
@@ -190,6 +189,7 @@ def _encode(
             batch_sampler=batches,
             num_workers=workers,
             pin_memory=device.type == "cuda",
+            worker_init_fn=deaf,
         )
     )
     for s, span in zip(todo, spans):
@@ -244,6 +244,20 @@ def cache_latents(
         broken = record_broken(images, folder)
     plan = _plan(tokenizer, images, flips, shard_size, dtype)
     plan = _claim(folder, plan)
+    with made_once(folder / f"rank-{rank}-of-{world}"):  # who comes second finds it made
+        _make(tokenizer, images, folder, plan, (rank, world), batch_size, workers, progress)
+    _finish(folder, plan, sorted(broken.files) if broken else [])
+    if not ranked and world > 1:
+        dist.barrier()
+    if not (folder / "cache.json").is_file() and (ranked or world == 1):
+        return None
+    return open_cache(folder, plan["tokenizer"], verify=False)
+
+
+def _make(tokenizer, images, folder: Path, plan: dict, share, batch_size, workers, progress):
+    "Encode the shards of a rank that are not there or damaged."
+    sweep_up(folder / "shards", ".*.tmp", older=GONE)
+    rank, world = share
     todo = _to_encode(folder, plan, images.train, range(rank, plan["shards"], world))
     if todo:
         (folder / "cache.json").unlink(missing_ok=True)
@@ -263,12 +277,6 @@ def cache_latents(
     finally:
         tokenizer.train(was)
         bar.close()
-    _finish(folder, plan, sorted(broken.files) if broken else [])
-    if not ranked and world > 1:
-        dist.barrier()
-    if not (folder / "cache.json").is_file() and (ranked or world == 1):
-        return None
-    return open_cache(folder, plan["tokenizer"], verify=False)
 
 # %% ../../nbs/latents/01_cache.ipynb #522fa425
 def _finish(folder: Path, plan: dict, broken: list[str]):

@@ -156,7 +156,8 @@ class State:
 
     def load(self, folder) -> int:
         "Put back the checkpoint in `folder` and give its step."
-        folder, device = Path(folder), str(self.accelerator.device)
+        folder, device = Path(folder), self.accelerator.device
+        device = "cpu" if device.type == "cpu" else str(device)  # safetensors knows no 'cpu:0'
         load_weights(self.ema.module, folder / "model.safetensors")
         load_weights(self.task.model, folder / "raw.safetensors")
         own, saved = (

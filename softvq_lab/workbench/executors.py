@@ -6,6 +6,7 @@
 __all__ = ['AGAIN', 'Executor', 'Local', 'make_executor', 'drive', 'run_sweep']
 
 # %% ../../nbs/workbench/06_executors.ipynb #7d59feae
+import contextlib
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from ..locks import Taken
 from ..strict import ConfigError
 from .execute import ENDED, start, stop
 from .slurm import Slurm
@@ -107,10 +109,19 @@ def drive(
     attempts: int = 3,
     poll: float = 0.5,
     say=print,
+    take_over: bool = False,
 ) -> bool:
     """Run the tasks of some sweeps to their end; True when all are done.
 
-    `retry`: failed ones of an earlier drive are tried again. A job that was killed or preempted is resumed up to `attempts` times in all (its cluster's own requeues not counted), one that a person stopped is not. Equal tasks of several sweeps run once."""
+    `retry`: failed ones of an earlier drive are tried again. A job that was killed or preempted is resumed up to `attempts` times in all (its cluster's own requeues not counted), one that a person stopped is not. Equal tasks of several sweeps run once.
+    A sweep has one driver at a time, or this is a `ConfigError`; `take_over`: from one that cannot be reached."""
+    with contextlib.ExitStack() as driven:
+        for s in sweeps:
+            driven.enter_context(s.driving(take_over))
+        return _drive(sweeps, executor, retry, attempts, poll, say)
+
+
+def _drive(sweeps, executor, retry: bool, attempts: int, poll: float, say) -> bool:
     tasks = {t.id: t for s in sweeps for t in s.tasks}
     if retry:
         for t in tasks.values():
@@ -120,7 +131,8 @@ def drive(
     def asked(number, frame):
         raise _Stop(signal.Signals(number).name)
 
-    before = {s: signal.signal(s, asked) for s in (signal.SIGTERM, signal.SIGINT)}
+    stops = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {s: signal.signal(s, asked) for s in stops if signal.getsignal(s) != signal.SIG_IGN}
     try:
         states = {}
         while True:
@@ -187,8 +199,12 @@ def _turn(
         and (not t.needs or states[t.needs]["state"] == "done")
     ]
     for t in ready[: max(0, executor.room(busy))]:
-        t.job.plan(t.workflow, t.parameters)
-        executor.start(t, busy)
+        try:
+            with t.job.planning():
+                t.job.plan(t.workflow, t.parameters)
+                executor.start(t, busy)
+        except Taken:
+            pass  # another driver was quicker: it is at work
         busy.append(t)
         states[t.id] |= {"state": "queued", "reason": None}
     for i, t in tasks.items():

@@ -117,8 +117,9 @@ def process_of(job: Job) -> psutil.Process | None:
         return None
     try:
         p = psutil.Process(s["pid"])
-        lock, words = os.path.realpath(job.file.with_suffix(".lock")), p.cmdline()
-        holds = any(os.path.realpath(f.path) == lock for f in p.open_files())
+        lock, words = os.path.realpath(job.lock), p.cmdline()
+        kept = (lock, f"{lock}.held")  # the second where the file system has no locks
+        holds = any(os.path.realpath(f.path) in kept for f in p.open_files())
         comes = "softvq_lab.workbench.execute" in words and os.path.realpath(
             os.path.join(p.cwd(), words[-1])
         ) == os.path.realpath(job.output)

@@ -6,6 +6,7 @@
 __all__ = ['QUEUED', 'free_after_a_crash', 'SlurmJob', 'SlurmConfig', 'Slurm']
 
 # %% ../../nbs/workbench/05a_slurm.ipynb #779ab68e
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,15 +19,22 @@ import submitit
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..core import read_json, write_json
+from ..locks import Taken, owner, take_away
 from ..runs import Run
 from ..strict import ConfigError, closest, config
 from .execute import Job
 
 # %% ../../nbs/workbench/05a_slurm.ipynb #ade20d2c
 def free_after_a_crash(job: Job):
-    "A node that died has left 'running' in the run's status. Where this very job wrote that, Slurm says that it is over."
-    run, s = Run(job.output.parent), job.info
-    if run.status["state"] == "running" and run.status.get("host") == s.get("host"):
+    "A node that died leaves its run's and its job's locks behind. Where this very job took them, Slurm says that it is over."
+    run, s, mine = Run(job.output.parent), job.info, set(_ids(job))
+    for lock in (run.lock, job.lock):
+        if (who := owner(lock)) and who.get("slurm") and who["slurm"] in mine:
+            with contextlib.suppress(Taken):  # alive on this very node: Slurm is wrong
+                take_away(lock)
+    if (status := run.status)["state"] != "running" or owner(run.lock):
+        return
+    if status.get("host") in (s.get("host"), s.get("ran_on")):  # of a version that held no lock
         run.set_status("interrupted")
 
 
@@ -37,7 +45,10 @@ class SlurmJob:
         self.output, self.pid = str(output), None
 
     def __call__(self) -> int:
-        free_after_a_crash(Job(self.output))
+        job = Job(self.output)
+        if job.stopped.exists():
+            return 0  # by a person, for good: a requeue does not begin it again
+        free_after_a_crash(job)
         child = subprocess.Popen(
             [sys.executable, "-m", "softvq_lab.workbench.execute", self.output],
             stdin=subprocess.DEVNULL,
@@ -47,14 +58,16 @@ class SlurmJob:
             time.sleep(0.2)  # no blocking wait: a handler could not wait a second time
         return code
 
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        "Called by submitit when SIGUSR2 comes: let the notebook save, then be requeued."
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission | None:
+        "Called by submitit when SIGUSR2 comes: let the notebook save, then be requeued, unless a person has stopped it."
         if self.pid:
             try:
                 os.kill(self.pid, signal.SIGUSR2)
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
             except (ProcessLookupError, ChildProcessError):
                 pass
+        if Job(self.output).stopped.exists():
+            return None
         return submitit.helpers.DelayedSubmission(SlurmJob(self.output))
 
 # %% ../../nbs/workbench/05a_slurm.ipynb #899f1a38
@@ -128,7 +141,8 @@ class Slurm:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             job = executor.submit(SlurmJob(task.job.output.resolve()))
-        write_json(_id_file(task.job), {"job_id": job.job_id})
+        before = _ids(task.job)
+        write_json(_id_file(task.job), {"job_id": job.job_id, "before": before})
 
     def states(self, tasks: list) -> dict[str, dict]:
         "What the files say, corrected by what the queue knows."
@@ -171,18 +185,26 @@ def _id_file(job: Job) -> Path:
     return job.output.with_suffix(".slurm.json")
 
 
+def _ids(job: Job) -> list[str]:
+    "The Slurm jobs that a job was, the newest first; within one, itself."
+    try:
+        told = read_json(_id_file(job))
+        return [str(told["job_id"]), *map(str, told.get("before", []))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
 def _state(job: Job, queue: dict[str, str]) -> dict:
     s = job.info
     if s["state"] in ("planned", "done", "failed"):
         return s
-    try:
-        found = queue.get(str(read_json(_id_file(job)).get("job_id")))
-    except (OSError, ValueError):
-        found = None
+    found = queue.get(next(iter(_ids(job)), ""))
     if found in QUEUED:
         return s | {
             "state": "running" if found == "RUNNING" and s["state"] == "running" else "queued"
         }
+    if found == "CANCELLED":
+        job.stopped.touch()  # by a person: scancel. Preemption is called otherwise
     return s | {
         "state": "preempted" if s["state"] == "preempted" else "interrupted",
         "reason": s.get("reason") or f"its Slurm job ended ({found or 'no longer known'})",

@@ -8,6 +8,7 @@ __all__ = ['Setting', 'Settings', 'Values', 'Rows', 'MOST_JOBS', 'Seed', 'STAGES
            'digest_of_run', 'readable_name', 'Task', 'plan', 'Sweep', 'open_sweep', 'read_report', 'join_reports']
 
 # %% ../../nbs/workbench/05_sweep.ipynb #95b6819a
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -33,7 +34,8 @@ from softvq_lab.provenance import (
     plugin_record,
 )
 from ..core import Count, Entries, derive_seed, now, read_json, write_json
-from ..runs import ANYHOW, Run, lives, list_runs
+from ..locks import Lock, Taken, lives, name_of, owner, sweep_up, take_away, was_held
+from ..runs import ANYHOW, Run, list_runs
 from ..strict import ConfigError, closest, config, flatten, parameters
 from ..typed_text import read_typed_file
 from .execute import Job
@@ -532,6 +534,29 @@ class Sweep:
     def folder(self) -> Path:
         return self.root / "sweeps" / self.spec.name
 
+    @property
+    def lock(self) -> Path:
+        "Its driver holds it (`locks`)."
+        return self.folder / "sweep.lock"
+
+    @contextlib.contextmanager
+    def driving(self, take_over: bool = False):
+        "Within it this process alone drives the sweep; a `ConfigError` that says who does."
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if take_over:
+            take_away(self.lock)
+        try:
+            lock = Lock(self.lock).acquire()
+        except Taken as e:
+            raise ConfigError(
+                f"the sweep {self.spec.name} is driven by {name_of(e.owner)}: wait for it, or softvq-lab stop {self.folder}. Where that process cannot be reached any more: softvq-lab sweep ... --take-over"
+            ) from None
+        try:
+            sweep_up(self.folder, ".sweep.json.*.tmp")
+            yield
+        finally:
+            lock.release()
+
     def write(self, states: dict[str, dict], executor: str, ended: bool = False):
         "sweep.json, if anything changed."
         rows = [asdict(t) | {"label": t.label} | states[t.id] for t in self.tasks]
@@ -600,7 +625,11 @@ def read_report(path) -> dict:
     "sweep.json of a sweep's folder; its driver 'gone' when it was killed. A `ValueError` says why it cannot be used."
     report = read_json(Path(path) / "sweep.json" if Path(path).is_dir() else path, _Report)
     d = report["driver"]
-    if d["state"] == "running" and not lives(d.get("host"), d.get("pid"), d.get("created")):
+    lock = (Path(path) if Path(path).is_dir() else Path(path).parent) / "sweep.lock"
+    driven = lambda: (
+        owner(lock) if was_held(lock) else lives(d.get("host"), d.get("pid"), d.get("created"))
+    )
+    if d["state"] == "running" and not driven():
         d["state"] = "gone"
     return report
 

@@ -8,7 +8,9 @@ __all__ = ['OF_A_CALL', 'assigned_names', 'given_parameters', 'papermill_folder'
 
 # %% ../../nbs/workbench/00_workflow.ipynb #88916eab
 import ast
+import contextlib
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 
@@ -67,10 +69,18 @@ def papermill_folder() -> Path | None:
 
 
 def numbered(folder: Path, resume: bool = False) -> Path:
-    "`folder`, or where it holds a run the first of `folder`-2, -3, ... that is free; with `resume` the last that is not."
+    "`folder`, or where that is taken the first of `folder`-2, -3, ... that is free. It is made: of two who ask at the same moment each gets its own. With `resume` the last that holds a run."
     tries = [folder, *(folder.with_name(f"{folder.name}-{i}") for i in range(2, 10_000))]
-    free = next(i for i, p in enumerate(tries) if not (p / "config.json").exists())
-    return tries[max(0, free - 1) if resume else free]
+    if resume:
+        there = itertools.takewhile(Path.exists, tries)
+        return [folder, *(p for p in there if (p / "config.json").exists())][-1]
+    for p in tries:
+        with contextlib.suppress(FileExistsError):
+            p.mkdir(parents=True)
+            return p
+    raise ConfigError(
+        f"{folder} and {len(tries) - 1} more of that name are there: give a folder by run=..."
+    )
 
 
 def run_folder(config, name: str) -> Path:
@@ -105,7 +115,13 @@ def check_parameters(workflow: str, given: dict, folder: Path | None = None):
 
 
 _WORKFLOW_OF = {"tokenizer": "train", "generator": "train_generator"}  # of runs -> their workflow
-OF_A_CALL = ("run", "resume", "accept", "plugins")  # plug-ins are code: a folder brings none
+OF_A_CALL = (
+    "run",
+    "resume",
+    "take_over",
+    "accept",
+    "plugins",  # code: a folder brings none
+)
 
 
 def _of_the_run(workflow: str, given: dict, folder: Path | None) -> dict[str, object]:

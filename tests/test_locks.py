@@ -1,0 +1,365 @@
+"""Who is at work: one of those who begin at the same moment, whatever the file system and the machine."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from softvq_lab import locks
+from softvq_lab.locks import GONE, Lock, Taken, age, create, made_once, owner, take_away
+from softvq_lab.runs import Run, at_work, open_run, take_over_run
+from softvq_lab.signals import Preempted
+from softvq_lab.strict import ConfigError, parse
+from softvq_lab.workbench.execute import Job, execute, stop
+from softvq_lab.workbench.executors import Local, drive
+from softvq_lab.workbench.sweep import open_sweep, read_report
+from softvq_lab.workbench.workflow import numbered
+from softvq_lab.workflows import TrainConfig
+
+CONFIG = asdict(parse(TrainConfig, dict(tokens=4)))
+
+
+def fork(act, *arguments) -> int:
+    "`act` in a child, which ends with what it returns; its pid."
+    if pid := os.fork():
+        return pid
+    code = 99
+    try:
+        code = act(*arguments)
+    except Taken:
+        code = 7
+    finally:
+        os._exit(code)
+
+
+def end_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def hold(path, ready: Path, seconds=60.0) -> int:
+    with Lock(path):
+        ready.touch()
+        time.sleep(seconds)
+    return 0
+
+
+def holder(path) -> int:
+    "The pid of a process that holds the lock."
+    ready = path.with_name(f"{path.name}.ready")
+    pid = fork(hold, path, ready)
+    while not ready.exists():
+        time.sleep(0.01)
+    return pid
+
+
+@pytest.fixture(params=[None, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL])
+def file_system(request, monkeypatch):
+    "One with locks, and those that say in different words that they have none."
+    if request.param:
+
+        def none(fd, how):
+            raise OSError(request.param, os.strerror(request.param))
+
+        monkeypatch.setattr(fcntl, "flock", none)
+    return request.param
+
+
+def of_another_machine(path, **more):
+    "As a process of another machine leaves a lock that this machine's kernel knows nothing of."
+    said = {"host": "node-17", "pid": 4, "created": 1.0, "machine": "another", "how": "flock"}
+    path.write_text(json.dumps(said | more))
+
+
+def test_of_six_that_begin_at_once_one_works(tmp_path, file_system):
+    begin = time.time() + 0.3
+
+    def take() -> int:
+        while time.time() < begin:
+            pass
+        with Lock(tmp_path / "a.lock"):
+            time.sleep(1.5)
+        return 0
+
+    assert sorted(end_of(p) for p in [fork(take) for _ in range(6)]) == [0] + [7] * 5
+    with Lock(tmp_path / "a.lock"):  # and it is free afterwards
+        assert owner(tmp_path / "a.lock")["pid"] == os.getpid()
+
+
+def test_an_owner_that_was_killed_is_known_at_once_on_its_machine(tmp_path, file_system):
+    path = tmp_path / "a.lock"
+    pid = holder(path)
+    assert owner(path)["pid"] == pid
+    with pytest.raises(Taken, match=f"process {pid} on"):
+        Lock(path).acquire()
+    os.kill(pid, signal.SIGKILL), end_of(pid)
+    assert owner(path) is None
+    Lock(path).acquire().release()
+
+
+def test_only_three_errors_mean_that_another_process_has_it(tmp_path, monkeypatch):
+    for code, raised in ((errno.EACCES, Taken), (errno.EAGAIN, Taken), (errno.EIO, OSError)):
+
+        def refuse(fd, how, code=code):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        with pytest.raises(raised):
+            Lock(tmp_path / "a.lock").acquire(patience=0.1)
+
+
+def test_an_owner_elsewhere_is_believed_while_its_heart_beats(tmp_path, monkeypatch):
+    path = tmp_path / "a.lock"
+    of_another_machine(path)
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # a clock that is decades behind the disk's
+    assert owner(path)["host"] == "node-17"
+    with pytest.raises(Taken, match="process 4 on node-17"):
+        Lock(path).acquire()
+    beat = path.stat().st_mtime - GONE - 1
+    os.utime(path, (beat, beat))
+    assert age(path) > GONE and owner(path) is None
+    with Lock(path):
+        assert owner(path)["pid"] == os.getpid()
+
+
+def test_a_heart_beats_while_the_lock_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.02)
+    with Lock(tmp_path / "a.lock"):
+        os.utime(tmp_path / "a.lock", (1, 1))
+        while age(tmp_path / "a.lock") > 60:
+            time.sleep(0.01)
+
+
+def test_a_forked_child_does_not_hold_the_lock_longer_than_its_parent_lives(tmp_path):
+    path, child = tmp_path / "a.lock", tmp_path / "child"
+
+    def parent() -> int:
+        Lock(path).acquire()
+        pid = fork(lambda: time.sleep(60) or 0)
+        child.write_text(str(pid))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    end_of(fork(parent))
+    try:
+        assert owner(path) is None
+    finally:
+        os.kill(int(child.read_text()), signal.SIGKILL)
+
+
+def test_who_is_taken_over_notices(tmp_path, file_system):
+    path = tmp_path / "a.lock"
+    with Lock(path) as mine:
+        assert mine.mine()
+        for file in tmp_path.glob("a.lock*"):
+            file.unlink()  # what take_away does from another machine
+        pid = holder(path)
+        assert not mine.mine() and mine.lost
+    assert owner(path)["pid"] == pid, "giving it back took it from the new owner"
+    os.kill(pid, signal.SIGKILL), end_of(pid)
+
+
+def test_what_is_alive_here_is_not_taken_over(tmp_path):
+    pid = holder(tmp_path / "a.lock")
+    with pytest.raises(Taken, match="is alive and at work"):
+        take_away(tmp_path / "a.lock")
+    os.kill(pid, signal.SIGKILL), end_of(pid)
+    take_away(tmp_path / "a.lock")
+
+
+def test_a_lock_that_is_taken_for_a_moment_is_waited_for(tmp_path):
+    path, ready = tmp_path / "a.lock", tmp_path / "ready"
+
+    def plan() -> int:
+        with Lock(path, brief=True):
+            ready.touch()
+            time.sleep(0.5)
+        return 0
+
+    pid = fork(plan)
+    while not ready.exists():
+        time.sleep(0.01)
+    with Lock(path):
+        assert end_of(pid) == 0
+
+
+def test_what_several_want_is_made_by_one(tmp_path, file_system):
+    thing = tmp_path / "cache" / "thing"
+
+    def want() -> int:
+        with made_once(thing):
+            if not thing.exists():
+                with open(tmp_path / "made", "a") as f:
+                    f.write("x")
+                time.sleep(0.2)
+                thing.touch()
+        return 0
+
+    assert [end_of(p) for p in [fork(want) for _ in range(4)]] == [0] * 4
+    assert (tmp_path / "made").read_text() == "x"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_made_by_the_first_and_whole(tmp_path, monkeypatch, links):
+    def no(*a):
+        raise OSError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no)
+    assert [create(tmp_path / "a", t) for t in (b"first", b"second")] == [True, False]
+    assert (tmp_path / "a").read_text() == "first" and len(list(tmp_path.iterdir())) == 1
+
+
+# runs
+def test_of_three_who_make_the_same_run_one_makes_it(tmp_path):
+    begin = time.time() + 0.3
+
+    def make() -> int:
+        while time.time() < begin:
+            pass
+        try:
+            open_run(tmp_path / "r", "tokenizer", CONFIG)
+        except ConfigError as e:
+            return 7 if "already holds a run" in str(e) else 8
+        return 0
+
+    assert sorted(end_of(p) for p in [fork(make) for _ in range(3)]) == [0, 7, 7]
+
+
+def dead(run: Run, **more):
+    "The run as a node that died has left it."
+    status = json.loads((run.path / "status.json").read_text())
+    status |= {"state": "running", "host": "node-17", "pid": 4, "started": 1.0}
+    (run.path / "status.json").write_text(json.dumps(status | more))
+    of_another_machine(run.lock)
+
+
+def test_a_run_whose_machine_is_gone_can_be_taken_over_and_goes_on_by_itself_later(tmp_path):
+    run = open_run(tmp_path / "r", "tokenizer", CONFIG)
+    dead(run)
+    assert run.status["state"] == "running"
+    with pytest.raises(ConfigError, match="process 4 on node-17.*--take-over, or take_over=True"):
+        open_run(run.path, "tokenizer", CONFIG, resume=True)
+    with pytest.raises(ConfigError, match="process 4 on node-17"):
+        with at_work(run):
+            pass
+    assert open_run(run.path, "tokenizer", CONFIG, resume=True, take_over=True).path == run.path
+    assert run.status["state"] == "interrupted"
+    dead(run)
+    os.utime(run.lock, (1, 1))
+    assert run.status["state"] == "interrupted"
+    with at_work(run):
+        assert run.status["state"] == "running"
+
+
+def test_a_run_of_a_version_without_locks_is_believed_while_its_status_is_fresh(tmp_path):
+    run = open_run(tmp_path / "r", "tokenizer", CONFIG)
+    dead(run)
+    run.lock.unlink()
+    with pytest.raises(ConfigError, match="--take-over"):
+        open_run(run.path, "tokenizer", CONFIG, resume=True)
+    os.utime(run.path / "status.json", (1, 1))
+    assert open_run(run.path, "tokenizer", CONFIG, resume=True).status["state"] == "interrupted"
+    run.set_status("running")  # this process's, and alive
+    assert run.status["state"] == "running"
+    dead(run)
+    run.lock.unlink()
+    take_over_run(run)
+    assert run.status["state"] == "interrupted"
+
+
+def test_an_error_is_told_by_the_process_that_had_it_once(tmp_path, monkeypatch):
+    run = open_run(tmp_path / "r", "tokenizer", CONFIG)
+    with pytest.raises(OSError), at_work(run):
+        monkeypatch.setenv("RANK", "1")
+        with pytest.raises(ValueError), at_work(run):
+            raise ValueError("no such teacher")
+        monkeypatch.delenv("RANK")
+        raise OSError("connection closed by peer")  # what the first rank hears of it
+    assert run.status["state"] == "failed"
+    assert run.status["error"] == "rank 1: ValueError: no such teacher"
+    with pytest.raises(Preempted), at_work(run):
+        raise Preempted("SIGTERM")
+    assert (run.status["state"], run.status["error"]) == ("preempted", None)
+
+
+def test_two_commands_at_once_get_folders_of_their_own(tmp_path):
+    begin = time.time() + 0.3
+
+    def choose(i) -> int:
+        while time.time() < begin:
+            pass
+        (tmp_path / f"{i}").write_text(numbered(tmp_path / "runs" / "a").name)
+        return 0
+
+    assert [end_of(p) for p in [fork(choose, i) for i in range(3)]] == [0] * 3
+    assert {(tmp_path / f"{i}").read_text() for i in range(3)} == {"a", "a-2", "a-3"}
+    open_run(tmp_path / "runs" / "a-2", "tokenizer", CONFIG)
+    assert numbered(tmp_path / "runs" / "a", resume=True).name == "a-2"
+
+
+# jobs and sweeps
+@pytest.fixture
+def sleeping(monkeypatch):
+    "Notebooks that take a while."
+    monkeypatch.setattr(
+        "softvq_lab.workbench.execute._papermill", lambda *a: (time.sleep(60), ("done", None))[1]
+    )
+
+
+def test_a_job_that_is_at_work_is_not_planned_again(tmp_path, sleeping):
+    job = Job(tmp_path / "a" / "notebook.ipynb")
+    with job.planning():
+        job.plan("train", {"run": str(tmp_path / "a")})
+    pid = fork(execute, job)
+    while job.info["state"] != "running":
+        time.sleep(0.01)
+    with pytest.raises(ConfigError, match=f"process {pid} .*--take-over"):
+        with job.planning():
+            pass
+    job.say("queued", pid=None)  # a driver that looked a moment before
+    assert (job.info["state"], job.info["pid"]) == ("running", pid)
+    assert execute(job) == 75 and job.info["state"] == "running"
+    os.kill(pid, signal.SIGKILL), end_of(pid)
+    job.say("running", pid=pid)
+    assert job.info["state"] == "interrupted"
+
+
+def test_a_job_stopped_for_good_stays_stopped_whatever_else_is_written(tmp_path, sleeping):
+    job = Job(tmp_path / "a" / "notebook.ipynb")
+    with job.planning():
+        job.plan("train", {})
+    pid = fork(execute, job)
+    while job.info["state"] != "running":
+        time.sleep(0.01)
+    assert stop(job, for_good=True)
+    job.say("preempted", stopped=None)
+    assert job.info["stopped"]
+    os.kill(pid, signal.SIGKILL), end_of(pid)
+    job.say("planned")
+    with job.planning():
+        job.plan("train", {})
+    assert not job.info.get("stopped")
+
+
+def test_a_sweep_has_one_driver(tmp_path):
+    sweep = open_sweep(dict(name="s", tokenizer=dict(set=dict(tokens=4, steps=60))), tmp_path)
+    sweep.write({t.id: {"state": "planned"} for t in sweep.tasks}, "local")
+    pid = holder(sweep.lock)
+    assert read_report(sweep.folder)["driver"]["state"] == "running"
+    with pytest.raises(ConfigError, match=f"driven by process {pid} .*--take-over"):
+        drive([sweep], Local(1))
+    os.kill(pid, signal.SIGKILL), end_of(pid)
+    assert read_report(sweep.folder)["driver"]["state"] == "gone"
+
+
+def test_a_file_system_without_locks_executes_a_job(tmp_path, file_system, monkeypatch, capsys):
+    monkeypatch.setattr("softvq_lab.workbench.execute._papermill", lambda *a: ("done", None))
+    job = Job(tmp_path / "a" / "notebook.ipynb")
+    with job.planning():
+        job.plan("train", {})
+    assert execute(job) == 0 and job.info["state"] == "done" and not capsys.readouterr().err

@@ -343,7 +343,7 @@ def open_run(
     """Create the run folder `path`, or with `resume` open it again; a `ConfigError` when it holds another run or is being trained now.
 
     `take_over`: from a process that cannot be reached. `extra["identity"]` is what the run is made of besides its settings, `accept` the kinds of it that may differ on resume, `defaults` what a setting is that the run's version did not have."""
-    config = _of_no_call(json.loads(json.dumps(config)))
+    config = _without_what_is_said_once(json.loads(json.dumps(config)))
     settings = learned_settings(config) | {"plugins": config.get("where", {}).get("plugins", "")}
     identity = {"code": code_record(), "plugins": plugin_record(settings)}
     extra = json.loads(json.dumps(extra))
@@ -373,8 +373,8 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
 
 
-def _of_no_call(config: dict) -> dict:
-    "The config without `accept`, which counts for one call."
+def _without_what_is_said_once(config: dict) -> dict:
+    "The config without what counts for one call only."
     where = config.get("where")
     return (
         config | {"where": where | {"accept": "", "take_over": False}}

@@ -25,6 +25,7 @@ from ..data import ImageData, from_uint8, to_uint8
 from .passport import versioned
 from ..metrics import declare_features
 from ..reference import ReferenceNet, reference_network
+from ..signals import deaf
 from ..strict import ConfigError, closest
 from ..training.losses import frozen_timm
 from ..weights import Needed, find, require

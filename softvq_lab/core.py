@@ -134,7 +134,7 @@ def _say(e: ValidationError) -> str:
     first = e.errors(include_url=False, include_context=False, include_input=False)[0]
     where = printable(".".join(map(str, first["loc"])))
     if first["type"] == "missing":
-        return f"{where} is missing"
+        return f"{where} is missing: the file is damaged, or of another program"
     return f"{where} {first['msg'].replace('Input should', 'should')}"
 
 

@@ -45,6 +45,17 @@ def texts():
             )
 
 
+def test_every_test_that_a_page_names_is_there():
+    tests = "\n".join(p.read_text() for p in (ROOT / "tests").glob("test_*.py"))
+    named = {
+        name
+        for p in (ROOT / "docs").glob("*.md")
+        for name in re.findall(r"`(test_\w+)`", p.read_text())
+    }
+    assert len(named) > 20
+    assert sorted(n for n in named if f"def {n}(" not in tests) == []
+
+
 def test_links_between_pages_lead_to_files():
     wrong = [
         f"{p.relative_to(ROOT)}: {t}"

@@ -333,7 +333,7 @@ def test_what_starts_other_programs_is_no_picture(tmp_path):
     stack(d.train), stack(d.heldout)
     assert len(d.train) + len(d.heldout) == 4
     assert [Path(f).name for f in recorder.files] == ["000.png"]
-    assert "cannot identify" in str(recorder.files) and "1 .eps" in str(d.notes)
+    assert "PostScript" in str(recorder.files) and "1 .eps" in str(d.notes)
 
 
 # Links

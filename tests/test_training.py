@@ -520,7 +520,13 @@ def test_fewer_ranks_than_asked_for_is_an_error(tmp_path, capsys):
         dict(precision="bf16"),
         dict(accumulate=4),
         dict(recompute=True),
-        pytest.param(dict(compile=True), marks=pytest.mark.slow),
+        pytest.param(
+            dict(compile=True),
+            marks=[  # dynamo itself asks every tensor for its gradient, and torch warns of that
+                pytest.mark.slow,
+                pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),
+            ],
+        ),
         dict(tracker="tensorboard"),
     ],
     ids=lambda e: next(iter(e)),

@@ -412,7 +412,7 @@ def build(ctx):
         try:
             rows = differences([resolve(ctx.runs, a), resolve(ctx.runs, b)])
         except ValueError as e:
-            return f"<p>{text(e)}</p>"
+            return f"<p>There is nothing to compare: {text(e)}</p>"
         return (
             sheet(["setting", a, b], [["-" if v is None else v for v in r] for r in rows])
             if rows

@@ -292,8 +292,9 @@ def load_pair(
 
 
 def _given(stats, dim: int) -> LatentStats:
+    plain = lambda x: x.tolist() if hasattr(x, "tolist") else x  # of numpy and torch
     try:
-        mean, std = stats
+        mean, std = map(plain, stats)
     except (TypeError, ValueError):
         raise ValueError(
             f"stats={stats!r:.80} are no LatentStats. Possible as well is a pair of mean and standard deviation."

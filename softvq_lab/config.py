@@ -498,16 +498,19 @@ class GeneratorConfig:
         "tiny",
         description="of its transformer: tiny for digits; sit and dit S to XL: 33, 130, 458, 675 M parameters; mar B, L, H: 208, 478, 942 M",
     )
-    width: int = Field(0, ge=0, description="of the transformer, if not the size's; likewise")
-    depth: int = Field(0, ge=0)
-    heads: int = Field(0, ge=0)
+    width: int = Field(
+        0, ge=0, le=16384, description="of the transformer, if not the size's; likewise"
+    )
+    depth: int = Field(0, ge=0, le=512)
+    heads: int = Field(0, ge=0, le=512)
     mlp_ratio: float = Field(
-        4.0, gt=0, description="width of the MLPs over that of the transformer"
+        4.0, gt=0, le=64, description="width of the MLPs over that of the transformer"
     )
     qk_norm: bool = Field(False, description="normalise queries and keys")
     latent_rows: int = Field(
         0,
         ge=0,
+        le=512,
         description="rows of a 2-D latent grid, whose tokens come row by row (cnn tokenizers, KL-f8); 0: tokens are a 1-D sequence",
     )
     latent_patch: int = Field(1, ge=1, description="side of the patches of a 2-D grid: 1, 2 or 4")
@@ -533,20 +536,27 @@ class GeneratorConfig:
         description="factor on t before its embedding; released models: 1 (sit's t lies in [0, 1], dit's in 0..999)",
     )
     decoder_width: int = Field(
-        0, ge=0, description="mar: of its decoder, if not the encoder's; likewise"
+        0, ge=0, le=16384, description="mar: of its decoder, if not the encoder's; likewise"
     )
-    decoder_depth: int = Field(0, ge=0)
-    decoder_heads: int = Field(0, ge=0)
+    decoder_depth: int = Field(0, ge=0, le=512)
+    decoder_heads: int = Field(0, ge=0, le=512)
     buffer_tokens: int = Field(
-        0, ge=0, description="mar: tokens that hold the class; 0: the size's (tiny 8, else 64)"
+        0,
+        ge=0,
+        le=4096,
+        description="mar: tokens that hold the class; 0: the size's (tiny 8, else 64)",
     )
     head_width: int = Field(
-        0, ge=0, description="mar: of the MLP that draws single tokens; 0: the size's, likewise"
+        0,
+        ge=0,
+        le=16384,
+        description="mar: of the MLP that draws single tokens; 0: the size's, likewise",
     )
-    head_depth: int = Field(0, ge=0)
+    head_depth: int = Field(0, ge=0, le=512)
     head_repeats: int = Field(
         0,
         ge=0,
+        le=1000,
         description="mar: draws of time and noise for each hidden token in a training step; 0: the size's (tiny 1, else 4)",
     )
     head_steps: int = Field(

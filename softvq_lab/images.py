@@ -105,7 +105,7 @@ def _unknown(came: str, high: float = 0, colour: bool = False) -> UnknownScale:
     return UnknownScale(f"{came}. Scale all pictures of the data set alike: {run}")
 
 
-def _grey(image: Image.Image) -> Image.Image:
+def _grey(image: Image.Image, white_is_zero: bool = False) -> Image.Image:
     "16-bit, 32-bit and float greys (modes I and F) as 8-bit grey; `UnknownScale` where they would not be seen."
     a = np.asarray(image, dtype=np.float64)
     if not np.isfinite(a).all():
@@ -122,14 +122,27 @@ def _grey(image: Image.Image) -> Image.Image:
             high if image.mode != "F" and low >= 0 else 0,
         )
     a = (a / 257).astype(int) if image.mode != "F" else np.rint(a * (255 / full))
-    return Image.fromarray(a.clip(0, 255).astype(np.uint8))
+    a = a.clip(0, 255).astype(np.uint8)
+    return Image.fromarray(255 - a if white_is_zero else a)
 
 
 def _has_16_bit_colours(image: Image.Image) -> bool:
     "Will PIL keep only the upper halves of its 16-bit colours? Known before the image is loaded."
     deep = re.compile(r"^(L|LA|RGB|RGBA|RGBa|RGBX|CMYK);16[BLN]")
-    args = [t.args if isinstance(t.args, tuple) else (t.args,) for t in getattr(image, "tile", [])]
+    tiles = getattr(image, "tile", [])
+    if image.format == "PPM":  # args: mode, or mode and the largest value
+        colours = image.mode == "RGB"
+        return colours and any(isinstance(t.args, tuple) and t.args[-1] > 255 for t in tiles)
+    args = [t.args if isinstance(t.args, tuple) else (t.args,) for t in tiles]
     return any(deep.match(str(a)) for row in args for a in row)
+
+
+def _check_planes(tags: dict, colours: bool):
+    "PIL reads 16-bit colours of a TIFF that lie in planes of their own as if they had 8 bits."
+    if colours and tags.get(284) == 2 and max(tags.get(258, (8,))) > 8:
+        raise UnknownScale(
+            "its 16-bit colours lie in planes of their own, which cannot be read. Save all pictures of the data set alike: magick mogrify -interlace none -define tiff:planar-config=contig *.tif"
+        )
 
 
 def orientation(image: Image.Image) -> int:
@@ -171,7 +184,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         UnknownScale: more than 8 bits, of which so few are used that the picture would be black
     """
-    deep = _has_16_bit_colours(image)
+    deep, tags = _has_16_bit_colours(image), getattr(image, "tag_v2", {})
+    _check_planes(tags, len(image.getbands()) > 1)
     image = upright(image)
     if deep:
         bands = [b for b in image.getbands() if b not in "Aa"]
@@ -183,7 +197,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
                 colour=True,
             )
     if image.mode.startswith(("I", "F")):  # PIL's own conversion clips them to white
-        image = _grey(image)
+        image = _grey(image, white_is_zero=tags.get(262) == 0)
     if image.mode == "LAB":  # PIL converts it by profiles only
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")

@@ -258,7 +258,7 @@ def find_tars(path: str) -> list[str]:
 def tar_index(shards: list[str]) -> dict[str, np.ndarray]:
     "name, shard, offset, length and the texts of labels (cls, json, txt; b'' for none) of every image in tar files, and `left`, lines that say what was left out; read once and kept in the cache folder."
     stamp = [(os.path.abspath(s), (st := os.stat(s)).st_size, st.st_mtime_ns) for s in shards]
-    key = json.dumps(["2", *stamp])
+    key = json.dumps(["3", *stamp])
     kept = cached("tars", f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz")
     if kept.exists():
         try:

@@ -34,7 +34,7 @@ def is_released(info) -> bool:
 
 def _preset(info: dict) -> str:
     size = lambda name: next(
-        (s for s in ("small", "base", "large") if f"vit_{s}_patch14_dinov2" in name), name
+        (s for s in ("small", "base", "large") if f"vit_{s}_patch14_dinov2" in str(name)), name
     )
     pair = size(info["encoder_model"]), size(info["decoder_model"])
     for preset, archs in PRESETS.items():

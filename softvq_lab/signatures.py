@@ -103,6 +103,8 @@ def what_it_is(path, unless: str = "\0") -> str:
     if path.is_dir():
         inside = ", ".join(sorted(p.name for p in path.iterdir())[:5])
         return f" is a folder. Name a file{' in it, which holds ' + inside if inside else ''}."
+    if not path.is_file():  # opening a pipe would wait for ever
+        return " is no file of the disk, but a pipe, a socket or a device. Name a file."
     with open(path, "rb") as f:
         kind, helps = signature(f.read(4096))
     if not kind or kind.startswith(unless):

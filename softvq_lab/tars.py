@@ -23,6 +23,7 @@ from .walk import LeftOut, image_suffixes, is_leftover, split_of, suffix_of
 CLS = frozenset(
     ("cls", "cls.txt", "label", "label.txt", "class", "class.txt", "target", "index.cls")
 )
+_LABEL_EXTENSIONS = sorted((*CLS, "json", "txt"), key=len, reverse=True)
 LONGEST = 200  # bytes of a label's text
 
 
@@ -37,12 +38,15 @@ def label_text(value) -> str | None:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
-    text = str(value).strip()
+    text = readable(str(value).strip())  # JSON may hold half characters, which no file takes
     return text if text and text != "-1" and len(text.encode(errors="replace")) <= LONGEST else None
 
 
 def label_in(record) -> str | None:
-    "The label in a JSON record: of its own keys first, then of the records in it."
+    "The label in a JSON member: the value itself where it is no record, else of its own keys first, then of the records in it."
+    alone = record[0] if isinstance(record, list) and len(record) == 1 else record
+    if not isinstance(alone, dict | list):
+        return label_text(alone)
     level = [record]
     while level:
         for r in level:
@@ -76,12 +80,15 @@ def _sample(name: str) -> tuple[str, str]:
     return folder + slash + at, ext.lower()
 
 
-def _label_member(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, ext: str
-) -> tuple[str, str] | None:
-    "(kind, text) of a member that may hold a label: kinds 'cls', 'json', 'txt'."
-    kind = "cls" if ext in CLS else ext.rpartition(".")[2]
-    if kind not in ("cls", "json", "txt") or member.size > (2**20 if kind == "json" else LONGEST):
+def _label_name(name: str) -> tuple[str, str]:
+    "(kind, what stands before the extension) of a member that may hold a label, by its name: kinds 'cls', 'json', 'txt'; '' for others."
+    ext = next((e for e in _LABEL_EXTENSIONS if name.lower().endswith(f".{e}")), "")
+    return "cls" if ext in CLS else ext, name[: -len(ext) - 1]
+
+
+def _label_member(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str) -> str | None:
+    "The label in a member of a `kind`; None where it holds none."
+    if not kind or member.size > (2**20 if kind == "json" else LONGEST):
         return None
     text = tar.extractfile(member).read().decode("utf-8-sig", errors="surrogateescape").strip()
     if kind == "json":
@@ -91,7 +98,7 @@ def _label_member(
             return None
     elif "\n" in text:
         return None
-    return (kind, text) if text else None
+    return text or None
 
 
 def _target(member: tarfile.TarInfo) -> str:
@@ -130,15 +137,35 @@ def _images(
     return images
 
 # %% ../nbs/01c_tars.ipynb #878f5489
+class _Labels:
+    "The labels of one kind in a tar: by what stands before the extension, and by sample."
+
+    def __init__(self):
+        self.named, self.of_sample = {}, {}
+
+    def add(self, stem: str, text: str):
+        self.named[stem] = text
+        self.of_sample.setdefault(_sample(stem)[0], text)
+
+    def of(self, key: str, name: str) -> bytes:
+        "Of the image called `name`, whose sample is `key`."
+        sample = _sample(name)[0]
+        found = self.named.get(key) or self.named.get(sample)
+        if not found and key == sample:  # 1.meta.json, of 1.jpg
+            found = self.of_sample.get(key)
+        return os.fsencode(found or "")
+
+
 def read_tar(path: str, left: LeftOut) -> list[TarImage]:
     "The images in a tar, with the texts of their labels; what is left out is counted in `left`. A `ValueError` says that it is damaged."
-    found, links, labels = {}, {}, {"cls": {}, "json": {}, "txt": {}}
+    found, links, labels = {}, {}, {k: _Labels() for k in ("cls", "json", "txt")}
     suffixes = image_suffixes()
     try:
         with tarfile.open(path, "r:") as tar:
             for m in tar:
                 if m.isdir():
                     continue
+                kind, stem = _label_name(m.name)
                 if not _is_data(m.name):
                     left.add("hidden files and files that programs leave", m.name)
                 elif suffix_of(m.name) in suffixes:
@@ -146,8 +173,8 @@ def read_tar(path: str, left: LeftOut) -> list[TarImage]:
                         found[m.name] = (m.offset_data, m.size)
                     elif m.issym() or m.islnk():
                         links[m.name] = _target(m)
-                elif m.isreg() and (label := _label_member(tar, m, _sample(m.name)[1])):
-                    labels[label[0]][_sample(m.name)[0]] = label[1]
+                elif m.isreg() and (label := _label_member(tar, m, kind)):
+                    labels[kind].add(stem, label)
                 else:
                     left.add_file(m.name)
             tar.fileobj.seek(tar.offset)
@@ -159,11 +186,8 @@ def read_tar(path: str, left: LeftOut) -> list[TarImage]:
         raise ValueError(
             f"{readable(path)} is damaged or no plain tar ({e}): fetch it again, unpack it if it is compressed, or take it away"
         ) from None
-    text = lambda kind, key, name: os.fsencode(
-        labels[kind].get(key, labels[kind].get(_sample(name)[0], ""))
-    )
     return [
-        TarImage(os.fsencode(name), *where, *(text(k, key, name) for k in ("cls", "json", "txt")))
+        TarImage(os.fsencode(name), *where, *(k.of(key, name) for k in labels.values()))
         for key, (name, *where) in _images(found, links, suffixes, left).items()
     ]
 

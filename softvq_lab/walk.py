@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PICTURE_FORMATS', 'RECORDS', 'LEFTOVERS', 'SPLITS', 'picture_formats', 'image_suffixes', 'suffix_of', 'LeftOut',
-           'is_leftover', 'is_run', 'listing', 'walk', 'images_under', 'split_of', 'split_in']
+           'is_leftover', 'is_run', 'listing', 'walk', 'images_under', 'split_of', 'split_in', 'without_split']
 
 # %% ../nbs/01a_walk.ipynb #bea9961c
 import os
@@ -236,3 +236,8 @@ def split_in(path: str) -> str | None:
     "The split that a file's path speaks of, 'train', 'val' or 'test'; of several words the one that holds out."
     found = {_RANK[w][0] for w in _PART.findall(path.lower())}
     return next((s for s in ("val", "test", "train") if s in found), None)
+
+
+def without_split(path: str) -> str:
+    "A path without the words that `split_in` knows."
+    return _PART.sub("", path.lower())

@@ -8,6 +8,7 @@ __all__ = ['MAX_HEADER', 'WRAPPERS', 'BESIDE', 'VGG', 'DINO', 'TEACHERS', 'Neede
 
 # %% ../nbs/05_weights.ipynb #b8accd4a
 import json
+import operator
 import os
 import re
 from collections import Counter
@@ -91,9 +92,8 @@ def _check_size(path: Path):
             raise ValueError(f"{path}{cut if f.read(1) == b'{' else _other(path)}")
         try:
             header = json.loads(f.read(length))
-            end = max(
-                (v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0
-            )
+            ends = (v["data_offsets"][1] for k, v in header.items() if k != "__metadata__")
+            end = max(map(operator.index, ends), default=0)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             raise ValueError(f"{path}{_other(path)}") from None
     if end > size - 8 - length:
@@ -117,7 +117,7 @@ def read_tensors(path, wanted=()) -> dict[str, Tensor]:
     A `ValueError` says what the file is where it is not one, and what to do.
     """
     path = Path(path)
-    if path.is_dir() or not path.exists():
+    if not path.is_file():
         raise ValueError(f"{path}{what_it_is(path) if path.exists() else ' is not there.'}")
     _check_size(path)
     try:

@@ -115,6 +115,19 @@ def test_splits_without_a_training_split_are_no_classes(tmp_path):
     assert f"data_path='{tmp_path}/" in said
 
 
+@pytest.mark.parametrize(
+    "train,held", [("birds_train", "birds_test"), ("0-Train", "1-Val"), ("img.train", "img.dev")]
+)
+def test_folders_that_differ_in_the_word_of_a_split_are_no_classes(tmp_path, train, held):
+    said = refusal(tree(tmp_path, {f"{train}/cat": 3, f"{train}/dog": 3, f"{held}/cat": 3}))
+    assert "look like splits" in said and f"Rename {train} to train" in said
+
+
+def test_a_word_of_a_split_may_stand_in_the_name_of_a_class(tmp_path):
+    counts = {"toy train": 3, "steam train": 3, "test tube": 3}
+    assert content(tree(tmp_path, counts))[0] == ("steam train", "test tube", "toy train")
+
+
 def test_a_training_folder_beside_other_pictures_is_asked_about(tmp_path):
     said = refusal(tree(tmp_path, {"train/cat": 5, "train/dog": 5, "figures": 2}))
     assert "figures" in said and "is it a split or a class?" in said
@@ -198,6 +211,17 @@ def test_tiny_imagenet_is_read_by_its_annotations(tmp_path):
                 for i, c in enumerate(("dog", "big cat", "dog"))
             ),
         ),
+        ("Labels.TSV", "img\tclass\n000.png\tdog\n001.png\tbig cat\n002.png\tdog\n"),
+        ("annotations.csv", "id;synset\n000;dog\n001;big cat\n002;dog\n"),
+        ("labels.json", '{"000.png": "dog", "001.png": "big cat", "002.png": "dog"}'),
+        (
+            "dataset.json",
+            '{"labels": [["000.png", "dog"], ["001.png", "big cat"], ["002.png", "dog"]]}',
+        ),
+        (
+            "labels.json",
+            '[{"id": "000", "label": "dog"}, {"id": "001", "label": "big cat"}, {"id": "002", "label": "dog"}]',
+        ),
     ],
 )
 @pytest.mark.parametrize("below", ["", "images"])
@@ -237,6 +261,13 @@ def test_a_table_that_could_mean_two_files_is_not_guessed(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label\n000.png,x\n001.png,y\n")
     names, *_, said = content(tmp_path)
     assert names == ("pics",) and "labels.csv is not read" in said
+
+
+def test_whole_numbers_that_a_program_wrote_as_floats_are_whole_numbers(tmp_path):
+    pictures(tmp_path, 11)
+    rows = [f"{i:03}.png,{10 - i}.0" for i in range(11)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file_name,label", *rows]))
+    assert content(tmp_path)[0] == tuple(map(str, range(11)))
 
 
 def test_class_folders_go_before_a_table_and_this_is_said(tmp_path):
@@ -333,7 +364,7 @@ def test_what_starts_other_programs_is_no_picture(tmp_path):
     stack(d.train), stack(d.heldout)
     assert len(d.train) + len(d.heldout) == 4
     assert [Path(f).name for f in recorder.files] == ["000.png"]
-    assert "PostScript" in str(recorder.files) and "1 .eps" in str(d.notes)
+    assert "a PostScript drawing" in str(recorder.files) and "1 .eps" in str(d.notes)
 
 
 # Links

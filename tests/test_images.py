@@ -126,6 +126,48 @@ def test_few_bits_in_sixteen_are_refused_with_their_range_and_a_command(make, bi
         read_picture(io.BytesIO(data))
 
 
+def ppm(values: np.ndarray, largest: int) -> bytes:
+    "Colours (H, W, 3) as a PPM of 16 bits."
+    h, w, _ = values.shape
+    return f"P6 {w} {h} {largest}\n".encode() + values.astype(">u2").tobytes()
+
+
+def test_a_ppm_of_few_bits_is_refused_unless_it_says_so():
+    assert np.array(read_picture(io.BytesIO(ppm(COLOURS * 1023, 1023)))).max() == 255
+    with pytest.raises(UnknownScale, match="would be nearly black"):
+        read_picture(io.BytesIO(ppm(COLOURS * 1023, 65535)))
+
+
+def planes(values: np.ndarray) -> bytes:
+    "16-bit colours (H, W, 3) as a TIFF with a plane for each colour, which PIL cannot write."
+    h, w, _ = values.shape
+    n, start = 2 * h * w, 200
+    short = [(256, w), (257, h), (259, 1), (262, 2), (277, 3), (278, h), (284, 2)]
+    entries = [(tag, 3, 1, v) for tag, v in short]
+    entries += [(258, 3, 3, 150), (273, 4, 3, 160), (279, 4, 3, 172)]
+    table = struct.pack("<H", len(entries))
+    table += b"".join(struct.pack("<HHII", *e) for e in sorted(entries)) + bytes(4)
+    far = struct.pack("<3H", 16, 16, 16), struct.pack("<3I", start, start + n, start + 2 * n)
+    head = (b"II*\0" + struct.pack("<I", 8) + table).ljust(150, b"\0") + far[0]
+    head = (head.ljust(160, b"\0") + far[1] + struct.pack("<3I", n, n, n)).ljust(start, b"\0")
+    return head + values.astype("<u2").transpose(2, 0, 1).tobytes()
+
+
+def test_16_bit_colours_in_planes_are_refused_and_not_garbled():
+    with pytest.raises(UnknownScale, match="in planes of their own.*magick"):
+        read_picture(io.BytesIO(planes(COLOURS * 65535)))
+
+
+def test_deep_greys_of_which_the_least_is_white_are_turned_like_others():
+    photometric = struct.pack("<HHIHH", 262, 3, 1, 1, 0)
+    for values, kind in ((RAMP * 65535, np.uint16), (RAMP, np.float32)):
+        data = deep(values, kind)
+        assert data.count(photometric) == 1
+        turned = data.replace(photometric, struct.pack("<HHIHH", 262, 3, 1, 0, 0))
+        black, white = (np.array(read_picture(io.BytesIO(d))).astype(int) for d in (data, turned))
+        assert np.array_equal(black + white, np.full_like(black, 255))
+
+
 NAN = np.where(RAMP > 0.98, np.nan, RAMP)
 
 

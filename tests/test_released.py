@@ -478,7 +478,10 @@ def test_impossible_statistics_that_are_given_are_refused(generators, softvq, st
 
 def test_given_statistics_come_before_the_stated_ones(generators, softvq):
     restate(softvq, vq_mean=0.0, vq_std=1.0)
-    assert load_pair(generators["sit-mini-64"], softvq, stats=(0.5, 2.0))[0].stats.std[0] == 2
+    row = torch.full((32,), 2.0)
+    for stats in ((0.5, 2.0), (torch.tensor(0.5), row), (np.float32(0.5), row.numpy())):
+        given = load_pair(generators["sit-mini-64"], softvq, stats=stats)[0].stats
+        assert (given.mean, given.std) == ((0.5,) * 32, (2.0,) * 32)
 
 
 def test_a_released_generator_whose_tokenizer_is_not_named_says_so(generators):

@@ -84,6 +84,10 @@ CAT_DOG = {i: ("big cat", "dog")[i % 2] for i in range(12)}
         ("json", lambda i: {"width": 9, "Class": CAT_DOG[i]}, CAT_DOG),
         ("json", lambda i: {"meta": {"a": [{"category": [CAT_DOG[i]]}]}}, CAT_DOG),
         ("json", lambda i: {"annotations": {"target": {"id": i % 2}}}, {i: str(i % 2) for i in range(12)}),
+        ("json", lambda i: i % 3, {i: str(i % 3) for i in range(12)}),
+        ("json", lambda i: [i % 2], {i: str(i % 2) for i in range(12)}),
+        ("cls.json", lambda i: json.dumps(CAT_DOG[i]), CAT_DOG),
+        ("meta.json", lambda i: {"synset": CAT_DOG[i]}, CAT_DOG),
         ("txt", lambda i: CAT_DOG[i], CAT_DOG),
         ("txt", lambda i: str(i % 4), {i: str(i % 4) for i in range(12)}),
     ],
@@ -262,12 +266,26 @@ def test_leftovers_in_a_tar_and_further_images_of_a_sample_are_counted(tmp_path)
     assert "1 .npy" in said and "1 .md" in said
 
 
-def test_a_dot_in_a_name_is_no_further_image(tmp_path):
-    members = {
-        f"IMG.{i}.{e}": d for i in range(6) for e, d in (("png", png(i)), ("cls", str(i % 2)))
+@pytest.mark.parametrize("ext", ["cls", "cls.txt", "json", "TXT", "meta.json"])
+def test_a_dot_in_a_name_is_no_further_image_and_keeps_its_own_label(tmp_path, ext):
+    if ext == "meta.json":
+        members = {f"{i}.{e}": d for i in range(6) for e, d in (("png", png(i)), (ext, {"y": 0}))}
+        members |= {f"{i}.label.json": {"label": f"c{i % 2}"} for i in range(6)}
+    else:
+        label = lambda i: {"label": f"c{i % 2}"} if ext == "json" else f"c{i % 2}"
+        members = {
+            f"v2.{i}.{e}": d for i in range(6) for e, d in (("png", png(i)), (ext, label(i)))
+        }
+    found, _ = classes_of(write_tar(tmp_path / "a.tar", members))
+    assert {int(Path(n).stem.rpartition(".")[2]): c for n, c in found.items()} == {
+        i: f"c{i % 2}" for i in range(6)
     }
-    d = webdataset(str(write_tar(tmp_path / "a.tar", members)), 8)
-    assert len(d.train) + len(d.heldout) == 6 and d.num_classes == 2
+
+
+def test_a_label_of_half_characters_is_written_with_escapes(tmp_path):
+    members = samples(lambda i: json.dumps({"label": f"\ud83d{i % 2}"}), "json", count=6)
+    found, _ = classes_of(write_tar(tmp_path / "a.tar", members))
+    assert set(found.values()) == {"\\ud83d0", "\\ud83d1"}
 
 
 def test_links_within_a_tar_are_followed(tmp_path):

@@ -1,15 +1,18 @@
 """Files of weights: names that a wrapper has changed, and files that hold something else."""
 
 import json
+import os
 import struct
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from softvq_lab.config import TokenizerConfig
-from softvq_lab.hub import load_tokenizer, save
-from softvq_lab.strict import ConfigError
+from softvq_lab.config import GeneratorConfig, TokenizerConfig
+from softvq_lab.generators.model import make_generator
+from softvq_lab.hub import load_generator, load_tokenizer, save
+from softvq_lab.latents.stats import LatentStats
+from softvq_lab.strict import ConfigError, parse
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.losses import frozen_timm
 from softvq_lab.weights import find, fit_weights, read_tensors, unwrap
@@ -170,6 +173,8 @@ FAR = {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}
         ),
         (struct.pack("<Q", 4) + b"words", "not a readable safetensors file"),
         (header(a={"dtype": "F32"}), "not a readable safetensors file"),
+        (header(a={**FAR, "data_offsets": ["0", "4"]}), "not a readable safetensors file"),
+        (header(a={**FAR, "data_offsets": [0, 1e300]}), "not a readable safetensors file"),
     ],
 )
 def test_a_file_of_another_kind_is_named_and_takes_no_memory(content, says, tmp_path):
@@ -193,6 +198,43 @@ def test_a_folder_and_a_pickle_in_the_place_of_a_file_say_what_to_do(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "w.pt")
     with pytest.raises(ConfigError, match="w.pt is a pickle.*only .safetensors.*Convert it"):
         find("x", "y", str(tmp_path / "w.pt"))
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="no file of the disk, but a pipe"):
+        read_tensors(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.pt", "last.ckpt", "pytorch_model.bin"])
+def test_a_pickle_in_the_place_of_a_model_says_what_to_do(name, tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / name)
+    says = f"{name} is a pickle of PyTorch.*Convert it"
+    for place in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError, match=says):
+            load_tokenizer(place)
+    with pytest.raises(ValueError, match="model.safetensors is a file. Name the folder"):
+        (tmp_path / "model.safetensors").touch()
+        load_tokenizer(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "entry,value",
+    [("tokens", 10**9), ("tokens", 0), ("num_classes", 10**10), ("num_classes", -2), ("tokens", 4.0)],
+)  # fmt: skip
+def test_sizes_of_a_generator_are_bounded_before_memory_is_taken(entry, value, saved, tmp_path):
+    tokenizer = load_tokenizer(saved)
+    sizes = tokenizer.tokens, tokenizer.latent_dim
+    stats = LatentStats.given(0.0, 1.0, sizes[1])
+    config = GeneratorConfig(width=24, depth=1, heads=2)
+    save(make_generator(config, *sizes, 3, stats, tokenizer.fingerprint), tmp_path / "g")
+    info = json.loads((tmp_path / "g" / "config.json").read_text())
+    (tmp_path / "g" / "config.json").write_text(json.dumps(info | {entry: value}))
+    with pytest.raises(ValueError, match=f"{entry}={value} of a generator. Possible"):
+        load_generator(tmp_path / "g")
+    for setting in ("depth", "width", "head_width"):
+        with pytest.raises(ConfigError, match=f"{setting}=.*less than or equal"):
+            parse(GeneratorConfig, {setting: 10**7})
 
 
 def test_a_model_in_parts_says_how_to_join_them(saved):

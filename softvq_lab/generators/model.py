@@ -26,7 +26,11 @@ def make_generator(
     stats: LatentStats | None,  # of the latents it is trained on; None: only its tokenizer knows
     tokenizer_fingerprint: str,  # of the tokenizer whose latents these are
 ) -> Generator:
-    "An untrained generator of the kind `config.generator`."
+    "An untrained generator of the kind `config.generator`; a `ValueError` for sizes that none has."
+    sizes = (("tokens", tokens, 1, 2**18), ("latent_dim", latent_dim, 1, 2**16))
+    for name, value, low, high in (*sizes, ("num_classes", num_classes, 0, 10**6)):
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"{name}={value!r:.40} of a generator. Possible: {low} to {high}.")
     if config.generator not in GENERATORS:
         raise ValueError(
             f"generator={config.generator!r}; possible: {', '.join(GENERATORS)}.{closest(config.generator, GENERATORS)}"

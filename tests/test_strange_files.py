@@ -347,7 +347,7 @@ def test_a_linked_run_counts_once_and_a_loop_ends(runs, tmp_path_factory):
     (runs / "gone").symlink_to("/nowhere")
     found = sorted(str(r.path.relative_to(runs)) for r in list_runs(runs))
     assert found == ["far", "first", "pool/one", "second", "third"]
-    rows_say(runs, "far", "running")
+    rows_say(runs, "far", "prepared")
 
 
 def test_a_strange_notebook_is_no_end_of_the_page(runs):

@@ -210,7 +210,7 @@ def name_of(who: dict) -> str:
     "'process 12 on node7', as messages say it."
     if not who.get("pid"):
         return "another process"
-    return f"process {who['pid']} on {who.get('host')}"
+    return f"process {who['pid']} on {who.get('host') or 'an unknown machine'}"
 
 # %% ../nbs/00c_locks.ipynb #c9e6fda0
 class Taken(ConfigError):

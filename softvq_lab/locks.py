@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEARTBEAT', 'GONE', 'HELD', 'NO_LOCKS', 'lives', 'this_process', 'age', 'believed', 'owner', 'was_held', 'name_of',
-           'Taken', 'Lock', 'take_away', 'made_once', 'create', 'sweep_up']
+           'Taken', 'Lock', 'take_away', 'made_once', 'create', 'writable', 'sweep_up']
 
 # %% ../nbs/00c_locks.ipynb #7ab0dbe0
 import errno
@@ -51,6 +51,15 @@ def _numbers() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
+
+
+def _ticks(pid) -> int | None:
+    "When the process `pid` began, in the kernel's ticks since it was booted: no change of the clock moves that. None where there is no such process."
+    try:
+        about = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, TypeError, ValueError):
+        return None
+    return None if about[0] in "ZX" else int(about[19])  # man 5 proc: fields 3 and 22
 
 
 def this_process() -> dict[str, object]:
@@ -138,8 +147,35 @@ def _alive(file, said: dict, how: str) -> bool:
         if how == "flock":
             return False  # this kernel would hold it
         if said.get("numbers") == _numbers():
+            if said.get("ticks"):
+                return _ticks(said.get("pid")) == said["ticks"]
             return lives(platform.node(), said.get("pid"), said.get("created"))
     return age(file) < GONE
+
+
+def _by_this_clock(said: dict) -> dict:
+    "What the owner of a lock said, with the time at which it began by the clock as it is set now."
+    if said.get("machine") != _machine() or said.get("numbers") != _numbers():
+        return said
+    if not said.get("ticks") or _ticks(said.get("pid")) != said["ticks"]:
+        return said
+    try:
+        return said | {"created": psutil.Process(said["pid"]).create_time()}
+    except psutil.Error:
+        return said
+
+
+def _locked(path) -> tuple[int, str]:
+    "The file of a lock, opened, and what `_flock` says of it. Only to read, where that will do: a file system with a file that is open for writing cannot be made read only."
+    for mode in (os.O_RDONLY, os.O_RDWR):
+        fd = os.open(path, mode | os.O_CREAT, 0o666)
+        try:
+            return fd, _flock(fd, fcntl.LOCK_EX)
+        except OSError as e:
+            os.close(fd)
+            if e.errno != errno.EBADF:  # NFS locks only what is open for writing
+                raise
+    raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(path))
 
 
 def _said_now(path) -> dict:
@@ -154,12 +190,12 @@ def _said_now(path) -> dict:
 def owner(path) -> dict | None:
     "Who holds the lock `path` (host, pid, created, since; empty where that cannot be read), None when nobody is at work."
     if (said := _read(_substitute(path))) is not None and _alive(_substitute(path), said, "file"):
-        return said
+        return _by_this_clock(said)
     if (said := _read(path)) is None:
         return None
     probed = _probe(path)
     if probed == "held":
-        return _said_now(path)
+        return _by_this_clock(_said_now(path))
     if not said or said.get("how") == "file":
         return None
     return said if _alive(path, said, "flock" if probed == "got" else "unknown") else None
@@ -174,7 +210,7 @@ def name_of(who: dict) -> str:
     "'process 12 on node7', as messages say it."
     if not who.get("pid"):
         return "another process"
-    return f"process {who['pid']} on {who.get('host')}"
+    return f"process {who['pid']} on {who.get('host') or 'an unknown machine'}"
 
 # %% ../nbs/00c_locks.ipynb #c9e6fda0
 class Taken(ConfigError):
@@ -270,8 +306,7 @@ class Lock:
 
     def _take(self) -> bool:
         "One try."
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        got = _flock(fd, fcntl.LOCK_EX)
+        fd, got = _locked(self.path)
         if got == "got" and self._free(fd):
             self.fd, self.file, self.before = fd, self.path, os.pread(fd, 4096, 0)
             return True
@@ -297,7 +332,7 @@ class Lock:
         if (left := _read(file)) is not None and not self._clear(file, left):
             return False
         try:
-            self.fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            self.fd = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             return False
         self.file, self.before = file, b""
@@ -320,14 +355,20 @@ class Lock:
 
     def _write(self, said: dict | bytes):
         data = said if isinstance(said, bytes) else json.dumps(said).encode()
-        os.pwrite(self.fd, data, 0)
-        os.ftruncate(self.fd, len(data))
+        fd = os.open(self.file, os.O_WRONLY)
+        try:
+            if os.path.samestat(os.fstat(fd), os.fstat(self.fd)):  # else another's by now
+                os.pwrite(fd, data, 0)
+                os.ftruncate(fd, len(data))
+        finally:
+            os.close(fd)
 
     def _begin(self):
         "Say who works, and renew that every `HEARTBEAT` seconds."
         self.stop = threading.Event()
         how = "flock" if self.file == self.path else "file"
         place = {"machine": _machine(), "numbers": _numbers(), "how": how, "since": now()}
+        place |= {"ticks": _ticks(os.getpid())}
         place |= {"token": secrets.token_hex(4), "slurm": os.environ.get("SLURM_JOB_ID")}
         try:
             self._write(this_process() | place | ({"brief": True} if self.brief else {}))
@@ -357,11 +398,19 @@ class Lock:
             os.close(self.fd)
 
 # %% ../nbs/00c_locks.ipynb #57e2df1b
+def _is_here(path, who: dict) -> bool:
+    "Does the owner of the lock `path` live on this machine, in this container or another?"
+    if who.get("machine") != _machine():
+        return False
+    if who.get("numbers") == _numbers():
+        return lives(platform.node(), who.get("pid"), who.get("created"))
+    return _probe(path) == "held"
+
+
 def take_away(path):
     "Take the lock `path` from an owner that cannot be reached, for `--take-over`; raises `Taken` when it is alive on this machine."
     who = owner(path)
-    here = who and who.get("machine") == _machine() and who.get("numbers") == _numbers()
-    if here and lives(platform.node(), who.get("pid"), who.get("created")):
+    if who and _is_here(path, who):
         raise Taken(
             f"{name_of(who)} is alive and at work: stop it first. Only what cannot be reached is taken over",
             who,
@@ -409,6 +458,19 @@ def create(path, data: bytes) -> bool:
         return False
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def writable(path):
+    "Within it, what cannot be written in the folder `path` is a `ConfigError` that says why."
+    try:
+        yield
+    except FileExistsError:
+        raise  # somebody was quicker, which is another matter
+    except OSError as e:
+        raise ConfigError(
+            f"{path} cannot be written in: {e.strerror or e} ({e.filename}). Make room, or give a folder that can be written"
+        ) from None
 
 
 def sweep_up(folder, *patterns: str, older: float = 0.0):

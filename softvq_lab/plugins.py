@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Callable
@@ -149,25 +150,45 @@ def _beside(file: Path, name: str) -> list[Path]:
     if top != file.parent:  # in a package: its own modules by their full names, or relative ones
         own = file.relative_to(top).parts[0]
         folders = [file.parent, top] if name.split(".")[0] == own else [file.parent]
+    return _sources(folders, name)
+
+
+def _sources(folders: list[Path], name: str) -> list[Path]:
     paths = [f / Path(*name.split(".")) for f in folders]
     return [q for p in paths for q in (p.with_suffix(".py"), p / "__init__.py") if q.is_file()]
 
 
+def _on_path(name: str) -> list[Path]:
+    "The files that a dotted `name` means by `sys.path`, unless they were installed."
+    top = name.split(".")[0]
+    spec = None if top in sys.stdlib_module_names else PathFinder.find_spec(top)
+    file = Path(spec.origin) if spec and spec.origin else None
+    if not file or file.suffix != ".py" or "site-packages" in file.parts:
+        return []
+    return [
+        file,
+        *_sources([file.parent.parent if spec.submodule_search_locations else file.parent], name),
+    ]
+
+
 def _imported(file: Path) -> list[Path]:
-    "The files of its own folder or package that a Python file imports."
+    "The files that a Python file imports, without those of Python and of installed packages."
     try:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
     except (SyntaxError, ValueError):
         return []
     names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
+    relative = []
     for n in nodes:
         if isinstance(n, ast.ImportFrom):
-            names += [n.module or "", *(f"{n.module or ''}.{a.name}".strip(".") for a in n.names)]
-    return [p for name in names if name for p in _beside(file, name)]
+            from_it = [f"{n.module or ''}.{a.name}".strip(".") for a in n.names]
+            (relative if n.level else names).extend([n.module or "", *from_it])
+    found = [p for name in [*names, *relative] if name for p in _beside(file, name)]
+    return found + [p for name in names if name for p in _on_path(name)]
 
 
 def plugin_files(file: Path) -> list[Path]:
-    "A plug-in's file and the files of its own folder or package that it imports, and so on."
+    "A plug-in's file and the files that it imports, and so on, without those of Python and of installed packages."
     found, todo = set(), [file.resolve()]
     while todo:
         p = todo.pop()

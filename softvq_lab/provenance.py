@@ -157,7 +157,8 @@ def plugin_record(settings: dict) -> dict[str, str]:
     for name in str(settings.get("plugins") or "").split(","):
         file = plugin_file(name.strip()) if name.strip() else None
         if file and file not in files and file.is_file():
-            found[file.name] = _sources_hash(file)
+            there = found.get(file.name)  # another folder's of the same name
+            found[file.name] = f"{there} {_sources_hash(file)}" if there else _sources_hash(file)
     return found
 
 # %% ../nbs/03a_provenance.ipynb #5db47f1e

@@ -44,6 +44,7 @@ from softvq_lab.core import (
     write_json,
 )
 from softvq_lab.locks import (
+    GONE,
     Lock,
     Taken,
     believed,
@@ -54,6 +55,7 @@ from softvq_lab.locks import (
     sweep_up,
     take_away,
     was_held,
+    writable,
 )
 from .signals import Preempted
 from .strict import ConfigError
@@ -211,15 +213,17 @@ def at_work(run: Run):
     if not was_held(run.lock):
         refuse_if_trained(run)  # of a version that held no lock
     try:
-        lock = Lock(run.lock).acquire()
+        with writable(run.path):
+            lock = Lock(run.lock).acquire()
     except Taken as e:
         raise _taken(run, e.owner) from None
-    except OSError as e:
-        raise ConfigError(f"{run.path} cannot be trained in: {e.strerror} ({e.filename})") from None
     try:
-        sweep_up(run.path, ".status.json.*.tmp", ".metrics.jsonl.*.tmp")
-        sweep_up(run.checkpoints, ".aside-*", ".*.tmp")
-        run.set_status("running")
+        with writable(run.path):
+            sweep_up(run.path, ".status.json.*.tmp", ".metrics.jsonl.*.tmp")
+            others = ".*.????????.tmp", ".clock-*.tmp"  # of those who write without this lock
+            sweep_up(run.path, *others, older=GONE)
+            sweep_up(run.checkpoints, ".aside-*", ".*.tmp")
+            run.set_status("running")
         yield lock
     except BaseException as e:
         _tell(run, e, True, lock)
@@ -353,20 +357,28 @@ def open_run(
         if take_over:
             take_over_run(run)
         status = run.status
-        if status["state"] == "running" and status.get("pid") != os.getpid():
+        if not _is_mine(status):
             refuse_if_trained(run)
         if not resume:
             raise ConfigError(
                 f"{path} already holds a run ({status['state']}, step {status.get('step', 0)}). Go on with it by resume=True, or give another folder by run=...; its checkpoints and figures are as they were"
             )
         return go_on(run, config, extra, accept, defaults or {})
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
     record = {"kind": kind, "config": config, "root": os.getcwd(), **extra}
     record |= {"versions": _versions(), "created": now()}
-    if not create(run.path / "config.json", as_json(record)):  # two began at the same moment
+    with writable(run.path):
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        if first := create(run.path / "config.json", as_json(record)):
+            run.set_status("prepared", step=0)
+    if not first:  # two began at the same moment
         return open_run(path, kind, config, resume, take_over, accept, defaults, **extra)
-    run.set_status("prepared", step=0)
     return run
+
+
+def _is_mine(status: dict) -> bool:
+    "Was a status written by this process?"
+    me = (platform.node(), os.getpid(), psutil.Process().create_time())
+    return me == (status.get("host"), status.get("pid"), status.get("started"))
 
 
 def _versions() -> dict[str, str]:
@@ -406,8 +418,8 @@ def _old_identity(record: dict) -> dict:
 def go_on(run: Run, config: dict, extra: dict, accept: str, defaults: dict) -> Run:
     "Check that `run` may go on with `config` and what stands in `extra`, say what differs, and write it down."
     info, done = run.info, int(run.status.get("step") or 0)
-    config = _with_named_plugins(config, info["config"])
-    there = learned_settings(located_settings(run.path, info))  # paths as they are read here
+    stored = located_settings(run.path, info)  # paths as they are read here
+    config, there = _with_named_plugins(config, stored), learned_settings(stored)
     new = learned_settings(config)
     known = {k: v for k, v in (defaults | OLDER).items() if k in new} if defaults else {}
     was = known | there
@@ -455,7 +467,8 @@ def _write_segment(run: Run, info: dict, new: dict, said: list[str]):
         record["segments"] = [*info.get("segments", []), segment]
         print(f"{run.path} goes on from step {done}, with differences:\n  " + "\n  ".join(said))
     if record != info:
-        write_json(run.path / "config.json", record)
+        with writable(run.path):
+            write_json(run.path / "config.json", record)
 
 
 def made_of(run: Run) -> dict:

@@ -69,7 +69,8 @@ class Requests(Handlers):
         # one key press may arrive twice: from the terminal and from torch's launcher
         if number == signal.SIGINT and self.asked == "SIGINT" and self.at - before > 1:
             raise KeyboardInterrupt
-        self.asked = signal.Signals(number).name
+        if self.asked != "SIGINT":  # what a person ends stays ended, whoever asks besides
+            self.asked = signal.Signals(number).name
 
 
 class BeforeFirstStep(Handlers):

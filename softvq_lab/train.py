@@ -186,11 +186,22 @@ def broken_files(run: Run, images: ImageData) -> BrokenFiles:
     return record_broken(images, run.path)
 
 
+def _behind(run: Run, folder: str) -> Tokenizer:
+    "The tokenizer of a generator's run; a `ConfigError` says how to go on where it is not found."
+    try:
+        return load_tokenizer(folder)
+    except ValueError as e:
+        raise ConfigError(
+            f"{run.path} cannot go on without its tokenizer: {e}\nWhere it lies in another place now: softvq-lab run train_generator run={run.path} tokenizer_run=FOLDER --resume"
+        ) from None
+
+
 def make_task(
     run: Run, config: TrainConfig | TrainGeneratorConfig, images: ImageData | None = None
 ) -> Task:
     "The task of a prepared run."
-    tokenizer = None if isinstance(config, TrainConfig) else load_tokenizer(config.tokenizer_run)
+    own = isinstance(config, TrainConfig)
+    tokenizer = None if own else _behind(run, config.tokenizer_run)
     images, seed = images or images_of(config, tokenizer), config.where.seed
     if int(os.environ.get("RANK", 0)) == 0:  # one rank looks: the files are the same for all
         check_run(run, identity_of(config, images))

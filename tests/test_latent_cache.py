@@ -77,7 +77,9 @@ def ends(p, code=0):
 
 def contents(f):
     return {
-        p.relative_to(f).as_posix(): p.read_bytes() for p in sorted(f.rglob("*")) if p.is_file()
+        p.relative_to(f).as_posix(): p.read_bytes()
+        for p in sorted(f.rglob("*"))
+        if p.is_file() and p.suffix != ".lock"  # it says when somebody was at work
     }
 
 

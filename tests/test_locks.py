@@ -5,16 +5,18 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 import pytest
 
 from softvq_lab import locks
 from softvq_lab.locks import GONE, Lock, Taken, age, create, made_once, owner, take_away
 from softvq_lab.runs import Run, at_work, open_run, take_over_run
-from softvq_lab.signals import Preempted
+from softvq_lab.signals import Preempted, Requests
 from softvq_lab.strict import ConfigError, parse
 from softvq_lab.workbench.execute import Job, execute, stop
 from softvq_lab.workbench.executors import Local, drive
@@ -163,6 +165,52 @@ def test_who_is_taken_over_notices(tmp_path, file_system):
     os.kill(pid, signal.SIGKILL), end_of(pid)
 
 
+def test_a_clock_that_is_set_makes_nobody_dead(tmp_path, file_system, monkeypatch):
+    path, began = tmp_path / "a.lock", psutil.Process.create_time
+    pid = holder(path)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda p: began(p) - 86_400)
+    assert owner(path)["pid"] == pid
+    with pytest.raises(Taken, match=f"process {pid} on"):
+        Lock(path).acquire()
+    with pytest.raises(Taken, match="is alive and at work"):
+        take_away(path)
+    os.kill(pid, signal.SIGKILL), end_of(pid)
+    assert owner(path) is None
+
+
+def test_a_lock_keeps_no_file_open_for_writing(tmp_path, file_system):
+    with Lock(tmp_path / "a.lock") as lock:  # its file system can be made read only
+        assert fcntl.fcntl(lock.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        assert owner(tmp_path / "a.lock")["pid"] == os.getpid()
+
+
+def test_a_file_system_that_locks_only_what_is_open_for_writing_has_locks(tmp_path, monkeypatch):
+    real = fcntl.flock
+
+    def as_nfs(fd, how):
+        if how & fcntl.LOCK_EX and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", as_nfs)
+    pid = holder(tmp_path / "a.lock")
+    with pytest.raises(Taken, match=f"process {pid} on"):
+        Lock(tmp_path / "a.lock").acquire()
+    assert owner(tmp_path / "a.lock")["how"] == "flock"
+    os.kill(pid, signal.SIGKILL), end_of(pid)
+    Lock(tmp_path / "a.lock").acquire().release()
+
+
+def test_who_lives_in_another_container_of_this_machine_is_not_taken_over(tmp_path, monkeypatch):
+    path = tmp_path / "a.lock"
+    pid = holder(path)
+    monkeypatch.setattr(locks, "_numbers", lambda: "pid:[17]")
+    with pytest.raises(Taken, match="is alive and at work"):
+        take_away(path)
+    os.kill(pid, signal.SIGKILL), end_of(pid)
+    take_away(path)
+
+
 def test_what_is_alive_here_is_not_taken_over(tmp_path):
     pid = holder(tmp_path / "a.lock")
     with pytest.raises(Taken, match="is alive and at work"):
@@ -272,6 +320,13 @@ def test_a_run_of_a_version_without_locks_is_believed_while_its_status_is_fresh(
     assert run.status["state"] == "interrupted"
 
 
+def test_what_a_person_ends_stays_ended_whoever_asks_besides():
+    with Requests() as requests:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+            os.kill(os.getpid(), number)
+    assert requests.asked == "SIGINT"
+
+
 def test_an_error_is_told_by_the_process_that_had_it_once(tmp_path, monkeypatch):
     run = open_run(tmp_path / "r", "tokenizer", CONFIG)
     with pytest.raises(OSError), at_work(run):
@@ -285,6 +340,26 @@ def test_an_error_is_told_by_the_process_that_had_it_once(tmp_path, monkeypatch)
     with pytest.raises(Preempted), at_work(run):
         raise Preempted("SIGTERM")
     assert (run.status["state"], run.status["error"]) == ("preempted", None)
+
+
+def test_a_place_that_cannot_be_written_is_one_message(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="/proc/r cannot be written in: .*a folder that can be"):
+        open_run("/proc/r", "tokenizer", CONFIG)
+    run = open_run(tmp_path / "r", "tokenizer", CONFIG)
+
+    def refuse(path, value):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr("softvq_lab.runs.write_json", refuse)  # it became read only
+    with pytest.raises(ConfigError, match="r cannot be written in: Read-only file system"):
+        with at_work(run):
+            pass
+    monkeypatch.setattr("softvq_lab.workbench.execute.write_json", refuse)
+    job = Job(run.path / "notebook.ipynb")
+    with pytest.raises(ConfigError, match="r cannot be written in: Read-only file system"):
+        with job.planning():
+            job.plan("train", {})
+    assert owner(run.lock) is None and owner(job.lock) is None
 
 
 def test_two_commands_at_once_get_folders_of_their_own(tmp_path):
@@ -344,6 +419,62 @@ def test_a_job_stopped_for_good_stays_stopped_whatever_else_is_written(tmp_path,
     with job.planning():
         job.plan("train", {})
     assert not job.info.get("stopped")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"state": "done?"}', '{"state": 3}'])
+def test_a_job_whose_file_says_nothing_is_not_executed_and_can_be_planned(
+    tmp_path, capsys, content
+):
+    job = Job(tmp_path / "notebook.ipynb")
+    assert execute(job) == 1 and "it was not planned" in capsys.readouterr().err
+    job.file.write_text(content)
+    assert execute(job) == 1 and "notebook.job.json does not say what" in capsys.readouterr().err
+    with job.planning():
+        job.plan("train", {"steps": 3})
+    assert job.info["parameters"] == {"steps": 3} and owner(job.lock) is None
+
+
+@pytest.mark.parametrize("number,ends", [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_a_job_that_is_asked_to_stop_before_it_has_a_kernel_ends(
+    tmp_path, monkeypatch, number, ends
+):
+    monkeypatch.setattr(
+        "softvq_lab.workbench.execute._papermill", lambda *a: os.kill(os.getpid(), number)
+    )
+    job = Job(tmp_path / "notebook.ipynb")
+    with job.planning():
+        job.plan("train", {})
+    assert execute(job) == 75 and bool(job.info.get("stopped")) == ends
+    assert job.info["state"] == ("interrupted" if ends else "preempted")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_driver_that_is_stopped_takes_no_attempt_from_its_jobs(tmp_path, times):
+    class Asked(Local):
+        "Jobs that a signal to the driver ends, in the middle of its turn, as often as it comes."
+
+        def start(self, task, busy):
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+            created = psutil.Process(self.process.pid).create_time()
+            task.job.say("queued", pid=self.process.pid, created=created)
+
+        def stop(self, tasks):
+            for _ in range(times - 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+            super().stop(tasks)
+            assert self.process.wait(10) == -signal.SIGTERM
+
+        def states(self, tasks):
+            if hasattr(self, "process"):
+                self.process.poll()
+            return super().states(tasks)
+
+    sweep = open_sweep(dict(name="s", tokenizer=dict(set=dict(tokens=4, steps=60))), tmp_path)
+    for _ in range(4):
+        assert not drive([sweep], Asked(1), attempts=3, poll=0, say=lambda text: None)
+        (t,) = read_report(sweep.folder)["tasks"]
+        assert t["state"] == "interrupted" and sweep.tasks[0].job.info["tries"] == 0
 
 
 def test_a_sweep_has_one_driver(tmp_path):

@@ -430,6 +430,41 @@ def test_a_plugin_beside_the_one_in_use_and_a_moved_one_change_nothing(plugin, t
     begin("r", quantizer="scaled", plugins="sub/scaled.py", resume=True)
 
 
+def test_a_helper_that_lies_elsewhere_belongs_to_its_plugin(plugin, tmp_path, monkeypatch):
+    (tmp_path / "lib" / "parts").mkdir(parents=True)
+    (tmp_path / "lib" / "parts" / "__init__.py").write_text("from .deep import HALF\n")
+    (tmp_path / "lib" / "parts" / "deep.py").write_text("HALF = 0.5\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "lib"))
+    plugin.write_text(PLUGIN.replace("from halves", "from parts"))
+    given = {"quantizer": "scaled", "plugins": "scaled.py"}
+    stop_half_way(begin("r", **given))
+    begin("r", resume=True, **given)
+    (tmp_path / "lib" / "parts" / "deep.py").write_text("HALF = 0.25\n")
+    with pytest.raises(ConfigError, match="plugins: quantizer scaled: .* there, .* now"):
+        begin("r", resume=True, **given)
+    for name in ("parts", "parts.deep"):
+        sys.modules.pop(name, None)
+
+
+def test_two_plugins_of_one_name_are_both_recorded(plugin, tmp_path):
+    for i, folder in enumerate("ab"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "more.py").write_text(f"X = {i}\n")
+    given = {"quantizer": "scaled", "plugins": "scaled.py,a/more.py,b/more.py"}
+    stop_half_way(begin("r", **given))
+    (tmp_path / "a" / "more.py").write_text("X = 7\n")
+    with pytest.raises(ConfigError, match="plugins: more.py: .* there, .* now"):
+        begin("r", resume=True, **given)
+
+
+def test_a_generator_whose_tokenizer_is_gone_says_how_to_go_on(generator):
+    os.rename("runs/t", "elsewhere")
+    with pytest.raises(ConfigError, match="without its tokenizer: .*\n.*tokenizer_run=FOLDER"):
+        train_here(generator)
+    begin(generator.path, "train_generator", tokenizer_run="elsewhere", resume=True)
+    train_here(generator)
+
+
 def test_sources_that_do_the_same_are_equal():
     a = "def f(x):\n    'says'\n    # why\n    return (x +\n        1)\n"
     assert normal_source(a) == normal_source("def f(x):\n  'more'\n  return x + 1\n")

@@ -25,7 +25,7 @@ from ..core import as_json, progress_bar, read_json, sha256, write_atomic, write
 from ..data import ImageData, WithMirrors, record_broken, stack
 from ..files import Pictures
 from .stats import LatentStats, combine, moments
-from ..locks import GONE, create, made_once, sweep_up
+from ..locks import GONE, create, made_once, owner, sweep_up
 from ..signals import deaf
 
 # %% ../../nbs/latents/01_cache.ipynb #a9650492
@@ -254,10 +254,19 @@ def cache_latents(
     return open_cache(folder, plan["tokenizer"], verify=False)
 
 
+def _sweep(folder: Path, rank: int, world: int):
+    "Remove what those who were killed have left of a rank's shards; at once, unless the work is parted in another way as well."
+    locks = [p for p in folder.glob("rank-*.lock") if not p.stem.endswith(f"-of-{world}")]
+    older = GONE if any(owner(p) for p in locks) else 0.0
+    for left in (folder / "shards").glob(".[0-9]*.tmp"):
+        if int(left.name.split(".")[1]) % world == rank:
+            sweep_up(left.parent, left.name, older=older)
+
+
 def _make(tokenizer, images, folder: Path, plan: dict, share, batch_size, workers, progress):
     "Encode the shards of a rank that are not there or damaged."
-    sweep_up(folder / "shards", ".*.tmp", older=GONE)
     rank, world = share
+    _sweep(folder, rank, world)
     todo = _to_encode(folder, plan, images.train, range(rank, plan["shards"], world))
     if todo:
         (folder / "cache.json").unlink(missing_ok=True)

@@ -310,6 +310,7 @@ class Loop:
             self.still_ours()
             self.log(done)
         if self.main and self.due(done, self.optim.eval_every):
+            self.still_ours()
             self.state.ema.module.eval()
             if figures := self.task.evaluate(self.state.ema.module, done):
                 log_metrics(self.run, done, **figures)

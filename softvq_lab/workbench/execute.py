@@ -27,6 +27,7 @@ from pydantic import Field
 
 from ..core import Count, Entries, now, printable, read_json, write_json
 from softvq_lab.locks import (
+    HEARTBEAT,
     Lock,
     Taken,
     believed,
@@ -37,10 +38,12 @@ from softvq_lab.locks import (
     take_away,
     this_process,
     was_held,
+    writable,
 )
 from ..plugins import load_plugins
+from ..provenance import accepted_kinds
 from ..runs import Run, refuse_if_trained, take_over_run
-from ..signals import Handlers, let_go_of_terminal
+from ..signals import Handlers, Preempted, let_go_of_terminal
 from ..strict import ConfigError, flatten
 from .workflow import check_parameters
 
@@ -138,9 +141,10 @@ class Job:
     @contextlib.contextmanager
     def planning(self):
         "Within it nobody else plans or executes the job; `Taken` says who does."
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock = Lock(self.lock, brief=True).acquire()
+            with writable(self.file.parent):
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                lock = Lock(self.lock, brief=True).acquire()
         except Taken as e:
             raise self.refusal(e.owner) from None
         try:
@@ -162,18 +166,11 @@ class Job:
         except (OSError, ValueError):
             before = {}
         ran_on = before.get("host") if before.get("pid") else before.get("ran_on")
-        self.stopped.unlink(missing_ok=True)
-        self.say(
-            "queued",
-            workflow=workflow,
-            parameters=parameters,
-            reason=None,
-            stopped=None,
-            pid=None,
-            host=platform.node(),
-            ran_on=ran_on,
-            tries=_tries(self.file) + 1,
-        )
+        fresh = {"reason": None, "stopped": None, "pid": None, "host": platform.node()}
+        fresh |= {"ran_on": ran_on, "tries": _tries(self.file) + 1}
+        with writable(self.file.parent):
+            self.stopped.unlink(missing_ok=True)
+            self.say("queued", workflow=workflow, parameters=parameters, **fresh)
 
     def last_lines(self, n: int = 20) -> str:
         "The end of the log."
@@ -224,11 +221,17 @@ class Signals(Handlers):
     def handle(self, number, frame):
         if number == signal.SIGHUP:
             let_go_of_terminal()
+        told = False
         for child in psutil.Process().children():
-            try:
+            with contextlib.suppress(psutil.Error):
                 child.send_signal(number)
-            except psutil.Error:
-                continue
+                told = True
+        if not told:  # there is no kernel yet that could save anything, or none any more
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise Preempted(
+                f"{signal.Signals(number).name} asked to stop while no kernel was there"
+            )
 
 
 def execute(job: Job) -> int:
@@ -242,13 +245,20 @@ def execute(job: Job) -> int:
         s = job.info
         if s["state"] == "done":
             return 0
-        sweep_up(job.file.parent, f".{job.file.name}.*.tmp")
+        if not s.get("workflow") or "parameters" not in s:
+            why = s.get("reason") or "it was not planned"
+            print(f"not executed: {job.file} does not say what: {why}", file=sys.stderr)
+            return 1
+        sweep_up(job.file.parent, f".{job.file.name}.*.tmp", older=HEARTBEAT)  # a driver may write
         attempts = s.get("attempts", 0) + 1
         times = dict(begun=now(), ended=None, reason=None)
         job.say("running", **this_process(), **times, attempts=attempts)
         began = time.time()
-        with Signals():
-            state, reason = _papermill(job, s["workflow"], s["parameters"])
+        try:
+            with Signals():
+                state, reason = _papermill(job, s["workflow"], s["parameters"])
+        except (Preempted, KeyboardInterrupt) as e:
+            state, reason = _outcome(e)
         if not lock.mine():
             return PREEMPTED  # it was taken over: what its files say is another's
         if reason == BY_HAND:
@@ -397,6 +407,7 @@ def resume_job(folder, take_over: bool = False, plugins: str = "", accept: str =
     except ValueError as e:
         raise ConfigError(str(e)) from None
     config = load_config(run)
+    accepted_kinds(accept)
     refuse_without_plugins(run)
     if take_over:
         _take_over(job, run)

@@ -8,13 +8,13 @@ __all__ = ['AGAIN', 'Executor', 'Local', 'make_executor', 'drive', 'run_sweep']
 # %% ../../nbs/workbench/06_executors.ipynb #7d59feae
 import contextlib
 import os
-import signal
 import time
 from typing import Protocol
 
 import torch
 
 from ..locks import Taken
+from ..signals import Requests
 from ..strict import ConfigError
 from .execute import ENDED, start, stop
 from .slurm import Slurm
@@ -98,10 +98,6 @@ def make_executor(name: str, jobs: int | None = None, slurm: dict | None = None)
 AGAIN = ("interrupted", "preempted")  # ends that are no fault of the settings
 
 
-class _Stop(Exception):
-    pass
-
-
 def drive(
     sweeps: list[Sweep],
     executor: Executor,
@@ -128,31 +124,36 @@ def _drive(sweeps, executor, retry: bool, attempts: int, poll: float, say) -> bo
             if not t.found and t.job.info["state"] == "failed":
                 t.job.say("planned", reason=None, tries=0)
 
-    def asked(number, frame):
-        raise _Stop(signal.Signals(number).name)
-
-    stops = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {s: signal.signal(s, asked) for s in stops if signal.getsignal(s) != signal.SIG_IGN}
+    states = {}
     try:
-        states = {}
-        while True:
-            states = _turn(tasks, executor, attempts, states, say)
-            for s in sweeps:
-                s.write(states, executor.name)
-            if all(s["state"] in ENDED for s in states.values()):
-                break
-            time.sleep(poll)
-    except _Stop as e:
-        say(f"{e}: asking the running jobs to save; the same command goes on")
-        executor.stop(list(tasks.values()))
-        states = _look(tasks, executor)
+        with Requests() as requests:  # noted, and obeyed between two turns: no job is half begun
+            while not requests.asked:
+                states = _turn(tasks, executor, attempts, states, say)
+                for s in sweeps:
+                    s.write(states, executor.name)
+                if all(s["state"] in ENDED for s in states.values()):
+                    break
+                time.sleep(poll)
+            if requests.asked:
+                say(f"{requests.asked}: asking the running jobs to save; the same command goes on")
+                states = _stop(tasks, executor)
     finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
         if states:
             for s in sweeps:
                 s.write(states, executor.name, ended=True)
-    return all(s["state"] == "done" for s in states.values())
+    return bool(states) and all(s["state"] == "done" for s in states.values())
+
+
+def _stop(tasks: dict[str, Task], executor: Executor) -> dict[str, dict]:
+    "End what runs, which does not count as an attempt of the jobs; the states afterwards."
+    busy = [i for i, s in _look(tasks, executor).items() if s["state"] in ("queued", "running")]
+    executor.stop(list(tasks.values()))
+    states = _look(tasks, executor)
+    for i in busy:
+        if (state := states[i]["state"]) in AGAIN:
+            tries = tasks[i].job.info.get("tries") or 1
+            tasks[i].job.say(state, tries=tries - 1)
+    return states
 
 
 def _look(tasks: dict[str, Task], executor: Executor) -> dict[str, dict]:

@@ -34,7 +34,17 @@ from softvq_lab.provenance import (
     plugin_record,
 )
 from ..core import Count, Entries, derive_seed, now, read_json, write_json
-from ..locks import Lock, Taken, lives, name_of, owner, sweep_up, take_away, was_held
+from softvq_lab.locks import (
+    Lock,
+    Taken,
+    lives,
+    name_of,
+    owner,
+    sweep_up,
+    take_away,
+    was_held,
+    writable,
+)
 from ..runs import ANYHOW, Run, list_runs
 from ..strict import ConfigError, closest, config, flatten, parameters
 from ..typed_text import read_typed_file
@@ -542,11 +552,12 @@ class Sweep:
     @contextlib.contextmanager
     def driving(self, take_over: bool = False):
         "Within it this process alone drives the sweep; a `ConfigError` that says who does."
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if take_over:
-            take_away(self.lock)
         try:
-            lock = Lock(self.lock).acquire()
+            with writable(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if take_over:
+                    take_away(self.lock)
+                lock = Lock(self.lock).acquire()
         except Taken as e:
             raise ConfigError(
                 f"the sweep {self.spec.name} is driven by {name_of(e.owner)}: wait for it, or softvq-lab stop {self.folder}. Where that process cannot be reached any more: softvq-lab sweep ... --take-over"

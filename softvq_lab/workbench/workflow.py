@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from ..core import read_json
+from ..locks import writable
 from ..provenance import located_settings
 from ..strict import ConfigError, closest, flatten, parameters, parse
 from ..workflows import WORKFLOWS, as_older_versions_did
@@ -76,7 +77,8 @@ def numbered(folder: Path, resume: bool = False) -> Path:
         return [folder, *(p for p in there if (p / "config.json").exists())][-1]
     for p in tries:
         with contextlib.suppress(FileExistsError):
-            p.mkdir(parents=True)
+            with writable(p.parent):
+                p.mkdir(parents=True)
             return p
     raise ConfigError(
         f"{folder} and {len(tries) - 1} more of that name are there: give a folder by run=..."

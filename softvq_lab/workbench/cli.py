@@ -123,12 +123,15 @@ def run(
         if not given.get("run"):
             _remove_empty(output.parent, root)  # a mistake costs no folder
         raise
-    s = Job(output).info
-    tell(
-        f"{s['state']}"
-        + (f": {s['reason']}" if s.get("reason") else f" in {s.get('seconds', 0):.0f} s")
-    )
+    _tell_end(Job(output))
     raise typer.Exit(status)
+
+
+def _tell_end(job: "Job"):
+    "How a job ended, and why."
+    s = job.info
+    why = f": {s['reason']}" if s.get("reason") else f" in {s.get('seconds') or 0:.0f} s"
+    tell(s["state"] + why)
 
 
 def _remove_empty(*folders: Path):
@@ -356,9 +359,11 @@ def resume(
     ] = "",
 ):
     "Go on with a run that was stopped, killed or preempted."
-    from softvq_lab.workbench.execute import resume_job
+    from softvq_lab.workbench.execute import Job, resume_job
 
-    raise typer.Exit(resume_job(folder, take_over, plugins, accept))
+    status = resume_job(folder, take_over, plugins, accept)
+    _tell_end(Job(folder / "notebook.ipynb"))
+    raise typer.Exit(status)
 
 
 @app.command()

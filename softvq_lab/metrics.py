@@ -28,6 +28,11 @@ class Metric:
     headline: bool = False  # shown where there is room for few metrics; the first one ranks
 
     def __post_init__(self):
+        for f in fields(self):
+            if not isinstance(value := getattr(self, f.name), f.type):
+                raise ValueError(
+                    f"Metric {self.name!r} has {f.name}={value!r}. It should be a {f.type.__name__}."
+                )
         if self.better not in DIRECTIONS:
             raise ValueError(
                 f"Metric {self.name!r} has better={self.better!r}. Possible: {', '.join(DIRECTIONS)}."
@@ -226,13 +231,18 @@ declare(
     Metric("collapse", "lower", protocol="1 - log perplexity / log K"),
     Metric("entropy", "neither", unit="nat", protocol="of a token's codeword weights"),
     Metric("effective_codewords", "neither", protocol="exp of that entropy, mean over tokens"),
+    Metric("nats", "neither", "KL term of an image", "nat", protocol="quantizer='kl'"),
+    Metric("std", "neither", "posterior's standard deviation", protocol="quantizer='kl'"),
 )
 
 # %% ../nbs/00_metrics.ipynb #3f2b76a2
 declare(  # logged by a training
     Metric("heldout_psnr", "higher", "held-out PSNR", "dB"),
     Metric("heldout_mean_image", "neither", unit="dB", protocol="PSNR of the data's mean image"),
-    *(Metric(n, "lower") for n in ("loss", "rec", "percep", "align", "commitment")),
+    *(
+        Metric(n, "lower")
+        for n in ("loss", "rec", "percep", "align", "commitment", "codebook", "denoise")
+    ),
     *(Metric(n, "neither") for n in ("kl", "adv", "d_loss", "lr", "grad_norm")),
     Metric("window_usage", "higher", protocol="codewords in use lately"),
 )

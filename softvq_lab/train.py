@@ -67,7 +67,8 @@ def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
         info = run.info
     except (OSError, ValueError) as e:
         if run.path.exists():
-            raise ConfigError(f"{run.path} is not a run folder: {e}") from None
+            why = "it holds no config.json" if isinstance(e, FileNotFoundError) else e
+            raise ConfigError(f"{run.path} is not a run folder: {why}") from None
         raise ConfigError(
             f"there is no run folder {run.path}.{closest(run.path.name, [p.name for p in run.path.parent.glob('*/')])}"
         ) from None

@@ -165,3 +165,21 @@ def test_a_training_is_started_stopped_and_resumed(tmp_path, monkeypatch):
         and run.status == run.status | {"state": "done", "step": 60}
         and job.info["attempts"] == 2
     )
+
+
+@pytest.mark.parametrize(
+    "words,says",
+    [
+        (["sweep", "lr=3"], "names no sweep file"),
+        (["run", "train", "--output", "."], "is no notebook"),
+        (["run", "train", "--output", "setup.cfg"], "is no notebook"),
+        (["resume", "."], "it holds no config.json"),
+    ],
+)
+def test_a_command_that_names_the_wrong_thing_says_so_before_any_work(
+    tmp_path, monkeypatch, words, says
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=says):
+        call(*words)
+    assert not any(tmp_path.iterdir())

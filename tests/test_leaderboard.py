@@ -422,3 +422,9 @@ def test_measured_figures_carry_what_they_are(tmp_path):
     path = Measured({"psnr": 30.0, "odd": 1.0}, passport("a", "b", 3)).write(tmp_path, "x", {})
     stored = json.loads(path.read_text())["metrics"]
     assert stored["psnr"]["better"] == "higher" and "odd" not in stored
+
+
+@pytest.mark.parametrize("wrong", [{"label": 5}, {"unit": None}, {"headline": "yes"}, {"name": 3}])
+def test_a_declaration_of_another_type_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Metric(**({"name": "blur", "better": "lower"} | wrong))

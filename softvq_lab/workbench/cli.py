@@ -114,6 +114,10 @@ def run(
 
     given = read_settings(settings or [])
     output = output or _output(workflow, given, root, resume)
+    if output.is_dir() or output.suffix != ".ipynb":
+        raise ConfigError(
+            f"--output {output} is no notebook. Name a file, such as {output}/notebook.ipynb."
+        )
     tell(f"{output}\n{Job(output).log}")
     try:
         if detach:
@@ -197,6 +201,10 @@ def sweep(
     from softvq_lab.workbench.sweep import open_sweep, override
 
     given = read_settings([f for f in files if "=" in f])
+    if all("=" in f for f in files):
+        raise ConfigError(
+            f"{' '.join(files)} names no sweep file. Give one, such as sweeps/digits-tau.yaml."
+        )
     sweeps = [open_sweep(override(f, given), root, accept) for f in files if "=" not in f]
     for note in dict.fromkeys(t.note for s in sweeps for t in s.tasks if t.note):
         typer.echo(note)

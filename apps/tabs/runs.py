@@ -410,8 +410,11 @@ def build(ctx):
         if not a or not b:
             return ""
         try:
-            rows = differences([resolve(ctx.runs, a), resolve(ctx.runs, b)])
-        except ValueError as e:
+            pair = [resolve(ctx.runs, a), resolve(ctx.runs, b)]
+            for run in pair:
+                _ = run.info  # says why it cannot be used
+            rows = differences(pair)
+        except (OSError, ValueError) as e:
             return f"<p>There is nothing to compare: {text(e)}</p>"
         return (
             sheet(["setting", a, b], [["-" if v is None else v for v in r] for r in rows])

@@ -5,13 +5,16 @@ import re
 import shutil
 import socket
 import struct
+import threading
+import time
 import zlib
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 from served import Explorer
-from tabs.picker import View
+from tabs.picker import Last, Newest, View
 
 RNG = np.random.default_rng(0)
 
@@ -529,6 +532,98 @@ def test_a_view_is_built_once_and_late_answers_are_known():
     view.forget()
     assert view.left("a") and not view.in_use("b")
     assert view.begin("b")
+
+
+class Slowly:
+    "A handler that answers a question when it is told to."
+
+    def __init__(self):
+        self.asked, self.answers, self.may = {}, {}, {}
+
+    def reply(self, question):
+        self.asked[question].set()
+        assert self.may[question].wait(20)
+        return question
+
+    def ask(self, handler, question, *lasts):
+        def call():
+            self.answers[question] = handler.event["fn"](*lasts, question)
+
+        self.asked[question], self.may[question] = threading.Event(), threading.Event()
+        thread = threading.Thread(target=call)
+        thread.start()
+        assert self.asked[question].wait(20)
+        return lambda: (self.may[question].set(), thread.join(20))
+
+
+def _dropped(answer):
+    return isinstance(answer, dict) and answer.get("__type__") == "update"
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)])
+def test_of_late_answers_only_that_to_the_newest_question_is_shown(order):
+    with gr.Blocks():
+        slowly, box = Slowly(), gr.Textbox()
+        handler, mine, another = Newest(slowly.reply, box, box), Last(), Last()
+        end = [slowly.ask(handler, f"question {i}", mine) for i in range(3)]
+        elsewhere = slowly.ask(handler, "of another session", another)
+        for i in order:
+            end[i]()
+        elsewhere()
+    assert slowly.answers.pop("of another session") == "of another session"
+    assert slowly.answers.pop("question 2") == "question 2"
+    assert len(slowly.answers) == 2 and all(map(_dropped, slowly.answers.values()))
+
+
+def test_a_wider_change_makes_a_narrower_answer_old_and_not_the_other_way_round():
+    with gr.Blocks():
+        slowly, box = Slowly(), gr.Textbox()
+        run = Newest(slowly.reply, box, box)
+        colour = Newest(slowly.reply, box, box, after=(run,))
+        of_run, of_colour = Last(), Last()
+        ends = [
+            slowly.ask(colour, "colour of the old run", of_colour, of_run),
+            slowly.ask(run, "the new run", of_run),
+        ]
+        for end in ends:
+            end()
+        ends = [
+            slowly.ask(run, "a third run", of_run),
+            slowly.ask(colour, "its colour", of_colour, of_run),
+        ]
+        for end in reversed(ends):
+            end()
+    assert _dropped(slowly.answers.pop("colour of the old run"))
+    assert not any(map(_dropped, slowly.answers.values()))
+
+
+def test_a_page_shows_the_newest_answer_when_the_older_one_comes_late(open_page):
+    def say(value):
+        time.sleep(3 if value == "slow" else 0)
+        return f"answer: {value}"
+
+    with gr.Blocks() as blocks:
+        asked, shown = gr.Textbox(elem_id="asked"), gr.Markdown()
+        once, again = gr.Button("Ask"), gr.Button("Ask again")
+        handler = Newest(say, asked, shown)
+        once.click(**handler.event)
+        again.click(**handler.event)
+    _, url, _ = blocks.queue(default_concurrency_limit=4).launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, ssr_mode=False
+    )
+    try:
+        page = open_page(url)
+        page.locator("#asked textarea").fill("slow")
+        page.get_by_role("button", name="Ask", exact=True).click()
+        page.wait_for_timeout(500)
+        page.locator("#asked textarea").fill("quick")
+        page.get_by_role("button", name="Ask again").click()
+        page.get_by_text("answer: quick").wait_for(timeout=20_000)
+        page.wait_for_timeout(4000)
+        assert page.get_by_text("answer: quick").is_visible()
+        assert not page.get_by_text("answer: slow").count()
+    finally:
+        blocks.close()
 
 
 def test_a_link_is_what_one_sees_and_names_are_text(open_page, app):

@@ -19,7 +19,7 @@ from softvq_lab.workbench.codewords import (
     where_used,
 )
 from softvq_lab.workbench.lens import chosen_image, enlarge, open_lens
-from tabs.picker import LATEST, Context, chooser, failed, focus, picture, plain, resolve, served
+from tabs.picker import Context, Newest, chooser, failed, focus, picture, plain, resolve, served
 
 TOP = 5  # codewords of a token that are shown and can be edited
 CLICK = """() => { for (const plot of document.querySelectorAll('#cw-heatmap .js-plotly-plot')) { if (plot.tokenClick) continue; plot.tokenClick = true;
@@ -304,23 +304,22 @@ def build(ctx: Context):
     asked = [ctx.run, ctx.images, ctx.tab, token, heat, sharp]
     shown, told = [*pictures, message, plot], [table, alone, used_says, used, strongest, looked]
     controls = [token, heat, sharp, table, knock, swap, donor, edits]
-    all_of = lambda event: event.then(
-        show, [*asked, knock, swap, donor, edits], shown, **LATEST
-    ).then(look, [*asked, edits], told, **LATEST)
-    all_of(ctx.run.change(on_run, ctx.run, controls, show_progress="hidden", api_name=False))
-    all_of(gr.on([reset.click], on_run, ctx.run, controls, show_progress="hidden", api_name=False))
-    all_of(
-        gr.on([ctx.images.change], lambda: {}, None, edits, show_progress="hidden", api_name=False)
-    )
-    all_of(
+    fresh = Newest(on_run, ctx.run, controls, show_progress="hidden").event
+    draw = Newest(show, [*asked, knock, swap, donor, edits], shown).event
+    tell = Newest(look, [*asked, edits], told).event
+    for event in (
+        ctx.run.change(**fresh),
+        reset.click(**fresh),
+        ctx.images.change(lambda: {}, None, edits, show_progress="hidden", api_name=False),
         table.input(
             on_edit,
             [token, table, strongest, edits],
             [edits, message],
             show_progress="hidden",
             api_name=False,
-        )
-    )
+        ),
+    ):
+        event.then(**draw).then(**tell)
     gr.on(
         [
             ctx.tab.change,
@@ -331,18 +330,9 @@ def build(ctx: Context):
             swap.input,
             donor.input,
         ],
-        show,
-        [*asked, knock, swap, donor, edits],
-        shown,
-        **LATEST,
+        **draw,
     )
-    gr.on(
-        [ctx.tab.change, token.change, heat.change, sharp.input],
-        look,
-        [*asked, edits],
-        told,
-        **LATEST,
-    )
+    gr.on([ctx.tab.change, token.change, heat.change, sharp.input], **tell)
     alone.select(
         on_codeword,
         [ctx.run, token, strongest],

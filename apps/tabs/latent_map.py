@@ -9,7 +9,7 @@ from softvq_lab.workbench.atlas import SIDE, draw, latent_path, picture_of, read
 from softvq_lab.workbench.execute import Job
 from softvq_lab.workbench.jobs import output_of, progress, start
 from softvq_lab.workbench.lens import enlarge, open_lens
-from tabs.picker import failed, picture, plain, resolve, served
+from tabs.picker import Newest, failed, picture, plain, resolve, served
 
 AT_WORK = ("queued", "running")
 NONE = "**No map of this run yet.** Compute one: a separate process that takes about a minute for a thousand small images. You may leave the page meanwhile."
@@ -247,7 +247,9 @@ def build(ctx):
 
     again = gr.Textbox(visible=False)  # the name of the run whose map has just come
     out = [which, colour, message, plot, hook, found, compute, ends, way, chosen, timer, seen]
-    ctx.run.change(on_run, ctx.run, out, show_progress="hidden", api_name=False)
+    hidden = dict(show_progress="hidden")
+    mapped = Newest(on_run, ctx.run, out, **hidden)
+    ctx.run.change(**mapped.event)
     again.change(
         lambda name: (*(on_run(name) if name else [gr.skip()] * len(out)), ""),
         again,
@@ -255,15 +257,8 @@ def build(ctx):
         show_progress="hidden",
         api_name=False,
     )
-    gr.on(
-        [which.input, colour.input],
-        on_look,
-        [ctx.run, which, colour],
-        plot,
-        show_progress="hidden",
-        trigger_mode="always_last",
-        api_name=False,
-    )
+    colours = Newest(on_look, [ctx.run, which, colour], plot, (mapped,), **hidden)
+    gr.on([which.input, colour.input], **colours.event)
     hook.select(
         on_click,
         [ctx.run, ends, pictures],
@@ -272,17 +267,9 @@ def build(ctx):
         trigger_mode="always_last",
         api_name=False,
     )
-    pictures.change(
-        on_way,
-        [ctx.run, ends, pictures],
-        [way, chosen],
-        show_progress="hidden",
-        trigger_mode="always_last",
-        api_name=False,
-    )
-    swap.click(lambda ends: ends[::-1], ends, ends, show_progress="hidden", api_name=False).then(
-        on_way, [ctx.run, ends, pictures], [way, chosen], show_progress="hidden", api_name=False
-    )
+    walk = Newest(on_way, [ctx.run, ends, pictures], [way, chosen], (mapped,), **hidden).event
+    pictures.change(**walk)
+    swap.click(lambda ends: ends[::-1], ends, ends, api_name=False, **hidden).then(**walk)
     go.click(
         on_go,
         [ctx.run, neighbours, images, seed],

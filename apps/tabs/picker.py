@@ -58,6 +58,42 @@ class View:
         self.stands, self.used = False, None
 
 
+class Newest:
+    """A handler that several events call: of its calls in one session, only the newest answers.
+
+    Calls run beside each other, so that an earlier one may end later; what it would have shown is not
+    what is asked for any more. `after`: handlers that write the same places from a wider change, whose
+    newer calls count too. Use: `gr.on(events, **handler.event)`.
+    """
+
+    def __init__(self, handler, inputs, outputs, after: tuple["Newest", ...] = (), **options):
+        self.last = gr.State(Last())
+        listed = lambda part: (
+            part if isinstance(part, (list, tuple)) else [] if part is None else [part]
+        )
+        outputs, watched = listed(outputs), [self.last, *(a.last for a in after)]
+
+        def answer(*given):
+            mine, others, given = given[0], given[1 : len(watched)], given[len(watched) :]
+            call = mine.call = object()
+            before = [o.call for o in others]
+            found = handler(*given)
+            if mine.call is call and all(o.call is b for o, b in zip(others, before)):
+                return found
+            return [gr.skip()] * len(outputs) if len(outputs) > 1 else gr.skip()
+
+        answer.__name__, answer.__doc__ = handler.__name__, handler.__doc__
+        self.event = dict(
+            fn=answer, inputs=[*watched, *listed(inputs)], outputs=outputs, **(LATEST | options)
+        )
+
+
+class Last:
+    "The newest call of a handler in one session."
+
+    call = None
+
+
 @dataclass
 class Context:
     "What a tab is built with. `tabs` is there when the tabs are filled."
@@ -305,12 +341,9 @@ def chooser(ctx: Context, prefix: str, columns: int = 3, height: int = 330, seve
             says
         )
 
-    ctx.run.change(
-        on_run, ctx.run, [classes, gallery, shown], show_progress="hidden", api_name=False
-    )
-    classes.input(
-        on_class, [ctx.run, classes], [gallery, shown], show_progress="minimal", api_name=False
-    )
+    tiled = Newest(on_run, ctx.run, [classes, gallery, shown], show_progress="hidden")
+    ctx.run.change(**tiled.event)
+    classes.input(**Newest(on_class, [ctx.run, classes], [gallery, shown], (tiled,)).event)
     gallery.select(
         on_pick, [shown, ctx.images, many], ctx.images, show_progress="hidden", api_name=False
     )

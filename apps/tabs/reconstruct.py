@@ -16,8 +16,8 @@ from softvq_lab.workbench.lens import (
     sheet,
 )
 from tabs.picker import (
-    LATEST,
     Context,
+    Newest,
     choices,
     chooser,
     failed,
@@ -221,9 +221,8 @@ def build(ctx: Context):
 
     out = [*pictures, message, download, several, rows, numbers, beside, swipe, second]
     asked = [ctx.run, ctx.images, ctx.tab, kept, other]
-    ctx.run.change(on_run, ctx.run, [kept, other], show_progress="hidden", api_name=False).then(
-        show, asked, out, **LATEST
-    )
-    gr.on([ctx.images.change, ctx.tab.change], show, asked, out, **LATEST)
-    gr.on([kept.input, other.input], show, asked, out, **LATEST)
+    draw = Newest(show, asked, out).event
+    offer = Newest(on_run, ctx.run, [kept, other], show_progress="hidden").event
+    ctx.run.change(**offer).then(**draw)
+    gr.on([ctx.images.change, ctx.tab.change, kept.input, other.input], **draw)
     api_go.click(on_api, [ctx.run, api_file], [*pictures, message], api_name="reconstruct")

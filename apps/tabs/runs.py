@@ -45,7 +45,7 @@ from softvq_lab.workbench.jobs import (
 )
 from softvq_lab.workbench.plots import curves
 from tabs import sweeps
-from tabs.picker import failed, plain, resolve
+from tabs.picker import Newest, failed, plain, resolve
 
 CURVES = [
     "heldout_psnr",
@@ -460,16 +460,11 @@ def build(ctx):
         show_progress="hidden",
         api_name=False,
     )
-    watched.change(
-        look,
-        [watched, width, drawn],
-        view,
-        show_progress="hidden",
-        trigger_mode="always_last",
-        api_name=False,
-    )
+    hidden = dict(show_progress="hidden")
+    watching = Newest(look, [watched, width, drawn], view, **hidden)
+    watched.change(**watching.event)
     timer.tick(
-        on_tick, [watched, width, drawn], [listing, *view], show_progress="hidden", api_name=False
+        **Newest(on_tick, [watched, width, drawn], [listing, *view], (watching,), **hidden).event
     )
     stop.click(on_stop, watched, said, show_progress="hidden", api_name="stop")
     go.click(
@@ -515,30 +510,12 @@ def build(ctx):
     compare_tab.select(
         on_pair, [left, right, ctx.run], [left, right], show_progress="hidden", api_name=False
     )
-    gr.on(
-        [left.change, right.change],
-        on_compare,
-        [left, right],
-        differs,
-        show_progress="hidden",
-        api_name="compare",
-    )
-    gr.on(
-        [notebook_tab.select, ctx.run.change],
-        on_notebooks,
-        ctx.run,
-        which,
-        show_progress="hidden",
-        api_name=False,
-    )
-    gr.on(
-        [which.change, notebook_tab.select],
-        on_notebook,
-        [ctx.run, which],
-        [paper, file],
-        show_progress="minimal",
-        api_name=False,
-    )
+    beside = Newest(on_compare, [left, right], differs, api_name="compare", **hidden)
+    gr.on([left.change, right.change], **beside.event)
+    offered = Newest(on_notebooks, ctx.run, which, **hidden)
+    gr.on([notebook_tab.select, ctx.run.change], **offered.event)
+    read = Newest(on_notebook, [ctx.run, which], [paper, file])
+    gr.on([which.change, notebook_tab.select], **read.event)
 
 
 def served_file(path: Path) -> str:

@@ -11,7 +11,7 @@ from softvq_lab.workbench.drawing import (
     nearest_training,
 )
 from softvq_lab.workbench.lens import generator_for, open_lens, sample_steps
-from tabs.picker import Context, View, failed, picture, plain, resolve, served
+from tabs.picker import Context, Newest, View, failed, picture, plain, resolve, served
 
 EACH = "one of each class"
 NONE = "**No generator for this tokenizer yet.** Train one: `papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`"
@@ -241,9 +241,8 @@ def build(ctx: Context):
         show_progress="hidden",
         api_name=False,
     )
-    sampler.input(
-        on_sampler, [ctx.run, sampler], [steps, temperature], show_progress="hidden", api_name=False
-    )
+    chosen = Newest(on_sampler, [ctx.run, sampler], [steps, temperature], show_progress="hidden")
+    sampler.input(**chosen.event)
     how = [sampler, steps, seed, temperature, low, high]
     running = go.click(
         on_go,
@@ -264,14 +263,7 @@ def build(ctx: Context):
         api_name="sweep",
     )
     stop.click(lambda: "Stopped.", None, message, cancels=[running, sweeping], api_name=False)
-    gr.on(
-        [drawn.change, which.input],
-        on_near,
-        [drawn, which],
-        [near, near_says],
-        show_progress="minimal",
-        trigger_mode="always_last",
-        api_name=False,
-    )
+    compare = Newest(on_near, [drawn, which], [near, near_says]).event
+    gr.on([drawn.change, which.input], **compare)
     ctx.seed.change(lambda s: s, ctx.seed, seed, show_progress="hidden", api_name=False)
     seed.input(lambda s: int(s or 0), seed, ctx.seed, show_progress="hidden", api_name=False)

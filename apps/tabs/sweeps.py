@@ -19,6 +19,7 @@ from softvq_lab.workbench.leaderboard import (
 )
 from softvq_lab.workbench.morning import STATES, effects, overlaid, progress_bar, ranking
 from softvq_lab.workbench.sweep import read_report
+from tabs.picker import Newest
 
 SHOWN = {
     "tokenizer": ("reconstruction", "rec"),
@@ -158,12 +159,5 @@ def build(ctx, sheet) -> gr.Dropdown:
             [gr.Plot(value=f, visible=True) for f in figs] + hidden
         )[: len(plots)]
 
-    which.change(
-        show,
-        which,
-        [told, *plots],
-        show_progress="minimal",
-        trigger_mode="always_last",
-        api_name="sweep_page",
-    )
+    which.change(**Newest(show, which, [told, *plots], api_name="sweep_page").event)
     return which

@@ -13,7 +13,7 @@ from softvq_lab.workbench.token_counts import (
     rate_distortion_figure,
     token_counts,
 )
-from tabs.picker import LATEST, Context, chooser, failed, focus, plain, resolve, served
+from tabs.picker import Context, Newest, chooser, failed, focus, plain, resolve, served
 
 ALONE = (
     "*No other run differs from this one in the number of tokens only. Train one: the same command with another `-p tokens`, and a folder of its own. "
@@ -110,23 +110,11 @@ def build(ctx: Context):
         except ValueError:
             return None, [], []
 
-    gr.on(
-        [ctx.run.change, ctx.images.change, ctx.tab.change],
-        show,
-        [ctx.run, ctx.images, ctx.tab],
-        [gallery, message],
-        **LATEST,
-    )
-    gr.on(
-        [ctx.run.change, ctx.tab.change],
-        curve,
-        [ctx.run, ctx.tab, metric],
-        [plot, table, rows],
-        **LATEST,
-    )
-    metric.input(
-        lambda found, m: adapt(rate_distortion_figure(found, m)) if found else None,
-        [rows, metric],
-        plot,
-        **LATEST,
-    )
+    def on_metric(found, metric):
+        return adapt(rate_distortion_figure(found, metric)) if found else None
+
+    draw = Newest(show, [ctx.run, ctx.images, ctx.tab], [gallery, message]).event
+    gr.on([ctx.run.change, ctx.images.change, ctx.tab.change], **draw)
+    measure = Newest(curve, [ctx.run, ctx.tab, metric], [plot, table, rows])
+    gr.on([ctx.run.change, ctx.tab.change], **measure.event)
+    metric.input(**Newest(on_metric, [rows, metric], plot, (measure,)).event)

@@ -30,9 +30,9 @@ if __name__ == "__main__":  # before gradio, which makes folders when it is impo
 
 import gradio as gr
 import safehttpx
-
-from softvq_lab.plugins import registered
 from tabs import codewords, latent_map, picker, reconstruct, runs, sample, token_counts
+
+from softvq_lab.registry import registered
 
 TABS = [
     ("Reconstruct", reconstruct.build),

@@ -19,18 +19,18 @@ import urllib.request
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
 from measure import agree, alternate, compare, exponent, grads, high_water, peak, seconds
 from plain import DenseSoftVQ, released_euler
 from steps import PIXELS, Ours, Plain, images, make_task, row_utilisation
-from softvq_lab.config import TokenizerConfig
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
 from softvq_lab.core import best_device
 from softvq_lab.generators.base import Guidance
 from softvq_lab.generators.samplers import euler, guided
 from softvq_lab.generators.transformer import PRESETS, DiffusionTransformer
 from softvq_lab.quantizers.softvq import SoftVQ
+from softvq_lab.settings.sections import TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.profile import recorded
 
@@ -318,7 +318,7 @@ def row_startup(rounds: int) -> dict:
     codes = {
         "torch": "import torch",
         "package": "import torch, softvq_lab",
-        "hub": "import torch, softvq_lab.hub",
+        "hub": "import torch, softvq_lab.hub.models",
         "timm": "import torch, timm",
     }
     times = alternate({n: lambda c=c: run(c) for n, c in codes.items()}, max(2, rounds // 2))
@@ -400,7 +400,7 @@ def table(rows: dict) -> str:
         ]
     if (r := rows.get("start-up", {})) and "torch_s" in r:
         lines.append(
-            f"\n`import torch` {r['torch_s']:.2f} s; `import softvq_lab` adds {r['package_adds_s']:.2f} s, `softvq_lab.hub` (all models) {r['hub_adds_s']:.2f} s, of which timm and torchvision {r['timm_adds_s']:.2f} s. `explorer.py` answers after {r['explorer_s']:.1f} s."
+            f"\n`import torch` {r['torch_s']:.2f} s; `import softvq_lab` adds {r['package_adds_s']:.2f} s, `softvq_lab.hub.models` (all models) {r['hub_adds_s']:.2f} s, of which timm and torchvision {r['timm_adds_s']:.2f} s. `explorer.py` answers after {r['explorer_s']:.1f} s."
         )
     for name, r in rows.items():
         if "fixed" in r:

@@ -13,11 +13,11 @@ from pathlib import Path
 from softvq_lab.evaluation.extractors import make_extractor
 from softvq_lab.evaluation.fidelity import frechet_distance
 from softvq_lab.evaluation.image_metrics import reconstruct_split
-from softvq_lab.hub import load_tokenizer
+from softvq_lab.hub.models import load_tokenizer
 from softvq_lab.runs import Run
-from softvq_lab.strict import parse
+from softvq_lab.settings.parse import parse
+from softvq_lab.settings.workflows import TrainConfig
 from softvq_lab.train import images_of, prepare, train_here
-from softvq_lab.workflows import TrainConfig
 
 EVERYTHING = dict(
     percep="reference",
@@ -26,7 +26,7 @@ EVERYTHING = dict(
     adv_lr=1e-3,
     adv_start=100,
     consistency=0.0,
-)  # consistency 4.0 holds so small a discriminator still (nbs/training/04_adversarial.ipynb)
+)  # consistency 4.0 holds so small a discriminator still (nbs/training/03_adversarial.ipynb)
 VARIANTS = {"plain": {}, "all": EVERYTHING}
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from softvq_lab.quantizers.softvq import SoftVQ, kl_term
 from softvq_lab.quantizers.base import QuantOut
+from softvq_lab.quantizers.softvq import SoftVQ, kl_term
 
 
 class DenseSoftVQ(SoftVQ):

@@ -12,16 +12,16 @@ import os
 import statistics
 from pathlib import Path
 
+from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import best_device, read_json, write_json
 from softvq_lab.evaluation.extractors import make_extractor
 from softvq_lab.evaluation.proxy import PROXY, proxy_figures, rank_agreement
 from softvq_lab.evaluation.references import split_reference
 from softvq_lab.evaluation.sampling import sample_folder, sample_settings, sample_to_folder
 from softvq_lab.evaluation.scores import score_samples
-from softvq_lab.hub import find_tokenizer
+from softvq_lab.explore.session import open_lens
+from softvq_lab.hub.models import find_tokenizer
 from softvq_lab.runs import Run, list_runs
-from softvq_lab.training.checkpoint import steps_of
-from softvq_lab.workbench.lens import open_lens
 
 
 def tokenizers_in(folders: list[str]) -> list[Run]:

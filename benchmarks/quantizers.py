@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from softvq_lab.config import TokenizerConfig
 from softvq_lab.runs import Run, figures
+from softvq_lab.settings.sections import TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.losses import mse
 

@@ -4,15 +4,16 @@ import copy
 import time
 
 import torch
+from plain import DenseSoftVQ
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from plain import DenseSoftVQ
-from softvq_lab.config import EngineConfig, OptimConfig, TokenizerConfig
 from softvq_lab.core import best_device, seed_everything
-from softvq_lab.data import shapes, stack
+from softvq_lab.data.datasets import shapes, stack
+from softvq_lab.pretrained.files import TEACHERS
 from softvq_lab.runs import Run
+from softvq_lab.settings.sections import EngineConfig, OptimConfig, TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.adversarial import Adversary, g_loss
 from softvq_lab.training.align import Aligner, TimmTeacher
@@ -23,7 +24,6 @@ from softvq_lab.training.losses import make_perceptual, reconstruction_loss
 from softvq_lab.training.state import State
 from softvq_lab.training.task import make_optimizer
 from softvq_lab.training.tokenizer_task import TokenizerTask
-from softvq_lab.weights import TEACHERS
 
 PIXELS = dict(
     image_size=256, patch_size=16, tokens=64, latent_dim=32, codebook_size=8192, codebooks=4

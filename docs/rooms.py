@@ -11,7 +11,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
-    "foundation",
+    "hall",
+    "settings",
+    "data",
+    "runs",
+    "pretrained",
     "quantizers",
     "tokenizer",
     "latents",
@@ -20,30 +24,41 @@ ORDER = [
     "hub",
     "evaluation",
     "front doors",
-    "workbench",
+    "experiments",
+    "explore",
     "apps",
 ]
 MODULES = {
-    "released": "hub",
-    "hub": "hub",
+    "runs": "runs",
+    "provenance": "runs",
     "train": "front doors",
     "sample": "front doors",
-}  # modules beside the rooms that are no foundation
+    "cli": "apps",
+}  # modules beside the rooms that are not the hall's
 WHAT = {
-    "foundation": "seeds, settings, files, images, runs",
+    "hall": "seeds, files, locks, ranks, registry, checkpoints, figures - used by all of them",
+    "settings": "names, types, ranges",
+    "data": "images from files",
+    "runs": "what a run records",
+    "pretrained": "networks of others",
     "quantizers": "AE KL VQ SoftVQ GMMVQ",
     "tokenizer": "encoder and decoder",
     "latents": "statistics, cache",
     "generators": "SiT DiT MAR, samplers",
     "training": "one loop, two tasks",
-    "evaluation": "figures with passports",
-    "workbench": "notebooks and explorer",
     "hub": "save, load, released",
+    "evaluation": "metrics with passports",
     "front doors": "train, sample",
-    "apps": "the explorer",
+    "experiments": "jobs, sweeps, tables",
+    "explore": "behind app and widgets",
+    "apps": "explorer, command line",
 }
 PLACE = {
-    "foundation": (2, 3),
+    "hall": (0, 4),
+    "settings": (0, 3),
+    "data": (1, 3),
+    "runs": (2, 3),
+    "pretrained": (3, 3),
     "quantizers": (0, 2),
     "tokenizer": (1, 2),
     "latents": (2, 2),
@@ -51,22 +66,26 @@ PLACE = {
     "training": (1, 1),
     "hub": (2, 1),
     "evaluation": (3, 1),
-    "front doors": (2, 0),
-    "workbench": (3, 0),
-    "apps": (4, 0),
+    "front doors": (0, 0),
+    "experiments": (1, 0),
+    "explore": (2, 0),
+    "apps": (3, 0),
 }  # column, row
+COLUMNS, ROWS = 4, 5
+BESIDE = (
+    "settings",
+    "data",
+    "runs",
+    "pretrained",
+)  # their arrows would cover the others: said in words
 
 
 def room(parts: tuple[str, ...]) -> str:
     if parts[0] != "softvq_lab":
         return "apps"
     if len(parts) < 2:
-        return "foundation"
-    return (
-        parts[1]
-        if (ROOT / "softvq_lab" / parts[1]).is_dir()
-        else MODULES.get(parts[1], "foundation")
-    )
+        return "hall"
+    return parts[1] if (ROOT / "softvq_lab" / parts[1]).is_dir() else MODULES.get(parts[1], "hall")
 
 
 def imports() -> Counter:
@@ -95,14 +114,15 @@ def against(edges) -> list[str]:
 def svg(edges: Counter) -> str:
     W, H, w, h = 200, 120, 164, 58
     box = {r: (20 + x * W, 20 + y * H) for r, (x, y) in PLACE.items()}
+    width, height = COLUMNS * W + 4, ROWS * H
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {5 * W + 4} {4 * H}" font-family="sans-serif" role="img" aria-label="Rooms of softvq_lab and what they use">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" role="img" aria-label="Rooms of softvq_lab and what they use">',
         '<defs><marker id="a" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L10 5L0 10z" fill="#7d8ca3"/></marker></defs>',
-        f'<rect width="{5 * W + 4}" height="{4 * H}" fill="#ffffff"/>',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
     for (a, b), n in sorted(edges.items()):
-        if b == "foundation":
-            continue  # everybody uses it: said in words
+        if b == "hall" or b in BESIDE and a not in BESIDE:
+            continue  # nearly everybody uses it
         (x1, y1), (x2, y2) = box[a], box[b]
         if y1 == y2:
             far, right = abs(x1 - x2) > W, x2 > x1
@@ -118,19 +138,19 @@ def svg(edges: Counter) -> str:
             f'<path d="{d}" fill="none" stroke="#7d8ca3" stroke-width="{min(3, 1 + n / 4):.1f}" marker-end="url(#a)"/>'
         )
     for r, (x, y) in box.items():
-        wide = (5 * W - 36) if r == "foundation" else w
-        x = 20 if r == "foundation" else x
+        wide = (COLUMNS * W - 36) if r == "hall" else w
+        x = 20 if r == "hall" else x
         fill = {
-            "foundation": "#eef1f5",
+            "hall": "#eef1f5",
             "front doors": "#fdf1dc",
-            "workbench": "#fdf1dc",
+            "experiments": "#fdf1dc",
+            "explore": "#fdf1dc",
             "apps": "#fdf1dc",
         }.get(r, "#dfeaf6")
-        text = WHAT[r] + (" - used by all of them" if r == "foundation" else "")
         out += [
             f'<rect x="{x}" y="{y}" width="{wide}" height="{h}" rx="8" fill="{fill}" stroke="#7d8ca3"/>',
             f'<text x="{x + wide / 2}" y="{y + 25}" text-anchor="middle" font-size="16" font-weight="bold" fill="#222">{r}</text>',
-            f'<text x="{x + wide / 2}" y="{y + 45}" text-anchor="middle" font-size="12" fill="#444">{text}</text>',
+            f'<text x="{x + wide / 2}" y="{y + 45}" text-anchor="middle" font-size="12" fill="#444">{WHAT[r]}</text>',
         ]
     return "\n".join(out + ["</svg>"]) + "\n"
 

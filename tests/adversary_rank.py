@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from softvq_lab.reference import ReferenceNet
+from softvq_lab.pretrained.reference import ReferenceNet
 from softvq_lab.training.adversarial import Adversary, LeCAM, adaptive_weight
 from softvq_lab.training.discriminators import make_discriminator
 

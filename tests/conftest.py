@@ -133,11 +133,11 @@ def trained(tmp_path_factory) -> Path:
     "A folder of two runs, `tokenizer` and `generator`, trained for a few steps on digits by the notebooks' own path."
     from dataclasses import asdict
 
-    from softvq_lab.strict import parse
-    from softvq_lab.workflows import TrainConfig, TrainGeneratorConfig
-    from softvq_lab.data import digits
-    from softvq_lab.hub import load_tokenizer
+    from softvq_lab.data.datasets import digits
+    from softvq_lab.hub.models import load_tokenizer
     from softvq_lab.runs import open_run
+    from softvq_lab.settings.parse import parse
+    from softvq_lab.settings.workflows import TrainConfig, TrainGeneratorConfig
     from softvq_lab.training.generator_task import GeneratorTask
     from softvq_lab.training.loop import fit
     from softvq_lab.training.tokenizer_task import TokenizerTask

@@ -9,10 +9,10 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from softvq_lab import cli
+from softvq_lab.core import ConfigError
+from softvq_lab.experiments.execute import Job
 from softvq_lab.runs import Run
-from softvq_lab.strict import ConfigError
-from softvq_lab.workbench import cli
-from softvq_lab.workbench.execute import Job
 
 COMMANDS = ("run", "runs", "show", "compare", "resume", "stop", "sweep")
 
@@ -36,7 +36,7 @@ def test_help_names_every_command_and_each_explains_itself():
 
 def test_who_only_looks_does_not_wait_for_heavy_imports(trained):
     code = """import sys
-from softvq_lab.workbench.cli import main
+from softvq_lab.cli import main
 for words in (['--help'], ['runs', '--root', sys.argv[1]], ['stop', 'nowhere']):
     sys.argv[1:] = words
     try: main()

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from softvq_lab.config import DataConfig
-from softvq_lab.data import (
+from softvq_lab.core import ConfigError
+from softvq_lab.data.archives import hf, tar_index, webdataset
+from softvq_lab.data.datasets import (
     Augmented,
     describe_data,
     digits,
@@ -26,11 +27,11 @@ from softvq_lab.data import (
     stack,
     training_view,
 )
-from softvq_lab.files import BrokenFiles, hold_out
-from softvq_lab.images import center_crop, labels_of, random_crop
-from softvq_lab.packed import hf, tar_index, webdataset
-from softvq_lab.strict import ConfigError, parse
-from softvq_lab.workflows import TrainConfig
+from softvq_lab.data.folder import BrokenFiles, hold_out
+from softvq_lab.data.images import center_crop, labels_of, random_crop
+from softvq_lab.settings.parse import parse
+from softvq_lab.settings.sections import DataConfig
+from softvq_lab.settings.workflows import TrainConfig
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This DataLoader will create"

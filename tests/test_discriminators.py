@@ -9,12 +9,15 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from norm_rank import CUTS, activations, adversary, norm, pictures, plain, player
+from parity.fill import images, weight
 from safetensors.torch import save_file
 
-from softvq_lab.config import LossConfig, TokenizerConfig
-from softvq_lab.data import digits
-from softvq_lab.reference import ReferenceNet
-from softvq_lab.strict import ConfigError
+from softvq_lab.core import ConfigError
+from softvq_lab.data.datasets import digits
+from softvq_lab.pretrained.files import DINO, loss_weights, preflight
+from softvq_lab.pretrained.reference import ReferenceNet
+from softvq_lab.settings.sections import LossConfig, TokenizerConfig
 from softvq_lab.training.adversarial import Adversary, d_loss
 from softvq_lab.training.augment import DiffAug
 from softvq_lab.training.discriminators import (
@@ -29,9 +32,6 @@ from softvq_lab.training.discriminators import (
 )
 from softvq_lab.training.losses import frozen_timm
 from softvq_lab.training.tokenizer_task import make_judges
-from softvq_lab.weights import DINO, loss_weights, preflight
-from norm_rank import CUTS, activations, adversary, norm, pictures, plain, player
-from parity.fill import images, weight
 
 PARITY = Path(__file__).parent / "parity"
 KEYS = json.loads((PARITY / "dino-disc.keys.json").read_text())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from softvq_lab.config import GeneratorConfig, TokenizerConfig
+from softvq_lab.core import ConfigError
 from softvq_lab.evaluation.efficiency import (
     GENERATOR_SIZES,
     PAPER_PARAMETERS,
@@ -28,8 +28,9 @@ from softvq_lab.evaluation.efficiency import (
     tokenizer_step,
     wide_table,
 )
-from softvq_lab.strict import ConfigError, parse
-from softvq_lab.workflows import EfficiencyConfig
+from softvq_lab.settings.parse import parse
+from softvq_lab.settings.sections import GeneratorConfig, TokenizerConfig
+from softvq_lab.settings.workflows import EfficiencyConfig
 
 CPU = torch.device("cpu")
 

@@ -18,9 +18,8 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-from softvq_lab.config import GeneratorConfig, TokenizerConfig
-from softvq_lab.core import read_json, sha256
-from softvq_lab.data import ImageData, digits, stack, to_pil, to_uint8
+from softvq_lab.core import ConfigError, read_json, sha256
+from softvq_lab.data.datasets import ImageData, digits, stack, to_pil, to_uint8
 from softvq_lab.evaluation import extractors
 from softvq_lab.evaluation.extractors import (
     INCEPTION,
@@ -66,10 +65,10 @@ from softvq_lab.evaluation.scores import (
     score_samples,
 )
 from softvq_lab.generators.model import make_generator
-from softvq_lab.hub import load_pair, load_tokenizer
+from softvq_lab.hub.models import load_pair, load_tokenizer
 from softvq_lab.latents.stats import LatentStats
 from softvq_lab.runs import comparable, list_runs, open_run, summary
-from softvq_lab.strict import ConfigError
+from softvq_lab.settings.sections import GeneratorConfig, TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
 
 
@@ -725,8 +724,8 @@ def test_images_smaller_than_its_window_have_no_ssim(size):
 
 
 def test_a_tokenizer_of_small_images_is_measured_without_ssim(tmp_path):
-    from softvq_lab.workbench.lens import in_words
-    from softvq_lab.workbench.token_counts import rate_distortion_figure
+    from softvq_lab.explore.session import in_words
+    from softvq_lab.explore.token_counts import rate_distortion_figure
 
     data = digits(8)
     t = Tokenizer(TokenizerConfig(image_size=8, patch_size=4, tokens=3)).eval()

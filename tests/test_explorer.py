@@ -152,7 +152,7 @@ def test_there_are_at_least_forty_kinds():
 
 @pytest.mark.parametrize("name", UPLOADS)
 def test_an_upload_is_an_image_or_a_sentence(name, tmp_path):
-    from softvq_lab.workbench.lens import read_upload
+    from softvq_lab.explore.session import read_upload
 
     data, good = UPLOADS[name]
     (tmp_path / name).write_bytes(data)
@@ -179,7 +179,7 @@ def test_an_upload_is_an_image_or_a_sentence(name, tmp_path):
     ],
 )
 def test_what_is_not_read_is_named_with_what_helps(name, says, tmp_path):
-    from softvq_lab.workbench.lens import read_upload
+    from softvq_lab.explore.session import read_upload
 
     (tmp_path / name).write_bytes(UPLOADS[name][0])
     with pytest.raises(ValueError, match=f"could not be read as an image: .*{says}"):
@@ -187,7 +187,7 @@ def test_what_is_not_read_is_named_with_what_helps(name, says, tmp_path):
 
 
 def test_a_photo_is_upright_by_its_exif_tag(tmp_path):
-    from softvq_lab.workbench.lens import read_upload
+    from softvq_lab.explore.session import read_upload
 
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned right by a quarter
@@ -199,7 +199,7 @@ def test_a_photo_is_upright_by_its_exif_tag(tmp_path):
 
 
 def test_what_is_too_large_is_not_read(tmp_path):
-    from softvq_lab.workbench.lens import MAX_BYTES, read_upload
+    from softvq_lab.explore.session import MAX_BYTES, read_upload
 
     with open(tmp_path / "a.png", "wb") as f:
         f.truncate(MAX_BYTES + 1)
@@ -267,12 +267,12 @@ def runs(trained, tmp_path_factory):
     "The trained pair, each broken copy of the tokenizer, and three small tokenizers: siblings of 4 and 8 tokens that decode any first k, and a VQ."
     from dataclasses import asdict
 
-    from softvq_lab.data import digits
+    from softvq_lab.data.datasets import digits
     from softvq_lab.runs import open_run
-    from softvq_lab.strict import parse
+    from softvq_lab.settings.parse import parse
+    from softvq_lab.settings.workflows import TrainConfig
     from softvq_lab.training.loop import fit
     from softvq_lab.training.tokenizer_task import TokenizerTask
-    from softvq_lab.workflows import TrainConfig
 
     root = tmp_path_factory.mktemp("tabs")
     for name in ("generator", "tokenizer"):

@@ -17,10 +17,10 @@ from served import Explorer
 from test_jobs import LONG, gone, wait_for
 
 from softvq_lab.core import read_json, write_json
-from softvq_lab.hub import load_tokenizer
+from softvq_lab.experiments.job import family, is_alive, jobs, process_of, progress
+from softvq_lab.explore.session import open_lens
+from softvq_lab.hub.models import load_tokenizer
 from softvq_lab.runs import Run
-from softvq_lab.workbench.jobs import family, is_alive, jobs, process_of, progress
-from softvq_lab.workbench.lens import open_lens
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_a_person_walks_the_map_and_the_runs(open_page, app, looks):
 def test_every_workflow_is_in_the_form_or_left_out_on_purpose():
     from tabs.runs import NOT_SHOWN, SHOWN
 
-    from softvq_lab.workflows import WORKFLOWS
+    from softvq_lab.settings.workflows import WORKFLOWS
 
     assert (
         set(WORKFLOWS) == {*SHOWN, *NOT_SHOWN}

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from softvq_lab.config import GeneratorConfig, TokenizerConfig
-from softvq_lab.config import SampleConfig
-from softvq_lab.data import digits
+from softvq_lab.core import ConfigError
+from softvq_lab.data.datasets import digits
 from softvq_lab.generators.base import Generator
 from softvq_lab.generators.model import GENERATORS, make_generator
-from softvq_lab.hub import load_generator, load_tokenizer, save
+from softvq_lab.hub.models import load_generator, load_tokenizer, save
 from softvq_lab.latents.stats import LatentStats
-from softvq_lab.strict import ConfigError, parse
+from softvq_lab.settings.parse import parse
+from softvq_lab.settings.sections import GeneratorConfig, SampleConfig, TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
 
 STATS = LatentStats((1.0, -2.0, 0.0), (2.0, 0.5, 1.0), 100)

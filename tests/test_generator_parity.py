@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from parity.fill import det, weight
 from safetensors.torch import save_file
 
-from softvq_lab.config import GeneratorConfig
 from softvq_lab.generators.base import Guidance
 from softvq_lab.generators.diffusion import Diffusion
 from softvq_lab.generators.dit import DiT
 from softvq_lab.generators.model import make_generator
 from softvq_lab.generators.sit import SiT
 from softvq_lab.generators.transformer import make_transformer
-from softvq_lab.hub import load_generator, save
+from softvq_lab.hub.models import load_generator, save
 from softvq_lab.latents.stats import LatentStats
-from parity.fill import det, weight
+from softvq_lab.settings.sections import GeneratorConfig
 
 PARITY = Path(__file__).parent / "parity"
 SIT, DIT = "sit-mini-64", "dit-mini-64"

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
-from softvq_lab.files import BrokenFiles, decode, folder, record_broken
-from softvq_lab.images import UnknownScale, center_crop, cover, random_crop
-from softvq_lab.reading import read_picture, save_8bit
-from softvq_lab.signatures import signature
+
+from softvq_lab.data.folder import BrokenFiles, decode, folder, record_broken
+from softvq_lab.data.images import UnknownScale, center_crop, cover, random_crop
+from softvq_lab.data.reading import read_picture, save_8bit
+from softvq_lab.data.signatures import signature
 
 RNG = np.random.default_rng(0)
 PICTURE = Image.fromarray(RNG.integers(0, 255, (40, 60, 3), dtype=np.uint8))

@@ -12,12 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from softvq_lab.core import read_json
-from softvq_lab.runs import figures
-from softvq_lab.strict import ConfigError
-from softvq_lab.training.checkpoint import steps_of
-from softvq_lab.workbench.execute import Job
-from softvq_lab.workbench.jobs import (
+from softvq_lab.checkpoints import steps_of
+from softvq_lab.core import ConfigError, read_json
+from softvq_lab.experiments.execute import Job
+from softvq_lab.experiments.job import (
     cancel,
     family,
     is_alive,
@@ -27,6 +25,7 @@ from softvq_lab.workbench.jobs import (
     run_of,
     start,
 )
+from softvq_lab.runs import figures
 
 LONG = dict(
     tokens=4,

@@ -13,21 +13,23 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, TensorDataset
 
-from softvq_lab.config import TokenizerConfig
 from softvq_lab.core import read_json, write_json
-from softvq_lab.data import folder, shapes
-from softvq_lab.hub import load_tokenizer, save
-from softvq_lab.images import ImageData, stack
+from softvq_lab.data.datasets import folder, shapes
+from softvq_lab.data.images import ImageData, stack
+from softvq_lab.hub.models import load_tokenizer, save
 from softvq_lab.latents.cache import _key as key_of
 from softvq_lab.latents.cache import cache_latents, open_cache
 from softvq_lab.latents.stats import LatentStats
+from softvq_lab.settings.sections import TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
 
 N = 90  # images; with flips 180 entries, in shards of 25: the last is not full, one holds both kinds
 context = multiprocessing.get_context(
     "forkserver"
 )  # one process imports, the others are forked from it: real processes that start at once
-context.set_forkserver_preload(["softvq_lab.data", "softvq_lab.hub", "softvq_lab.latents.cache"])
+context.set_forkserver_preload(
+    ["softvq_lab.data.datasets", "softvq_lab.hub.models", "softvq_lab.latents.cache"]
+)
 
 
 def job(model, f, rank, world, slow, store):

@@ -20,14 +20,14 @@ from softvq_lab.evaluation.latent_map import (
     token_maps,
     umap_2d,
 )
+from softvq_lab.explore.map_figure import hover_page, map_picture
+from softvq_lab.plots import PngWithin, figure_png, latent_map
 from softvq_lab.quantizers.composed import Product, Residual
 from softvq_lab.quantizers.continuous import AE, KL
 from softvq_lab.quantizers.gmmvq import GMMVQ
 from softvq_lab.quantizers.softvq import SoftVQ
 from softvq_lab.quantizers.vq import VQ
 from softvq_lab.training.align import ReferenceTeacher, TimmTeacher
-from softvq_lab.workbench.maps import hover_page, map_picture
-from softvq_lab.workbench.plots import PngWithin, figure_png, latent_map
 
 
 def draw(n, d, seed=0):
@@ -157,7 +157,7 @@ def test_maps_are_reproducible_and_hold_codewords():
 
 
 def test_a_teacher_gives_one_feature_an_image():
-    from softvq_lab.reference import ReferenceNet
+    from softvq_lab.pretrained.reference import ReferenceNet
 
     split = torch.utils.data.TensorDataset(torch.rand(5, 3, 32, 32), torch.zeros(5))
     assert teacher_features(ReferenceTeacher(ReferenceNet(3)), split, 2).shape == (5, 64)

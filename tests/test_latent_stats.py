@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from softvq_lab.config import GeneratorConfig, TokenizerConfig
-from softvq_lab.data import digits
+from softvq_lab.data.datasets import digits
 from softvq_lab.generators.model import make_generator
-from softvq_lab.hub import load_generator, load_tokenizer, save
+from softvq_lab.hub.models import load_generator, load_tokenizer, save
 from softvq_lab.latents.cache import cache_latents, open_cache
 from softvq_lab.latents.stats import LatentStats, combine, measure_latents, moments, stats_of
 from softvq_lab.runs import open_run
+from softvq_lab.settings.sections import GeneratorConfig, TokenizerConfig
 from softvq_lab.tokenizer.external import ExternalTokenizer
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.generator_task import GeneratorTask, load_latents

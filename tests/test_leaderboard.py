@@ -9,7 +9,17 @@ import pandas as pd
 import pytest
 import torch
 
+from softvq_lab.core import ConfigError
 from softvq_lab.evaluation.passport import Measured, passport, write_figures
+from softvq_lab.experiments.leaderboard import (
+    boards,
+    effect,
+    pareto,
+    results,
+    settings,
+    verdict,
+)
+from softvq_lab.experiments.sweep_plots import effects, pareto_front, ranking, rate_distortion
 from softvq_lab.metrics import (
     Metric,
     declarations,
@@ -24,16 +34,6 @@ from softvq_lab.metrics import (
     why_not_ranked,
 )
 from softvq_lab.runs import Run, open_run
-from softvq_lab.strict import ConfigError
-from softvq_lab.workbench.leaderboard import (
-    boards,
-    effect,
-    pareto,
-    results,
-    settings,
-    verdict,
-)
-from softvq_lab.workbench.morning import effects, pareto_front, ranking, rate_distortion
 
 
 @pytest.fixture
@@ -149,12 +149,12 @@ def test_a_declaration_survives_its_file_and_what_is_none_is_left_out(declared):
 
 @pytest.mark.parametrize("kind", ["tokenizer", "generator"])
 def test_everything_that_the_library_measures_is_declared(trained, kind):
-    from softvq_lab.data import digits, stack
+    from softvq_lab.data.datasets import digits, stack
     from softvq_lab.evaluation.extractors import make_extractor
     from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
     from softvq_lab.evaluation.probe import pixel_site, probe_figures
     from softvq_lab.evaluation.scores import reconstruction_fidelity, sample_figures
-    from softvq_lab.hub import load_tokenizer
+    from softvq_lab.hub.models import load_tokenizer
 
     data = digits(32)
     judge = make_extractor("reference", data)
@@ -373,8 +373,8 @@ def test_lists_as_settings_are_drawn(tmp_path):
 
 @pytest.mark.parametrize("name,kept", [("l1", 2), ("psnr", 1), ("heldout_psnr", 1)])
 def test_the_best_checkpoint_is_the_best_in_the_direction_of_its_metric(tmp_path, name, kept):
-    from softvq_lab.config import OptimConfig
-    from softvq_lab.training.checkpoint import best_checkpoint
+    from softvq_lab.checkpoints import best_checkpoint
+    from softvq_lab.settings.sections import OptimConfig
     from softvq_lab.training.loop import fit
     from softvq_lab.training.task import Task
 
@@ -401,7 +401,7 @@ def test_the_best_checkpoint_is_the_best_in_the_direction_of_its_metric(tmp_path
 
 
 def test_a_task_whose_best_metric_has_no_direction_is_refused(tmp_path):
-    from softvq_lab.config import OptimConfig
+    from softvq_lab.settings.sections import OptimConfig
     from softvq_lab.training.loop import fit
     from softvq_lab.training.task import Task
 

@@ -15,15 +15,16 @@ import psutil
 import pytest
 
 from softvq_lab import locks
+from softvq_lab.core import ConfigError
+from softvq_lab.experiments.execute import Job, execute, stop
+from softvq_lab.experiments.parameters import numbered
+from softvq_lab.experiments.scheduler import Local, drive
+from softvq_lab.experiments.sweep import open_sweep, read_report
 from softvq_lab.locks import GONE, Lock, Taken, age, create, made_once, owner, take_away
 from softvq_lab.runs import Run, at_work, open_run, take_over_run
+from softvq_lab.settings.parse import parse
+from softvq_lab.settings.workflows import TrainConfig
 from softvq_lab.signals import Preempted, Requests
-from softvq_lab.strict import ConfigError, parse
-from softvq_lab.workbench.execute import Job, execute, stop
-from softvq_lab.workbench.executors import Local, drive
-from softvq_lab.workbench.sweep import open_sweep, read_report
-from softvq_lab.workbench.workflow import numbered
-from softvq_lab.workflows import TrainConfig
 
 CONFIG = asdict(parse(TrainConfig, dict(tokens=4)))
 
@@ -355,7 +356,7 @@ def test_a_place_that_cannot_be_written_is_one_message(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="r cannot be written in: Read-only file system"):
         with at_work(run):
             pass
-    monkeypatch.setattr("softvq_lab.workbench.execute.write_json", refuse)
+    monkeypatch.setattr("softvq_lab.experiments.execute.write_json", refuse)
     job = Job(run.path / "notebook.ipynb")
     with pytest.raises(ConfigError, match="r cannot be written in: Read-only file system"):
         with job.planning():
@@ -383,7 +384,7 @@ def test_two_commands_at_once_get_folders_of_their_own(tmp_path):
 def sleeping(monkeypatch):
     "Notebooks that take a while."
     monkeypatch.setattr(
-        "softvq_lab.workbench.execute._papermill", lambda *a: (time.sleep(60), ("done", None))[1]
+        "softvq_lab.experiments.execute._papermill", lambda *a: (time.sleep(60), ("done", None))[1]
     )
 
 
@@ -436,7 +437,7 @@ def test_a_job_whose_file_says_nothing_is_not_executed_and_can_be_planned(
 
 
 STOPPED_EARLY = """import os, sys
-from softvq_lab.workbench import execute
+from softvq_lab.experiments import execute
 execute._papermill = lambda *a: os.kill(os.getpid(), int(sys.argv[2]))
 sys.exit(execute.execute(execute.Job(sys.argv[1])))
 """
@@ -494,7 +495,7 @@ def test_a_sweep_has_one_driver(tmp_path):
 
 
 def test_a_file_system_without_locks_executes_a_job(tmp_path, file_system, monkeypatch, capsys):
-    monkeypatch.setattr("softvq_lab.workbench.execute._papermill", lambda *a: ("done", None))
+    monkeypatch.setattr("softvq_lab.experiments.execute._papermill", lambda *a: ("done", None))
     job = Job(tmp_path / "a" / "notebook.ipynb")
     with job.planning():
         job.plan("train", {})

@@ -10,11 +10,13 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from adversary_rank import adversary, logits, pictures, player
 from safetensors.torch import save_file
 
-from softvq_lab.config import LossConfig, TokenizerConfig
-from softvq_lab.reference import ReferenceNet
-from softvq_lab.strict import ConfigError
+from softvq_lab.core import ConfigError
+from softvq_lab.pretrained.files import VGG, loss_weights, preflight
+from softvq_lab.pretrained.reference import ReferenceNet
+from softvq_lab.settings.sections import LossConfig, TokenizerConfig
 from softvq_lab.training.adversarial import KINDS, LeCAM, adaptive_weight, d_loss, g_loss
 from softvq_lab.training.losses import (
     Frozen,
@@ -24,8 +26,6 @@ from softvq_lab.training.losses import (
     mse,
     reconstruction_loss,
 )
-from softvq_lab.weights import VGG, loss_weights, preflight
-from adversary_rank import adversary, logits, pictures, player
 
 
 @pytest.fixture(scope="module")

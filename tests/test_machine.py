@@ -14,14 +14,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from softvq_lab import core, reference
-from softvq_lab.core import cache_dir, cached, progress_bar, read_json, tell, write_cache
-from softvq_lab.data import digits
-from softvq_lab.packed import webdataset
+from softvq_lab import cli, core
+from softvq_lab.core import (
+    ConfigError,
+    cache_dir,
+    cached,
+    progress_bar,
+    read_json,
+    tell,
+    write_cache,
+)
+from softvq_lab.data.archives import webdataset
+from softvq_lab.data.datasets import digits
+from softvq_lab.experiments.execute import workflow_notebook
+from softvq_lab.pretrained import reference
 from softvq_lab.runs import open_run, read_metrics
-from softvq_lab.strict import ConfigError
-from softvq_lab.workbench import cli
-from softvq_lab.workbench.execute import workflow_notebook
 
 
 def python(*words, **more) -> subprocess.CompletedProcess:
@@ -63,7 +70,7 @@ def test_a_training_goes_on_without_a_standard_output(monkeypatch, tmp_path, str
     from dataclasses import asdict
 
     from softvq_lab import train
-    from softvq_lab.workbench.workflow import check_parameters
+    from softvq_lab.experiments.parameters import check_parameters
 
     few = {"steps": 3, "batch_size": 5, "warmup_steps": 1, "eval_every": 3, "checkpoint_every": 3}
     few |= {"tokens": 4, "codebook_size": 16, "latent_dim": 6, "tracker": "none", "log_every": 1}
@@ -94,7 +101,7 @@ def test_the_command_line_needs_no_standard_output(monkeypatch, tmp_path, stream
 def test_a_shell_may_close_the_output(root, tmp_path, redirect):
     for i in range(40):
         open_run(tmp_path / f"run-{i}", "tokenizer", {})
-    command = f"{sys.executable} -m softvq_lab.workbench.cli runs --root {tmp_path}"
+    command = f"{sys.executable} -m softvq_lab.cli runs --root {tmp_path}"
     env = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(
         ["bash", "-c", f"{command} {redirect}"], env=env, capture_output=True, text=True
@@ -235,7 +242,7 @@ def test_an_executed_workflow_is_kept_by_papermill_itself(root, tmp_path):
 
 
 def test_papermills_door_may_be_opened_from_either_side(root):
-    for first in ("softvq_lab.workbench.papermill_io", "papermill.iorw"):
+    for first in ("softvq_lab.experiments.papermill_io", "papermill.iorw"):
         code = f"import {first}; from papermill.iorw import papermill_io as io; print(io.get_handler('./a.ipynb'))"
         done = python("-c", code, env=os.environ | {"PYTHONPATH": str(root)})
         assert "RunsHandler" in done.stdout, done.stderr
@@ -294,7 +301,7 @@ def test_the_wheel_works_without_the_checkout(root, tmp_path):
     env = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
     (tmp_path / "desk").mkdir()
     few = "tokens=4 steps=4 batch_size=8 warmup_steps=1 eval_every=4 checkpoint_every=4 lr=1e-3"
-    words = ["-m", "softvq_lab.workbench.cli", "run", "train", *few.split(), "tracker=none"]
+    words = ["-m", "softvq_lab.cli", "run", "train", *few.split(), "tracker=none"]
     done = python(*words, cwd=tmp_path / "desk", env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     (status,) = (tmp_path / "desk").glob("runs/*/status.json")
@@ -302,9 +309,9 @@ def test_the_wheel_works_without_the_checkout(root, tmp_path):
 
 
 BROKEN = {
-    "a notebook that is no notebook": lambda copy: (copy / "nbs" / "04_runs.ipynb").write_text("{"),
-    "a notebook that cannot be exported": lambda copy: (copy / "nbs" / "04_runs.ipynb").write_text(
-        (copy / "nbs" / "04_runs.ipynb")
+    "a notebook that is no notebook": lambda copy: (copy / "nbs" / "08_runs.ipynb").write_text("{"),
+    "a notebook that cannot be exported": lambda copy: (copy / "nbs" / "08_runs.ipynb").write_text(
+        (copy / "nbs" / "08_runs.ipynb")
         .read_text()
         .replace("def log_metrics(", "def log_metrics((")
     ),
@@ -316,7 +323,7 @@ BROKEN = {
 @pytest.mark.parametrize("spoil", [None, *BROKEN.values()], ids=["nothing", *BROKEN])
 def test_in_step_says_so_only_when_it_is(root, tmp_path, spoil):
     "With three notebooks: the real tree takes minutes."
-    for name in ("nbs/00_core.ipynb", "nbs/04_runs.ipynb", "settings.ini", ".ci/in-step"):
+    for name in ("nbs/00_core.ipynb", "nbs/08_runs.ipynb", "settings.ini", ".ci/in-step"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy2(root / name, tmp_path / name)
     (tmp_path / "softvq_lab").mkdir()

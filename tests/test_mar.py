@@ -11,17 +11,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from parity.fill import det, weight
 from safetensors.torch import save_file
 from torch import nn
 
-from softvq_lab.config import GeneratorConfig
+from softvq_lab.core import ConfigError
 from softvq_lab.generators.mar import MAR, at_places, draw_orders, hidden_after, visible_places
 from softvq_lab.generators.model import make_generator
-from softvq_lab.hub import load_generator, save
+from softvq_lab.hub.models import load_generator, save
 from softvq_lab.latents.stats import LatentStats
-from softvq_lab.strict import ConfigError, parse
-from softvq_lab.workflows import TrainGeneratorConfig
-from parity.fill import det, weight
+from softvq_lab.settings.parse import parse
+from softvq_lab.settings.sections import GeneratorConfig
+from softvq_lab.settings.workflows import TrainGeneratorConfig
 
 PARITY = Path(__file__).parent / "parity"
 CONFIG = json.loads((PARITY / "mar-mini-64.config.json").read_text())

@@ -7,17 +7,19 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from softvq_lab import plugins, weights
-from softvq_lab.config import LossConfig, OptimConfig, TokenizerConfig
-from softvq_lab.data import digits
-from softvq_lab.hub import load_tokenizer
+from softvq_lab import registry
+from softvq_lab.core import ConfigError
+from softvq_lab.data.datasets import digits
+from softvq_lab.hub.models import load_tokenizer
+from softvq_lab.pretrained import files as weights
 from softvq_lab.runs import open_run, read_metrics
-from softvq_lab.strict import ConfigError, parse
+from softvq_lab.settings.parse import parse
+from softvq_lab.settings.sections import LossConfig, OptimConfig, TokenizerConfig
+from softvq_lab.settings.workflows import TrainConfig, TrainGeneratorConfig
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.loop import fit
 from softvq_lab.training.task import make_optimizer
 from softvq_lab.training.tokenizer_task import TokenizerTask
-from softvq_lab.workflows import TrainConfig, TrainGeneratorConfig
 
 TINY = TokenizerConfig(tokens=4, codebook_size=16)
 
@@ -38,7 +40,7 @@ def test_impossible_objectives_say_what_is_possible(bad, says):
 
 def test_how_many_tokens_share_the_patches_is_asked_of_known_teachers_only(monkeypatch):
     "A tokenizer of 4 x 4 patches: DINOv2 has as many, a teacher of one's own has what it has."
-    monkeypatch.setitem(plugins._registered["teacher"], "mine", None)
+    monkeypatch.setitem(registry._registered["teacher"], "mine", None)
     with pytest.raises(
         ConfigError,
         match="shares 16 patches of the teacher out over tokens=3, which must divide them",

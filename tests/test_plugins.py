@@ -8,25 +8,26 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from softvq_lab import plugins
-from softvq_lab.config import TokenizerConfig
-from softvq_lab.data import digits, load_data
+from softvq_lab import registry
+from softvq_lab.core import ConfigError
+from softvq_lab.data.datasets import digits, load_data
 from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
-from softvq_lab.hub import load_tokenizer, save
+from softvq_lab.hub.models import load_tokenizer, save
 from softvq_lab.metrics import find_metric, forget, lower_is_better
 from softvq_lab.quantizers.base import check_quantizer
 from softvq_lab.runs import open_run
-from softvq_lab.strict import ConfigError, parse
+from softvq_lab.settings.parse import parse
+from softvq_lab.settings.sections import TokenizerConfig
+from softvq_lab.settings.workflows import TrainConfig
 from softvq_lab.tokenizer.model import Tokenizer, make_quantizer
 from softvq_lab.train import load_config
 from softvq_lab.training.tokenizer_task import make_teacher
-from softvq_lab.workflows import TrainConfig
 
 MINE = """
 import torch
 from torch import nn
-from softvq_lab.data import digits
-from softvq_lab.plugins import register
+from softvq_lab.data.datasets import digits
+from softvq_lab.registry import register
 from softvq_lab.quantizers.base import QuantOut, Quantizer
 
 @register('quantizer', 'rounded')
@@ -68,7 +69,7 @@ def mine(tmp_path, monkeypatch):
         ("metric", "worst_pixel"),
         ("metric", "brightness"),
     ):
-        plugins._registered[kind].pop(name, None)
+        registry._registered[kind].pop(name, None)
         forget(f"plugin_{name}")
 
 
@@ -87,7 +88,7 @@ def test_a_name_that_nobody_registered_is_refused_with_what_is_possible():
         (None, "there is no file"),
         ("1 / 0", "ZeroDivisionError"),
         (
-            "from softvq_lab.plugins import register\nregister('quantiser', 'x')",
+            "from softvq_lab.registry import register\nregister('quantiser', 'x')",
             "possible: quantizer",
         ),
     ],
@@ -150,7 +151,7 @@ def test_a_metric_that_does_not_say_which_direction_is_better_is_measured_and_ne
 def test_the_last_registration_counts(mine):
     name = "plugin_brightness"
     for better, lower in (("lower", True), ("higher", False), ("neither", None), (None, None)):
-        plugins.register("metric", "brightness", better)(lambda x, y: y)
+        registry.register("metric", "brightness", better)(lambda x, y: y)
         assert lower_is_better(name) is lower and bool(find_metric(name)) == bool(better)
 
 
@@ -166,13 +167,13 @@ def test_the_last_registration_counts(mine):
 )
 def test_a_declaration_that_makes_no_sense_is_refused(kind, about, says):
     with pytest.raises(ValueError, match=says):
-        plugins.register(kind, "x", **about)
-    assert "x" not in plugins._registered[kind]
+        registry.register(kind, "x", **about)
+    assert "x" not in registry._registered[kind]
 
 
 @pytest.mark.parametrize("measure", [lambda x, y: y.mean(), lambda x, y: y[:1].flatten(1).mean(1)])
 def test_a_metric_that_gives_no_value_for_each_image_is_named(mine, measure):
-    plugins.register("metric", "brightness", "higher")(measure)
+    registry.register("metric", "brightness", "higher")(measure)
     with pytest.raises(
         ValueError, match="Metric 'brightness' gave values of shape .* for .* images"
     ):
@@ -184,7 +185,7 @@ def test_a_saved_tokenizer_needs_its_plugin_and_says_so(mine, tmp_path):
     t = Tokenizer(TokenizerConfig(quantizer="rounded", tokens=4, image_size=16)).eval()
     save(t, tmp_path / "saved")
     assert load_tokenizer(tmp_path / "saved").fingerprint == t.fingerprint
-    code = f"from softvq_lab.hub import load_tokenizer; print(load_tokenizer({str(tmp_path / 'saved')!r}).fingerprint)"
+    code = f"from softvq_lab.hub.models import load_tokenizer; print(load_tokenizer({str(tmp_path / 'saved')!r}).fingerprint)"
     child = lambda **env: subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **env},
@@ -210,6 +211,6 @@ def test_a_run_says_which_plugins_it_was_made_with(mine, tmp_path):
         asdict(parse(TrainConfig, dict(plugins=str(mine), quantizer="rounded", tokens=4))),
     )
     assert load_config(run).tokenizer.quantizer == "rounded"
-    plugins._registered["quantizer"].pop("rounded")
+    registry._registered["quantizer"].pop("rounded")
     with pytest.raises(ConfigError, match=f"export SOFTVQ_LAB_PLUGINS={mine}"):
         load_config(run)

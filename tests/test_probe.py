@@ -4,8 +4,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from softvq_lab.config import GeneratorConfig, TokenizerConfig
-from softvq_lab.data import ImageData, digits, stack
+from softvq_lab.data.datasets import ImageData, digits, stack
 from softvq_lab.evaluation import probe as probing
 from softvq_lab.evaluation.passport import compare
 from softvq_lab.evaluation.probe import (
@@ -27,8 +26,9 @@ from softvq_lab.evaluation.probe import (
     streamed_ridge,
 )
 from softvq_lab.generators.model import make_generator
-from softvq_lab.hub import load_pair, load_tokenizer
+from softvq_lab.hub.models import load_pair, load_tokenizer
 from softvq_lab.latents.stats import LatentStats, encode_dataset
+from softvq_lab.settings.sections import GeneratorConfig, TokenizerConfig
 
 PROBES = [linear_probe, ridge_probe]
 

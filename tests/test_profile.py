@@ -5,10 +5,11 @@ import json
 import pytest
 from test_workflows import papermill
 
-from softvq_lab.strict import ConfigError, parse
+from softvq_lab.core import ConfigError
+from softvq_lab.settings.parse import parse
+from softvq_lab.settings.workflows import ProfileConfig
 from softvq_lab.train import images_of, make_task, prepare
 from softvq_lab.training.profile import profile_steps
-from softvq_lab.workflows import ProfileConfig
 
 SMALL = dict(steps=10, warmup_steps=2, batch_size=8, tokens=8, tracker="none")
 

@@ -11,18 +11,18 @@ import pytest
 from PIL import Image
 
 from softvq_lab import provenance
-from softvq_lab.config import OLDER, OptimConfig
-from softvq_lab.contents import contents
-from softvq_lab.core import read_json, write_json
-from softvq_lab.data import load_data
-from softvq_lab.files import folder
-from softvq_lab.hub import load_tokenizer
+from softvq_lab.core import ConfigError, read_json, write_json
+from softvq_lab.data.contents import contents
+from softvq_lab.data.datasets import load_data
+from softvq_lab.data.folder import folder
+from softvq_lab.experiments.parameters import check_parameters
+from softvq_lab.explore.session import chosen_image, heldout_gallery, open_lens, perceptual_soon
+from softvq_lab.hub.models import load_tokenizer
 from softvq_lab.provenance import identity_differences, normal_source, plugin_record
 from softvq_lab.runs import Run
-from softvq_lab.strict import ConfigError, flatten
+from softvq_lab.settings.parse import flatten
+from softvq_lab.settings.sections import OLDER, OptimConfig
 from softvq_lab.train import images_of, load_config, prepare, train_here
-from softvq_lab.workbench.lens import chosen_image, heldout_gallery, open_lens, perceptual_soon
-from softvq_lab.workbench.workflow import check_parameters
 
 FEW = dict(
     steps=6,
@@ -358,7 +358,7 @@ def test_the_images_of_a_generator_are_its_tokenizers(generator, pictures):
 
 PLUGIN = """
 import torch
-from softvq_lab.plugins import register
+from softvq_lab.registry import register
 from softvq_lab.quantizers.base import Quantizer, QuantOut
 from halves import HALF
 
@@ -376,7 +376,7 @@ class Scaled(Quantizer):
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
-    from softvq_lab import plugins
+    from softvq_lab import registry
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOFTVQ_LAB_PLUGINS", "")
@@ -385,7 +385,7 @@ def plugin(tmp_path, monkeypatch):
     path.write_text(PLUGIN)
     (tmp_path / "halves.py").write_text("HALF = 0.5\n")
     yield path
-    plugins._registered["quantizer"].pop("scaled", None)
+    registry._registered["quantizer"].pop("scaled", None)
     sys.modules.pop("halves", None)
 
 
@@ -545,8 +545,8 @@ def test_a_run_goes_on_without_the_tokenizer_that_it_started_from(half):
 
 
 def test_weights_that_moved_are_the_same_and_others_are_not(tmp_path):
+    from softvq_lab.pretrained.files import Needed
     from softvq_lab.provenance import weights_record
-    from softvq_lab.weights import Needed
 
     (tmp_path / "a").write_bytes(b"weights")
     shutil.copy(tmp_path / "a", tmp_path / "b")

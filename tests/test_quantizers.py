@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from softvq_lab.config import OptimConfig, TokenizerConfig
-from softvq_lab.data import digits
-from softvq_lab.hub import load_tokenizer
+from softvq_lab.data.datasets import digits
+from softvq_lab.hub.models import load_tokenizer
 from softvq_lab.quantizers.base import check_quantizer
 from softvq_lab.quantizers.blockwise import blocks, soft_mix
 from softvq_lab.quantizers.gmmvq import GMMVQ
 from softvq_lab.quantizers.softvq import SoftVQ, kl_from, kl_term
 from softvq_lab.runs import open_run, read_metrics
+from softvq_lab.settings.sections import OptimConfig, TokenizerConfig
 from softvq_lab.tokenizer.model import make_quantizer
 from softvq_lab.training.loop import fit
 from softvq_lab.training.tokenizer_task import TokenizerTask

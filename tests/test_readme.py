@@ -14,13 +14,14 @@ import yaml
 from PIL import Image
 from typer.main import get_command
 
-from softvq_lab import hub
+from softvq_lab.cli import app, read_settings
+from softvq_lab.core import ConfigError
+from softvq_lab.experiments.slurm import SlurmConfig
+from softvq_lab.experiments.sweep import open_sweep, override
+from softvq_lab.hub import models
 from softvq_lab.runs import Run
-from softvq_lab.strict import ConfigError, parameters, parse
-from softvq_lab.workbench.cli import app, read_settings
-from softvq_lab.workbench.slurm import SlurmConfig
-from softvq_lab.workbench.sweep import open_sweep, override
-from softvq_lab.workflows import WORKFLOWS
+from softvq_lab.settings.parse import parameters, parse
+from softvq_lab.settings.workflows import WORKFLOWS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -257,13 +258,13 @@ SCRIPTS = [
     "docs/rooms.py",
     "-m softvq_lab.train",
     "-m softvq_lab.sample",
-    "-m softvq_lab.workbench.cli",
+    "-m softvq_lab.cli",
 ]
 
 
 @pytest.mark.parametrize(
     "script",
-    [*SCRIPTS, *(f"-m softvq_lab.workbench.cli {name}" for name in get_command(app).commands)],
+    [*SCRIPTS, *(f"-m softvq_lab.cli {name}" for name in get_command(app).commands)],
 )
 @pytest.mark.slow
 def test_help(script, tmp_path):
@@ -285,7 +286,7 @@ def test_help(script, tmp_path):
 
 def test_python_of_the_readme_names_what_exists():
     for name in re.findall(r"`(load_\w+)\(", README):
-        assert callable(getattr(hub, name))
+        assert callable(getattr(models, name))
 
 
 def test_files_and_anchors_of_the_readme_are_there():

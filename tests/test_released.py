@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
+from parity.fill import images, weight
 from safetensors.torch import save_file
 from torch.utils.data import TensorDataset
 
-from softvq_lab.config import TokenizerConfig
-from softvq_lab.data import digits
+from softvq_lab.data.datasets import digits
 from softvq_lab.evaluation.sampling import read_samples
-from softvq_lab.hub import load_pair, load_tokenizer, save
+from softvq_lab.hub.models import load_pair, load_tokenizer, save
+from softvq_lab.hub.released import LEFT_OUT, load_released_aligner
 from softvq_lab.latents.stats import LatentStats, measure_latents
 from softvq_lab.quantizers.continuous import AE, KL
 from softvq_lab.quantizers.softvq import SoftVQ
 from softvq_lab.quantizers.vq import VQ
-from softvq_lab.released import LEFT_OUT, load_released_aligner
 from softvq_lab.runs import open_run
 from softvq_lab.sample import main as sample_main
+from softvq_lab.settings.sections import TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.tokenizer_task import TokenizerTask
-from parity.fill import images, weight
 
 PARITY = Path(__file__).parent / "parity"
 CONFIG = json.loads((PARITY / "softvq-s-64.config.json").read_text())
@@ -308,8 +308,9 @@ def test_parameter_counts_are_the_papers(preset, millions):
 @pytest.mark.parametrize("kind", ["axial", "mixed"])
 def test_rotary_positions_are_the_published_ones(kind):
     "Against the formula of RoPE-ViT (Heo et al. 2024), which the released code uses: adjacent channels are a complex number, turned by x and y of the patch."
-    from softvq_lab.tokenizer.vit import add_rope, make_trunk
     from timm.layers import apply_rot_embed_cat
+
+    from softvq_lab.tokenizer.vit import add_rope, make_trunk
 
     trunk = add_rope(make_trunk("tiny", 32, 8), kind, theta=100.0)
     N, heads, d = 16, 4, 24

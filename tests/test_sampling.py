@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from softvq_lab.data import to_uint8
+from softvq_lab.data.datasets import to_uint8
 from softvq_lab.evaluation.sampling import (
     pack_npz,
     read_samples,
@@ -22,10 +22,10 @@ from softvq_lab.evaluation.sampling import (
     sample_settings,
     sample_to_folder,
 )
-from softvq_lab.config import TokenizerConfig
-from softvq_lab.hub import find_tokenizer, load_pair, save
-from softvq_lab.tokenizer.model import Tokenizer
+from softvq_lab.hub.models import find_tokenizer, load_pair, save
 from softvq_lab.sample import main
+from softvq_lab.settings.sections import TokenizerConfig
+from softvq_lab.tokenizer.model import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,19 @@ import threading
 import time
 
 import pytest
-import torch
-
 import slurm_cluster
+import torch
 from test_training import ALIKE, alike
+
 from softvq_lab.core import read_json, sha256, write_json
+from softvq_lab.experiments.execute import Job
+from softvq_lab.experiments.parameters import check_parameters
+from softvq_lab.experiments.scheduler import drive
+from softvq_lab.experiments.slurm import Slurm, SlurmJob, _state, free_after_a_crash
+from softvq_lab.experiments.sweep import open_sweep, read_report
 from softvq_lab.locks import owner
 from softvq_lab.runs import Run
 from softvq_lab.train import images_of, prepare, train_here
-from softvq_lab.workbench.execute import Job
-from softvq_lab.workbench.executors import drive
-from softvq_lab.workbench.slurm import Slurm, SlurmJob, _state, free_after_a_crash
-from softvq_lab.workbench.sweep import open_sweep, read_report
-from softvq_lab.workbench.workflow import check_parameters
-
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 from test_cli import call
 
-from softvq_lab.core import DEEPEST, MOST_BYTES, Unreadable, printable, read_json, write_json
+from softvq_lab.core import (
+    DEEPEST,
+    MOST_BYTES,
+    ConfigError,
+    Unreadable,
+    printable,
+    read_json,
+    write_json,
+)
+from softvq_lab.experiments.execute import Job
+from softvq_lab.experiments.job import jobs
+from softvq_lab.experiments.leaderboard import boards
+from softvq_lab.experiments.sweep import read_report
+from softvq_lab.explore.run_forms import notebook_html, notebooks, overview
 from softvq_lab.runs import (
     Run,
     comparable,
@@ -23,14 +36,9 @@ from softvq_lab.runs import (
     summary,
     trim_metrics,
 )
-from softvq_lab.strict import ConfigError, parse
+from softvq_lab.settings.parse import parse
+from softvq_lab.settings.workflows import TrainConfig
 from softvq_lab.training.health import alarms
-from softvq_lab.workbench.desk import notebook_html, notebooks, overview
-from softvq_lab.workbench.execute import Job
-from softvq_lab.workbench.jobs import jobs
-from softvq_lab.workbench.leaderboard import boards
-from softvq_lab.workbench.sweep import read_report
-from softvq_lab.workflows import TrainConfig
 
 DEEP = {"a list": "[" * 70_000 + "]" * 70_000, "objects": '{"a":' * 150 + "1" + "}" * 150}
 UNREADABLE = {
@@ -372,6 +380,6 @@ def test_a_terminal_without_the_letters_shows_them_by_number(runs, root):
 
     os.rename(runs / "second", runs / "été")
     env = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(root)}
-    words = [sys.executable, "-m", "softvq_lab.workbench.cli", "runs", "--root", str(runs)]
+    words = [sys.executable, "-m", "softvq_lab.cli", "runs", "--root", str(runs)]
     done = subprocess.run(words, env=env, capture_output=True)
     assert done.returncode == 0 and b"\\xe9t\\xe9" in done.stdout, done.stderr

@@ -14,19 +14,18 @@ import pytest
 import yaml
 from PIL import Image
 
-from softvq_lab import plugins
-from softvq_lab.core import read_json, write_json
+from softvq_lab import registry
+from softvq_lab.cli import read_settings
+from softvq_lab.core import ConfigError, read_json, write_json
+from softvq_lab.experiments.execute import Job, _outcome, stop
+from softvq_lab.experiments.job import read_lines
+from softvq_lab.experiments.parameters import check_parameters
+from softvq_lab.experiments.scheduler import Local, drive
+from softvq_lab.experiments.slurm import Slurm
+from softvq_lab.experiments.sweep import open_sweep, override, plan, read_report, read_sweep
 from softvq_lab.provenance import code_record
 from softvq_lab.runs import Run
-from softvq_lab.strict import ConfigError
 from softvq_lab.train import images_of, prepare, train_here
-from softvq_lab.workbench.cli import read_settings
-from softvq_lab.workbench.jobs import read_lines
-from softvq_lab.workbench.execute import Job, _outcome, stop
-from softvq_lab.workbench.executors import Local, drive
-from softvq_lab.workbench.slurm import Slurm
-from softvq_lab.workbench.sweep import open_sweep, override, plan, read_report, read_sweep
-from softvq_lab.workbench.workflow import check_parameters
 
 FEW = dict(
     steps=6,
@@ -143,7 +142,7 @@ def tasks_of(root, accept="", **given):
 
 SCALED = """
 import torch
-from softvq_lab.plugins import register
+from softvq_lab.registry import register
 from softvq_lab.quantizers.base import Quantizer, QuantOut
 @register("quantizer", "doubled")
 class Doubled(Quantizer):
@@ -169,13 +168,13 @@ def test_a_plugin_that_was_edited_makes_another_job_and_the_plan_says_so(tmp_pat
     assert f"{old.run} has these settings but was made of something else (plugins:" in new.note
     (taken,) = tasks_of(tmp_path / "runs", accept="plugins", **given)
     assert taken.found and taken.run == old.run and taken.id == old.id
-    del plugins._registered["quantizer"]["doubled"]
+    del registry._registered["quantizer"]["doubled"]
 
 
 def test_an_edited_library_makes_other_jobs_unless_that_is_accepted(tmp_path, monkeypatch):
     old = trained_task(tmp_path)
     edited = code_record() | {"training": "01234567"}
-    monkeypatch.setattr("softvq_lab.workbench.sweep.code_record", lambda: edited)
+    monkeypatch.setattr("softvq_lab.experiments.sweep.code_record", lambda: edited)
     (new,) = tasks_of(tmp_path)
     assert new.id != old.id and not new.found and "(code: training)" in new.note
     (taken,) = tasks_of(tmp_path, accept="code")
@@ -273,7 +272,7 @@ def test_what_ended_a_notebook_is_told_apart():
 
 
 # what a killed driver leaves behind
-DRIVER = "import sys; from softvq_lab.workbench.cli import app; app()"
+DRIVER = "import sys; from softvq_lab.cli import app; app()"
 
 
 def driver(folder: Path, *more) -> subprocess.Popen:
@@ -407,7 +406,7 @@ def test_a_job_that_a_person_stops_stays_stopped_until_it_is_asked_for_again(tmp
 
 # several sweeps on one page
 def test_sweeps_join_to_one_report_in_which_shared_runs_count_once(tmp_path):
-    from softvq_lab.workbench.sweep import join_reports
+    from softvq_lab.experiments.sweep import join_reports
 
     reports = []
     for name, steps, vary in (("a", 6, "tau"), ("b", 6, "latent_dim"), ("c", 7, "tau")):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from softvq_lab.data import describe_data, labels_of, stack
-from softvq_lab.packed import find_tars, hf, webdataset
+from softvq_lab.data.archives import find_tars, hf, webdataset
+from softvq_lab.data.datasets import describe_data, labels_of, stack
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from softvq_lab.config import TokenizerConfig
-from softvq_lab.hub import load_tokenizer, save
+from softvq_lab.hub.models import load_tokenizer, save
 from softvq_lab.quantizers.base import check_quantizer
 from softvq_lab.quantizers.softvq import SoftVQ, kl_term
+from softvq_lab.settings.sections import TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.tokenizer.vit import ARCHITECTURES
 
@@ -262,6 +262,7 @@ def test_other_encoders_and_tunings(init, tuning, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderDC"])
 def test_autoencoders_of_diffusers_stand_behind_the_same_contract(tmp_path, kind):
     import diffusers
+
     from softvq_lab.tokenizer.external import ExternalTokenizer
 
     small = {
@@ -301,7 +302,7 @@ def test_autoencoders_of_diffusers_stand_behind_the_same_contract(tmp_path, kind
 
 def test_only_a_loadable_folder_is_published(tmp_path, monkeypatch):
     "The hub itself cannot be had here: a stand-in records what would be sent."
-    from softvq_lab import hub
+    from softvq_lab.hub import models
 
     sent = []
 
@@ -313,14 +314,14 @@ def test_only_a_loadable_folder_is_published(tmp_path, monkeypatch):
             sent.append(("upload", kw["repo_id"], kw["allow_patterns"]))
             return "address"
 
-    monkeypatch.setattr(hub, "HfApi", Recorder)
+    monkeypatch.setattr(models, "HfApi", Recorder)
     save(Tokenizer(TokenizerConfig(**SMALL)), tmp_path / "t")
-    assert hub.push(tmp_path / "t", "me/t") == "address"
+    assert models.push(tmp_path / "t", "me/t") == "address"
     assert sent == [
         ("create", "me/t", True),
         ("upload", "me/t", ["config.json", "model.safetensors", "README.md"]),
     ]
     (tmp_path / "t" / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError):
-        hub.push(tmp_path / "t", "me/t")
+        models.push(tmp_path / "t", "me/t")
     assert len(sent) == 2

@@ -18,26 +18,26 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
-from softvq_lab.config import EngineConfig, OptimConfig, TokenizerConfig
-from softvq_lab.core import write_json
-from softvq_lab.hub import load_tokenizer, save
-from softvq_lab.locks import owner
-from softvq_lab.ranks import StepMean
-from softvq_lab.runs import Run, open_run, read_metrics
-from softvq_lab.strict import ConfigError, flatten, parse
-from softvq_lab.tokenizer.model import Tokenizer
-from softvq_lab.train import PREEMPTED, images_of, launch, load_config, main, prepare, train_here
-from softvq_lab.training.checkpoint import (
+from softvq_lab.checkpoints import (
     best_checkpoint,
     newest_checkpoint,
     save_checkpoint,
     steps_of,
 )
+from softvq_lab.core import ConfigError, write_json
+from softvq_lab.experiments.execute import resume_job
+from softvq_lab.hub.models import load_tokenizer, save
+from softvq_lab.locks import owner
+from softvq_lab.ranks import StepMean
+from softvq_lab.runs import Run, open_run, read_metrics
+from softvq_lab.settings.parse import flatten, parse
+from softvq_lab.settings.sections import EngineConfig, OptimConfig, TokenizerConfig
+from softvq_lab.settings.workflows import TrainConfig, TrainGeneratorConfig
+from softvq_lab.tokenizer.model import Tokenizer
+from softvq_lab.train import PREEMPTED, images_of, launch, load_config, main, prepare, train_here
 from softvq_lab.training.loop import Agreement, fit
 from softvq_lab.training.state import State
 from softvq_lab.training.task import Task
-from softvq_lab.workbench.execute import resume_job
-from softvq_lab.workflows import TrainConfig, TrainGeneratorConfig
 
 FEW = dict(
     tokens=4,

@@ -8,16 +8,18 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from softvq_lab.config import GeneratorConfig, TokenizerConfig
-from softvq_lab.generators.model import make_generator
-from softvq_lab.hub import load_generator, load_tokenizer, save
-from softvq_lab.latents.stats import LatentStats
-from softvq_lab.strict import ConfigError, parse
-from softvq_lab.tokenizer.model import Tokenizer
-from softvq_lab.training.losses import frozen_timm
-from softvq_lab.weights import find, fit_weights, read_tensors, unwrap
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+
+from softvq_lab.core import ConfigError
+from softvq_lab.generators.model import make_generator
+from softvq_lab.hub.models import load_generator, load_tokenizer, save
+from softvq_lab.latents.stats import LatentStats
+from softvq_lab.pretrained.files import find, fit_weights, read_tensors, unwrap
+from softvq_lab.settings.parse import parse
+from softvq_lab.settings.sections import GeneratorConfig, TokenizerConfig
+from softvq_lab.tokenizer.model import Tokenizer
+from softvq_lab.training.losses import frozen_timm
 
 PREFIXES = [
     "module.",

@@ -6,9 +6,9 @@ import multiprocessing
 import pytest
 import torch
 from torch import nn
+from whole_step_rank import QUANTIZERS, WIDTH, alone, latents, learn, lecam, made, player
 
 from softvq_lab.ranks import StepMean, parts_of_step
-from whole_step_rank import QUANTIZERS, WIDTH, alone, latents, learn, lecam, made, player
 
 WORLDS, PARTS = (2, 4), (1, 2, 3)
 context = multiprocessing.get_context("forkserver")  # one process imports for all

@@ -13,8 +13,8 @@ import plotly.io
 import pytest
 
 from softvq_lab.runs import Run, figures, read_metrics
-from softvq_lab.strict import parameters
-from softvq_lab.workflows import WORKFLOWS
+from softvq_lab.settings.parse import parameters
+from softvq_lab.settings.workflows import WORKFLOWS
 
 BIN = Path(sys.executable).parent
 

@@ -3,9 +3,9 @@
 import torch
 import torch.distributed as dist
 
-from softvq_lab.config import TokenizerConfig
 from softvq_lab.quantizers.base import Quantizer
 from softvq_lab.ranks import parts_of_step
+from softvq_lab.settings.sections import TokenizerConfig
 from softvq_lab.tokenizer.model import make_quantizer
 from softvq_lab.training.adversarial import LeCAM
 

@@ -1,10 +1,10 @@
 """Tab Codewords: what a token is made of, and what happens when it is touched."""
 
 import gradio as gr
+from tabs.picker import Context, Newest, chooser, failed, focus, picture, plain, resolve, served
 
-from softvq_lab.data import to_pil
-from softvq_lab.workbench.atlas import adapt
-from softvq_lab.workbench.codewords import (
+from softvq_lab.data.datasets import to_pil
+from softvq_lab.explore.codewords import (
     Edit,
     attention,
     can_attend,
@@ -18,8 +18,8 @@ from softvq_lab.workbench.codewords import (
     what_instead,
     where_used,
 )
-from softvq_lab.workbench.lens import chosen_image, enlarge, open_lens
-from tabs.picker import Context, Newest, chooser, failed, focus, picture, plain, resolve, served
+from softvq_lab.explore.latent_map import adapt
+from softvq_lab.explore.session import chosen_image, enlarge, open_lens
 
 TOP = 5  # codewords of a token that are shown and can be edited
 CLICK = """() => { for (const plot of document.querySelectorAll('#cw-heatmap .js-plotly-plot')) { if (plot.tokenClick) continue; plot.tokenClick = true;

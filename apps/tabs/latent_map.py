@@ -3,13 +3,20 @@
 from functools import lru_cache
 
 import gradio as gr
-
-from softvq_lab.data import grid, to_pil
-from softvq_lab.workbench.atlas import SIDE, draw, latent_path, picture_of, read_atlas, thumbnails
-from softvq_lab.workbench.execute import Job
-from softvq_lab.workbench.jobs import output_of, progress, start
-from softvq_lab.workbench.lens import enlarge, open_lens
 from tabs.picker import Newest, failed, picture, plain, resolve, served
+
+from softvq_lab.data.datasets import grid, to_pil
+from softvq_lab.experiments.execute import Job
+from softvq_lab.experiments.job import output_of, progress, start
+from softvq_lab.explore.latent_map import (
+    SIDE,
+    draw,
+    latent_path,
+    picture_of,
+    read_atlas,
+    thumbnails,
+)
+from softvq_lab.explore.session import enlarge, open_lens
 
 AT_WORK = ("queued", "running")
 NONE = "**No map of this run yet.** Compute one: a separate process that takes about a minute for a thousand small images. You may leave the page meanwhile."

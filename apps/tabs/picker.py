@@ -12,9 +12,9 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from softvq_lab.explore.run_forms import run_name
+from softvq_lab.explore.session import heldout_gallery, open_lens, read_upload
 from softvq_lab.runs import Run, describe, list_runs
-from softvq_lab.workbench.desk import run_name
-from softvq_lab.workbench.lens import heldout_gallery, open_lens, read_upload
 
 EMPTY = (
     "**No run yet.** Make one with `make demo` (tokenizer and generator on digits, some minutes on two cores), or with\n\n"

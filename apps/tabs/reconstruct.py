@@ -1,20 +1,6 @@
 """Tab Reconstruct: an image, what came back, where they differ; two runs under one slider."""
 
 import gradio as gr
-
-from softvq_lab.workbench.lens import (
-    bundle,
-    can_keep,
-    chosen_image,
-    enlarge,
-    in_words,
-    open_lens,
-    perceptual_soon,
-    read_upload,
-    reconstruct,
-    same_image,
-    sheet,
-)
 from tabs.picker import (
     Context,
     Newest,
@@ -26,6 +12,20 @@ from tabs.picker import (
     plain,
     resolve,
     served,
+)
+
+from softvq_lab.explore.session import (
+    bundle,
+    can_keep,
+    chosen_image,
+    enlarge,
+    in_words,
+    open_lens,
+    perceptual_soon,
+    read_upload,
+    reconstruct,
+    same_image,
+    sheet,
 )
 
 NOBODY = "no second run"

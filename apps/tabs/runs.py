@@ -9,30 +9,12 @@ from pathlib import Path
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from tabs import sweeps
+from tabs.picker import Newest, failed, plain, resolve
 
-from softvq_lab.core import printable
-from softvq_lab.runs import (
-    Run,
-    comparable,
-    describe,
-    differences,
-    list_runs,
-    read_metrics,
-    strange_figures,
-)
-from softvq_lab.strict import ConfigError
-from softvq_lab.training.health import alarms
-from softvq_lab.workbench.atlas import adapt
-from softvq_lab.workbench.desk import (
-    fields_of,
-    keep_inside,
-    notebook_html,
-    notebooks,
-    overview,
-    run_name,
-)
-from softvq_lab.workbench.execute import TRAININGS
-from softvq_lab.workbench.jobs import (
+from softvq_lab.core import ConfigError, printable
+from softvq_lab.experiments.execute import TRAININGS
+from softvq_lab.experiments.job import (
     cancel,
     is_alive,
     jobs,
@@ -43,9 +25,26 @@ from softvq_lab.workbench.jobs import (
     run_of,
     start,
 )
-from softvq_lab.workbench.plots import curves
-from tabs import sweeps
-from tabs.picker import Newest, failed, plain, resolve
+from softvq_lab.explore.latent_map import adapt
+from softvq_lab.explore.run_forms import (
+    fields_of,
+    keep_inside,
+    notebook_html,
+    notebooks,
+    overview,
+    run_name,
+)
+from softvq_lab.plots import curves
+from softvq_lab.runs import (
+    Run,
+    comparable,
+    describe,
+    differences,
+    list_runs,
+    read_metrics,
+    strange_figures,
+)
+from softvq_lab.training.health import alarms
 
 CURVES = [
     "heldout_psnr",

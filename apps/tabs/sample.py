@@ -1,17 +1,17 @@
 """Tab Sample: new images of a class, seen as they come out of the noise; where they came from, and whether they are only remembered."""
 
 import gradio as gr
+from tabs.picker import Context, Newest, View, failed, picture, plain, resolve, served
 
-from softvq_lab.data import grid, to_pil
-from softvq_lab.workbench.drawing import (
+from softvq_lab.data.datasets import grid, to_pil
+from softvq_lab.explore.sampling import (
     Film,
     classes_of,
     guidance_sweep,
     memorised,
     nearest_training,
 )
-from softvq_lab.workbench.lens import generator_for, open_lens, sample_steps
-from tabs.picker import Context, Newest, View, failed, picture, plain, resolve, served
+from softvq_lab.explore.session import generator_for, open_lens, sample_steps
 
 EACH = "one of each class"
 NONE = "**No generator for this tokenizer yet.** Train one: `papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`"

@@ -5,11 +5,10 @@ from html import escape
 from pathlib import Path
 
 import gradio as gr
+from tabs.picker import Newest
 
 from softvq_lab.core import printable
-from softvq_lab.metrics import leading
-from softvq_lab.workbench.atlas import adapt
-from softvq_lab.workbench.leaderboard import (
+from softvq_lab.experiments.leaderboard import (
     declared_in,
     failures,
     progress,
@@ -17,9 +16,10 @@ from softvq_lab.workbench.leaderboard import (
     settings,
     verdict,
 )
-from softvq_lab.workbench.morning import STATES, effects, overlaid, progress_bar, ranking
-from softvq_lab.workbench.sweep import read_report
-from tabs.picker import Newest
+from softvq_lab.experiments.sweep import read_report
+from softvq_lab.experiments.sweep_plots import STATES, effects, overlaid, progress_bar, ranking
+from softvq_lab.explore.latent_map import adapt
+from softvq_lab.metrics import leading
 
 SHOWN = {
     "tokenizer": ("reconstruction", "rec"),

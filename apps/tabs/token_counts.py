@@ -1,19 +1,19 @@
 """Tab Token counts: the same image from fewer and fewer tokens, and what that costs on the held-out set."""
 
 import gradio as gr
+from tabs.picker import Context, Newest, chooser, failed, focus, plain, resolve, served
 
-from softvq_lab.data import to_pil
-from softvq_lab.hub import find_tokenizer
-from softvq_lab.runs import Run
-from softvq_lab.workbench.atlas import adapt
-from softvq_lab.workbench.lens import chosen_image, enlarge, open_lens
-from softvq_lab.workbench.token_counts import (
+from softvq_lab.data.datasets import to_pil
+from softvq_lab.explore.latent_map import adapt
+from softvq_lab.explore.session import chosen_image, enlarge, open_lens
+from softvq_lab.explore.token_counts import (
     one_image,
     rate_distortion,
     rate_distortion_figure,
     token_counts,
 )
-from tabs.picker import Context, Newest, chooser, failed, focus, plain, resolve, served
+from softvq_lab.hub.models import find_tokenizer
+from softvq_lab.runs import Run
 
 ALONE = (
     "*No other run differs from this one in the number of tokens only. Train one: the same command with another `-p tokens`, and a folder of its own. "

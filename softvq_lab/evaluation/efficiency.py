@@ -25,12 +25,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config import GeneratorConfig, TokenizerConfig
 from ..core import derive_seed
 from ..generators.base import Generator
 from ..generators.mar import MAR
 from ..generators.model import make_generator
 from ..latents.stats import LatentStats
+from ..settings.sections import GeneratorConfig, TokenizerConfig
 from ..tokenizer.model import Tokenizer
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #0f99bf8a

@@ -20,15 +20,16 @@ from torch.utils.data import DataLoader, Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.utils import create_feature_extractor
 
-from ..config import PRETRAINED
-from ..data import ImageData, from_uint8, to_uint8
+from ..core import ConfigError
+from ..data.datasets import ImageData, from_uint8, to_uint8
 from .passport import versioned
 from ..metrics import declare_features
-from ..reference import ReferenceNet, reference_network
+from ..pretrained.files import Needed, find, require
+from ..pretrained.reference import ReferenceNet, reference_network
+from ..settings.parse import closest
+from ..settings.sections import PRETRAINED
 from ..signals import deaf
-from ..strict import ConfigError, closest
 from ..training.losses import frozen_timm
-from ..weights import Needed, find, require
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #03a34743
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's file

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..data import ImageData, to_uint8
-from ..metrics import PLUGIN, direction, lower_is_better, why_not_ranked
+from ..data.datasets import ImageData, to_uint8
 from .passport import Measured, passport, versioned
-from ..plugins import registered
+from ..metrics import PLUGIN, direction, lower_is_better, why_not_ranked
+from ..pretrained.files import find_vgg
 from ..provenance import plugin_record
+from ..registry import registered
 from ..tokenizer.model import Tokenizer
 from ..training.losses import make_perceptual, psnr, reconstruction_loss
-from ..weights import find_vgg
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #c3298f96
 WINDOW = 11  # pixels: side of SSIM's Gaussian window, of standard deviation 1.5

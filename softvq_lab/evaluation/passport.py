@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..contents import contents
 from ..core import now, read_json, write_json
-from ..images import ImageData
+from ..data.contents import contents
+from ..data.images import ImageData
 from ..metrics import declarations
 from ..provenance import MEASURING, code_hash
 from ..runs import passport_differences

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..core import derive_seed, rng
-from ..data import ImageData
+from ..data.datasets import ImageData
 from .passport import Measured, passport, versioned
 from ..generators.base import Generator
 from ..latents.stats import encoded_batches

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau, spearmanr
 
-from ..config import GeneratorConfig, OptimConfig
 from ..core import rng
-from ..data import ImageData
+from ..data.datasets import ImageData
 from .extractors import Extractor
 from .passport import Measured
 from .references import Reference
 from .scores import sample_figures
 from ..generators.base import Generator
-from ..hub import load_generator
+from ..hub.models import load_generator
 from ..runs import open_run
+from ..settings.sections import GeneratorConfig, OptimConfig
 from ..training.generator_task import GeneratorTask
 from ..training.loop import fit
 

@@ -23,12 +23,12 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from ..core import readable, sha256, write_atomic
-from ..data import ImageData, ImageFiles, Size, pixels
+from ..data.datasets import ImageData, ImageFiles, Size, pixels
+from ..data.images import spread
+from ..data.signatures import what_it_is
+from ..data.walk import LeftOut, images_under
 from .extractors import Extractor, extract
 from .fidelity import Moments
-from ..images import spread
-from ..signatures import what_it_is
-from ..walk import LeftOut, images_under
 
 # %% ../../nbs/evaluation/02a_references.ipynb #5b0748cc
 @dataclass(frozen=True)

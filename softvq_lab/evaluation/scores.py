@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from ..core import read_json
-from ..data import ImageData, labels_of
+from ..data.datasets import ImageData, labels_of
+from ..data.images import spread
 from .extractors import Extractor, extract
 from softvq_lab.evaluation.fidelity import (
     Moments,
@@ -26,7 +27,6 @@ from softvq_lab.evaluation.fidelity import (
 from .passport import Measured, passport, versioned
 from .references import Reference, split_reference
 from .sampling import SampleFolder
-from ..images import spread
 
 # %% ../../nbs/evaluation/02b_scores.ipynb #e721eaaa
 def _evaluator(extractor: Extractor, logits: bool, count: int, real: int) -> str:

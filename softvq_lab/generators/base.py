@@ -13,10 +13,10 @@ from typing import Callable, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..config import GeneratorConfig
 from ..core import rng
 from ..latents.stats import LatentStats, stats_of
-from ..strict import closest
+from ..settings.parse import closest
+from ..settings.sections import GeneratorConfig
 from ..tokenizer.model import fingerprint
 
 # %% ../../nbs/generators/00_base.ipynb #638be7d6

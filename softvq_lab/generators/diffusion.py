@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..strict import closest
+from ..settings.parse import closest
 
 # %% ../../nbs/generators/02_diffusion.ipynb #130327f1
 def _cosine(steps: int) -> np.ndarray:

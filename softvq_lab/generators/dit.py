@@ -11,12 +11,12 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from ..config import GeneratorConfig
 from .base import Generator, Guidance, SamplerChoice
 from .diffusion import Diffusion, ddim_step, ddpm_step, diffuse_back
 from .samplers import dpm, guided
 from .transformer import make_transformer
 from ..latents.stats import LatentStats
+from ..settings.sections import GeneratorConfig
 
 # %% ../../nbs/generators/06_dit.ipynb #bcb8b388
 class DiT(Generator):

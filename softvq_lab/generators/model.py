@@ -6,13 +6,13 @@
 __all__ = ['GENERATORS', 'make_generator']
 
 # %% ../../nbs/generators/09_model.ipynb #48211188
-from ..config import GeneratorConfig
 from .base import Generator
 from .dit import DiT
 from .mar import MAR
 from .sit import SiT
 from ..latents.stats import LatentStats
-from ..strict import closest
+from ..settings.parse import closest
+from ..settings.sections import GeneratorConfig
 
 # %% ../../nbs/generators/09_model.ipynb #03946c74
 GENERATORS: dict[str, type[Generator]] = {"sit": SiT, "dit": DiT, "mar": MAR}

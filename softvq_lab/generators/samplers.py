@@ -14,7 +14,7 @@ from torch import Tensor
 from .base import Guidance
 from .diffusion import Diffusion
 from .paths import Path
-from ..strict import closest
+from ..settings.parse import closest
 
 # %% ../../nbs/generators/04_samplers.ipynb #b39f752b
 def guided(

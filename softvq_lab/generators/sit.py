@@ -12,12 +12,12 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from ..config import GeneratorConfig
 from .base import Generator, Guidance, SamplerChoice
 from .paths import make_path
 from .samplers import dopri5, euler, guided, heun, sde
 from .transformer import make_transformer
 from ..latents.stats import LatentStats
+from ..settings.sections import GeneratorConfig
 
 # %% ../../nbs/generators/05_sit.ipynb #194faae0
 def _lognormal(n: int, interpolant: str, device) -> Tensor:

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config import GeneratorConfig
+from ..settings.sections import GeneratorConfig
 
 # %% ../../nbs/generators/03_transformer.ipynb #892feb06
 def sinusoid(position: Tensor, dim: int, max_period: float = 10_000) -> Tensor:

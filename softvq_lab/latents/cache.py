@@ -20,10 +20,10 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..contents import content_digest, rows
 from ..core import as_json, progress_bar, read_json, sha256, write_atomic, write_json
-from ..data import ImageData, WithMirrors, record_broken, stack
-from ..files import Pictures
+from ..data.contents import content_digest, rows
+from ..data.datasets import ImageData, WithMirrors, record_broken, stack
+from ..data.folder import Pictures
 from .stats import LatentStats, combine, moments
 from ..locks import GONE, create, made_once, owner, sweep_up
 from ..signals import deaf

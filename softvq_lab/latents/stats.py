@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..images import spread
+from ..data.images import spread
 
 # %% ../../nbs/latents/00_stats.ipynb #700c5091
 @functools.lru_cache(64)

@@ -11,7 +11,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
-from .base import QuantOut, Quantizer
+from .base import Quantizer, QuantOut
 
 # %% ../../nbs/quantizers/05_composed.ipynb #d6fa0c94
 def _merge(z: Tensor, z_hat: Tensor, outs: list[QuantOut]) -> QuantOut:

@@ -9,7 +9,7 @@ __all__ = ['AE', 'KL']
 import torch
 from torch import Tensor
 
-from .base import QuantOut, Quantizer
+from .base import Quantizer, QuantOut
 
 # %% ../../nbs/quantizers/03_continuous.ipynb #ef4fa6ee
 class AE(Quantizer):

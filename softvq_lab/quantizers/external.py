@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..config import FSQ_LEVELS
 from ..core import full_precision
-from .base import QuantOut, Quantizer, UsageWindow
+from .base import Quantizer, QuantOut, UsageWindow
 from ..ranks import StepMean, WholeStep, sum_over_ranks
+from ..settings.sections import FSQ_LEVELS
 
 # %% ../../nbs/quantizers/06_external.ipynb #bc83de48
 def _make(name: str, dim: int, size: int):

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..core import full_precision
-from .base import QuantOut, Quantizer, UsageWindow
+from .base import Quantizer, QuantOut, UsageWindow
 from .blockwise import soft_mix
 from ..ranks import StepMean
 

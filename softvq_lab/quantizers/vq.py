@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..core import full_precision
-from .base import QuantOut, Quantizer, UsageWindow, count
+from .base import Quantizer, QuantOut, UsageWindow, count
 from .softvq import unit
 from ..ranks import WholeStep, from_first_rank, rank_and_world, sum_over_ranks
 

@@ -13,15 +13,16 @@ import json
 import torch
 from torch import Tensor, nn
 
-from ..config import PRESETS, TokenizerConfig
-from ..plugins import registered
-from ..quantizers.base import QuantOut, Quantizer
+from ..pretrained.files import preflight
+from ..quantizers.base import Quantizer, QuantOut
 from ..quantizers.composed import Product, Residual
 from ..quantizers.continuous import AE, KL
 from ..quantizers.external import External
 from ..quantizers.gmmvq import GMMVQ
 from ..quantizers.softvq import SoftVQ
 from ..quantizers.vq import VQ
+from ..registry import registered
+from ..settings.sections import PRESETS, TokenizerConfig
 from .conv import ConvDecoder, ConvEncoder
 from softvq_lab.tokenizer.vit import (
     Decoder,
@@ -31,7 +32,6 @@ from softvq_lab.tokenizer.vit import (
     make_trunk,
     pretrained_trunk,
 )
-from ..weights import preflight
 
 # %% ../../nbs/tokenizer/02_model.ipynb #ff0cdd16
 def make_quantizer(c: TokenizerConfig) -> Quantizer:

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..weights import timm_with_weights
+from ..pretrained.files import timm_with_weights
 
 # %% ../../nbs/tokenizer/00_vit.ipynb #b2db7064
 ARCHITECTURES = {

@@ -150,7 +150,7 @@ def labels_of_table(table, data: bytes) -> dict[str, str] | None:
             )
     return _whole_numbers(labels)
 
-
+# %% ../nbs/01b_layout.ipynb #6afdedfb
 def read_table(folder) -> tuple[str, dict[str, str]] | None:
     "(name of the table, path of an image relative to `folder` -> label) where `folder` holds a table of labels, else None."
     for table in tables_in(folder):

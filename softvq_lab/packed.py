@@ -106,6 +106,11 @@ def _open_tables(path: str) -> dict:
         held, unused = held_out_files([os.path.relpath(f, root) for f in files])
         sides = {"train": ~(held | unused), "validation": held, "test": unused}
         split = {k: [f for f, x in zip(files, of) if x] for k, of in sides.items()}
+        real = {k: set(map(os.path.realpath, v)) for k, v in split.items()}
+        if real["train"] and real["train"] == real["validation"]:
+            raise ValueError(
+                f"{readable(root)}: the held-out files are the training files themselves, by links ({readable(split['validation'][0])} is {readable(split['train'][0])}). Hold out other files, or take these away: a tenth of the rows is held out then"
+            )
         tables = datasets.load_dataset(
             "parquet",
             data_files={k: v for k, v in split.items() if v},
@@ -222,7 +227,8 @@ class TarPictures(Pictures):
 
     def places(self, linked: bool) -> list:
         real = [os.path.realpath(s) for s in self.shards]
-        return [(real[s], o) for s, o in zip(self.index["shard"], self.index["offset"].tolist())]
+        number = np.array([real.index(r) for r in real])
+        return (number[self.index["shard"]] * 2**44 + self.index["offset"]).tolist()
 
 
 def expand(pattern: str) -> list[str]:
@@ -318,9 +324,9 @@ def _tables_beside(path: str, index: dict, said: list[str]):
         + ("read" if any(given.values()) else "not read: it names none of the images")
     )
 
-
+# %% ../nbs/01c_packed.ipynb #57c27d31
 def _splits(shards: list[str], top: str, index: dict, said: list[str]) -> list[str] | None:
-    "The split of each image, 'train', 'val' or 'test': by the names of the tars, else by the folders in them (then a note says so) where one is called train; None where there is none to hold out."
+    "The split of each image, 'train', 'val' or 'test': by the names of the tars, else by the folders in them where one is called train; None where there is none to hold out."
     of_tars = [split_in(os.path.relpath(s, top)) for s in shards]
     folders = [split_in(os.path.dirname(os.fsdecode(n))) for n in index["name"].tolist()]
     for found in ([of_tars[s] for s in index["shard"]], folders):
@@ -328,9 +334,9 @@ def _splits(shards: list[str], top: str, index: dict, said: list[str]) -> list[s
         if kinds & {"val", "test"} and kinds & {"train", None}:
             if found is folders and "train" not in kinds:
                 return None
-            if found is folders:
-                said.append("what is held out is said by the folders in the tars")
             return [s or "train" for s in found]
+    if kinds <= {"val", "test"}:
+        said.append("no folder in the tars is called train: all images are one set")
     return None
 
 
@@ -343,6 +349,9 @@ def _held_out(
         return hold_out(names), np.zeros(len(names), dtype=bool)
     of = np.array(split)
     held, unused = of == "val", of == "test"
+    by_folders = "what is held out is said by the folders in the tars"
+    if any(split_in(os.path.dirname(n)) == s for n, s in zip(names, split) if s != "train"):
+        said.append(by_folders)
     if held.any():
         if unused.any():
             said.append(
@@ -351,6 +360,7 @@ def _held_out(
         return held, unused
     if (labels[unused] >= 0).all():
         return unused, held
+    said[:] = [s for s in said if s != by_folders]
     said.append(f"{unused.sum()} images of a test split are not used: they have no classes")
     held[~unused] = hold_out(n for n, x in zip(names, unused) if not x)
     return held, unused
@@ -384,8 +394,7 @@ def webdataset(path: str, size: Size) -> ImageData:
         raise ValueError(
             f"{readable(path)} holds {len(train)} training and {len(held)} held-out images; at least 3 are needed"
         )
-    if split is not None:
-        said += overlap(train, held)
+    said += overlap(train, held, copies=split is not None)
     return ImageData(
         train,
         held,

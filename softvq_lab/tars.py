@@ -12,6 +12,7 @@ import os
 import posixpath
 import re
 import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
@@ -167,7 +168,7 @@ class _Labels:
             found = self.of_sample.get(key)
         return os.fsencode(found or "")
 
-
+# %% ../nbs/01c_tars.ipynb #878f5490
 def _is_table(name: str) -> bool:
     return posixpath.basename(name).lower() in TABLES
 
@@ -180,18 +181,20 @@ def _most(name: str) -> int:
 
 
 def _members(path: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    "The members of a plain tar, and what may be labels of their content. A `ValueError` says that it is damaged."
+    "The members of a plain tar that are no folders, and what may be labels of their content. A `ValueError` says that it is damaged."
     helps = "fetch it again, unpack it if it is compressed, or take it away"
     with reading_archive(path, "no plain tar", helps):
         with tarfile.open(path, "r:") as tar:
             for m in tar:
+                if m.isdir():
+                    continue
                 read = m.isreg() and (_is_table(m.name) or m.size <= _most(m.name))
                 yield m, tar.extractfile(m).read(_most(m.name)) if read else b""
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(512) != bytes(512):  # tarfile is silent about a cut header
                 raise tarfile.ReadError("its end is missing")
 
-
+# %% ../nbs/01c_tars.ipynb #878f5491
 def _by_tables(
     tables: dict[str, bytes], names: list[str], path: str, left: LeftOut, wrong: list[str]
 ) -> dict[str, str]:
@@ -214,18 +217,26 @@ def _by_tables(
         found |= given
     return found
 
+# %% ../nbs/01c_tars.ipynb #878f5493
+def _replace(name: str, spelled: dict, found: dict, links: dict, left: LeftOut):
+    "A member goes before earlier ones of its name, however it is spelled (a/1.png, ./a/1.png), as when a tar is unpacked."
+    earlier = spelled.get(path := posixpath.normpath(name.lstrip("/")))
+    if earlier is not None:
+        left.add("members of tars that a later one of the same name replaces", earlier)
+        found.pop(earlier, links.pop(earlier, None))
+    spelled[path] = name
+
 
 def read_tar(path: str, left: LeftOut, wrong: list[str] | None = None) -> list[TarImage]:
     "The images in a tar, with the texts of their labels; what is left out is counted in `left`, tables that cannot be read are named in `wrong`. A `ValueError` says that the tar is damaged."
-    found, links, tables = {}, {}, {}
+    found, links, tables, spelled = {}, {}, {}, {}
     labels, suffixes = {k: _Labels() for k in ("cls", "json", "txt")}, image_suffixes()
     for m, data in _members(path):
         kind, stem = _label_name(m.name)
-        if m.isdir():
-            continue
         if not _is_data(m.name):
             left.add("hidden files and files that programs leave", m.name)
         elif suffix_of(m.name) in suffixes:
+            _replace(m.name, spelled, found, links, left)
             if m.issym() or m.islnk():
                 links[m.name] = _target(m)
             elif m.issparse():
@@ -236,6 +247,8 @@ def read_tar(path: str, left: LeftOut, wrong: list[str] | None = None) -> list[T
             tables[m.name] = data
         elif data and (label := _label_member(data, kind)):
             labels[kind].add(stem, label)
+        elif m.issym() or m.islnk():
+            left.add("links in tars to what is no image", m.name)
         else:
             left.add_file(m.name)
     images = _images(found, links, suffixes, left)
@@ -279,7 +292,7 @@ def _first_class(folders: list[list[str]], split: list[str], of=("", "train")) -
     pieces = all(re.fullmatch(r"(part|shard|chunk|batch)?[-_ ]?\d{4,}|(part|shard|chunk|batch)[-_ ]?\d+", f, re.I) for f in distinct)  # fmt: skip
     return None if len(distinct) < 2 or "" in distinct or pieces else first
 
-
+# %% ../nbs/01c_tars.ipynb #860288b2
 IN_FOLDERS, IN_TABLES = "the folders in the tars", "in tables"
 
 
@@ -374,7 +387,20 @@ def _known(words: list[str], split: list[str], where, known: list[str]):
     if any(w not in known for w in found):
         raise ValueError(unknown_classes(val, train, found, known))
 
+# %% ../nbs/01c_tars.ipynb #7e623aee
+def _refuse_classes_held_out(names: list[str], split: list[str], where):
+    "A `ValueError` where a split in the tars has class folders and the training split has none."
+    held, folders = "val" if "val" in split else "test", _folders_of(names)
+    rows = [i for i, s in enumerate(split) if s == held and split_in(posixpath.dirname(names[i]))]
+    if rows and (first := _first_class(folders, split, (held,))):
+        found = Counter(first[i] for i in rows)
+        classes = {c: range(n) for c, n in found.items()}
+        known = dict.fromkeys(f for f, s in zip(first, split) if s == "train")
+        val, train = (_folder_of_split(*where(i)) for i in (rows[0], split.index("train")))
+        if not found.keys() <= known.keys():
+            raise ValueError(unknown_classes(val, train, classes, list(known)))
 
+# %% ../nbs/01c_tars.ipynb #7e623aed
 def tar_labels(
     shards: list[str], index: dict, split: list[str] | None = None
 ) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
@@ -401,6 +427,7 @@ def tar_labels(
     if len(wrong := index.get("wrong", ())) and not (found and found[1].startswith(IN_FOLDERS)):
         raise ValueError(str(wrong[0]))
     if not found:
+        _refuse_classes_held_out(names, split, where)
         return np.zeros(len(names), dtype=np.int64), ("",), [NO_LABELS]
     words, training = [class_name(w) for w in found[0]], [s in ("", "train") for s in split]
     lacking = [i for i, w in enumerate(words) if training[i] and not w]
@@ -415,7 +442,7 @@ def tar_labels(
     labels = np.array([number.get(w, -1) for w in words])
     return labels, tuple(classes), [f"labels are {found[1]}"]
 
-
+# %% ../nbs/01c_tars.ipynb #7e623aef
 def _of_members(found: tuple, split: list[str], where) -> tuple:
     "`tar_labels` by what `_written` found."
     values, members, unused = found

@@ -145,7 +145,7 @@ def _whole(path, name: str) -> np.ndarray:
         a = np.lib.format.read_array(f, allow_pickle=False)
     return np.asarray(a, dtype=a.dtype.newbyteorder("="), order="C")
 
-
+# %% ../../nbs/evaluation/02a_references.ipynb #9b21a76e
 def _check_images(h: _Header, path):
     "A `ValueError` that says what `arr_0` holds and how to write what is needed."
     if h.dtype == np.uint8 and len(h.shape) == 4 and h.shape[3] == 3 and math.prod(h.shape):
@@ -175,7 +175,7 @@ def _check_images(h: _Header, path):
     says = f" {helps[kind]}, then numpy.savez(path, x)." if kind else ""
     raise ValueError(f"{path}: arr_0 must hold 8-bit images (N, H, W, 3), got {h}.{says}")
 
-
+# %% ../../nbs/evaluation/02a_references.ipynb #9b21a76f
 def npz_images(path, batch_size: int = 64) -> Iterator[Tensor]:
     "The images `arr_0` of an `.npz` as 8-bit batches (B, 3, H, W), read as they are wanted."
     h = _header(path, "arr_0")
@@ -227,7 +227,7 @@ def _moments(path, count: int | None = None) -> Moments:
         )
     return Moments(mu, sigma, count)
 
-
+# %% ../../nbs/evaluation/02a_references.ipynb #9b21a770
 def _names(path: Path) -> set[str]:
     "The arrays in an `.npz`; a `ValueError` where it is none."
     if not zipfile.is_zipfile(path):

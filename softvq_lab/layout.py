@@ -201,9 +201,11 @@ def looked_up(labels: dict[str, str], files: list[str]) -> dict[str, str | None]
 
 
 def classes_of_table(root, below: str, found: Classes) -> tuple[Classes, str] | None:
-    "The files of `found` sorted by the table of labels in `root/below` or, for a split, in `root`, and which table it was; None where there is none."
+    "The files of `found` sorted by the table of labels in their only folder, in `root/below` or, for a split, in `root`, and which table it was; None where there is none."
     files = [f for images in found.values() for f in images]
-    for holder in dict.fromkeys((below, "")):
+    only = [f.split(os.sep)[0] for f in (os.path.relpath(f, below or ".") for f in files[:1])]
+    inner = [os.path.join(below, f) for f in only if os.path.isdir(os.path.join(root, below, f))]
+    for holder in dict.fromkeys((*inner, below, "")):
         if not (table := read_table(os.path.join(root, holder))):
             continue
         name = os.path.join(holder, table[0])

@@ -599,6 +599,61 @@ def test_a_damaged_npz_is_refused_by_name(at, tmp_path):
             npz_reference(tmp_path / name, MeanColour())
 
 
+METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+
+
+def zipped(path, method) -> bytes:
+    "`PIXELS` as `arr_0` of an `.npz`, packed by a method."
+    np.save(array := io.BytesIO(), PIXELS)
+    with zipfile.ZipFile(path, "w", method) as z:
+        z.writestr("arr_0.npy", array.getvalue())
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_arrays_packed_in_any_way_are_read_and_named_when_they_are_damaged(method, tmp_path):
+    path = tmp_path / "real.npz"
+    whole = zipped(path, method)
+    assert np.array_equal(torch.cat([*npz_images(path, 5)]).permute(0, 2, 3, 1).numpy(), PIXELS)
+    for at in range(30, len(whole), len(whole) // 20):
+        path.write_bytes(whole[:at] + bytes(b ^ 0xA5 for b in whole[at : at + 8]) + whole[at + 8 :])
+        with pytest.raises(ValueError, match="real.npz") as e:
+            npz_reference(path, MeanColour())
+        assert "\n" not in str(e.value) and len(str(e.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "local,central,value,says",
+    [
+        (6, 8, 1, "encrypted, password required"),
+        (6, 8, 64, "strong encryption"),
+        (8, 10, 97, "compression method is not supported"),
+        (8, 10, 9, "compression method is not supported"),
+        (4, 6, 99, "zip file version"),
+    ],
+)
+def test_a_zip_of_another_kind_is_refused_by_name(local, central, value, says, tmp_path):
+    path = tmp_path / "strange.npz"
+    data = bytearray(zipped(path, zipfile.ZIP_STORED))
+    for at in (local, data.rindex(b"PK\x01\x02") + central):
+        data[at] = value
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"strange.npz is damaged or packed in a way .*{says}"):
+        npz_reference(path, MeanColour())
+
+
+def test_a_fault_of_the_network_or_of_the_disk_is_no_fault_of_the_file(tmp_path):
+    class Broken(MeanColour):
+        def __call__(self, x):
+            raise RuntimeError("out of memory")
+
+    zipped(tmp_path / "good.npz", zipfile.ZIP_DEFLATED)
+    with pytest.raises(RuntimeError, match="^out of memory"):
+        npz_reference(tmp_path / "good.npz", Broken())
+    with pytest.raises(FileNotFoundError):
+        list(npz_images(tmp_path / "gone.npz"))
+
+
 def test_half_a_saved_reference_is_refused_by_name(tmp_path):
     whole = dict(mu=np.zeros(3), sigma=np.eye(3), extractor=np.array("mean colour"))
     np.savez(tmp_path / "half.npz", **whole)

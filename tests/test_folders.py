@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import unicodedata
 import warnings
 from pathlib import Path
@@ -450,6 +451,45 @@ def test_a_reference_folder_is_walked_like_any_other(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(folder_reference(tmp_path / "plain", 8, Mean()).features) == 3
+
+
+def test_a_held_out_split_that_is_the_training_split_is_refused(tmp_path):
+    "Linked as a whole, class by class, file by file, both to a third folder, or by hard links."
+    a, b, c, d, e = (tree(tmp_path / n, {"train/cat": 5, "train/dog": 4}) for n in "abcde")
+    links(a, val="train")
+    links(b, val__cat="../train/cat", val__dog="../train/dog")
+    for p in sorted((c / "train").glob("*/*")):
+        (c / "valid" / p.parent.name).mkdir(parents=True, exist_ok=True)
+        (c / "valid" / p.parent.name / f"x{p.name}").symlink_to(p)
+    (d / "train").rename(d.parent / "pool")
+    links(d, train="../pool", test="../pool")
+    shutil.copytree(e / "train", e / "val", copy_function=os.link)
+    for root in (a, b, c, d, e):
+        assert "the 9 held-out images are the 9 training images themselves, by links: " in refusal(
+            root
+        )
+
+
+def test_held_out_images_that_are_training_images_are_said(tmp_path):
+    a = tree(tmp_path / "a", {"train/cat": 5, "train/dog": 4})
+    picture(a / "val" / "dog" / "new.png", 77)
+    links(a, val__cat="../train/cat")
+    assert "5 of 6 held-out images are training images, by links (" in content(a)[3]
+    b = tree(tmp_path / "b", {"train/cat": 5, "train/dog": 4, "val/cat": 2})
+    picture(b / "val" / "cat" / "001.png", 77)
+    assert "1 of 2 held-out images that were compared are copies" in content(b)[3]
+    c = tree(tmp_path / "c", {"train/cat": 5})
+    for i in range(5):
+        picture(c / "val" / "cat" / f"{i:03}.png", 100 + i)  # the same names, other pictures
+    assert content(c)[3] == ""
+
+
+def test_images_that_two_classes_share_by_a_link_are_said(tmp_path):
+    root = tree(tmp_path, {"cat": 30, "dog": 20})
+    links(root, tiger="cat")
+    said = content(root)[3]
+    assert "images are read a second time, by links (" in said
+    assert "held-out images are training images, by links (" in said
 
 
 # Names

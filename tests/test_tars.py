@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from softvq_lab.data.archives import find_tars, hf, webdataset
-from softvq_lab.data.datasets import describe_data, labels_of, stack
+from softvq_lab.data.datasets import describe_data, folder, labels_of, stack
+from softvq_lab.data.walk import split_of
 
 
 @pytest.fixture(autouse=True)
@@ -241,6 +242,217 @@ def test_of_three_splits_val_is_held_out(tmp_path):
     assert "VALID" in d.heldout.name(0) and "4 images of a test split" in "\n".join(d.notes)
 
 
+# A folder that was packed as a tar is read as the folder
+
+
+def pack(root, members, tars=("all.tar",)):
+    "The same files as a folder and as tars of it, one for each name in `tars`; paths of both."
+    for name, data in members.items():
+        path = root / "folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    for tar in tars:
+        write_tar(root / "tars" / tar, members)
+    return root / "folder", root / "tars"
+
+
+def split_pictures(**counts):
+    "`counts`: path with __ for / -> number of pictures, all of them different."
+    places = [(k.replace("__", "/"), i) for k, n in counts.items() for i in range(n)]
+    return {f"{p}/{i}.png".lstrip("/"): png(1000 + k) for k, (p, i) in enumerate(places)}
+
+
+def labelled(data):
+    "(class names, labels of the training images by number, of the held-out ones)"
+    counts = [
+        np.bincount(labels_of(s), minlength=data.num_classes) for s in (data.train, data.heldout)
+    ]
+    return data.class_names, *(c.tolist() for c in counts)
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "/data/pets/", "pets/"])
+@pytest.mark.parametrize("test", ["test", "Testing", "test_images"])
+def test_a_flat_test_split_takes_no_classes_from_the_training_images(tmp_path, prefix, test):
+    members = split_pictures(train__cat=9, train__dog=14) | {
+        f"{test}/{i}.jpg": png(i) for i in range(5)
+    }
+    d = webdataset(
+        str(write_tar(tmp_path / "a.tar", {prefix + n: x for n, x in members.items()})), 8
+    )
+    names, train, held = labelled(d)
+    assert names == ("cat", "dog") and np.add(train, held).tolist() == [9, 14] and sum(held) >= 1
+    members = [s.name(i).partition(" in ")[0] for s in (d.train, d.heldout) for i in range(len(s))]
+    assert not any(test in n for n in members)
+    said = "\n".join(d.notes)
+    assert "5 images of a test split are not used: they have no classes" in said
+    assert "what is held out is said by" not in said
+
+
+def test_a_flat_test_tar_takes_no_classes_from_other_tars(tmp_path):
+    write_tar(tmp_path / "a" / "train.tar", split_pictures(cat=9, dog=14))
+    write_tar(tmp_path / "a" / "test.tar", split_pictures(shots=1) | samples(count=3))
+    for name, count in (("cat", 9), ("dog", 12), ("test", 4)):
+        write_tar(tmp_path / "b" / f"{name}.tar", samples(count=count))
+    write_tar(tmp_path / "c" / "train-0.tar", samples(lambda i: CAT_DOG[i]))
+    write_tar(tmp_path / "c" / "test-0.tar", samples(count=6))
+    for folder, count in (("b", 4), ("c", 6)):
+        d = webdataset(str(tmp_path / folder), 8)
+        assert len(
+            d.class_names
+        ) == 2 and f"{count} images of a test split are not used" in "\n".join(d.notes)
+    with pytest.raises(
+        ValueError,
+        match="a/test.tar holds classes that .*a/train.tar does not: .*shots|3 of 4 images",
+    ):
+        webdataset(str(tmp_path / "a"), 8)
+
+
+@pytest.mark.parametrize(
+    "counts,says",
+    [
+        (dict(train__a=6, train__b=6, val=4), "holds 4 images and no class folders"),
+        (dict(train__a=6, train__b=6, valid__images=4), "holds 4 images and no class folders"),
+        (dict(train__a=6, train__b=6, val__b=2, val__c=3), r"classes that .*train does not: \['c'\]"),
+        (dict(train=7, val__a=3, val__b=2), "has class folders .a, b., .*train has none"),
+    ],
+)  # fmt: skip
+def test_held_out_images_that_do_not_fit_are_refused_in_folder_and_tar_alike(
+    tmp_path, counts, says
+):
+    for path, read in zip(pack(tmp_path, split_pictures(**counts)), (folder, webdataset)):
+        with pytest.raises(ValueError, match=says):
+            read(str(path), 8)
+
+
+@pytest.mark.parametrize(
+    "counts,expected",
+    [
+        (dict(train=5, bus=6, car=4), ("bus", "car", "train")),
+        (dict(test=5, bus=6, car=4), ("bus", "car", "test")),
+        (dict(train__a=5, train__b=4, val__a=3), ("a", "b")),
+        (dict(a__train=5, b__train=4, a__val=2, b__val=3), ("a", "b")),
+        ({"Train": 0, "Train__10": 4, "Train__9": 3, "Dev__9": 2}, ("10", "9")),
+        (dict(train__a=5, train__b=4, val__b=3, test=6), ("a", "b")),
+    ],
+)
+def test_classes_and_splits_are_the_same_in_folder_and_tar(tmp_path, counts, expected):
+    paths = pack(tmp_path, split_pictures(**counts))
+    a, b = (labelled(read(str(p), 8)) for p, read in zip(paths, (folder, webdataset)))
+    assert a[0] == b[0] == expected and np.add(*a[1:]).tolist() == np.add(*b[1:]).tolist()
+    if len(counts) > 3 or "train__a" in counts:
+        assert a == b
+
+
+CSV = "file_name,label\n" + "".join(f"{i}.png,{'cat' if i % 3 else 'dog'}\n" for i in range(9))
+JSONL = "".join(json.dumps({"file_name": f"{i}.png", "label": i % 2}) + "\n" for i in range(9))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        split_pictures(**{"": 9}) | {"metadata.csv": CSV},
+        split_pictures(**{"": 9}) | {"Labels.CSV": CSV.replace(",", ";")},
+        split_pictures(**{"": 9}) | {"metadata.jsonl": JSONL},
+        split_pictures(photos=9) | {"labels.csv": CSV},
+        split_pictures(photos=9) | {"photos/labels.csv": CSV},
+        split_pictures(**{"": 9}) | {"labels.json": json.dumps({f"{i}.png": i % 3 for i in range(9)})},
+        split_pictures(train=9, val=4) | {"train/metadata.csv": CSV, "val/metadata.csv": CSV},
+        split_pictures(train=9, test=4) | {"train/metadata.jsonl": JSONL, "test/metadata.jsonl": JSONL},
+        split_pictures(train__dog=4, train__cat=5, val__images=3) | {"val/val_annotations.txt": "".join(f"{i}.png\tcat\t0\n" for i in range(3))},
+    ],
+)  # fmt: skip
+def test_a_table_in_a_tar_gives_labels_as_in_a_folder(tmp_path, members):
+    paths = pack(tmp_path, members)
+    a, b = (read(str(p), 8) for p, read in zip(paths, (folder, webdataset)))
+    (names, *of_folder), (in_tar, *of_tar) = labelled(a), labelled(b)
+    assert len(names) > 1 and names == in_tar
+    if any(split_of(n.partition("/")[0]) for n in members):
+        assert of_folder == of_tar
+    assert np.add(*of_folder).tolist() == np.add(*of_tar).tolist()
+    assert "labels are" in "\n".join(b.notes) and "left out" not in "\n".join(b.notes)
+
+
+@pytest.mark.parametrize(
+    "table,says",
+    [
+        ("file_name,label\n1.png,a\n2.png,b\n", "7 of 9 (training )?images have no label|has no label for 7 of 9"),
+        (CSV + "4.png,dog\n", "metadata.csv gives 4.png two labels, 'cat' and 'dog'"),
+        (b"\xff\xfef\0", "metadata.csv is no table of labels that can be read"),
+    ],
+)  # fmt: skip
+def test_a_table_that_gives_no_whole_labels_is_refused_in_folder_and_tar_alike(
+    tmp_path, table, says
+):
+    members = split_pictures(**{"": 9}) | {"metadata.csv": table}
+    for path, read in zip(pack(tmp_path, members), (folder, webdataset)):
+        with pytest.raises(ValueError, match=says):
+            read(str(path), 8)
+
+
+def test_a_table_of_any_size_is_not_read_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("softvq_lab.data.layout.MOST_TABLE", 40)
+    monkeypatch.setattr("softvq_lab.data.tars.MOST_TABLE", 40)
+    members = split_pictures(**{"": 9}) | {"metadata.csv": CSV}
+    for path, read in zip(pack(tmp_path, members), (folder, webdataset)):
+        with pytest.raises(ValueError, match="metadata.csv is no table .*more than 0 MiB"):
+            read(str(path), 8)
+
+
+def test_what_gives_labels_before_a_table_and_which_table_is_not_read_is_said(tmp_path):
+    found, said = classes_of(
+        write_tar(tmp_path / "a.tar", split_pictures(x=5, y=6) | {"metadata.csv": CSV})
+    )
+    assert set(found.values()) == {"x", "y"} and "; tables are not read" in said
+    found, said = classes_of(
+        write_tar(tmp_path / "b.tar", samples(lambda i: CAT_DOG[i]) | {"labels.json": "{"})
+    )
+    assert by_number(found) == CAT_DOG
+    members = samples() | {"metadata.csv": "a,b\n1,2\n"}
+    found, said = classes_of(write_tar(tmp_path / "c.tar", members))
+    assert "no labels are found" in said and "tables without columns file_name and label" in said
+
+
+def test_each_tar_is_labelled_by_its_own_table(tmp_path):
+    for k, other in enumerate(("dog", "fox")):
+        table = CSV.replace("dog", other)
+        write_tar(
+            tmp_path / "d" / f"p-{k}.tar", split_pictures(**{"": 9}) | {"metadata.csv": table}
+        )
+    assert labelled(webdataset(str(tmp_path / "d"), 8))[0] == ("cat", "dog", "fox")
+
+
+def test_a_table_beside_the_tars_labels_them(tmp_path):
+    write_tar(tmp_path / "d" / "p-0.tar", samples(count=9))
+    write_tar(tmp_path / "d" / "p-1.tar", samples(count=3, first=9))
+    rows = "".join(f"{i:03}.png,{CAT_DOG[i]}\n" for i in range(12))
+    (tmp_path / "d" / "labels.csv").write_text("file,label\n" + rows)
+    found, said = classes_of(tmp_path / "d")
+    assert by_number(found) == CAT_DOG and "labels.csv beside the tars is read" in said
+
+
+def test_held_out_tars_that_are_the_training_tars_are_refused(tmp_path):
+    write_tar(tmp_path / "a" / "train-0.tar", split_pictures(cat=5, dog=6))
+    (tmp_path / "a" / "val-0.tar").symlink_to("train-0.tar")
+    images = split_pictures(train__cat=5, train__dog=6)
+    again = {n.replace("train", "val"): (tarfile.LNKTYPE, n) for n in images}
+    write_tar(tmp_path / "b" / "all.tar", images | again)
+    for path in "ab":
+        with pytest.raises(
+            ValueError, match="11 held-out images are the 11 training images themselves"
+        ):
+            webdataset(str(tmp_path / path), 8)
+    part = dict(list(again.items())[:2]) | {"val/dog/new.png": png(7)}
+    d = webdataset(str(write_tar(tmp_path / "c.tar", images | part)), 8)
+    assert "2 of 3 held-out images are training images, by links (val/cat/0.png in " in "\n".join(
+        d.notes
+    )
+    write_tar(tmp_path / "d" / "train-0.tar", split_pictures(cat=5, dog=6))
+    other = {"dog/0.png": png(7), "dog/1.png": png(8)}  # the same names, other pictures
+    write_tar(tmp_path / "d" / "val-0.tar", split_pictures(cat=5) | other)
+    d = webdataset(str(tmp_path / "d"), 8)
+    assert "5 of 7 held-out images that were compared are copies" in "\n".join(d.notes)
+
+
 # What else is in a tar, and around it
 
 
@@ -321,6 +533,64 @@ def test_a_folder_without_tars_says_what_is_there(tmp_path):
     (tmp_path / "a.tar").touch()
     with pytest.raises(ValueError, match="a.tar is damaged or no plain tar .empty file.: fetch it"):
         webdataset(str(tmp_path), 8)
+
+
+@pytest.mark.parametrize("spelled", ["{}", "./{}", "/{}", "x/../{}"])
+def test_of_members_of_one_name_the_last_counts(tmp_path, spelled):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for turn, name in enumerate(("{}", spelled)):
+            for i in range(8):
+                (m := tarfile.TarInfo(name.format(f"{'ab'[i % 2]}/{i}.png"))).size = len(
+                    png(i + turn)
+                )
+                tar.addfile(m, io.BytesIO(png(i + turn)))
+    d = webdataset(str(tmp_path / "a.tar"), 8)
+    assert len(d.train) + len(d.heldout) == 8 and d.class_names == ("a", "b")
+    assert "members of tars that a later one of the same name replaces: 8" in "\n".join(d.notes)
+    for split in (d.train, d.heldout):
+        for i in range(len(split)):
+            number = int(Path(split.name(i).partition(" in ")[0]).stem)
+            assert split.open(i).read() == png(number + 1)
+
+
+def test_what_a_tar_holds_besides_and_is_not_followed_is_said(tmp_path):
+    (tmp_path / "a").mkdir()
+    path = write_tar(tmp_path / "a.tar", split_pictures(x=5, y=6) | {"z": (tarfile.SYMTYPE, "x")})
+    assert "links in tars to what is no image: 1, such as z" in "\n".join(
+        webdataset(str(path), 8).notes
+    )
+    with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for i in range(6):
+            (m := tarfile.TarInfo(f"{i}.png")).size = len(png(i))
+            if i == 2:
+                m.pax_headers = {"GNU.sparse.map": f"0,{m.size}", "GNU.sparse.size": str(m.size)}
+            tar.addfile(m, io.BytesIO(png(i)))
+    said = "\n".join(webdataset(str(tmp_path / "b.tar"), 8).notes)
+    assert "images that a tar stores as sparse files: 1, such as 2.png" in said
+
+
+@pytest.mark.parametrize("at", [0.3, 0.7])
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_damaged_tar_is_refused_by_name(tmp_path, kind, at):
+    path = write_tar(
+        tmp_path / "shots.tar",
+        {f"{'é' * 80}/{n}": d for n, d in samples(lambda i: "1").items()},
+        format=kind,
+    )
+    whole = path.read_bytes()
+    headers = [i for i in range(0, len(whole), 512) if whole[i + 257 : i + 262] == b"ustar"]
+    cut = headers[int(len(headers) * at)]
+    for data in (
+        whole[: cut + 100],
+        whole[:cut] + b"\xfe" * 512 + whole[cut + 512 :],
+        b"words",
+        b"",
+    ):
+        path.write_bytes(data)
+        with pytest.raises(
+            ValueError, match="shots.tar is damaged or no plain tar .*fetch it again"
+        ):
+            webdataset(str(path), 8)
 
 
 # Tables

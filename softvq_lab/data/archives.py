@@ -18,11 +18,11 @@ import numpy as np
 from huggingface_hub import constants, get_session
 
 from ..core import cache_dir, cached, progress_bar, readable, write_cache
-from .folder import Pictures, hold_out
+from .folder import Pictures, hold_out, overlap
 from .images import ImageData, Size, pixels
-from .layout import LABEL_KEYS, class_name, pick
+from .layout import LABEL_KEYS, class_name, looked_up, pick, read_table
 from .tars import TarImage, read_tar, tar_labels
-from .walk import LeftOut, split_in, split_of, suffix_of, walk
+from .walk import LeftOut, split_in, split_of, suffix_of, walk, without_split
 
 # %% ../../nbs/data/07_archives.ipynb #6867204f
 def held_out_files(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -106,6 +106,11 @@ def _open_tables(path: str) -> dict:
         held, unused = held_out_files([os.path.relpath(f, root) for f in files])
         sides = {"train": ~(held | unused), "validation": held, "test": unused}
         split = {k: [f for f, x in zip(files, of) if x] for k, of in sides.items()}
+        real = {k: set(map(os.path.realpath, v)) for k, v in split.items()}
+        if real["train"] and real["train"] == real["validation"]:
+            raise ValueError(
+                f"{readable(root)}: the held-out files are the training files themselves, by links ({readable(split['validation'][0])} is {readable(split['train'][0])}). Hold out other files, or take these away: a tenth of the rows is held out then"
+            )
         tables = datasets.load_dataset(
             "parquet",
             data_files={k: v for k, v in split.items() if v},
@@ -215,6 +220,16 @@ class TarPictures(Pictures):
     def name(self, i: int) -> str:
         return f"{readable(self.index['name'][i])} in {readable(self._shard(i))}"
 
+    def keys(self) -> list[str]:
+        shards = [os.path.basename(s) for s in self.shards]
+        rows = zip(self.index["shard"], self.index["name"].tolist())
+        return [without_split(f"{shards[s]}/{os.fsdecode(n)}") for s, n in rows]
+
+    def places(self, linked: bool) -> list:
+        real = [os.path.realpath(s) for s in self.shards]
+        number = np.array([real.index(r) for r in real])
+        return (number[self.index["shard"]] * 2**44 + self.index["offset"]).tolist()
+
 
 def expand(pattern: str) -> list[str]:
     "Braces written out: `a-{00..02}.tar` is a-00, a-01 and a-02, `{a,b}.tar` is a and b."
@@ -256,22 +271,26 @@ def find_tars(path: str) -> list[str]:
 
 # %% ../../nbs/data/07_archives.ipynb #e4d1ada1
 def tar_index(shards: list[str]) -> dict[str, np.ndarray]:
-    "name, shard, offset, length and the texts of labels (cls, json, txt; b'' for none) of every image in tar files, and `left`, lines that say what was left out; read once and kept in the cache folder."
+    "name, shard, offset, length and the texts of labels (cls, json, txt, table; b'' for none) of every image in tar files, and `left`, lines that say what was left out, and `wrong`, that say which tables cannot be read; read once and kept in the cache folder."
     stamp = [(os.path.abspath(s), (st := os.stat(s)).st_size, st.st_mtime_ns) for s in shards]
-    key = json.dumps(["3", *stamp])
+    key = json.dumps(["4", *stamp])
     kept = cached("tars", f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz")
     if kept.exists():
         try:
             return dict(np.load(kept, allow_pickle=False))
         except Exception:  # a damaged cache can be made again
             kept = cache_dir() / "tars" / kept.name
-    rows, of, left = [], [], LeftOut()
+    rows, of, left, wrong = [], [], LeftOut(), []
     for s, path in enumerate(progress_bar(shards, "reading tars", disable=len(shards) < 20)):
-        rows += (images := read_tar(path, left))
+        rows += (images := read_tar(path, left, wrong))
         of += [s] * len(images)
-    types = dict(name=bytes, offset=np.int64, length=np.int64, cls=bytes, json=bytes, txt=bytes)
-    index = {k: np.array([getattr(r, k) for r in rows], dtype=types[k]) for k in TarImage._fields}
+    types = {"offset": np.int64, "length": np.int64}  # the others are bytes
+    index = {
+        k: np.array([getattr(r, k) for r in rows], dtype=types.get(k, bytes))
+        for k in TarImage._fields
+    }
     index |= {"shard": np.array(of, dtype=np.int32), "left": np.array(left.lines(), dtype=str)}
+    index["wrong"] = np.array(wrong, dtype=str)
     np.savez(data := io.BytesIO(), **index)
     write_cache(kept, data.getvalue())
     return index
@@ -290,21 +309,61 @@ def _listed_classes(top: Path, labels: np.ndarray, names: tuple[str, ...]) -> tu
     return listed
 
 
+def _tables_beside(path: str, index: dict, said: list[str]):
+    "Labels by a table in the folder `path` of the tars, where nothing in the tars holds labels."
+    root = Path(path).expanduser()
+    if not root.is_dir() or any(index[k].any() for k in ("cls", "json", "table")):
+        return
+    if not (table := read_table(root)):
+        return
+    given = looked_up(table[1], [os.fsdecode(n) for n in index["name"].tolist()])
+    if any(given.values()):
+        index["table"] = np.array([os.fsencode(class_name(v or "")) for v in given.values()])
+    said.append(
+        f"{readable(table[0])} beside the tars is "
+        + ("read" if any(given.values()) else "not read: it names none of the images")
+    )
+
+# %% ../../nbs/data/07_archives.ipynb #57c27d31
+def _splits(shards: list[str], top: str, index: dict, said: list[str]) -> list[str] | None:
+    "The split of each image, 'train', 'val' or 'test': by the names of the tars, else by the folders in them where one is called train; None where there is none to hold out."
+    of_tars = [split_in(os.path.relpath(s, top)) for s in shards]
+    folders = [split_in(os.path.dirname(os.fsdecode(n))) for n in index["name"].tolist()]
+    for found in ([of_tars[s] for s in index["shard"]], folders):
+        kinds = set(found)
+        if kinds & {"val", "test"} and kinds & {"train", None}:
+            if found is folders and "train" not in kinds:
+                return None
+            return [s or "train" for s in found]
+    if kinds <= {"val", "test"}:
+        said.append("no folder in the tars is called train: all images are one set")
+    return None
+
+
 def _held_out(
-    shards: list[str], top: str, index: dict, said: list[str]
+    index: dict, split: list[str] | None, labels: np.ndarray, said: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Which images (N) are held out, and which are not used: by the names of the tars, by the folders in them (then a note says so), else by hash."
-    for names in ([os.path.relpath(s, top) for s in shards], None):
-        if names is None:
-            folders = [os.path.dirname(os.fsdecode(n)) for n in index["name"].tolist()]
-            held, unused = held_out_files(folders)
-        else:
-            held, unused = (x[index["shard"]] for x in held_out_files(names))
-        if held.any() and not (held | unused).all():
-            if names is None:
-                said.append("what is held out is said by the folders in the tars")
-            return held, unused
-    return hold_out(os.fsdecode(n) for n in index["name"]), np.zeros(len(index["name"]), dtype=bool)
+    "Which images (N) are held out, and which are not used."
+    names = [os.fsdecode(n) for n in index["name"].tolist()]
+    if split is None:
+        return hold_out(names), np.zeros(len(names), dtype=bool)
+    of = np.array(split)
+    held, unused = of == "val", of == "test"
+    by_folders = "what is held out is said by the folders in the tars"
+    if any(split_in(os.path.dirname(n)) == s for n, s in zip(names, split) if s != "train"):
+        said.append(by_folders)
+    if held.any():
+        if unused.any():
+            said.append(
+                f"{unused.sum()} images of a test split are not used: a validation split is held out"
+            )
+        return held, unused
+    if (labels[unused] >= 0).all():
+        return unused, held
+    said[:] = [s for s in said if s != by_folders]
+    said.append(f"{unused.sum()} images of a test split are not used: they have no classes")
+    held[~unused] = hold_out(n for n, x in zip(names, unused) if not x)
+    return held, unused
 
 # %% ../../nbs/data/07_archives.ipynb #9900e54c
 def webdataset(path: str, size: Size) -> ImageData:
@@ -312,18 +371,18 @@ def webdataset(path: str, size: Size) -> ImageData:
     shards = find_tars(path)
     index = tar_index(shards)
     left = tuple(map(str, index.pop("left")))
+    said: list[str] = []
     top = os.path.commonpath([os.path.dirname(os.path.abspath(s)) for s in shards])
     title = readable(Path(top).name)
     if not len(index["name"]):
         said = "".join(f"\n  {line}" for line in left)
         raise ValueError(f"{readable(path)}: no images in {len(shards)} tar files{said}")
-    labels, names, said = tar_labels(shards, index)
+    split = _splits(shards, top, index, said)
+    _tables_beside(path, index, said)
+    labels, names, where = tar_labels(shards, index, split)
+    said += where
     names = _listed_classes(Path(top), labels, names) if any(names) else (title,)
-    is_held, unused = _held_out(shards, top, index, said)
-    if unused.any():
-        said.append(
-            f"{unused.sum()} images of a test split are not used: a validation split is held out"
-        )
+    is_held, unused = _held_out(index, split, labels, said)
 
     def make(side: bool) -> TarPictures:
         chosen = (is_held == side) & ~unused
@@ -335,6 +394,7 @@ def webdataset(path: str, size: Size) -> ImageData:
         raise ValueError(
             f"{readable(path)} holds {len(train)} training and {len(held)} held-out images; at least 3 are needed"
         )
+    said += overlap(train, held, copies=split is not None)
     return ImageData(
         train,
         held,

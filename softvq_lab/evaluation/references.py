@@ -11,7 +11,7 @@ import io
 import math
 import warnings
 import zipfile
-import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
@@ -25,7 +25,7 @@ from torch.utils.data import Subset
 from ..core import readable, sha256, write_atomic
 from ..data.datasets import ImageData, ImageFiles, Size, pixels
 from ..data.images import spread
-from ..data.signatures import what_it_is
+from ..data.signatures import reading_archive, what_it_is
 from ..data.walk import LeftOut, images_under
 from .extractors import Extractor, extract
 from .fidelity import Moments
@@ -91,52 +91,61 @@ class _Header:
     fortran: bool
     dtype: np.dtype
     start: int  # bytes before the numbers
+    packed: int  # bytes of the whole in the zip
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def __str__(self):
         return f"{self.dtype} {self.shape}"
 
 
-def _header(f, where: str, size: int) -> _Header:
-    "Read from the start of an array of `size` bytes in all; a `ValueError` where it claims more than there is, or holds objects."
-    try:
-        version = np.lib.format.read_magic(f)
-        one = version == (1, 0)
-        read = np.lib.format.read_array_header_1_0 if one else np.lib.format.read_array_header_2_0
-        h = _Header(*read(f), f.tell())
-    except (ValueError, TypeError, OverflowError, EOFError) as e:
-        raise ValueError(f"{where} is no array of NumPy: {str(e).splitlines()[0]}") from None
+@contextmanager
+def _zip(path):
+    "The open `.npz`; what is wrong with its content is a `ValueError` that names it. Only reads belong inside."
+    with reading_archive(path, "packed in a way that NumPy does not write"):
+        with zipfile.ZipFile(path) as z:
+            yield z
+
+
+def _header(path, name: str) -> _Header:
+    "Of the array `name`; a `ValueError` where it claims more than there is, or holds objects."
+    with _zip(path) as z:
+        info = z.getinfo(f"{name}.npy")
+        with z.open(info) as f:
+            version = np.lib.format.read_magic(f)
+            old = version == (1, 0)
+            read = (
+                np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+            )
+            h = _Header(*read(f), f.tell(), info.compress_size)
+    where, size = f"{readable(path)}: {name}", info.file_size
     if h.dtype.hasobject:
         raise ValueError(
             f"{where} holds Python objects, which may run code and are not read. Numbers are needed."
         )
     if any(n < 0 for n in h.shape):
         raise ValueError(f"{where} is damaged: its shape is {h.shape}.")
-    if (claimed := math.prod(h.shape) * h.dtype.itemsize) > size - h.start:
+    if h.bytes > size - h.start:
         raise ValueError(
-            f"{where} is damaged or cut off: {h} takes {claimed} bytes, it has {size - h.start}."
+            f"{where} is damaged or cut off: {h} takes {h.bytes} bytes, it has {size - h.start}."
         )
     return h
 
 
-def _member(z: zipfile.ZipFile, path, name: str) -> _Header:
-    info = z.getinfo(f"{name}.npy")
-    with z.open(info) as f:
-        return _header(f, f"{path}: {name}", info.file_size)
-
-
 def _whole(path, name: str) -> np.ndarray:
     "An array of an `.npz`, in C order and in this machine's byte order."
-    with zipfile.ZipFile(path) as z:
-        h, packed = _member(z, path, name), z.getinfo(f"{name}.npy").compress_size
-        if (n := math.prod(h.shape) * h.dtype.itemsize) > max(MOST_UNPACKED, 20 * packed):
-            raise ValueError(
-                f"{path}: {name} ({h}) unpacks from {packed / 2**20:.0f} MiB to {n / 2**30:.0f} GiB, which is not believed. Save it with numpy.savez."
-            )
-        with z.open(f"{name}.npy") as f:
-            a = np.lib.format.read_array(f, allow_pickle=False)
+    h = _header(path, name)
+    if h.bytes > max(MOST_UNPACKED, 20 * h.packed):
+        raise ValueError(
+            f"{readable(path)}: {name} ({h}) unpacks from {h.packed / 2**20:.0f} MiB to {h.bytes / 2**30:.0f} GiB, which is not believed. Save it with numpy.savez."
+        )
+    with _zip(path) as z, z.open(f"{name}.npy") as f:
+        a = np.lib.format.read_array(f, allow_pickle=False)
     return np.asarray(a, dtype=a.dtype.newbyteorder("="), order="C")
 
-
+# %% ../../nbs/evaluation/02a_references.ipynb #9b21a76e
 def _check_images(h: _Header, path):
     "A `ValueError` that says what `arr_0` holds and how to write what is needed."
     if h.dtype == np.uint8 and len(h.shape) == 4 and h.shape[3] == 3 and math.prod(h.shape):
@@ -166,31 +175,25 @@ def _check_images(h: _Header, path):
     says = f" {helps[kind]}, then numpy.savez(path, x)." if kind else ""
     raise ValueError(f"{path}: arr_0 must hold 8-bit images (N, H, W, 3), got {h}.{says}")
 
-
+# %% ../../nbs/evaluation/02a_references.ipynb #9b21a76f
 def npz_images(path, batch_size: int = 64) -> Iterator[Tensor]:
     "The images `arr_0` of an `.npz` as 8-bit batches (B, 3, H, W), read as they are wanted."
-    with zipfile.ZipFile(path) as z:
-        h = _member(z, path, "arr_0")
-        _check_images(h, path)
-        N, H, W, _ = h.shape
-        if h.fortran:
-            whole = torch.from_numpy(_whole(path, "arr_0"))
-            yield from (rearrange(x, "b h w c -> b c h w") for x in whole.split(batch_size))
-            return
-        with z.open("arr_0.npy") as f:
-            f.seek(h.start)
-            for i in range(0, N, batch_size):
-                n = min(batch_size, N - i)
-                try:
-                    data = f.read(n * H * W * 3)
-                except (zipfile.BadZipFile, zlib.error, EOFError) as e:
-                    raise ValueError(f"{path} is damaged near image {i} of {N}: {e}") from None
-                if len(data) < n * H * W * 3:
-                    raise ValueError(
-                        f"{path} is cut off in image {i + len(data) // (H * W * 3)} of {N}"
-                    )
-                images = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                yield rearrange(images, "(b h w c) -> b c h w", b=n, h=H, w=W)
+    h = _header(path, "arr_0")
+    _check_images(h, path)
+    N, H, W, _ = h.shape
+    if h.fortran:
+        whole = torch.from_numpy(_whole(path, "arr_0"))
+        yield from (rearrange(x, "b h w c -> b c h w") for x in whole.split(batch_size))
+        return
+    with _zip(path) as z, z.open("arr_0.npy") as f:
+        f.seek(h.start)
+        for i in range(0, N, batch_size):
+            n = min(batch_size, N - i)
+            data = f.read(n * H * W * 3)
+            if len(data) < n * H * W * 3:
+                raise EOFError(f"it is cut off in image {i + len(data) // (H * W * 3)} of {N}")
+            images = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            yield rearrange(images, "(b h w c) -> b c h w", b=n, h=H, w=W)
 
 
 def _numbers(path, name: str, ndim: int) -> Tensor:
@@ -224,41 +227,31 @@ def _moments(path, count: int | None = None) -> Moments:
         )
     return Moments(mu, sigma, count)
 
-
+# %% ../../nbs/evaluation/02a_references.ipynb #9b21a770
 def _names(path: Path) -> set[str]:
     "The arrays in an `.npz`; a `ValueError` where it is none."
-    try:
-        with zipfile.ZipFile(path) as z:
-            return {n.removesuffix(".npy") for n in z.namelist() if n.endswith(".npy")}
-    except zipfile.BadZipFile:
+    if not zipfile.is_zipfile(path):
         kind = what_it_is(path, unless="a zip").partition(" Convert it")[0]
         says = f", it{kind}" if kind else ": it is cut off or of another kind."
-        raise ValueError(f"{path} is not an .npz file{says}") from None
+        raise ValueError(f"{readable(path)} is not an .npz file{says}")
+    with _zip(path) as z:
+        return {n.removesuffix(".npy") for n in z.namelist() if n.endswith(".npy")}
 
 
 def npz_reference(path, extractor: Extractor, batch_size: int = 64) -> Reference:
     "Of an ADM-style `.npz` (`arr_0`, or `mu` and `sigma` of Inception), or of a file of `save_reference`. A `ValueError` names the file and what is possible."
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}{what_it_is(path) if path.exists() else ' is not there.'}")
+        raise ValueError(
+            f"{readable(path)}{what_it_is(path) if path.exists() else ' is not there.'}"
+        )
     has = _names(path)
     if not has & {"arr_0", "mu"}:
         raise ValueError(
-            f"{path} holds {', '.join(sorted(has)) or 'no arrays'}; needed: arr_0 (images), or mu and sigma"
+            f"{readable(path)} holds {', '.join(sorted(has)) or 'no arrays'}; needed: arr_0 (images), or mu and sigma"
         )
     says = f"{path.name} ({sha256(path)[:8]})"
-    try:
-        return _of_npz(path, has, says, extractor, batch_size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:
-        if (
-            isinstance(e, RuntimeError)
-            and not isinstance(e, NotImplementedError)
-            and "password" not in str(e)
-        ):
-            raise  # of the network
-        raise ValueError(
-            f"{path} is damaged, or packed in a way that NumPy does not write: {e}"
-        ) from None
+    return _of_npz(path, has, says, extractor, batch_size)
 
 
 def _of_npz(

@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import secrets
+import shlex
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -167,7 +168,7 @@ class Run:
 # %% ../nbs/04_runs.ipynb #f94b6e1f
 def _taken(run: Run, who: dict) -> ConfigError:
     return ConfigError(
-        f"{run.path} is being trained by {name_of(who)}: wait for it, stop it, or give another run folder. Where that process cannot be reached any more (a node that died, a container that is gone): softvq-lab resume {run.path} --take-over, or take_over=True"
+        f"{run.path} is being trained by {name_of(who)}: wait for it, stop it, or give another run folder. Where that process cannot be reached any more (a node that died, a container that is gone): softvq-lab resume {shlex.quote(str(run.path))} --take-over, or take_over=True"
     )
 
 

@@ -104,7 +104,7 @@ def test_a_shell_may_close_the_output(root, tmp_path, redirect):
 
 @pytest.mark.parametrize(
     "words,own",
-    [("runs", 0), ("--help", 0), ("run --help", 0), ("show r", 0), ("compare r r", 0)]
+    [("runs", 0), ("--help", 0), ("run --help", 0), ("show r", 0), ("compare r s", 0)]
     + [("show nowhere", 2), ("", 2)],
 )
 def test_an_output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none(
@@ -114,7 +114,8 @@ def test_an_output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none(
 
     from softvq_lab.workflows import TrainConfig
 
-    open_run(tmp_path / "r", "tokenizer", asdict(TrainConfig()))
+    for name, kind in (("r", "tokenizer"), ("s", "generator")):  # compare prints what differs
+        open_run(tmp_path / name, kind, asdict(TrainConfig()))
     words = words + " --root ." * (words == "runs")
     command = f"{sys.executable} -m softvq_lab.workbench.cli {words}"
     env = os.environ | {"PYTHONPATH": str(root)}

@@ -407,27 +407,43 @@ def _steady_streams():
             stream.reconfigure(errors="backslashreplace")
 
 
-def _flush():
-    "What was printed goes out now; a reader that has ended (softvq-lab runs | head -1) is no mistake."
+@contextlib.contextmanager
+def _watched_output():
+    "Within it a standard output that cannot be written stops nothing. Afterwards it is an error, unless its reader has ended (softvq-lab runs | head -1)."
+    stream = sys.stdout
+    sys.stdout = out = Outlet(stream)
+    status = 0
     try:
-        sys.stdout.flush()
-    except OSError as e:
-        if not isinstance(e, BrokenPipeError):
-            tell(f"standard output cannot be written: {e}", sys.stderr)
-        with suppress(OSError):  # or Python would try again when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        yield
+    except SystemExit as e:
+        status = e.code
+    finally:
+        out.flush()
+        sys.stdout = stream
+        if out.failed:
+            tell(f"standard output cannot be written: {out.failed.strerror}", sys.stderr)
+        with suppress(OSError, ValueError):  # or Python would try again when it ends
+            _discard(stream)
+    sys.exit(status or (1 if out.failed else 0))
+
+
+def _discard(stream):
+    "Let go of what a stream still holds and cannot write."
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main():
     "The entry point of softvq-lab: a mistake in the settings is a message, not a traceback."
     _steady_streams()
-    try:
-        app()
-    except (ConfigError, Unreadable) as e:
-        tell("\n".join(map(printable, str(e).splitlines())), sys.stderr)
-        sys.exit(2)
-    finally:
-        _flush()
+    with _watched_output():
+        try:
+            app()
+        except (ConfigError, Unreadable) as e:
+            tell("\n".join(map(printable, str(e).splitlines())), sys.stderr)
+            sys.exit(2)
 
 # %% ../nbs/12_cli.ipynb #829c1736
 #| eval: false

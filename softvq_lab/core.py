@@ -9,6 +9,7 @@ __all__ = ['MOST_BYTES', 'DEEPEST', 'Count', 'JOINERS', 'ConfigError', 'derive_s
 
 # %% ../nbs/00_core.ipynb #43eb34b8
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -258,10 +259,10 @@ def write_cache(path: Path, data: bytes):
 
 # %% ../nbs/00_core.ipynb #deac2d56
 class Outlet:
-    "A stream that may go away: what cannot be written is dropped."
+    "A stream that may go away: what cannot be written is dropped. `failed` is the first reason that is more than that nobody reads it any more (a full disk)."
 
     def __init__(self, stream):
-        self.stream = stream
+        self.stream, self.failed = stream, None
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
@@ -269,14 +270,20 @@ class Outlet:
     def write(self, text: str):
         try:
             self.stream.write(text)
-        except (OSError, ValueError):  # nobody reads it, it is closed, or it has no such letter
-            pass
+        except (OSError, ValueError) as e:  # nobody reads it, it is closed, or has no such letter
+            self._note(e)
 
     def flush(self):
         try:
             self.stream.flush()
-        except (OSError, ValueError):
-            pass
+        except (OSError, ValueError) as e:
+            self._note(e)
+
+    def _note(self, e: OSError | ValueError):
+        "Remember a reason, but for a pipe that was closed and a terminal that is gone."
+        gone = isinstance(e, BrokenPipeError) or getattr(e, "errno", None) == errno.EIO
+        if isinstance(e, OSError) and not gone:
+            self.failed = self.failed or e
 
 
 def tell(text, stream=None):

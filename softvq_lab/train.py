@@ -38,12 +38,15 @@ from softvq_lab.provenance import (
 )
 from .registry import is_loaded, load_plugins
 from softvq_lab.runs import (
+    OPENED,
     Run,
     at_work,
     check_run,
     learned_settings,
+    mark_of,
     open_run,
     plugin_hint,
+    refuse_if_opened_anew,
     refuse_if_trained,
     take_over_run,
 )
@@ -237,6 +240,7 @@ def train_here(run: Run, images: ImageData | None = None):
     config = load_config(run)
     refuse_without_plugins(run)
     with at_work(run):
+        config = load_config(run)  # again: until here another process could change it
         with BeforeFirstStep():
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 PartialState(
@@ -314,6 +318,7 @@ def launch(run: Run, images: ImageData | None = None):
     if processes == 1:
         return train_here(run, images)
     refuse_if_trained(run)
+    refuse_if_opened_anew(run)
     refuse_without_plugins(run)
     here = processes // config.engine.nodes
     if (gpus := torch.cuda.device_count()) and gpus < here:
@@ -329,6 +334,7 @@ def launch(run: Run, images: ImageData | None = None):
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300",  # seconds to save where a whole group is asked
         "OMP_NUM_THREADS": str(max(1, cores // here)),
     } | ({} if gpus else {"ACCELERATE_USE_CPU": "true"})
+    env |= {OPENED: mark} if (mark := mark_of(run)) else {}
     before = _written(run)
     with open(run.path / "train.log", "a") as log:
         p = subprocess.Popen(

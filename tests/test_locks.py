@@ -16,12 +16,19 @@ import pytest
 
 from softvq_lab import locks
 from softvq_lab.core import ConfigError
-from softvq_lab.experiments.execute import Job, execute, stop
+from softvq_lab.experiments.execute import (
+    Job,
+    begin_workflow,
+    execute,
+    resume_job,
+    run_workflow,
+    stop,
+)
 from softvq_lab.experiments.parameters import numbered
 from softvq_lab.experiments.scheduler import Local, drive
 from softvq_lab.experiments.sweep import open_sweep, read_report
 from softvq_lab.locks import GONE, Lock, Taken, age, create, made_once, owner, take_away
-from softvq_lab.runs import Run, at_work, open_run, take_over_run
+from softvq_lab.runs import Run, at_work, check_run, open_run, take_over_run
 from softvq_lab.settings.parse import parse
 from softvq_lab.settings.workflows import TrainConfig
 from softvq_lab.signals import Preempted, Requests
@@ -237,6 +244,23 @@ def test_a_lock_that_is_taken_for_a_moment_is_waited_for(tmp_path):
         assert end_of(pid) == 0
 
 
+def test_a_lock_held_for_a_moment_becomes_one_for_long_without_being_free(tmp_path, file_system):
+    path, tries = tmp_path / "a.lock", tmp_path / "tries"
+
+    def take() -> int:
+        with Lock(path):
+            tries.touch()
+        return 0
+
+    with Lock(path, brief=True):
+        pid = fork(take)  # it waits, as for any moment
+        time.sleep(0.2)
+        with Lock(path):
+            assert not owner(path).get("brief")
+            assert end_of(pid) == 7 and not tries.exists()
+    assert owner(path) is None and end_of(fork(take)) == 0
+
+
 def test_what_several_want_is_made_by_one(tmp_path, file_system):
     thing = tmp_path / "cache" / "thing"
 
@@ -278,6 +302,125 @@ def test_of_three_who_make_the_same_run_one_makes_it(tmp_path):
         return 0
 
     assert sorted(end_of(p) for p in [fork(make) for _ in range(3)]) == [0, 7, 7]
+
+
+def asked(**given) -> dict:
+    return asdict(parse(TrainConfig, dict(tokens=4) | given))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    "What lies in a folder, without its locks."
+    found = (p for p in folder.rglob("*") if p.is_file() and ".lock" not in p.name)
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+
+
+@pytest.mark.parametrize("others", [{"log_every": 3}, {"steps": 70, "eval_every": 9}])
+@pytest.mark.parametrize("first", ["new", "resumed"])
+def test_of_two_who_open_a_run_at_once_the_one_that_trains_has_its_settings(
+    tmp_path, first, others
+):
+    if first == "resumed":
+        open_run(tmp_path / "r", "tokenizer", asked())
+    begin = time.time() + 0.3
+
+    def train(i: int, given: dict) -> int:
+        while time.time() < begin:
+            pass
+        try:
+            run = open_run(tmp_path / "r", "tokenizer", asked(**given), resume=True)
+            with at_work(run):
+                seen = files_of(run.path)["config.json"]
+                time.sleep(0.6)  # the other comes meanwhile
+                assert seen == files_of(run.path)["config.json"]
+                assert run.info["config"] == json.loads(json.dumps(asked(**given)))
+                (tmp_path / f"{i}").touch()
+        except ConfigError:
+            return 7
+        return 0
+
+    ends = [end_of(p) for p in [fork(train, 0, others), fork(train, 1, {"log_every": 7})]]
+    assert sorted(ends) == [0, 7], ends
+    assert (tmp_path / f"{ends.index(0)}").exists()
+
+
+def test_who_opened_a_run_first_does_not_train_it_with_the_settings_of_another(tmp_path):
+    run = open_run(tmp_path / "r", "tokenizer", asked())
+    again = lambda **given: open_run(run.path, "tokenizer", asked(**given), resume=True) and 0
+    assert end_of(fork(lambda: again())) == 0
+    with at_work(run):
+        pass  # the other asked for the same
+    assert end_of(fork(lambda: again(eval_every=17))) == 0
+    before = files_of(run.path)
+    with pytest.raises(
+        ConfigError, match="opened by another process meanwhile, with eval_every=17"
+    ):
+        with at_work(run):
+            pass
+    assert files_of(run.path) == before and owner(run.lock) is None
+    with at_work(again(eval_every=17) or run):
+        assert run.info["config"]["optim"]["eval_every"] == 17
+
+
+def test_nothing_is_written_into_a_run_that_another_process_holds(tmp_path):
+    run = open_run(tmp_path / "r", "tokenizer", asked())
+    ready = run.path / "ready.lock"  # nobody's: only its name is left out of the comparison
+
+    def train() -> int:
+        with at_work(Run(run.path)):
+            ready.touch()
+            time.sleep(60)
+        return 0
+
+    pid = fork(train)
+    while not ready.exists():
+        time.sleep(0.01)
+    before = files_of(run.path)
+    notebook = run.path / "notebook.ipynb"
+    writers = {
+        "open": lambda: open_run(run.path, "tokenizer", asked(log_every=3), resume=True),
+        "status": lambda: run.set_status("interrupted"),
+        "record": lambda: check_run(run, {"classes": ["a", "b"], "data": {"images": 3}}),
+        "job": lambda: run_workflow("train", notebook, resume=True, run=str(run.path), tokens=4),
+        "resume": lambda: resume_job(run.path),
+    }
+    for name, write in writers.items():
+        with pytest.raises(ConfigError, match=f"is being trained by process {pid}"):
+            write()
+        assert files_of(run.path) == before, name
+    os.kill(pid, signal.SIGKILL), end_of(pid)
+    run.set_status("interrupted", step=2)
+    assert run.status["step"] == 2
+
+
+def test_a_rank_whose_first_was_refused_says_nothing_in_the_status_of_the_run(
+    tmp_path, monkeypatch
+):
+    run = open_run(tmp_path / "r", "tokenizer", CONFIG)
+    monkeypatch.setenv("MASTER_ADDR", "node-3")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with at_work(run):
+        before = files_of(run.path)
+
+        def rank(port: str) -> int:
+            os.environ |= {"RANK": "1", "MASTER_PORT": port}
+            with at_work(Run(run.path)):
+                raise ValueError("the first rank is gone")
+
+        assert end_of(fork(rank, "29501")) == 99 and files_of(run.path) == before
+        assert end_of(fork(rank, "29500")) == 99
+        assert run.status["error"] == "rank 1: ValueError: the first rank is gone"
+
+
+def test_who_was_taken_over_writes_nothing_more(tmp_path):
+    run = open_run(tmp_path / "r", "tokenizer", CONFIG)
+    with at_work(run) as lock:
+        for file in (run.lock, lock.file):
+            file.unlink(missing_ok=True)
+        of_another_machine(run.lock)
+        before = files_of(run.path)
+        with pytest.raises(RuntimeError, match="was taken over by another process"):
+            run.set_status("done")
+        assert files_of(run.path) == before
 
 
 def dead(run: Run, **more):
@@ -404,6 +547,38 @@ def test_a_job_that_is_at_work_is_not_planned_again(tmp_path, sleeping):
     os.kill(pid, signal.SIGKILL), end_of(pid)
     job.say("running", pid=pid)
     assert job.info["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_of_two_jobs_begun_at_once_the_one_that_is_executed_is_as_it_was_asked_for(
+    tmp_path, monkeypatch, detached
+):
+    def note(job, workflow, parameters):
+        (tmp_path / f"did-{parameters['tokens']}").touch()
+        time.sleep(0.5)
+        return "done", None
+
+    monkeypatch.setattr("softvq_lab.experiments.execute._papermill", note)
+    if detached:  # the child as a fork, so that it has the notebook above
+        monkeypatch.setattr(
+            "softvq_lab.experiments.execute.subprocess.Popen",
+            lambda words, **how: psutil.Process(fork(lambda: execute(Job(words[-1])))),
+        )
+    begin, output = time.time() + 0.5, tmp_path / "r" / "notebook.ipynb"
+
+    def ask(tokens: int) -> int:
+        while time.time() < begin:
+            pass
+        if not detached:
+            return run_workflow("train", output, tokens=tokens)
+        job = begin_workflow("train", output, tokens=tokens)
+        while job.info["state"] in ("queued", "running"):
+            time.sleep(0.05)
+        return 0
+
+    ends = [end_of(p) for p in [fork(ask, tokens) for tokens in (4, 8)]]
+    assert sorted(ends) == [0, 7]
+    assert [p.name for p in tmp_path.glob("did-*")] == [f"did-{(4, 8)[ends.index(0)]}"]
 
 
 def test_a_job_stopped_for_good_stays_stopped_whatever_else_is_written(tmp_path, sleeping):

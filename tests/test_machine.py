@@ -109,6 +109,43 @@ def test_a_shell_may_close_the_output(root, tmp_path, redirect):
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize(
+    "words,own",
+    [("runs", 0), ("--help", 0), ("run --help", 0), ("show r", 0), ("compare r s", 0)]
+    + [("show nowhere", 2), ("", 2)],
+)
+def test_an_output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none(
+    root, tmp_path, words, own
+):
+    from dataclasses import asdict
+
+    from softvq_lab.settings.workflows import TrainConfig
+
+    for name, kind in (("r", "tokenizer"), ("s", "generator")):  # compare prints what differs
+        open_run(tmp_path / name, kind, asdict(TrainConfig()))
+    words = words + " --root ." * (words == "runs")
+    command = f"{sys.executable} -m softvq_lab.cli {words}"
+    env = os.environ | {"PYTHONPATH": str(root)}
+
+    def ends(how: str) -> tuple[int, list[str]]:
+        done = subprocess.run(
+            ["bash", "-c", f"{command} {how}"],
+            env=env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, done.stderr.splitlines()
+
+    status, said = ends("> /dev/full")
+    assert status == (own or 1)
+    if words != "show nowhere":  # which writes nothing there
+        assert said[-1] == "standard output cannot be written: No space left on device"
+        assert len(said) == 1
+    status, said = ends("| true; exit ${PIPESTATUS[0]}")
+    assert status == own and len(said) == (words == "show nowhere")
+
+
 def no_home(monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))

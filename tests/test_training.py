@@ -4,6 +4,8 @@ import json
 import math
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -18,14 +20,17 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
+from softvq_lab import train as train_module
 from softvq_lab.checkpoints import (
     best_checkpoint,
     newest_checkpoint,
     save_checkpoint,
     steps_of,
 )
+from softvq_lab.cli import read_settings
 from softvq_lab.core import ConfigError, write_json
 from softvq_lab.experiments.execute import resume_job
+from softvq_lab.experiments.parameters import check_parameters
 from softvq_lab.hub.models import load_tokenizer, save
 from softvq_lab.locks import owner
 from softvq_lab.ranks import StepMean
@@ -578,6 +583,67 @@ def test_nan_stops_the_run_names_its_birthplace_and_spoils_no_weight(tmp_path):
         fit(task, run, OptimConfig(steps=9, warmup_steps=1, batch_size=4, log_every=2))
     assert run.status["state"] == "failed" and "Softplus" in run.status["error"]
     assert all(p.isfinite().all() for p in task.parameters())
+
+
+class Burst(torch.nn.Module):
+    "As it is, and from step `first` on not a number."
+
+    def __init__(self, first: int):
+        super().__init__()
+        self.first, self.steps = first, 0
+
+    def forward(self, x):
+        self.steps += self.training
+        return x * float("nan") if self.steps > self.first else x
+
+
+def bursting(run: Run, first: int, monkeypatch) -> str:
+    "What a training says whose step after `first` is not finite."
+    with monkeypatch.context() as m:
+        make, burst = train_module.make_task, Burst(first)
+
+        def broken(*given):
+            task = make(*given)
+            task.model.from_latent.register_forward_hook(
+                lambda mod, x, y: burst.train(mod.training)(y)
+            )
+            return task
+
+        m.setattr(train_module, "make_task", broken)
+        with pytest.raises(FloatingPointError) as e:
+            train_here(run)
+    assert run.status["state"] == "failed"
+    return str(e.value)
+
+
+def test_what_is_advised_after_a_nan_can_be_done(tmp_path, monkeypatch):
+    few = dict(steps=7, checkpoint_every=3, eval_every=7, lr=0.02, tokens=5, precision="bf16")
+    run = prepared(tmp_path / "a run", **few)
+    says = bursting(run, 4, monkeypatch)
+    folder = re.search(
+        r"start_from='(.*?)', which takes the averaged weights of step-000003", says
+    )[1]
+    assert "lower lr than 0.02, or a longer warmup_steps" in says and folder == str(run.path)
+
+    given = few | {"lr": 0.004, "start_from": folder, "run": str(tmp_path / "b")}
+    config = check_parameters("train", FEW | given)
+    new = prepare(config, config.where.run, images_of(config))
+    train_here(new)
+    assert new.status["state"] == "done"
+
+    command = shlex.split(says[says.index("softvq-lab run") :])
+    assert command[:3] == ["softvq-lab", "run", "train"] and command[-1] == "--resume"
+    given = read_settings(command[3:-1]) | {"resume": True}
+    config = check_parameters("train", given)
+    train_here(again := prepare(config, config.where.run, images_of(config)))
+    assert again.status["state"] == "done" and load_config(again).engine.precision == "fp32"
+    assert again.info["segments"][0]["changed"]
+
+
+def test_no_checkpoint_is_advised_where_there_is_none(tmp_path, monkeypatch):
+    says = bursting(prepared(tmp_path / "a", steps=5, lr=0.03), 1, monkeypatch)
+    assert "begin a new run (another run=...) with a lower lr than 0.03" in says
+    assert "start_from" not in says and "--resume" not in says
 
 
 # ---------------------------------------------------------------- averaged weights

@@ -106,10 +106,63 @@ def test_weights_of_another_model_are_one_sentence(saved):
     assert len(str(e.value)) < 600 and "\n" not in str(e.value)
 
 
-def test_rounded_weights_are_named_as_such(saved):
-    path = saved / "model.safetensors"
-    save_file({k: v.half() for k, v in load_file(path).items()}, path)
-    with pytest.raises(ValueError, match="weights are float16, rounded from those that were saved"):
+def in_type(folder, change):
+    "The weights of a saved folder, each as `change` makes it."
+    path = folder / "model.safetensors"
+    weights = {k: change(v) for k, v in load_file(path).items()}
+    save_file(weights, path)
+    return weights
+
+
+def a_generator(bond="0123456789abcdef"):
+    return make_generator(GeneratorConfig(), 5, 3, 2, LatentStats.given(0.0, 1.0, 3), bond)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["tokenizer", "generator"])
+def test_rounded_weights_are_loaded_as_float32_and_have_a_fingerprint_of_their_own(
+    tmp_path, dtype, kind
+):
+    model = a_generator() if kind == "generator" else Tokenizer(TokenizerConfig(tokens=6))
+    save(model, tmp_path / "a")
+    weights = in_type(tmp_path / "a", lambda v: v.to(dtype))  # whole numbers too
+    load = load_generator if kind == "generator" else load_tokenizer
+    found = load(tmp_path / "a")
+    own = model.state_dict()
+    for name, v in found.state_dict().items():
+        assert v.dtype == own[name].dtype and torch.equal(v, weights[name].to(v.dtype)), name
+    assert found.fingerprint != model.fingerprint
+    save(found, tmp_path / "b")  # and is a model like any other
+    assert load(tmp_path / "b").fingerprint == found.fingerprint
+
+
+def test_weights_in_float64_are_the_same_weights(saved):
+    before = load_tokenizer(saved).fingerprint
+    in_type(saved, torch.Tensor.double)
+    assert load_tokenizer(saved).fingerprint == before
+    in_type(saved, lambda v: v + 0.25)
+    with pytest.raises(ValueError, match="do not belong together"):
+        load_tokenizer(saved)
+
+
+def test_a_model_halved_by_its_own_method_and_saved_is_loaded(tmp_path):
+    model = Tokenizer(TokenizerConfig(codebook_size=9, tokens=3))
+    save(model.half(), tmp_path / "a")
+    assert {p.dtype for p in load_tokenizer(tmp_path / "a").parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_a_type_that_is_not_computed_with_are_one_message(saved, dtype):
+    in_type(saved, lambda v: v.to(dtype) if v.ndim > 1 else v)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=f"is in {name}, .* Save the weights in float32") as e:
+        load_tokenizer(saved)
+    assert "\n" not in str(e.value)
+
+
+def test_weights_that_float16_could_not_hold_are_refused(saved):
+    in_type(saved, lambda v: (v + 1e6).half())
+    with pytest.raises(ValueError, match="is not finite: .* Save it in bfloat16 or float32"):
         load_tokenizer(saved)
 
 

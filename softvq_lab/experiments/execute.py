@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -345,8 +346,9 @@ def stop(job: Job, for_good: bool = False) -> bool:
     return True
 
 
-def _prepare(workflow: str, output, resume: bool, parameters: dict) -> Job:
-    "A planned job, after everything that can be checked was."
+@contextlib.contextmanager
+def _planned(workflow: str, output, resume: bool, parameters: dict) -> Iterator[Job]:
+    "A planned job, after everything that can be checked was. Within it nobody else plans it, so that what is started is what was asked for."
     import papermill.iorw  # noqa: F401, before the next: it imports it by its entry point
 
     from softvq_lab.experiments.papermill_io import keep
@@ -366,10 +368,12 @@ def _prepare(workflow: str, output, resume: bool, parameters: dict) -> Job:
             raise ConfigError(
                 f"{parameters['run']} already holds a run; go on with it by resume, or give another folder; nothing was changed"
             )
+        if workflow in TRAININGS:  # by another than a job: nothing of it is written over
+            refuse_if_trained(Run(parameters["run"]))
         if not resume:
             keep(job.output)
         job.plan(notebook.stem, parameters)
-    return job
+        yield job
 
 
 def _take_over(job: Job, run: Run):
@@ -386,12 +390,14 @@ def run_workflow(workflow: str, output, resume: bool = False, **parameters) -> i
     """Execute `workflow` with `parameters` into the notebook `output` (runs/NAME/notebook.ipynb for a training, whose run folder is then runs/NAME) and wait; the exit status of `execute`.
 
     Parameters are checked first (`ConfigError`). An output that is there is kept under another name, unless `resume`."""
-    return execute(_prepare(workflow, output, resume, parameters))
+    with _planned(workflow, output, resume, parameters) as job:
+        return execute(job)
 
 
 def begin_workflow(workflow: str, output, resume: bool = False, **parameters) -> Job:
     "`run_workflow` in a process and session of its own; returns at once."
-    p = start(job := _prepare(workflow, output, resume, parameters))
+    with _planned(workflow, output, resume, parameters) as job:
+        p = start(job)
     threading.Thread(target=p.wait, daemon=True).start()  # no zombie is left behind in a server
     return job
 
@@ -415,7 +421,7 @@ def resume_job(folder, take_over: bool = False, plugins: str = "", accept: str =
     with job.planning():
         workflow = {"tokenizer": "train", "generator": "train_generator"}[run.kind]
         job.plan(workflow, flatten(config) | of_this_call)
-    return execute(job)
+        return execute(job)
 
 # %% ../../nbs/experiments/02_execute.ipynb #6372b883
 def main(arguments: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ __all__ = ['output_of', 'run_of', 'jobs_of', 'jobs', 'is_alive', 'progress', 're
            'cancel']
 
 # %% ../../nbs/experiments/03_job.ipynb #cf5424f1
+import contextlib
 import os
 import platform
 import re
@@ -154,5 +155,6 @@ def cancel(job: Job, grace: float = 60.0) -> bool:
     _kill([*late, *left])
     psutil.wait_procs([*late, *left], 10)
     if job.info["workflow"] in TRAININGS and run_of(job).status["state"] == "running":
-        run_of(job).set_status("interrupted")
+        with contextlib.suppress(ConfigError):  # somebody else trains it already
+            run_of(job).set_status("interrupted")
     return True

@@ -10,6 +10,7 @@ __all__ = ['WEIGHTS', 'model_card', 'save', 'fetch', 'push', 'is_released_folder
 import re
 from pathlib import Path
 
+import torch
 from huggingface_hub import HfApi, snapshot_download
 from safetensors.torch import save_file
 
@@ -139,6 +140,12 @@ def _open(folder, kind: str) -> tuple[Path, dict]:
     return folder, info
 
 # %% ../../nbs/hub/02_models.ipynb #fd379f22
+def _is_rounded(weights: dict, own: dict) -> bool:
+    "Is any of the weights in float16 or bfloat16? Then they are others than those of the stored fingerprint."
+    half = (torch.float16, torch.bfloat16)
+    return any(w.dtype in half and own[k].dtype not in half for k, w in weights.items())
+
+
 def _build(folder, kind: str, make):
     folder, info = _open(folder, kind)
     try:
@@ -150,15 +157,9 @@ def _build(folder, kind: str, make):
     own = model.state_dict()
     weights = read_tensors(folder / "model.safetensors", own)
     fit_weights(model, weights, folder / "model.safetensors")
-    if model.fingerprint != info.get("fingerprint"):
-        kinds = {
-            str(w.dtype).removeprefix("torch.")
-            for k, w in weights.items()
-            if w.dtype != own[k].dtype
-        }
-        rounded = f". The weights are {', '.join(sorted(kinds))}, rounded from those that were saved. Take the file in float32"
+    if model.fingerprint != info.get("fingerprint") and not _is_rounded(weights, own):
         raise ValueError(
-            f"{folder}: config.json and model.safetensors do not belong together (fingerprint {model.fingerprint}, stored {info.get('fingerprint')}){rounded if kinds else ''}"
+            f"{folder}: config.json and model.safetensors do not belong together (fingerprint {model.fingerprint}, stored {info.get('fingerprint')})"
         )
     return model.eval()
 
@@ -170,7 +171,7 @@ def is_released_folder(folder) -> bool:
 
 
 def load_tokenizer(folder) -> Tokenizer:
-    "The tokenizer in a saved folder, a run folder, or a folder of the authors' release, in eval mode on the CPU."
+    "The tokenizer in a saved folder, a run folder, or a folder of the authors' release, in eval mode on the CPU. Weights that were saved in float16, bfloat16 or float64 become float32, and the fingerprint is that of these."
     folder = fetch(folder)
     if is_released_folder(folder):
         return load_released_tokenizer(folder)

@@ -2,7 +2,8 @@
 
     python benchmarks/bench.py [--only ROW ...] [--rounds 5] [--name MACHINE]
 
-Writes benchmarks/results/MACHINE.json, MACHINE-growth.png and the table of benchmarks/README.md. A row that fails says so in the table and does not stop the others.
+Writes benchmarks/results/MACHINE.json, MACHINE-growth.png and the table of benchmarks/README.md. A
+row that fails says so in the table and does not stop the others.
 """
 
 import argparse
@@ -69,7 +70,9 @@ def quantizer_peak(way: str, **size) -> int:
 
 
 def products(B: int, L: int, D: int, K: int, G: int) -> float:
-    "Seconds of the six products of a forward and backward pass alone: in blocks of 32 tokens on a CPU, whose cache they fit, and all tokens at once on a GPU."
+    """Seconds of the six products of a forward and backward pass alone: in blocks of 32 tokens on a
+    CPU, whose cache they fit, and all tokens at once on a GPU.
+    """
     books, n = (G, B * L // G) if GPU else (1, 32)
     u, C, S = (
         torch.randn(books, *shape, device=best_device()) for shape in ((n, D), (K, D), (n, K))
@@ -180,7 +183,9 @@ def row_claim(rounds: int, size: str = "XL", shared: dict = {}) -> dict:
 
 # ---- the training step
 def row_step(rounds: int, judged: bool, batch: int, **config) -> dict:
-    "`fixed`: the share of our step on a CPU that goes into matrix products and attention, which both ways have in common."
+    """`fixed`: the share of our step on a CPU that goes into matrix products and attention, which
+    both ways have in common.
+    """
     c = TokenizerConfig(**(dict(preset="S") | PIXELS | config))
     steps, x, counts = (
         {"ours": Ours(make_task(c, judged)), "plain": Plain(make_task(c, judged, plain=True))},
@@ -223,7 +228,9 @@ GROWTH = {
 def row_growth(
     rounds: int, base=dict(B=8, L=64, D=32, K=8192, G=4), sizes=GROWTH, pixels=(64, 128, 256)
 ) -> dict:
-    "Seconds and peak bytes of both ways against one size at a time, and of a forward pass of SoftVQ-S against the side of the image."
+    """Seconds and peak bytes of both ways against one size at a time, and of a forward pass of
+    SoftVQ-S against the side of the image.
+    """
     found = {}
     for axis, values in sizes.items():
         points = {w: {"s": [], "bytes": []} for w in WAYS}
@@ -311,7 +318,9 @@ def answers(deadline: float = 60) -> float:
 
 
 def row_startup(rounds: int) -> dict:
-    "Seconds of fresh interpreters, and until the explorer answers; the differences are medians of pairs."
+    """Seconds of fresh interpreters, and until the explorer answers; the differences are medians of
+    pairs.
+    """
     run = lambda code: seconds(
         lambda: subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
     )
@@ -358,12 +367,14 @@ def table(rows: dict) -> str:
         if "faster" not in r:
             continue
         memory = (
-            f"{mib(r['ours_bytes'])} | {mib(r['plain_bytes'])} | {r['plain_bytes'] / max(r['ours_bytes'], 1):.1f}x"
+            f"{mib(r['ours_bytes'])} | {mib(r['plain_bytes'])} | "
+            f"{r['plain_bytes'] / max(r['ours_bytes'], 1):.1f}x"
             if r.get("plain_bytes")
             else " | | "
         )
         lines.append(
-            f"| {name} | {r['ours_s']:.3g} s | {r['plain_s']:.3g} s | **{r['faster']:.2f}x** ({r['range'][0]:.2f} to {r['range'][1]:.2f}) | {memory} | {r['differ']:.0e} |"
+            f"| {name} | {r['ours_s']:.3g} s | {r['plain_s']:.3g} s | **{r['faster']:.2f}x** "
+            f"({r['range'][0]:.2f} to {r['range'][1]:.2f}) | {memory} | {r['differ']:.0e} |"
         )
     lines += [f"\n`{n}` failed: {r['failed']}" for n, r in rows.items() if "failed" in r]
     if r := next((r for r in rows.values() if "products_s" in r), None):
@@ -400,16 +411,22 @@ def table(rows: dict) -> str:
         ]
     if (r := rows.get("start-up", {})) and "torch_s" in r:
         lines.append(
-            f"\n`import torch` {r['torch_s']:.2f} s; `import softvq_lab` adds {r['package_adds_s']:.2f} s, `softvq_lab.hub.models` (all models) {r['hub_adds_s']:.2f} s, of which timm and torchvision {r['timm_adds_s']:.2f} s. `explorer.py` answers after {r['explorer_s']:.1f} s."
+            f"\n`import torch` {r['torch_s']:.2f} s; `import softvq_lab` adds "
+            f"{r['package_adds_s']:.2f} s, `softvq_lab.hub.models` (all models) "
+            f"{r['hub_adds_s']:.2f} s, of which timm and torchvision {r['timm_adds_s']:.2f} s. "
+            f"`explorer.py` answers after {r['explorer_s']:.1f} s."
         )
     for name, r in rows.items():
         if "fixed" in r:
             lines.append(
-                f"\n{name}: {r['fixed']:.0%} of our step is matrix products, convolutions and attention, which both ways share; were all else free, it would be {1 / r['fixed']:.2f}x as fast."
+                f"\n{name}: {r['fixed']:.0%} of our step is matrix products, convolutions and "
+                "attention, which both ways share; were all else free, it would be "
+                f"{1 / r['fixed']:.2f}x as fast."
             )
         if r.get("utilisation"):
             lines.append(
-                f"\n{name}: {r['images_s']:.0f} images a second in bf16, compiled; {r['utilisation']:.0%} of the data sheet's arithmetic."
+                f"\n{name}: {r['images_s']:.0f} images a second in bf16, compiled; "
+                f"{r['utilisation']:.0%} of the data sheet's arithmetic."
             )
     return "\n".join(lines)
 
@@ -497,7 +514,10 @@ def main():
         )  # after each row: what was measured stays, whatever becomes of the next
         write_page(
             table(rows),
-            f"Machine `{a.name}`, {machine['threads']} threads, torch {machine['torch']}, float32; load of the machine at the end {machine['load']:.1f}.",
+            (
+                f"Machine `{a.name}`, {machine['threads']} threads, torch {machine['torch']}, "
+                f"float32; load of the machine at the end {machine['load']:.1f}."
+            ),
         )
     print(table(rows))
     if "L" in rows.get("growth", {}):
@@ -506,7 +526,12 @@ def main():
                 [
                     sys.executable,
                     "-c",
-                    f"import sys, json; sys.path.insert(0, {str(HERE)!r}); from bench import draw; from pathlib import Path; draw(json.loads(Path({str(path)!r}).read_text())['rows']['growth'], Path({str(path.with_name(a.name + '-growth.png'))!r}))",
+                    (
+                        f"import sys, json; sys.path.insert(0, {str(HERE)!r}); from bench import "
+                        "draw; from pathlib import Path; "
+                        f"draw(json.loads(Path({str(path)!r}).read_text())['rows']['growth'], "
+                        f"Path({str(path.with_name(a.name + '-growth.png'))!r}))"
+                    ),
                 ],
                 timeout=120,
                 check=True,

@@ -2,8 +2,11 @@
 
     python benchmarks/losses.py [RUNS] [SEED ...]
 
-Trains, for each seed, one tokenizer by squared error alone and one with perceptual loss, alignment and discriminator on the reference network (seed 0) as well, in RUNS/loss-NAME-SEED (finished runs are kept, killed ones go on),
-and prints a table. Judge: the reference network of seed 1, which no loss has seen; Fréchet distance of held-out reconstructions to their originals.
+Trains, for each seed, one tokenizer by squared error alone and one with perceptual loss, alignment
+and discriminator on the reference network (seed 0) as well, in RUNS/loss-NAME-SEED (finished runs
+are kept, killed ones go on),
+and prints a table. Judge: the reference network of seed 1, which no loss has seen; Fréchet distance
+of held-out reconstructions to their originals.
 """
 
 import argparse
@@ -68,13 +71,16 @@ def main():
                 result["ssim"].mean().item(),
             )
     print(
-        "| losses | seed | reference Fréchet distance | PSNR (dB) | SSIM |\n| --- | --- | --- | --- | --- |"
+        "| losses | seed | reference Fréchet distance | PSNR (dB) | SSIM |\n| --- | --- | --- | "
+        "--- | --- |"
     )
     for (name, seed), (f, p, s) in rows.items():
         print(f"| {name} | {seed} | {f:.4f} | {p:.2f} | {s:.3f} |")
     for name in VARIANTS:
         print(
-            f"| {name} | mean | {statistics.fmean(v[0] for (n, _), v in rows.items() if n == name):.4f} | {statistics.fmean(v[1] for (n, _), v in rows.items() if n == name):.2f} | |"
+            f"| {name} | mean | "
+            f"{statistics.fmean(v[0] for (n, _), v in rows.items() if n == name):.4f} | "
+            f"{statistics.fmean(v[1] for (n, _), v in rows.items() if n == name):.2f} | |"
         )
 
 

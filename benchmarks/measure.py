@@ -1,4 +1,6 @@
-"""Two ways of the same work in one process: agreement first, then times in turn, then the peak of memory of each in a child process of its own."""
+"""Two ways of the same work in one process: agreement first, then times in turn, then the peak of
+memory of each in a child process of its own.
+"""
 
 import json
 import re
@@ -6,8 +8,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import torch
 from torch import Tensor
@@ -16,7 +18,9 @@ HERE = Path(__file__).parent
 
 
 def agree(ours, plain, tolerance: float) -> float:
-    "The largest relative difference of lists of tensors, ||a - b|| / ||b||; an `AssertionError` above `tolerance`."
+    """The largest relative difference of lists of tensors, ||a - b|| / ||b||; an `AssertionError`
+    above `tolerance`.
+    """
     worst = max(
         ((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-30)).item()
         for a, b in zip(ours, plain, strict=True)
@@ -57,7 +61,9 @@ def compare(ways: dict[str, Callable], rounds: int, warm: int = 1) -> dict:
 
 
 def high_water(work: Callable) -> int:
-    "Bytes by which `work` raised the high-water mark of this process's resident set (of the GPU's allocator where there is one)."
+    """Bytes by which `work` raised the high-water mark of this process's resident set (of the GPU's
+    allocator where there is one).
+    """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -69,7 +75,10 @@ def high_water(work: Callable) -> int:
 
 
 def _hwm() -> int:
-    "High-water mark in bytes. Not getrusage's: that one is inherited from the process that started this one."
+    """High-water mark in bytes.
+
+    Not getrusage's: that one is inherited from the process that started this one.
+    """
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 
@@ -87,7 +96,9 @@ def peak(row: str, **given) -> int:
 
 
 def exponent(x: list[float], y: list[float]) -> float:
-    "b of y = a x^b, by least squares of the logarithms of the upper half of the points: small sizes are all overhead."
+    """b of y = a x^b, by least squares of the logarithms of the upper half of the points: small
+    sizes are all overhead.
+    """
     x, y = (
         torch.tensor(v[len(v) // 2 - (len(v) % 2 == 0) :], dtype=torch.float64).log()
         for v in (x, y)

@@ -1,4 +1,6 @@
-"""The plain ways, written from the formulas and from what is known of the released code's arrangement: the quantizer dense, guidance with every branch twice, a training step without care."""
+"""The plain ways, written from the formulas and from what is known of the released code's
+arrangement: the quantizer dense, guidance with every branch twice, a training step without care.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,10 @@ from softvq_lab.quantizers.softvq import SoftVQ, kl_term
 
 
 class DenseSoftVQ(SoftVQ):
-    "SoftVQ by its formula over the whole (tokens x codewords) matrix. No more statistics than the perplexity."
+    """SoftVQ by its formula over the whole (tokens x codewords) matrix.
+
+    No more statistics than the perplexity.
+    """
 
     def forward(self, z_hat: Tensor) -> QuantOut:
         sim = self.similarities(z_hat)  # (G, B, L/G, K)
@@ -28,7 +33,10 @@ class DenseSoftVQ(SoftVQ):
 def released_euler(
     net: nn.Module, x: Tensor, y: Tensor, null: int, steps: int, scale: float, high: float
 ) -> Tensor:
-    "Euler from t = 1 to 0 in the released arrangement: the batch is doubled beside its null classes at the start, and the network doubles it again where guidance is on. x (B, L, D) -> (B, L, D)."
+    """Euler from t = 1 to 0 in the released arrangement: the batch is doubled beside its null
+    classes at the start, and the network doubles it again where guidance is on. x (B, L, D) -> (B,
+    L, D).
+    """
     B, t = len(x), torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
     z, classes = torch.cat([x, x]).double(), torch.cat([y, torch.full_like(y, null)])
     for i in range(steps):

@@ -2,8 +2,12 @@
 
     python benchmarks/proxy.py [--steps N] [--samples N] [--seeds N] [--out TABLE.json] RUNS...
 
-RUNS are run folders of tokenizers on one data set (or folders that hold some), each with the runs of full generators trained on it beside it or below. For each tokenizer the proxy is computed (`softvq_lab.evaluation.proxy`, the mean over --seeds seeds), and the full number is the distance of its generator's samples (its default sampler; the mean over
-its generators). Prints the table, and the rank correlation of both with its 95% interval over tokenizers; from 4 tokenizers on. What is done is kept in --out, so that a killed benchmark goes on.
+RUNS are run folders of tokenizers on one data set (or folders that hold some), each with the runs
+of full generators trained on it beside it or below. For each tokenizer the proxy is computed
+(`softvq_lab.evaluation.proxy`, the mean over --seeds seeds), and the full number is the distance of
+its generator's samples (its default sampler; the mean over
+its generators). Prints the table, and the rank correlation of both with its 95% interval over
+tokenizers; from 4 tokenizers on. What is done is kept in --out, so that a killed benchmark goes on.
 """
 
 import argparse
@@ -36,7 +40,9 @@ def tokenizers_in(folders: list[str]) -> list[Run]:
 
 
 def generators_of(run: Run) -> list[Run]:
-    "The generator runs below the folder that holds the tokenizer's run and trained on it, finished."
+    """The generator runs below the folder that holds the tokenizer's run and trained on it,
+    finished.
+    """
 
     def own(r: Run) -> bool:
         try:

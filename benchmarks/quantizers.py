@@ -2,7 +2,9 @@
 
     python benchmarks/quantizers.py [RUNS]
 
-The runs are those of the commands in VARIANTS (`papermill nbs/train.ipynb RUNS/q-NAME/notebook.ipynb ...`). Steps are timed here, in one process, the variants in turn, medians; the ratio is to the plain
+The runs are those of the commands in VARIANTS (`papermill nbs/train.ipynb
+RUNS/q-NAME/notebook.ipynb ...`). Steps are timed here, in one process, the variants in turn,
+medians; the ratio is to the plain
 autoencoder's step of the same round.
 """
 
@@ -40,7 +42,9 @@ VARIANTS = {
 
 
 def step_ratios(rounds: int = 15, batch: int = 64) -> dict[str, float]:
-    "Median over rounds of the time of a training step (forward, backward, AdamW) over the plain autoencoder's in the same round."
+    """Median over rounds of the time of a training step (forward, backward, AdamW) over the plain
+    autoencoder's in the same round.
+    """
     torch.manual_seed(0)
     models = {n: Tokenizer(TokenizerConfig(**v)) for n, v in VARIANTS.items()}
     optimizers = {
@@ -76,14 +80,17 @@ def main():
     runs = p.parse_args().runs
     ratios = step_ratios()
     print(
-        "| run | parameters | PSNR (dB) | SSIM | usage | perplexity | effective codewords | step time / AE |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+        "| run | parameters | PSNR (dB) | SSIM | usage | perplexity | effective codewords | step "
+        "time / AE |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     for name, given in VARIANTS.items():
         f = figures(Run(Path(runs) / f"q-{name}")).get("reconstruction", {}).get("figures", {})
         cell = lambda k, form: format(f[k], form) if k in f else ""
         params = " ".join(f"`-p {k} {v}`" for k, v in given.items())
         print(
-            f"| {name} | {params} | {cell('psnr', '.2f')} | {cell('ssim', '.3f')} | {cell('usage', '.2f')} | {cell('perplexity', '.0f')} | {cell('effective_codewords', '.1f')} | {ratios[name]:.2f} |"
+            f"| {name} | {params} | {cell('psnr', '.2f')} | {cell('ssim', '.3f')} | "
+            f"{cell('usage', '.2f')} | {cell('perplexity', '.0f')} | "
+            f"{cell('effective_codewords', '.1f')} | {ratios[name]:.2f} |"
         )
 
 

@@ -1,4 +1,6 @@
-"""Training steps of a tokenizer: the loop's own and one written plainly; and how much of a GPU's arithmetic they use."""
+"""Training steps of a tokenizer: the loop's own and one written plainly; and how much of a GPU's
+arithmetic they use.
+"""
 
 import copy
 import time
@@ -33,7 +35,9 @@ BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense FLOP/s of the d
 
 
 class PlainAdversary(Adversary):
-    "The discriminator's weights get gradients in the generator's turn too, and each batch is a pass of its own."
+    """The discriminator's weights get gradients in the generator's turn too, and each batch is a
+    pass of its own.
+    """
 
     def generator_loss(self, fake: Tensor) -> Tensor:
         return g_loss(self.g_kind, fake_logits=self.discriminator(self.augment(fake)))
@@ -43,7 +47,9 @@ class PlainAdversary(Adversary):
 
 
 def make_task(config: TokenizerConfig, judged: bool, plain: bool = False) -> TokenizerTask:
-    "The paper's objective with random weights in all judges (the real ones cannot be had here; the work is the same): VGG16, a DINO discriminator, DINOv2 as teacher."
+    """The paper's objective with random weights in all judges (the real ones cannot be had here;
+    the work is the same): VGG16, a DINO discriminator, DINOv2 as teacher.
+    """
     task = TokenizerTask(config, shapes(config.image_size, 16), Run("unused"))
     if plain:
         dense = DenseSoftVQ(config.latent_dim, config.codebook_size, config.codebooks)
@@ -75,7 +81,9 @@ class Ours:
 
 
 class Plain:
-    "The same step as a script has it: optimiser and averaged weights tensor by tensor, every loss read."
+    """The same step as a script has it: optimiser and averaged weights tensor by tensor, every loss
+    read.
+    """
 
     def __init__(self, task: TokenizerTask):
         self.task, self.players = (
@@ -125,7 +133,9 @@ def flops(config: TokenizerConfig, batch: int) -> int:
 
 
 def row_utilisation(rounds: int, preset: str, batch: int = 128) -> dict:
-    "On a GPU, in bf16 and compiled: images a second of the tokenizer's own training step, and the share of the data sheet's arithmetic that its matrix products use."
+    """On a GPU, in bf16 and compiled: images a second of the tokenizer's own training step, and the
+    share of the data sheet's arithmetic that its matrix products use.
+    """
     config = TokenizerConfig(preset=preset, **PIXELS)
     ours, x, steps = (
         Ours(make_task(config, judged=False), precision="bf16", compile=True),

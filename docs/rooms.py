@@ -1,4 +1,5 @@
-"""docs/architecture.svg from the imports of the library; and the order of rooms, which imports may not go against.
+"""docs/architecture.svg from the imports of the library; and the order of rooms, which imports may
+not go against.
 
 python docs/rooms.py [--check]
 """
@@ -116,8 +117,16 @@ def svg(edges: Counter) -> str:
     box = {r: (20 + x * W, 20 + y * H) for r, (x, y) in PLACE.items()}
     width, height = COLUMNS * W + 4, ROWS * H
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" role="img" aria-label="Rooms of softvq_lab and what they use">',
-        '<defs><marker id="a" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L10 5L0 10z" fill="#7d8ca3"/></marker></defs>',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+            'font-family="sans-serif" role="img" aria-label="Rooms of softvq_lab and what they '
+            'use">'
+        ),
+        (
+            '<defs><marker id="a" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
+            'markerHeight="7" orient="auto"><path d="M0 0L10 5L0 10z" '
+            'fill="#7d8ca3"/></marker></defs>'
+        ),
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
     for (a, b), n in sorted(edges.items()):
@@ -127,15 +136,25 @@ def svg(edges: Counter) -> str:
         if y1 == y2:
             far, right = abs(x1 - x2) > W, x2 > x1
             if far:
-                d = f"M{x1 + w / 2} {y1 + h} Q{(x1 + x2 + w) / 2} {y1 + h + 42} {x2 + w / 2} {y2 + h}"
+                d = (
+                    f"M{x1 + w / 2} {y1 + h} Q{(x1 + x2 + w) / 2} {y1 + h + 42} {x2 + w / 2} "
+                    f"{y2 + h}"
+                )
             else:
-                d = f"M{x1 + (w if right else 0)} {y1 + h / 2} L{x2 + (0 if right else w)} {y2 + h / 2}"
+                d = (
+                    f"M{x1 + (w if right else 0)} {y1 + h / 2} L{x2 + (0 if right else w)} "
+                    f"{y2 + h / 2}"
+                )
         else:
             lean = 0.18 * w * (1 if x2 > x1 else -1 if x2 < x1 else 0)
             down = y2 > y1
-            d = f"M{x1 + w / 2 + lean} {y1 + (h if down else 0)} L{x2 + w / 2 - lean} {y2 + (0 if down else h)}"
+            d = (
+                f"M{x1 + w / 2 + lean} {y1 + (h if down else 0)} L{x2 + w / 2 - lean} "
+                f"{y2 + (0 if down else h)}"
+            )
         out.append(
-            f'<path d="{d}" fill="none" stroke="#7d8ca3" stroke-width="{min(3, 1 + n / 4):.1f}" marker-end="url(#a)"/>'
+            f'<path d="{d}" fill="none" stroke="#7d8ca3" stroke-width="{min(3, 1 + n / 4):.1f}" '
+            'marker-end="url(#a)"/>'
         )
     for r, (x, y) in box.items():
         wide = (COLUMNS * W - 36) if r == "hall" else w
@@ -148,9 +167,18 @@ def svg(edges: Counter) -> str:
             "apps": "#fdf1dc",
         }.get(r, "#dfeaf6")
         out += [
-            f'<rect x="{x}" y="{y}" width="{wide}" height="{h}" rx="8" fill="{fill}" stroke="#7d8ca3"/>',
-            f'<text x="{x + wide / 2}" y="{y + 25}" text-anchor="middle" font-size="16" font-weight="bold" fill="#222">{r}</text>',
-            f'<text x="{x + wide / 2}" y="{y + 45}" text-anchor="middle" font-size="12" fill="#444">{WHAT[r]}</text>',
+            (
+                f'<rect x="{x}" y="{y}" width="{wide}" height="{h}" rx="8" fill="{fill}" '
+                'stroke="#7d8ca3"/>'
+            ),
+            (
+                f'<text x="{x + wide / 2}" y="{y + 25}" text-anchor="middle" font-size="16" '
+                f'font-weight="bold" fill="#222">{r}</text>'
+            ),
+            (
+                f'<text x="{x + wide / 2}" y="{y + 45}" text-anchor="middle" font-size="12" '
+                f'fill="#444">{WHAT[r]}</text>'
+            ),
         ]
     return "\n".join(out + ["</svg>"]) + "\n"
 

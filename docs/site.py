@@ -1,9 +1,13 @@
-"""The documentation site from README, docs/ and the notebooks: build/site, nothing in it asks the network.
+"""The documentation site from README, docs/ and the notebooks: build/site, nothing in it asks the
+network.
 
     python docs/site.py [--check-only]
 
-Pages are laid out as the files of the repository, so that links mean the same here and there. Each notebook becomes a page (its stored outputs, nothing is executed), each module a page of signatures and sources. Formulas become MathML. At the end every
-link and anchor of the built pages is checked, and that no script, style, font or image comes from elsewhere. This file is also the hook module that mkdocs loads.
+Pages are laid out as the files of the repository, so that links mean the same here and there. Each
+notebook becomes a page (its stored outputs, nothing is executed), each module a page of signatures
+and sources. Formulas become MathML. At the end every
+link and anchor of the built pages is checked, and that no script, style, font or image comes from
+elsewhere. This file is also the hook module that mkdocs loads.
 """
 
 import argparse
@@ -69,7 +73,11 @@ def page(path: Path) -> tuple[str, str]:
     if module:
         parts.insert(
             1,
-            f"<small>Module `{module}`: [signatures and source]({os.path.relpath(api_page(module), rel.parent)}) · notebook `{rel}.ipynb`</small>",
+            (
+                f"<small>Module `{module}`: [signatures and "
+                f"source]({os.path.relpath(api_page(module), rel.parent)}) · notebook "
+                f"`{rel}.ipynb`</small>"
+            ),
         )
     else:
         parts.insert(1, f"<small>Notebook `{rel}.ipynb`</small>")
@@ -81,7 +89,9 @@ def api_page(module: str) -> str:
 
 
 def relink(text: str, at: Path) -> str:
-    "Links of Markdown in the file `at` as they must read on the site: notebooks are pages, folders and files that have no page are shown as text."
+    """Links of Markdown in the file `at` as they must read on the site: notebooks are pages,
+    folders and files that have no page are shown as text.
+    """
 
     def new(m):
         bang, label, target = m.groups()
@@ -134,10 +144,13 @@ def write_pages() -> dict[str, str]:
         to.parent.mkdir(parents=True, exist_ok=True)
         back = os.path.relpath(at, Path(api_page(module)).parent)
         to.write_text(
-            f"# {module}\n\nWhy and how it works, with checks and pictures: [the notebook]({back}).\n\n::: {module}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+            f"# {module}\n\nWhy and how it works, with checks and pictures: [the "
+            f"notebook]({back}).\n\n::: {module}\n    options:\n      show_root_heading: false\n  "
+            "    show_root_toc_entry: false\n"
         )
         rows.append(
-            f"- [`{module}`]({os.path.relpath(api_page(module), 'api')}) ([notebook]({os.path.relpath(at, 'api')}))"
+            f"- [`{module}`]({os.path.relpath(api_page(module), 'api')}) "
+            f"([notebook]({os.path.relpath(at, 'api')}))"
         )
     (PAGES / "api" / "index.md").write_text(
         "# All modules\n\nSignatures and sources, in reading order.\n\n" + "\n".join(rows) + "\n"
@@ -233,8 +246,10 @@ def config(modules: dict[str, str]) -> dict:
     )
 
 
-CSS = """.md-grid {max-width: 76rem} .highlight.output pre > code, .output .highlight pre > code {background: none}
-.output code {border-left: .2rem solid var(--md-default-fg-color--lightest)} .exported code {border-left: .2rem solid var(--md-primary-fg-color)}
+CSS = """.md-grid {max-width: 76rem}
+.highlight.output pre > code, .output .highlight pre > code {background: none}
+.output code {border-left: .2rem solid var(--md-default-fg-color--lightest)}
+.exported code {border-left: .2rem solid var(--md-primary-fg-color)}
 .md-typeset pre > code {max-height: 40rem} math[display=block] {margin: 1em 0; overflow-x: auto}
 """
 
@@ -275,7 +290,9 @@ class _Links(HTMLParser):
 
 
 def check(site: Path = SITE) -> list[str]:
-    "What is wrong with the built pages: links and anchors that lead nowhere, and what would be loaded from elsewhere."
+    """What is wrong with the built pages: links and anchors that lead nowhere, and what would be
+    loaded from elsewhere.
+    """
     pages, wrong = {}, []
     for p in site.rglob("*.html"):
         pages[p] = _Links()
@@ -343,7 +360,11 @@ def main() -> int:
     wrong = check()
     print(
         *wrong,
-        f"{len(list(SITE.rglob('*.html')))} pages in {SITE}, {len(wrong)} broken links or outside resources",
+        (
+            f"{len(list(SITE.rglob('*.html')))} pages in {SITE}, {len(wrong)} broken links or "
+            "outside "
+            "resources"
+        ),
         sep="\n",
     )
     return bool(wrong)

@@ -42,7 +42,9 @@ def save_checkpoint(
     keep: int = 2,
     score: float | None = None,
 ) -> Path:
-    "Write `root/step-N/` with NAME.safetensors for each of `tensors` and NAME.json for each of `meta`; keep the newest `keep` and the one of the highest `score`."
+    """Write `root/step-N/` with NAME.safetensors for each of `tensors` and NAME.json for each of
+    `meta`; keep the newest `keep` and the one of the highest `score`.
+    """
     root = Path(root)
     aside, final = root / f".aside-{step:06d}", root / f"step-{step:06d}"
     sweep_up(root, ".aside-*", ".*.tmp")  # of a save that was killed: only one process saves here
@@ -75,7 +77,10 @@ def save_checkpoint(
 
 
 def steps_of(root) -> list[Path]:
-    "Checkpoint folders under `root`, oldest first. What is not called step-NUMBER (a copy, say) is none."
+    """Checkpoint folders under `root`, oldest first.
+
+    What is not called step-NUMBER (a copy, say) is none.
+    """
     return sorted(
         (p for p in Path(root).glob("step-*") if STEP.fullmatch(p.name) and p.is_dir()), key=_step
     )  # by number: step-1000000 comes after step-999999
@@ -117,7 +122,9 @@ def damage(folder) -> str:
 
 
 def newest_checkpoint(root) -> Path | None:
-    "The newest intact checkpoint under `root`, None when there is none; a warning names each damaged one that was passed over."
+    """The newest intact checkpoint under `root`, None when there is none; a warning names each
+    damaged one that was passed over.
+    """
     for folder in reversed(steps_of(root)):
         if not (wrong := damage(folder)):
             return folder

@@ -56,7 +56,10 @@ TakeOver = Annotated[
     bool,
     typer.Option(
         "--take-over",
-        help="from a process that cannot be reached any more (a node that died, a container that is gone)",
+        help=(
+            "from a process that cannot be reached any more (a node that died, a container that "
+            "is gone)"
+        ),
     ),
 ]
 
@@ -145,7 +148,9 @@ def _remove_empty(*folders: Path):
 
 
 def _output(workflow: str, given: dict, root: Path, resume: bool) -> Path:
-    "Where the executed notebook of a command goes that does not say: the run's folder, else a new one with a readable name."
+    """Where the executed notebook of a command goes that does not say: the run's folder, else a new
+    one with a readable name.
+    """
     from softvq_lab.experiments.execute import TRAININGS
     from softvq_lab.experiments.parameters import check_parameters, numbered
     from softvq_lab.experiments.sweep import readable_name
@@ -170,7 +175,10 @@ def sweep(
         list[str],
         typer.Argument(
             metavar="FILE... [NAME=VALUE]...",
-            help="sweep files (sweeps/*.yaml); settings given here overrule those of their first stage",
+            help=(
+                "sweep files (sweeps/*.yaml); settings given here overrule those of their first "
+                "stage"
+            ),
         ),
     ],
     jobs: Annotated[
@@ -192,12 +200,18 @@ def sweep(
     accept: Annotated[
         str,
         typer.Option(
-            help="take runs that are there although they were made of something else: data, classes, tokenizer, plugins, weights, code, separated by commas"
+            help=(
+                "take runs that are there although they were made of something else: data, "
+                "classes, tokenizer, plugins, weights, code, separated by commas"
+            )
         ),
     ] = "",
     root: Root = Path("runs"),
 ):
-    "Run sweeps to their end, or go on with them: the same command, whatever happened. Equal runs of several sweeps run once."
+    """Run sweeps to their end, or go on with them: the same command, whatever happened.
+
+    Equal runs of several sweeps run once.
+    """
     from softvq_lab.experiments.sweep import open_sweep, override
 
     given = read_settings([f for f in files if "=" in f])
@@ -277,7 +291,9 @@ def _headlines(run: "Run") -> str:
 
 @app.command()
 def show(folder: Folder):
-    "One run: its settings that differ from the defaults, where it stands, every figure with its passport, and why it failed."
+    """One run: its settings that differ from the defaults, where it stands, every figure with its
+    passport, and why it failed.
+    """
     from softvq_lab.experiments.execute import Job
     from softvq_lab.runs import describe, figures, strange_figures
     from softvq_lab.settings.parse import flatten, parameters
@@ -316,7 +332,9 @@ def _show_figures(c: Console, name: str, found: dict):
 
 @app.command()
 def compare(folders: Annotated[list[Path], typer.Argument(help="run folders")]):
-    "Runs side by side: the settings in which they differ, and their figures; figures of other passports stand in columns of their own."
+    """Runs side by side: the settings in which they differ, and their figures; figures of other
+    passports stand in columns of their own.
+    """
     from softvq_lab.experiments.leaderboard import boards
     from softvq_lab.runs import differences
 
@@ -356,13 +374,19 @@ def resume(
     plugins: Annotated[
         str,
         typer.Option(
-            help="the plug-ins that the run was made with: its folder names them and never brings them"
+            help=(
+                "the plug-ins that the run was made with: its folder names them and never brings "
+                "them"
+            )
         ),
     ] = "",
     accept: Annotated[
         str,
         typer.Option(
-            help="what may be another than before: data, classes, tokenizer, plugins, weights, separated by commas"
+            help=(
+                "what may be another than before: data, classes, tokenizer, plugins, weights, "
+                "separated by commas"
+            )
         ),
     ] = "",
 ):
@@ -376,7 +400,9 @@ def resume(
 
 @app.command()
 def stop(folder: Folder):
-    "Ask a training to save and end (SIGTERM); `resume` goes on with it, the driver of its sweep does not. A sweep's folder: its driver, which asks all its local jobs."
+    """Ask a training to save and end (SIGTERM); `resume` goes on with it, the driver of its sweep
+    does not. A sweep's folder: its driver, which asks all its local jobs.
+    """
     import os
     import platform
     import signal
@@ -398,7 +424,9 @@ def stop(folder: Folder):
 
 # %% ../nbs/12_cli.ipynb #b945b6ef
 def _steady_streams():
-    "A service has no standard output, an old terminal not all letters: neither is a reason to stop."
+    """A service has no standard output, an old terminal not all letters: neither is a reason to
+    stop.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None or stream.closed:
@@ -409,7 +437,10 @@ def _steady_streams():
 
 @contextlib.contextmanager
 def _watched_output():
-    "Within it a standard output that cannot be written stops nothing. Afterwards it is an error, unless its reader has ended (softvq-lab runs | head -1)."
+    """Within it a standard output that cannot be written stops nothing.
+
+    Afterwards it is an error, unless its reader has ended (softvq-lab runs | head -1).
+    """
     stream = sys.stdout
     sys.stdout = out = Outlet(stream)
     status = 0

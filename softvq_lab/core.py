@@ -75,7 +75,9 @@ def full_precision(device: "torch.device"):
 
 # %% ../nbs/00_core.ipynb #1715d8aa
 def write_atomic(path, data):
-    "Write `data` (bytes, text or an iterable of bytes) to `path` so that a crash at any moment leaves the old content or the new, never a part."
+    """Write `data` (bytes, text or an iterable of bytes) to `path` so that a crash at any moment
+    leaves the old content or the new, never a part.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(
@@ -118,7 +120,9 @@ def _escaped(match: re.Match) -> str:
 
 
 def readable(text) -> str:
-    "A file's name or path (text, bytes or `Path`) as text that can be printed and written everywhere: bytes that are no UTF-8 and control characters become escapes such as `\\xe9`."
+    """A file's name or path (text, bytes or `Path`) as text that can be printed and written
+    everywhere: bytes that are no UTF-8 and control characters become escapes such as `\\xe9`.
+    """
     return re.sub(r"[\ud800-\udfff\x00-\x1f\x7f-\x9f]", _escaped, os.fsdecode(text))
 
 # %% ../nbs/00_core.ipynb #95c97d36
@@ -134,7 +138,9 @@ class Unreadable(ValueError):
 
 
 class Entries(BaseModel, strict=True, extra="allow"):
-    "Base of the schemas for `read_json`: the types of the entries that we use; others may be there."
+    """Base of the schemas for `read_json`: the types of the entries that we use; others may be
+    there.
+    """
 
 # %% ../nbs/00_core.ipynb #d9f4945b
 def _say(e: ValidationError) -> str:
@@ -162,7 +168,8 @@ def _too_deep(data: bytes, value) -> bool:
 def read_json(path, schema: type[Entries] | None = None) -> dict:
     """The JSON object in `path`, whose entries have the types of `schema`.
 
-    An `Unreadable` (a `ValueError`) names the file and says why it cannot be used: no file, too large, no JSON, nested too deeply, no object, an entry of another type."""
+    An `Unreadable` (a `ValueError`) names the file and says why it cannot be used: no file, too
+    large, no JSON, nested too deeply, no object, an entry of another type."""
     path = Path(path)
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
         raise Unreadable(f"{path} is not a file")
@@ -193,7 +200,9 @@ JOINERS = "\u200c\u200d"  # within words of some languages, and within emoji
 
 
 def printable(text, most: int = 2000) -> str:
-    "`text` on one line, without what a terminal or a page would obey or cannot show; at most `most` characters."
+    """`text` on one line, without what a terminal or a page would obey or cannot show; at most
+    `most` characters.
+    """
     text = readable(str(text))
     text = text if len(text) <= most else text[:most] + "..."
     return "".join(
@@ -230,7 +239,9 @@ def _own_folder(path: Path) -> bool:
 
 
 def cache_dir() -> Path:
-    "Where things that can be made again are kept: `$SOFTVQ_LAB_CACHE`, else `~/.cache/softvq_lab`, else (with a warning) in the temporary folder."
+    """Where things that can be made again are kept: `$SOFTVQ_LAB_CACHE`, else
+    `~/.cache/softvq_lab`, else (with a warning) in the temporary folder.
+    """
     home = _cache_home()
     if home and _own_folder(home):
         return home
@@ -259,7 +270,10 @@ def write_cache(path: Path, data: bytes):
 
 # %% ../nbs/00_core.ipynb #deac2d56
 class Outlet:
-    "A stream that may go away: what cannot be written is dropped. `failed` is the first reason that is more than that nobody reads it any more (a full disk)."
+    """A stream that may go away: what cannot be written is dropped.
+
+    `failed` is the first reason that is more than that nobody reads it any more (a full disk).
+    """
 
     def __init__(self, stream):
         self.stream, self.failed = stream, None
@@ -294,7 +308,9 @@ def tell(text, stream=None):
 
 
 def progress_bar(*args, disable: bool = False, **settings):
-    "tqdm on standard output: two lines a second in a terminal, one in five seconds in a log, none where there is no standard output."
+    """tqdm on standard output: two lines a second in a terminal, one in five seconds in a log, none
+    where there is no standard output.
+    """
     from tqdm import tqdm  # plain: tqdm.auto freezes at its first line under papermill
 
     out = sys.stdout

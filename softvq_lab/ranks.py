@@ -32,12 +32,16 @@ class _Mean(torch.autograd.Function):
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
-    "The mean of `x` over the processes that train together, differentiable; `x` itself where there is one. All of them must call it."
+    """The mean of `x` over the processes that train together, differentiable; `x` itself where
+    there is one. All of them must call it.
+    """
     return _Mean.apply(x) if has_ranks() else x
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    "The sum of `x` over the processes that train together, without gradient; `x` itself where there is one. All of them must call it."
+    """The sum of `x` over the processes that train together, without gradient; `x` itself where
+    there is one. All of them must call it.
+    """
     if not has_ranks():
         return x
     x = x.detach().clone(memory_format=torch.contiguous_format)
@@ -60,10 +64,13 @@ def rank_and_world() -> tuple[int, int]:
 
 # %% ../nbs/01_ranks.ipynb #970a6b10
 class WholeStep:
-    """Mixin of modules that act on the whole batch of an optimiser step: on all its parts, on all processes.
+    """Mixin of modules that act on the whole batch of an optimiser step: on all its parts, on all
+    processes.
 
-    `phase` says what a forward pass is. 'alone': in training mode a step by itself, in eval mode no step;
-    'survey': a look at a part before the step, which must leave no trace; 'part': a part of a step that goes on; 'last': its last or only part.
+    `phase` says what a forward pass is. 'alone': in training mode a step by itself, in eval mode no
+    step;
+    'survey': a look at a part before the step, which must leave no trace; 'part': a part of a step
+    that goes on; 'last': its last or only part.
     """
 
     phase = "alone"
@@ -79,7 +86,9 @@ class WholeStep:
 
 
 class StepMean(WholeStep, nn.Module):
-    "The mean of a tensor over a step, in value and gradient what one process with the uncut batch computes. A subclass may define `arrived`."
+    """The mean of a tensor over a step, in value and gradient what one process with the uncut batch
+    computes. A subclass may define `arrived`.
+    """
 
     def __init__(self, wanted: bool = True):
         "`wanted`: whether a step of several parts must be surveyed for it."
@@ -131,9 +140,12 @@ def unchanged(module: nn.Module):
 def parts_of_step(module: nn.Module, shares: list[float], look=None):
     """The numbers of a step's parts, one by one; `module` knows in between which part it is in.
 
-    `shares`: fractions of the batch, which add up to 1. `look(i)` is a forward pass of part i that reaches all means;
-    it is called for each part first, where there are several and something in `module` asks for a mean.
-    Close it (`contextlib.closing`) where a part may fail, so that `module` is not left in the middle of a step.
+    `shares`: fractions of the batch, which add up to 1. `look(i)` is a forward pass of part i that
+    reaches all means;
+    it is called for each part first, where there are several and something in `module` asks for a
+    mean.
+    Close it (`contextlib.closing`) where a part may fail, so that `module` is not left in the
+    middle of a step.
     """
     whole = [m for m in module.modules() if isinstance(m, WholeStep)]
 

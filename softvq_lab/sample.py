@@ -72,12 +72,18 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         nargs=2,
         metavar=("MEAN", "STD"),
-        help="of the tokenizer's latents, for a released generator whose tokenizer does not state them (vq_mean, vq_std)",
+        help=(
+            "of the tokenizer's latents, for a released generator whose tokenizer does not state "
+            "them (vq_mean, vq_std)"
+        ),
     )
     p.add_argument(
         "--interpolant",
         choices=("linear", "cosine"),
-        help="of a released SiT whose config does not say (default: linear); the sampler sde depends on it",
+        help=(
+            "of a released SiT whose config does not say (default: linear); the sampler sde "
+            "depends on it"
+        ),
     )
     p.add_argument(
         "--noise-schedule",
@@ -102,7 +108,10 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--sampler",
-        help="sit: heun, euler, dopri5, sde; dit: dpm++, ddim, ddpm; mar: mar (default: the generator's first)",
+        help=(
+            "sit: heun, euler, dopri5, sde; dit: dpm++, ddim, ddpm; mar: mar (default: the "
+            "generator's first)"
+        ),
     )
     p.add_argument("--steps", type=int, help="default: the sampler's")
     p.add_argument(
@@ -121,7 +130,10 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the sampler, for example rtol=1e-4 (dopri5) or temperature=0.9 (mar); may be given several times",
+        help=(
+            "of the sampler, for example rtol=1e-4 (dopri5) or temperature=0.9 (mar); may be "
+            "given several times"
+        ),
     )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument(
@@ -194,7 +206,8 @@ def _draw(a: argparse.Namespace) -> Path:
         raise ConfigError(f"--processes {a.processes} must be at least 1")
     if (gpus := torch.cuda.device_count()) and gpus < a.processes:
         raise ConfigError(
-            f"--processes {a.processes} on a machine with {gpus} GPUs: one each; on several nodes use torchrun"
+            f"--processes {a.processes} on a machine with {gpus} GPUs: one each; on several nodes "
+            "use torchrun"
         )
     if world > 1 and (a.processes > 1 or a.npz):
         raise ConfigError(
@@ -202,7 +215,10 @@ def _draw(a: argparse.Namespace) -> Path:
             + (
                 "it starts the processes itself"
                 if a.processes > 1
-                else "no process knows when the others are done; call the same command once more without it"
+                else (
+                    "no process knows when the others are done; call the same command once more "
+                    "without it"
+                )
             )
         )
     if world > 1:

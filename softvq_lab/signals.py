@@ -35,7 +35,9 @@ def let_go_of_terminal():
 
 
 class Handlers:
-    "Within it `handle(number, frame)` answers `SIGNALS`; only the main thread may set handlers, elsewhere nothing changes."
+    """Within it `handle(number, frame)` answers `SIGNALS`; only the main thread may set handlers,
+    elsewhere nothing changes.
+    """
 
     SIGNALS = STOPS
 
@@ -57,7 +59,9 @@ class Handlers:
 
 
 class Requests(Handlers):
-    "Within it, SIGTERM, SIGUSR2, SIGHUP and the first SIGINT are noted in `asked` instead of ending the process."
+    """Within it, SIGTERM, SIGUSR2, SIGHUP and the first SIGINT are noted in `asked` instead of
+    ending the process.
+    """
 
     def __init__(self):
         self.asked, self.at = "", 0.0
@@ -74,7 +78,10 @@ class Requests(Handlers):
 
 
 class BeforeFirstStep(Handlers):
-    "Within it a request to stop is obeyed at once by `Preempted`: there is nothing to save yet. An interrupt is an interrupt, as always."
+    """Within it a request to stop is obeyed at once by `Preempted`: there is nothing to save yet.
+
+    An interrupt is an interrupt, as always.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 
@@ -91,7 +98,10 @@ def deaf(worker: int = 0):
 
 
 def end_workers(loader):
-    "End the workers of a `DataLoader` that keeps them. torch ends one that hangs by SIGTERM, to which ours do not listen."
+    """End the workers of a `DataLoader` that keeps them.
+
+    torch ends one that hangs by SIGTERM, to which ours do not listen.
+    """
     if (kept := getattr(loader, "_iterator", None)) is None or not hasattr(kept, "_workers"):
         return
     kept._shutdown_workers()

@@ -1,4 +1,6 @@
-"""What each of two processes does in the test of ranks: in a module of its own, so that they start with little."""
+"""What each of two processes does in the test of ranks: in a module of its own, so that they start
+with little.
+"""
 
 import torch
 import torch.distributed as dist

@@ -24,7 +24,9 @@ def root() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary(tmp_path_factory):
-    "What libraries leave in the temporary folder (gradio_client: an empty folder for each file) goes with the tests' own."
+    """What libraries leave in the temporary folder (gradio_client: an empty folder for each file)
+    goes with the tests' own.
+    """
     tempfile.tempdir = os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("tmp"))
 
 
@@ -71,7 +73,9 @@ def browser(chromium):
 
 @pytest.fixture
 def open_page(browser):
-    "open_page(url) -> a page of 1280 pixels in light colours; at the end: no request left the machine, no script failed."
+    """open_page(url) -> a page of 1280 pixels in light colours; at the end: no request left the
+    machine, no script failed.
+    """
     pages = []
 
     def new(url: str):
@@ -106,7 +110,9 @@ def open_page(browser):
 
 @pytest.fixture
 def looks(root):
-    "looks(page, name): pictures of the page at 1280 and 390 pixels, light and dark, in build/screenshots; nothing is wider than the page."
+    """looks(page, name): pictures of the page at 1280 and 390 pixels, light and dark, in
+    build/screenshots; nothing is wider than the page.
+    """
     folder = root / "build" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -130,7 +136,9 @@ def looks(root):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    "A folder of two runs, `tokenizer` and `generator`, trained for a few steps on digits by the notebooks' own path."
+    """A folder of two runs, `tokenizer` and `generator`, trained for a few steps on digits by the
+    notebooks' own path.
+    """
     from dataclasses import asdict
 
     from softvq_lab.data.datasets import digits

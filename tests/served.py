@@ -24,7 +24,9 @@ INSIDE = re.compile(r"127\.\d+\.\d+\.\d+|localhost|::1|0\.0\.0\.0|None")
 
 
 class Explorer:
-    "Start it; `url`, `log`, `process`, `ready` (seconds until it answered, of which `cpu` computing), `outside()`."
+    """Start it; `url`, `log`, `process`, `ready` (seconds until it answered, of which `cpu`
+    computing), `outside()`.
+    """
 
     def __init__(self, runs, folder: Path, *arguments):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine, for tests: munged, slurmctld and a slurmd for each node, in a folder of their own."""
+"""A real Slurm for tests: munged, slurmctld and a slurmd for each node, in a folder of its own."""
 
 import os
 import platform
@@ -33,12 +33,16 @@ def _free_ports(n: int) -> list[int]:
 
 @contextmanager
 def cluster(folder: Path, nodes: int = 1, cpus: int = 2):
-    "Start it; yields when its nodes are idle, with SLURM_CONF set in the environment. Several nodes are several slurmd here, which Debian's Slurm can do."
+    """Start it; yields when its nodes are idle, with SLURM_CONF set in the environment.
+
+    Several nodes are several slurmd here, which Debian's Slurm can do.
+    """
     folder, host = Path(folder), platform.node().split(".")[0]
     (folder / "state").mkdir(parents=True)
     names, ports = [f"n{i}" for i in range(1, nodes + 1)], _free_ports(nodes + 1)
     lines = [
-        f"NodeName={n} NodeHostname={host} NodeAddr=127.0.0.1 Port={p} CPUs={cpus} RealMemory=1000 State=UNKNOWN"
+        f"NodeName={n} NodeHostname={host} NodeAddr=127.0.0.1 Port={p} CPUs={cpus} "
+        "RealMemory=1000 State=UNKNOWN"
         for n, p in zip(names, ports[1:])
     ]
     text = (Path(__file__).parent / "slurm.conf").read_text()

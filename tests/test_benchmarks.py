@@ -1,4 +1,6 @@
-"""The benchmarks' two ways compute the same at small sizes, and the page is written from what was measured. No times are asserted."""
+"""The benchmarks' two ways compute the same at small sizes, and the page is written from what was
+measured. No times are asserted.
+"""
 
 import json
 import sys

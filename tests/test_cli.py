@@ -41,7 +41,8 @@ for words in (['--help'], ['runs', '--root', sys.argv[1]], ['stop', 'nowhere']):
     sys.argv[1:] = words
     try: main()
     except SystemExit: pass
-    assert not (heavy := {'torch', 'papermill', 'gradio', 'pandas'} & sys.modules.keys()), (words, heavy)"""
+    heavy = {'torch', 'papermill', 'gradio', 'pandas'} & sys.modules.keys()
+    assert not heavy, (words, heavy)"""
     done = subprocess.run(
         [sys.executable, "-c", code.replace("sys.argv[1]]", f"{str(trained)!r}]")],
         capture_output=True,

@@ -1,4 +1,6 @@
-"""Images from folders, Hugging Face data sets and tars: found, cropped, varied, and survived when broken."""
+"""Images from folders, Hugging Face data sets and tars: found, cropped, varied, and survived when
+broken.
+"""
 
 import io
 import json
@@ -335,7 +337,9 @@ def test_too_many_broken_files_end_the_reading_in_whatever_process(tmp_path, wor
     record_broken(d, tmp_path)
     with pytest.raises(
         ValueError,
-        match="(?s)3 of 40 images are broken, more than 1%.*003.jpg: OSError: .*Repair or remove them",
+        match=(
+            "(?s)3 of 40 images are broken, more than 1%.*003.jpg: OSError: .*Repair or remove them"
+        ),
     ):
         list(DataLoader(d.train, 4, num_workers=workers))
 
@@ -721,8 +725,8 @@ def test_the_description_counts_classes_sizes_and_broken_files(tmp_path):
         and f"broken in that sample: 1\n  {d.train.name(0)}: OSError" in text
     )
     assert (
-        f"from {sizes[0][0]} x {sizes[0][1]} to {sizes[-1][0]} x {sizes[-1][1]} pixels; {sum(min(wh) < 48 for wh in sizes)} are smaller than 48px and are enlarged"
-        in text
+        f"from {sizes[0][0]} x {sizes[0][1]} to {sizes[-1][0]} x {sizes[-1][1]} pixels; "
+        f"{sum(min(wh) < 48 for wh in sizes)} are smaller than 48px and are enlarged" in text
     )
     many = shapes(16, 40)
     assert "circle: 5 + 10" in describe_data(many) and "pixels" not in describe_data(many)

@@ -1,4 +1,6 @@
-"""The exported discriminators, augmentation and adversary: shapes and errors, the authors' numbers, properties, round trips."""
+"""The exported discriminators, augmentation and adversary: shapes and errors, the authors' numbers,
+properties, round trips.
+"""
 
 import json
 import socket

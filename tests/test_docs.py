@@ -1,4 +1,4 @@
-"""The documentation: rooms as they are, pages whose links lead somewhere, a site that asks nobody."""
+"""The documentation: rooms as they are, links that lead somewhere, a site that asks nobody."""
 
 import importlib.util
 import re
@@ -84,7 +84,8 @@ def test_a_tutorial_has_real_outputs_and_is_small(path):
 def test_the_check_of_the_site_finds_what_is_wrong(tmp_path):
     check = script("site").check
     (tmp_path / "a.html").write_text(
-        '<h1 id="top">A</h1><a href="b.html#there">b</a><a href="https://example.org">out</a><img src="data:image/png;base64,">'
+        '<h1 id="top">A</h1><a href="b.html#there">b</a><a href="https://example.org">out</a>'
+        '<img src="data:image/png;base64,">'
     )
     (tmp_path / "b.html").write_text('<p id="there"></p><a href="a.html#top">a</a>')
     assert check(tmp_path) == []

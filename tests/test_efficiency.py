@@ -1,4 +1,6 @@
-"""What is counted: parameters and multiply-adds beside the paper's. What is measured: turns, ratios, memory."""
+"""What is counted: parameters and multiply-adds beside the paper's. What is measured: turns,
+ratios, memory.
+"""
 
 import time
 

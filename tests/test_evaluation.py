@@ -1,4 +1,6 @@
-"""Figures and what they may be compared with: agreement with torch-fidelity, references, passports, degenerate inputs."""
+"""Figures and what they may be compared with: agreement with torch-fidelity, references, passports,
+degenerate inputs.
+"""
 
 import io
 import math
@@ -352,7 +354,9 @@ def test_without_weights_it_says_where_they_were_looked_for(monkeypatch, tmp_pat
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):
-    "The network with random weights in a file, taken for the pretrained one (which cannot be had here)."
+    """The network with random weights in a file, taken for the pretrained one (which cannot be had
+    here).
+    """
     path = tmp_path_factory.mktemp("inception") / INCEPTION
     torch.save({}, path)
     patch = pytest.MonkeyPatch()

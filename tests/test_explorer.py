@@ -1,4 +1,6 @@
-"""The tabs Reconstruct, Codewords, Token counts and Sample: uploads, broken runs, what a person and what a program can do."""
+"""The tabs Reconstruct, Codewords, Token counts and Sample: uploads, broken runs, what a person and
+what a program can do.
+"""
 
 import io
 import re
@@ -106,7 +108,10 @@ UPLOADS = {  # name: (bytes, whether it is a picture that can be shown)
     "archive.zip": (b"PK\x05\x06" + b"\0" * 18, False),
     "document.pdf": (b"%PDF-1.4\n%%EOF", False),
     "postscript.eps": (
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/etc/passwd) (r) file\n%%EOF\n",
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(/etc/passwd) (r) "
+            b"file\n%%EOF\n"
+        ),
         False,
     ),
     "pickle.pt": (b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00cos\nsystem\n.", False),
@@ -264,7 +269,9 @@ def _spoil(run, pattern, what):
 
 @pytest.fixture(scope="module")
 def runs(trained, tmp_path_factory):
-    "The trained pair, each broken copy of the tokenizer, and three small tokenizers: siblings of 4 and 8 tokens that decode any first k, and a VQ."
+    """The trained pair, each broken copy of the tokenizer, and three small tokenizers: siblings of
+    4 and 8 tokens that decode any first k, and a VQ.
+    """
     from dataclasses import asdict
 
     from softvq_lab.data.datasets import digits
@@ -399,7 +406,10 @@ def test_samples_over_the_api(client):
 
 def _wait_change(page, selector, before):
     page.wait_for_function(
-        '([s, b]) => (i => i && i.getAttribute("src") && i.getAttribute("src") != b)(document.querySelector(s))',
+        (
+            '([s, b]) => (i => i && i.getAttribute("src") && i.getAttribute("src") != '
+            "b)(document.querySelector(s))"
+        ),
         arg=[selector, before],
         timeout=40_000,
     )
@@ -635,8 +645,8 @@ def test_a_link_is_what_one_sees_and_names_are_text(open_page, app):
     page.goto(f"{app.url}?run=../../etc&tab=<script>&image=%00&seed=x")
     page.locator("#rec-message").wait_for(timeout=60_000)
     page.goto(
-        app.url
-        + "?run=a+%3Cb%3E_bold_%3C%2Fb%3E+!%5Bx%5D(http%3A%2F%2Fexample.com%2Fx.png)&tab=codewords&image=99999999"
+        app.url + "?run=a+%3Cb%3E_bold_%3C%2Fb%3E+!%5Bx%5D(http%3A%2F%2Fexample.com%2Fx.png)"
+        "&tab=codewords&image=99999999"
     )
     page.locator("#cw-message strong", has_text="99999999").wait_for(timeout=60_000)
 

@@ -1,4 +1,6 @@
-"""The explorer's tabs Latent map and Runs in a real browser; trainings that outlive the app; what the server does not give away."""
+"""The explorer's tabs Latent map and Runs in a real browser; trainings that outlive the app; what
+the server does not give away.
+"""
 
 import http.client
 import json
@@ -25,7 +27,9 @@ from softvq_lab.runs import Run
 
 @pytest.fixture(scope="module")
 def runs(trained, tmp_path_factory):
-    "Two runs, a map of one of them (of made-up coordinates), an executed notebook, and a run of somebody who means ill."
+    """Two runs, a map of one of them (of made-up coordinates), an executed notebook, and a run of
+    somebody who means ill.
+    """
     runs = tmp_path_factory.mktemp("shown") / "runs"
     shutil.copytree(trained, runs)
     g = read_json(runs / "generator" / "config.json")
@@ -61,7 +65,10 @@ def runs(trained, tmp_path_factory):
     write_json(
         runs / evil / "evaluation" / "x.json", {"figures": {evil: 1.0}, "passport": {evil: evil}}
     )
-    html = '<script>parent.document.title = 1</script><img src="https://example.com/x.png"><h1>Shown</h1>'
+    html = (
+        "<script>parent.document.title = 1</script><img "
+        'src="https://example.com/x.png"><h1>Shown</h1>'
+    )
     cell = {
         "cell_type": "code",
         "id": "a",
@@ -189,13 +196,15 @@ def test_a_person_walks_the_map_and_the_runs(open_page, app, looks):
     open_tab(page, "#runs-tabs", "Start")
     page.locator("#start-go").click()
     page.wait_for_function(
-        "[...document.querySelectorAll('#start-answer textarea')].some(t => t.value.includes('Give the run a name'))"
+        "[...document.querySelectorAll('#start-answer textarea')].some(t => "
+        "t.value.includes('Give the run a name'))"
     )
     page.locator("#start-name input, #start-name textarea").fill("x")
     page.locator("#start-rest textarea").fill("tokns=3\nlr=fast")
     page.locator("#start-go").click()
     page.wait_for_function(
-        "[...document.querySelectorAll('#start-answer textarea')].some(t => t.value.includes(\"Did you mean 'tokens'\") && t.value.includes('lr='))"
+        "[...document.querySelectorAll('#start-answer textarea')].some(t => "
+        "t.value.includes(\"Did you mean 'tokens'\") && t.value.includes('lr='))"
     )
     looks(page, "runs-start")
     open_tab(page, "#runs-tabs", "Compare")
@@ -277,7 +286,11 @@ def test_a_training_outlives_the_app(open_page, tmp_path):
     page.locator("#watch-status", has_text="job train: running").wait_for(timeout=60_000)
     shown = int(re.search(r"steps (\d+)", page.locator("#watch-status").inner_text())[1])
     page.wait_for_function(
-        f"+(document.querySelector('#watch-status').innerText.match(/steps (\\d+)/) || [0, 0])[1] > {shown}",
+        (
+            "+(document.querySelector('#watch-status').innerText.match(/steps (\\d+)/) || [0, "
+            "0])[1] "
+            f"> {shown}"
+        ),
         timeout=30_000,
     )
     page.locator("#watch-stop").click()
@@ -415,5 +428,6 @@ def test_it_answers_a_first_visitor(app, open_page):
     page.reload(wait_until="commit")
     page.get_by_text("softvq_lab explorer").first.wait_for(timeout=60_000)
     print(
-        f"{app.cpu:.1f} s of computing ({app.ready:.1f} s) until it answered, {time.time() - began:.1f} s to the first paint"
+        f"{app.cpu:.1f} s of computing ({app.ready:.1f} s) until it answered, "
+        f"{time.time() - began:.1f} s to the first paint"
     )

@@ -1,4 +1,6 @@
-"""Image folders as people have them: splits, leftovers, links, runs, tables, names; and what is said about what was left out."""
+"""Image folders as people have them: splits, leftovers, links, runs, tables, names; and what is
+said about what was left out.
+"""
 
 import io
 import json
@@ -221,7 +223,10 @@ def test_tiny_imagenet_is_read_by_its_annotations(tmp_path):
         ),
         (
             "labels.json",
-            '[{"id": "000", "label": "dog"}, {"id": "001", "label": "big cat"}, {"id": "002", "label": "dog"}]',
+            (
+                '[{"id": "000", "label": "dog"}, {"id": "001", "label": "big cat"}, {"id": "002", '
+                '"label": "dog"}]'
+            ),
         ),
     ],
 )

@@ -28,9 +28,9 @@ def make(generator="sit", num_classes=7, tokens=5, **kw) -> Generator:
         "x",
     ).eval()
     for p in g.parameters():
-        torch.nn.init.normal_(
-            p, std=0.1 if generator == "mar" else 0.05
-        )  # zero gates would make every field zero; mar's norms have weights, and small ones would hide the class
+        # zero gates would make every field zero; mar's norms have weights, and small ones would
+        # hide the class
+        torch.nn.init.normal_(p, std=0.1 if generator == "mar" else 0.05)
     return g
 
 

@@ -1,6 +1,8 @@
-"""Released SiT and DiT: the numbers that the authors' code computes, and the family of their configs.
+"""Released SiT and DiT: the numbers that the authors' code computes, and the family of their
+configs.
 
-No trained weights can be had here: weights follow from their names (tests/parity/fill.py), on both sides. The positions are the released model's own.
+No trained weights can be had here: weights follow from their names (tests/parity/fill.py), on both
+sides. The positions are the released model's own.
 """
 
 import json
@@ -283,7 +285,9 @@ def test_folders_of_other_sizes_load(tmp_path, case, changes):
 
 
 def test_patches_of_a_released_grid_are_a_convolution(tmp_path):
-    "Against torch's own convolution, with the image of latents laid out as DiT has it: channels first."
+    """Against torch's own convolution, with the image of latents laid out as DiT has it: channels
+    first.
+    """
     info = read(f"{SIT}.config.json") | dict(
         hidden_size=32,
         depth=1,
@@ -469,7 +473,9 @@ def test_parameter_counts_are_the_papers(size, millions, tokens, grid):
 
 
 def test_the_likelihood_at_the_first_timestep_is_that_of_bins():
-    "vb at t = 0 against the normal's distribution function, which the released approximation follows."
+    """vb at t = 0 against the normal's distribution function, which the released approximation
+    follows.
+    """
     d, x = Diffusion("linear"), torch.tensor([[-1.0, -0.3, 0.0, 0.4, 1.0]])
     noise, out = torch.randn(1, 5), torch.zeros(1, 10)
     t = torch.zeros(1, dtype=torch.long)

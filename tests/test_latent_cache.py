@@ -1,4 +1,6 @@
-"""Latents on disk: whole, of the right tokenizer, whoever encoded them and however often they were interrupted."""
+"""Latents on disk: whole, of the right tokenizer, whoever encoded them and however often they were
+interrupted.
+"""
 
 import multiprocessing
 import pickle
@@ -23,7 +25,8 @@ from softvq_lab.latents.stats import LatentStats
 from softvq_lab.settings.sections import TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
 
-N = 90  # images; with flips 180 entries, in shards of 25: the last is not full, one holds both kinds
+# images; with flips 180 entries, in shards of 25: the last is not full, one holds both kinds
+N = 90
 context = multiprocessing.get_context(
     "forkserver"
 )  # one process imports, the others are forked from it: real processes that start at once
@@ -247,7 +250,10 @@ def test_a_cache_of_another_tokenizer_is_refused(tokenizer, whole, tmp_path):
     other = Tokenizer(tokenizer.config)
     with pytest.raises(
         ValueError,
-        match=f"holds latents of tokenizer {tokenizer.fingerprint}, not of {other.fingerprint}: cache the latents of this tokenizer in another folder",
+        match=(
+            f"holds latents of tokenizer {tokenizer.fingerprint}, not of {other.fingerprint}: "
+            "cache the latents of this tokenizer in another folder"
+        ),
     ):
         open_cache(whole, other.fingerprint)
     before = contents(whole)
@@ -374,7 +380,10 @@ def test_a_damaged_shard_is_refused_and_made_anew(tokenizer, tmp_path, damage):
     says = (
         r"unfinished latent cache \(4 of 5"
         if damage == "no hash"
-        else "1 of 5 shards of .* are missing or not what was written .such as 00002.safetensors.: run the same caching again"
+        else (
+            "1 of 5 shards of .* are missing or not what was written .such as "
+            "00002.safetensors.: run the same caching again"
+        )
     )
     with pytest.raises(ValueError, match=says):
         open_cache(f, tokenizer.fingerprint)

@@ -1,4 +1,6 @@
-"""Maps of latents and the numbers behind them; figures as PNG within a time limit; thumbnails in a real browser."""
+"""Maps of latents and the numbers behind them; figures as PNG within a time limit; thumbnails in a
+real browser.
+"""
 
 import math
 
@@ -231,8 +233,12 @@ def test_the_thumbnail_of_the_point_under_the_pointer_appears(tmp_path, chromium
             page.goto(f"file://{page_path}")
             page.wait_for_selector(".js-plotly-plot .plot-container")
             assert not page.locator(".thumbnail").is_visible()
-            place = page.evaluate("""() => { const f = document.getElementById('map0'), l = f._fullLayout, r = f.getBoundingClientRect();
-                return [r.left + l.xaxis._offset + l.xaxis.d2p(1), r.top + l.yaxis._offset + l.yaxis.d2p(1)]; }""")  # of image 1, whose picture is number 2
+            # of image 1, whose picture is number 2
+            place = page.evaluate("""() => {
+                const f = document.getElementById('map0');
+                const {xaxis: x, yaxis: y} = f._fullLayout, r = f.getBoundingClientRect();
+                return [r.left + x._offset + x.d2p(1), r.top + y._offset + y.d2p(1)];
+            }""")
             page.mouse.move(place[0] - 40, place[1] - 40)
             for _ in range(50):  # plotly looks at the pointer once a frame
                 page.mouse.move(*place)

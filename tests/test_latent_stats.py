@@ -1,4 +1,6 @@
-"""Statistics of latents: what files may state, one mean and deviation for all channels, and whose are taken in training."""
+"""Statistics of latents: what files may state, one mean and deviation for all channels, and whose
+are taken in training.
+"""
 
 import dataclasses
 import json
@@ -42,7 +44,9 @@ def rewrite(path, key: str, value):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    "A tokenizer, a generator and a latent cache on the disk, with the file and the key that hold their statistics."
+    """A tokenizer, a generator and a latent cache on the disk, with the file and the key that hold
+    their statistics.
+    """
     root = tmp_path_factory.mktemp("statistics")
     t = small_tokenizer(LatentStats.read(GOOD))
     save(t, root / "tokenizer")

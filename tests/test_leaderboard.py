@@ -1,4 +1,6 @@
-"""Tables of runs: which direction is better is declared and never guessed, numbers of different passports stay apart, and no file can break a table."""
+"""Tables of runs: which direction is better is declared and never guessed, numbers of different
+passports stay apart, and no file can break a table.
+"""
 
 import json
 import math

@@ -1,4 +1,6 @@
-"""Twenty people at once: no error, and nobody sees another's image. How quick the answers are is printed (`pytest -m slow -k load -s` on an idle machine), not asserted."""
+"""Twenty people at once: no error, and nobody sees another's image. How quick the answers are is
+printed (`pytest -m slow -k load -s` on an idle machine), not asserted.
+"""
 
 import random
 import statistics
@@ -62,7 +64,8 @@ def crowd(app, tmp_path, people: int, seconds: float) -> tuple[list[float], list
 def test_twenty_people_at_once(app, tmp_path, seconds):
     took, wrong = crowd(app, tmp_path, 20, seconds)
     print(
-        f"{len(took)} reconstructions in {seconds} s, median {statistics.median(took):.2f} s, longest {max(took):.2f} s"
+        f"{len(took)} reconstructions in {seconds} s, median {statistics.median(took):.2f} s, "
+        f"longest {max(took):.2f} s"
     )  # of an idle machine: under 2 s
     assert wrong == [] and len(took) >= 20
 

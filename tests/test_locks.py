@@ -1,4 +1,6 @@
-"""Who is at work: one of those who begin at the same moment, whatever the file system and the machine."""
+"""Who is at work: one of those who begin at the same moment, whatever the file system and the
+machine.
+"""
 
 import errno
 import fcntl
@@ -620,7 +622,9 @@ sys.exit(execute.execute(execute.Job(sys.argv[1])))
 
 @pytest.mark.parametrize("number,ends", [(signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_a_job_that_is_asked_to_stop_before_it_has_a_kernel_ends(tmp_path, number, ends):
-    "In a process of its own: a signal goes on to all children, and the tests' may be other people's servers."
+    """In a process of its own: a signal goes on to all children, and the tests' may be other
+    people's servers.
+    """
     job = Job(tmp_path / "notebook.ipynb")
     with job.planning():
         job.plan("train", {})

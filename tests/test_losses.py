@@ -1,4 +1,6 @@
-"""The exported losses: pixels, perceptual distances, the adversarial game, LeCAM on one and two processes."""
+"""The exported losses: pixels, perceptual distances, the adversarial game, LeCAM on one and two
+processes.
+"""
 
 import inspect
 import os
@@ -152,7 +154,8 @@ def test_a_pickle_that_runs_code_and_another_networks_file_are_refused(tmp_path,
         make_perceptual("lpips", file="resnet.pth")
 
 
-# ---------------------------------------------------------------- against other code and the formula
+# ---------------------------------------------------------------- against other code and the
+# formula
 
 
 def test_lpips_is_the_lpips_packages(vgg):
@@ -358,7 +361,9 @@ def test_adaptive_weight_is_the_ratio_of_gradient_lengths():
 
 
 def test_adaptive_weight_sees_gradients_that_float16_cannot_hold():
-    "The gradient of a mean over many pixels lies below float16's least number, and it is not the scaled loss of fp16 training that is asked."
+    """The gradient of a mean over many pixels lies below float16's least number, and it is not the
+    scaled loss of fp16 training that is asked.
+    """
     torch.manual_seed(0)
     w, h, noise, found = (
         torch.randn(8, 3, requires_grad=True),

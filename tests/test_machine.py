@@ -1,4 +1,6 @@
-"""The machine around: no standard output, no home, paths written in any way, an installed package, one module alone."""
+"""The machine around: no standard output, no home, paths written in any way, an installed package,
+one module alone.
+"""
 
 import io
 import json
@@ -265,7 +267,9 @@ def test_notebooks_of_others_are_written_as_papermill_does(monkeypatch, tmp_path
 
 
 def test_an_executed_workflow_is_kept_by_papermill_itself(root, tmp_path):
-    "The command, from another folder, with an absolute path: the second one fails early and costs nothing."
+    """The command, from another folder, with an absolute path: the second one fails early and costs
+    nothing.
+    """
     output = tmp_path / "deep" / "er" / "notebook.ipynb"
     words = ["-m", "papermill", "--no-progress-bar", "--log-level", "ERROR"]
     words += [root / "nbs" / "train.ipynb", output]
@@ -280,7 +284,10 @@ def test_an_executed_workflow_is_kept_by_papermill_itself(root, tmp_path):
 
 def test_papermills_door_may_be_opened_from_either_side(root):
     for first in ("softvq_lab.experiments.papermill_io", "papermill.iorw"):
-        code = f"import {first}; from papermill.iorw import papermill_io as io; print(io.get_handler('./a.ipynb'))"
+        code = (
+            f"import {first}; from papermill.iorw import papermill_io as io; "
+            "print(io.get_handler('./a.ipynb'))"
+        )
         done = python("-c", code, env=os.environ | {"PYTHONPATH": str(root)})
         assert "RunsHandler" in done.stdout, done.stderr
 
@@ -290,9 +297,11 @@ def test_any_module_may_be_imported_first(root):
     "In a fork of one process for each: what all need is imported once, and softvq_lab is not."
     code = """
 import os, sys, pathlib, traceback
-import torch, timm, accelerate, psutil, pydantic, typer, plotly, pandas, scipy, torchmetrics, yaml  # papermill not
+import torch, timm, accelerate, psutil, pydantic, typer  # papermill not
+import plotly, pandas, scipy, torchmetrics, yaml
 top = pathlib.Path(sys.argv[1])
-names = sorted(".".join(p.relative_to(top).with_suffix("").parts) for p in (top / "softvq_lab").rglob("*.py"))
+found = (p.relative_to(top).with_suffix("") for p in (top / "softvq_lab").rglob("*.py"))
+names = sorted(".".join(p.parts) for p in found)
 assert not any(n.startswith("softvq_lab") or n.startswith("papermill") for n in sys.modules)
 print(len(names))
 for name in names:

@@ -1,4 +1,5 @@
-"""MAR: what the authors' code computes, what is hidden, the loss, sampling, half precision, folders.
+"""MAR: what the authors' code computes, what is hidden, the loss, sampling, half precision,
+folders.
 
 Weights of the parity case follow from their names (tests/parity/fill.py), on both sides.
 """
@@ -174,7 +175,9 @@ def test_mar_mini_64_computes_what_the_authors_code_computes(released):
 
 
 def folder_of(path: Path, **changes) -> dict:
-    "A made-up released folder: names and shapes written down from the published architecture, not from our own."
+    """A made-up released folder: names and shapes written down from the published architecture, not
+    from our own.
+    """
     c = {**CONFIG, **changes}
     L, D, E, C, W, N, r = (
         c["seq_len"],
@@ -455,7 +458,9 @@ def test_on_step_shows_the_tokens_so_far_in_the_tokenizers_units():
 
 
 def test_training_at_a_high_rate_in_bf16_stays_finite():
-    "NaN at 8e-4 in mixed precision is the known failure; here with latents of heavy tails, the worst that a young network meets."
+    """NaN at 8e-4 in mixed precision is the known failure; here with latents of heavy tails, the
+    worst that a young network meets.
+    """
     g = make(std=0.0, tokens=16, head_repeats=4).train()
     opt = torch.optim.AdamW(g.parameters(), 8e-4, betas=(0.9, 0.95))
     torch.manual_seed(0)

@@ -1,4 +1,6 @@
-"""The tokenizer's objective: every loss, discriminator and teacher, some steps each, with gradients to what they should reach and to nothing else."""
+"""The tokenizer's objective: every loss, discriminator and teacher, some steps each, with gradients
+to what they should reach and to nothing else.
+"""
 
 import math
 
@@ -84,7 +86,10 @@ def test_a_tokenizer_to_start_from_needs_no_file_for_its_encoder(tmp_path, monke
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    "Made-up weights of every pretrained network, where users put theirs. The teachers are small ViTs under the big ones' settings; the loading is the real one."
+    """Made-up weights of every pretrained network, where users put theirs.
+
+    The teachers are small ViTs under the big ones' settings; the loading is the real one.
+    """
     folder, patch = tmp_path_factory.mktemp("weights"), pytest.MonkeyPatch()
     patch.setenv("SOFTVQ_LAB_WEIGHTS", str(folder))
     patch.setattr(

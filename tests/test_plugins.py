@@ -1,4 +1,6 @@
-"""One's own quantizers, data sets and teachers, brought by a file: known by name in settings, in training, after loading, in child processes."""
+"""One's own quantizers, data sets and teachers, brought by a file: known by name in settings, in
+training, after loading, in child processes.
+"""
 
 import os
 import subprocess
@@ -143,8 +145,10 @@ def test_a_metric_that_does_not_say_which_direction_is_better_is_measured_and_ne
     m = reconstruction_figures(reconstruct_split(t, images, hold=False), images)
     assert "plugin_brightness" in m.figures and "(not ranked)" in m.passport["evaluator"]
     assert m.notes == [
-        "Nothing is ranked by plugin_brightness: its plug-in does not say which direction is better. "
-        "Write @register('metric', 'brightness', better='higher') or better='lower' and measure again."
+        "Nothing is ranked by plugin_brightness: its plug-in does not say which direction is "
+        "better. "
+        "Write @register('metric', 'brightness', better='higher') or better='lower' and measure "
+        "again."
     ]
 
 
@@ -185,7 +189,10 @@ def test_a_saved_tokenizer_needs_its_plugin_and_says_so(mine, tmp_path):
     t = Tokenizer(TokenizerConfig(quantizer="rounded", tokens=4, image_size=16)).eval()
     save(t, tmp_path / "saved")
     assert load_tokenizer(tmp_path / "saved").fingerprint == t.fingerprint
-    code = f"from softvq_lab.hub.models import load_tokenizer; print(load_tokenizer({str(tmp_path / 'saved')!r}).fingerprint)"
+    code = (
+        "from softvq_lab.hub.models import load_tokenizer; "
+        f"print(load_tokenizer({str(tmp_path / 'saved')!r}).fingerprint)"
+    )
     child = lambda **env: subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **env},

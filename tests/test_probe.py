@@ -1,4 +1,4 @@
-"""Linear probes: what they can and cannot read, where they are put, and what their passports say."""
+"""Linear probes: what they can and cannot read, where they are put, what their passports say."""
 
 import pytest
 import torch

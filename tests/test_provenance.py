@@ -1,4 +1,6 @@
-"""What a run is made of: what may change between stop and resume, what may not, and where files are looked for."""
+"""What a run is made of: what may change between stop and resume, what may not, and where files are
+looked for.
+"""
 
 import json
 import os

@@ -60,7 +60,9 @@ def test_contract_and_a_few_steps_of_training(name, tmp_path):
     "name", [n for n in VARIANTS if n not in ("fsq", "lfq", "simvq", "rotation")]
 )
 def test_a_training_step_never_waits_for_the_device(name):
-    "The meta device holds no values: whoever asks for one (.item(), bincount, a mask as index) fails."
+    """The meta device holds no values: whoever asks for one (.item(), bincount, a mask as index)
+    fails.
+    """
     q = (
         make_quantizer(TokenizerConfig(tokens=8, codebook_size=64, **VARIANTS[name]))
         .train()
@@ -87,11 +89,14 @@ def test_impossible_combinations(bad, says):
         TokenizerConfig(**bad)
 
 
-# ---------------------------------------------------------------- the KL term of the posterior itself
+# ---------------------------------------------------------------- the KL term of the posterior
+# itself
 
 
 def dense(u, s, C, detach_logits, l2):
-    "Equation 11 as it stands, for u (G, N, D), s (G, N, 1), C (G, K, D): mixed codewords, mean entropy and mean weights."
+    """Equation 11 as it stands, for u (G, N, D), s (G, N, 1), C (G, K, D): mixed codewords, mean
+    entropy and mean weights.
+    """
     K = C.detach() if detach_logits else C
     similarity = -(u[:, :, None] - K[:, None]).norm(dim=-1) if l2 else u @ K.mT
     q = (s * similarity).softmax(-1)
@@ -99,7 +104,9 @@ def dense(u, s, C, detach_logits, l2):
 
 
 def gradients(mix, size, detach_logits, l2, one_tau):
-    "Loss of z and of the KL term, and its gradients to latents, sharpness and codewords, in float64."
+    """Loss of z and of the KL term, and its gradients to latents, sharpness and codewords, in
+    float64.
+    """
     G, N, D, K = size
     draw = torch.Generator().manual_seed(5)
     rand = lambda *shape: torch.randn(*shape, generator=draw, dtype=torch.float64)

@@ -1,4 +1,6 @@
-"""Every command of the README: run in a few steps where it can be, checked by the strict parser where it cannot; an unknown one fails and says what to add."""
+"""Every command of the README: run in a few steps where it can be, checked by the strict parser
+where it cannot; an unknown one fails and says what to add.
+"""
 
 import os
 import re
@@ -27,7 +29,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 
-# The tables of this test. A new command of the README that is a papermill or make line, or a `-p` continuation, needs no row here.
+# The tables of this test. A new command of the README that is a papermill or make line, or a `-p`
+# continuation, needs no row here.
 STEPS = dict(steps=6, warmup_steps=2, batch_size=8, eval_every=6, checkpoint_every=6, log_every=2)
 SMALL = {
     "train": STEPS,
@@ -38,7 +41,11 @@ SMALL = {
 }  # workflow -> what makes it short
 RUN = [  # commands that are run to their end, in this order: each needs what those before it made
     "papermill nbs/train.ipynb runs/a/notebook.ipynb -p tokens 32",
-    "papermill nbs/train.ipynb runs/b/notebook.ipynb -p dataset folder -p data_path my_photos -p image_size 64",
+    (
+        "papermill nbs/train.ipynb runs/b/notebook.ipynb -p dataset folder -p data_path my_photos "
+        "-p "
+        "image_size 64"
+    ),
     "python -m softvq_lab.train runs/a",
     "papermill nbs/evaluate.ipynb runs/a/evaluate.ipynb -p run runs/a",
     "papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run runs/a",
@@ -85,7 +92,9 @@ PLACEHOLDERS = {
 
 
 def commands(text: str) -> list[str]:
-    "Every command in code blocks, in cells of tables and inline: papermill, make, python, nbdev and continuations '... -p x y' or '-p x y'."
+    """Every command in code blocks, in cells of tables and inline: papermill, make, python, nbdev
+    and continuations '... -p x y' or '-p x y'.
+    """
     blocks = [
         line
         for block in re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.S | re.M)
@@ -174,14 +183,17 @@ COMMANDS = commands(README)
 def test_the_readme_has_commands_and_those_run_here_are_in_it():
     assert len(COMMANDS) > 20
     assert not [c for c in RUN if c not in COMMANDS], (
-        "RUN in tests/test_readme.py holds commands that the README does not: take them out, or mend them"
+        "RUN in tests/test_readme.py holds commands that the README does not: take them out, or "
+        "mend them"
     )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_known(command):
     assert classify(command), (
-        f"the README holds a command that nothing tests: {command!r}. If it can be run in a few steps, add it to RUN in tests/test_readme.py (and what makes it short to SMALL); if it cannot, add it to NOT_RUN with the reason"
+        f"the README holds a command that nothing tests: {command!r}. If it can be run in a few "
+        "steps, add it to RUN in tests/test_readme.py (and what makes it short to SMALL); if it "
+        "cannot, add it to NOT_RUN with the reason"
     )
 
 

@@ -1,6 +1,8 @@
-"""Released checkpoints: the numbers that the authors' code computes, and the family of their configs.
+"""Released checkpoints: the numbers that the authors' code computes, and the family of their
+configs.
 
-No trained weights can be had here: weights follow from their names (tests/parity/fill.py), on both sides.
+No trained weights can be had here: weights follow from their names (tests/parity/fill.py), on both
+sides.
 """
 
 import json
@@ -180,7 +182,9 @@ def test_the_family_of_released_configs_loads(tmp_path, quantizer, changes, kind
 
 @pytest.mark.parametrize("quantizer", ["softvq", "vq", "kl"])
 def test_a_released_cnn_loads(tmp_path, quantizer):
-    "Names and shapes written down from the published architecture (LlamaGen's VQ-16), not from our own."
+    """Names and shapes written down from the published architecture (LlamaGen's VQ-16), not from
+    our own.
+    """
     res = lambda at, i, o: (
         {
             f"{at}.norm1.weight": (i,),
@@ -307,7 +311,11 @@ def test_parameter_counts_are_the_papers(preset, millions):
 
 @pytest.mark.parametrize("kind", ["axial", "mixed"])
 def test_rotary_positions_are_the_published_ones(kind):
-    "Against the formula of RoPE-ViT (Heo et al. 2024), which the released code uses: adjacent channels are a complex number, turned by x and y of the patch."
+    """Against the formula of RoPE-ViT (Heo et al.
+
+    2024), which the released code uses: adjacent channels are a complex number, turned by x and y
+    of the patch.
+    """
     from timm.layers import apply_rot_embed_cat
 
     from softvq_lab.tokenizer.vit import add_rope, make_trunk

@@ -1,4 +1,6 @@
-"""Samples on disk: the same whoever draws them, resumable, refused where they are others, packed; and the command line."""
+"""Samples on disk: the same whoever draws them, resumable, refused where they are others, packed;
+and the command line.
+"""
 
 import json
 import os

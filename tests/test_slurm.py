@@ -1,4 +1,6 @@
-"""Sweeps on a real Slurm: submitted by submitit, requeued, preempted, and the same weights in the end."""
+"""Sweeps on a real Slurm: submitted by submitit, requeued, preempted, and the same weights in the
+end.
+"""
 
 import os
 import subprocess
@@ -75,7 +77,9 @@ def weights(run: Run) -> str:
 
 
 def disturb(task, how, seen):
-    "Wait until a training is in its midst, disturb it, and let it go on at once instead of after Slurm's two minutes."
+    """Wait until a training is in its midst, disturb it, and let it go on at once instead of after
+    Slurm's two minutes.
+    """
     step = lambda: Run(task.run).status.get("step", 0)
     wait_for(lambda: 3 <= step())
     how(job_of(task))
@@ -139,7 +143,10 @@ def undisturbed(task, folder) -> str:
 
 
 def test_two_ranks_on_two_nodes_train_as_one_process(slurm, tmp_path, monkeypatch):
-    "A run of two nodes in an allocation of two: the notebook on the first, a launcher on each. As near to one process as two ranks of one node are (tests/test_training.py)."
+    """A run of two nodes in an allocation of two: the notebook on the first, a launcher on each.
+
+    As near to one process as two ranks of one node are (tests/test_training.py).
+    """
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
     sweep = open_sweep(
         dict(name="nodes", tokenizer=dict(set=ALIKE | dict(processes=2, nodes=2))),

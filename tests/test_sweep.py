@@ -470,7 +470,9 @@ WRONG_FILES = {
     "name: a\ntokenizer: {set: {lr: .nan}}": "line 2: .nan is not a number",
     "name: a\n\ntokenizer: {grid: {lr: [1, 1e999]}}": "line 3: 1e999 is not a number",
     "name: a\ntokenizer: {grid: {lr: []}}": "tokenizer.grid.lr (line 2): is empty",
-    "name: a\ntokenizer:\n  grid:\n    lr: 0.1": "tokenizer.grid.lr (line 4): should be a valid list",
+    "name: a\ntokenizer:\n  grid:\n    lr: 0.1": (
+        "tokenizer.grid.lr (line 4): should be a valid list"
+    ),
     "name: a\ntokenizer:\n  grid:\n    lr: [0.001, 1e-3]": "grid.lr (line 4): 0.001 is there twice",
     "name: a\ntokenizer: {list: [{lr: 1}, {lr: 1}]}": "is there twice",
     "name: a\ntokenizer: {list: []}": "tokenizer.list (line 2): is empty",
@@ -559,7 +561,8 @@ def test_a_setting_given_to_a_sweep_is_checked_like_the_file():
 
 def test_anchors_save_typing_and_a_folder_or_device_is_no_sweep(tmp_path):
     (tmp_path / "a.yaml").write_text(
-        "name: a\ntokenizer: {set: &short {steps: 60, tokens: 8}}\ngenerator: {set: {<<: *short, steps: 70}}\n"
+        "name: a\ntokenizer: {set: &short {steps: 60, tokens: 8}}\ngenerator: {set: {<<: *short, "
+        "steps: 70}}\n"
     )
     assert read_sweep(tmp_path / "a.yaml").generator.set == {"steps": 70, "tokens": 8}
     for path in (tmp_path, "/dev/zero"):

@@ -84,7 +84,11 @@ CAT_DOG = {i: ("big cat", "dog")[i % 2] for i in range(12)}
         ("json", lambda i: {"label": i % 2}, {i: str(i % 2) for i in range(12)}),
         ("json", lambda i: {"width": 9, "Class": CAT_DOG[i]}, CAT_DOG),
         ("json", lambda i: {"meta": {"a": [{"category": [CAT_DOG[i]]}]}}, CAT_DOG),
-        ("json", lambda i: {"annotations": {"target": {"id": i % 2}}}, {i: str(i % 2) for i in range(12)}),
+        (
+            "json",
+            lambda i: {"annotations": {"target": {"id": i % 2}}},
+            {i: str(i % 2) for i in range(12)},
+        ),
         ("json", lambda i: i % 3, {i: str(i % 3) for i in range(12)}),
         ("json", lambda i: [i % 2], {i: str(i % 2) for i in range(12)}),
         ("cls.json", lambda i: json.dumps(CAT_DOG[i]), CAT_DOG),
@@ -92,7 +96,7 @@ CAT_DOG = {i: ("big cat", "dog")[i % 2] for i in range(12)}
         ("txt", lambda i: CAT_DOG[i], CAT_DOG),
         ("txt", lambda i: str(i % 4), {i: str(i % 4) for i in range(12)}),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("prefix", ["", "./", "a/b/"])
 def test_labels_are_read_from_the_members_of_a_sample(tmp_path, ext, label, expected, prefix):
     members = {prefix + n: d for n, d in samples(label, ext).items()}
@@ -312,10 +316,16 @@ def test_a_flat_test_tar_takes_no_classes_from_other_tars(tmp_path):
     [
         (dict(train__a=6, train__b=6, val=4), "holds 4 images and no class folders"),
         (dict(train__a=6, train__b=6, valid__images=4), "holds 4 images and no class folders"),
-        (dict(train__a=6, train__b=6, val__b=2, val__c=3), r"classes that .*train does not: \['c'\]"),
+        (
+            dict(train__a=6, train__b=6, val__b=2, val__c=3),
+            (
+                r"classes that .*train "
+                r"does not: \['c'\]"
+            ),
+        ),
         (dict(train=7, val__a=3, val__b=2), "has class folders .a, b., .*train has none"),
     ],
-)  # fmt: skip
+)
 def test_held_out_images_that_do_not_fit_are_refused_in_folder_and_tar_alike(
     tmp_path, counts, says
 ):
@@ -344,6 +354,7 @@ def test_classes_and_splits_are_the_same_in_folder_and_tar(tmp_path, counts, exp
 
 
 CSV = "file_name,label\n" + "".join(f"{i}.png,{'cat' if i % 3 else 'dog'}\n" for i in range(9))
+ANNOTATIONS = "".join(f"{i}.png\tcat\t0\n" for i in range(3))
 JSONL = "".join(json.dumps({"file_name": f"{i}.png", "label": i % 2}) + "\n" for i in range(9))
 
 
@@ -355,12 +366,15 @@ JSONL = "".join(json.dumps({"file_name": f"{i}.png", "label": i % 2}) + "\n" for
         split_pictures(**{"": 9}) | {"metadata.jsonl": JSONL},
         split_pictures(photos=9) | {"labels.csv": CSV},
         split_pictures(photos=9) | {"photos/labels.csv": CSV},
-        split_pictures(**{"": 9}) | {"labels.json": json.dumps({f"{i}.png": i % 3 for i in range(9)})},
+        split_pictures(**{"": 9})
+        | {"labels.json": json.dumps({f"{i}.png": i % 3 for i in range(9)})},
         split_pictures(train=9, val=4) | {"train/metadata.csv": CSV, "val/metadata.csv": CSV},
-        split_pictures(train=9, test=4) | {"train/metadata.jsonl": JSONL, "test/metadata.jsonl": JSONL},
-        split_pictures(train__dog=4, train__cat=5, val__images=3) | {"val/val_annotations.txt": "".join(f"{i}.png\tcat\t0\n" for i in range(3))},
+        split_pictures(train=9, test=4)
+        | {"train/metadata.jsonl": JSONL, "test/metadata.jsonl": JSONL},
+        split_pictures(train__dog=4, train__cat=5, val__images=3)
+        | {"val/val_annotations.txt": ANNOTATIONS},
     ],
-)  # fmt: skip
+)
 def test_a_table_in_a_tar_gives_labels_as_in_a_folder(tmp_path, members):
     paths = pack(tmp_path, members)
     a, b = (read(str(p), 8) for p, read in zip(paths, (folder, webdataset)))
@@ -375,11 +389,14 @@ def test_a_table_in_a_tar_gives_labels_as_in_a_folder(tmp_path, members):
 @pytest.mark.parametrize(
     "table,says",
     [
-        ("file_name,label\n1.png,a\n2.png,b\n", "7 of 9 (training )?images have no label|has no label for 7 of 9"),
+        (
+            "file_name,label\n1.png,a\n2.png,b\n",
+            ("7 of 9 (training )?images have no label|has no label for 7 of 9"),
+        ),
         (CSV + "4.png,dog\n", "metadata.csv gives 4.png two labels, 'cat' and 'dog'"),
         (b"\xff\xfef\0", "metadata.csv is no table of labels that can be read"),
     ],
-)  # fmt: skip
+)
 def test_a_table_that_gives_no_whole_labels_is_refused_in_folder_and_tar_alike(
     tmp_path, table, says
 ):

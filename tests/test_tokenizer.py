@@ -157,7 +157,10 @@ def test_a_foreign_weight_file_is_refused_with_a_list(tmp_path):
     (tmp_path / "b" / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
     with pytest.raises(
         ValueError,
-        match=r"shape of encoder.latent_tokens: \(1, 6, 96\) in the file, \(1, 4, 96\) in the model",
+        match=(
+            r"shape of encoder.latent_tokens: \(1, 6, 96\) in the "
+            r"file, \(1, 4, 96\) in the model"
+        ),
     ):
         load_tokenizer(tmp_path / "a")
 

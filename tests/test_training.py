@@ -122,7 +122,9 @@ def test_sigkill_and_resume_end_in_the_same_bits(whole, tmp_path):
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments(whole, tmp_path):
-    "With every loss on, so that the discriminator, its averages and the projector are among what must come back."
+    """With every loss on, so that the discriminator, its averages and the projector are among what
+    must come back.
+    """
     everything = dict(percep="reference", adv="reference", align="reference")
     prepared(tmp_path / "calm", **everything), prepared(tmp_path / "run", **everything)
     train(tmp_path / "calm")
@@ -216,7 +218,10 @@ def test_a_signal_to_all_processes_of_a_job_is_not_the_end_of_its_readers(tmp_pa
 
 
 def test_nohup_stays_what_it_is():
-    code = "import os, signal; from softvq_lab.signals import Requests; r = Requests().__enter__(); os.kill(os.getpid(), signal.SIGHUP); print([r.asked])"
+    code = (
+        "import os, signal; from softvq_lab.signals import Requests; r = Requests().__enter__(); "
+        "os.kill(os.getpid(), signal.SIGHUP); print([r.asked])"
+    )
     ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for how, said in ((ignored, "['']"), (None, "['SIGHUP']")):
         done = subprocess.run([sys.executable, "-c", code], preexec_fn=how, capture_output=True)
@@ -286,7 +291,10 @@ def test_ranks_agree_on_the_step_after_which_they_stop(tmp_path):
 def test_two_ranks_stop_between_two_lines_of_the_log_and_go_on(whole, tmp_path):
     settings = dict(processes=2, log_every=1000, steps=300, checkpoint_every=1000, eval_every=1000)
     run = prepared(tmp_path / "two", **settings)
-    code = "import sys; from softvq_lab.train import launch; from softvq_lab.runs import Run; launch(Run(sys.argv[1]))"
+    code = (
+        "import sys; from softvq_lab.train import launch; from softvq_lab.runs import Run; "
+        "launch(Run(sys.argv[1]))"
+    )
     p = subprocess.Popen([sys.executable, "-c", code, str(run.path)], stderr=subprocess.PIPE)
     while run.status["state"] != "running" or run.status.get("steps") != 300:
         assert p.poll() is None
@@ -446,7 +454,9 @@ STATED = {"rec", "kl", "loss", "grad_norm", "usage", "perplexity", "collapse", "
 
 
 def alike(one: Run, two: Run, rel_tol: float = 1e-5):
-    "Two ways to share a batch: what is logged agrees within a part of its size at each step, and the weights at the end."
+    """Two ways to share a batch: what is logged agrees within a part of its size at each step, and
+    the weights at the end.
+    """
     for a, b in zip(read_metrics(one), read_metrics(two), strict=True):
         assert a.keys() == b.keys() and ("rec" not in a or STATED - {"kl"} <= a.keys())
         for k in a:

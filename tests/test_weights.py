@@ -275,8 +275,14 @@ def test_a_pickle_in_the_place_of_a_model_says_what_to_do(name, tmp_path):
 
 @pytest.mark.parametrize(
     "entry,value",
-    [("tokens", 10**9), ("tokens", 0), ("num_classes", 10**10), ("num_classes", -2), ("tokens", 4.0)],
-)  # fmt: skip
+    [
+        ("tokens", 10**9),
+        ("tokens", 0),
+        ("num_classes", 10**10),
+        ("num_classes", -2),
+        ("tokens", 4.0),
+    ],
+)
 def test_sizes_of_a_generator_are_bounded_before_memory_is_taken(entry, value, saved, tmp_path):
     tokenizer = load_tokenizer(saved)
     sizes = tokenizer.tokens, tokenizer.latent_dim

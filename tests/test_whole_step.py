@@ -1,4 +1,6 @@
-"""The same batch of a step gives the same numbers, in one process or shared by several, whole or in parts: every quantizer, every statistic, LeCAM, the averages of weights."""
+"""The same batch of a step gives the same numbers, in one process or shared by several, whole or in
+parts: every quantizer, every statistic, LeCAM, the averages of weights.
+"""
 
 import math
 import multiprocessing

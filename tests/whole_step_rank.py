@@ -1,4 +1,6 @@
-"""What one of several processes does in tests/test_whole_step.py: in a module of its own, so that they start with little."""
+"""What one of several processes does in tests/test_whole_step.py: in a module of its own, so that
+they start with little.
+"""
 
 import torch
 import torch.distributed as dist
@@ -54,7 +56,9 @@ def made(name: str) -> Quantizer:
 
 
 def learn(name: str, rank: int = 0, world: int = 1, parts: int = 1, frozen: bool = False) -> dict:
-    "Some steps of one process with its latents in so many parts: the state at the end, and losses, stats and gradients of each step."
+    """Some steps of one process with its latents in so many parts: the state at the end, and
+    losses, stats and gradients of each step.
+    """
     q = made(name).train(not frozen)
     params, found = [p for p in q.parameters() if p.requires_grad], {}
     for step in range(STEPS):

@@ -26,7 +26,9 @@ from .walk import LeftOut, split_in, split_of, suffix_of, walk, without_split
 
 # %% ../../nbs/data/07_archives.ipynb #6867204f
 def held_out_files(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    "Which files (N) are held out by their names, and which are left out: those of a test split where there is a validation split as well."
+    """Which files (N) are held out by their names, and which are left out: those of a test split
+    where there is a validation split as well.
+    """
     splits = np.array([split_in(n) or "" for n in names], dtype=object)
     val, test = splits == "val", splits == "test"
     return (
@@ -80,7 +82,9 @@ def _image_column(features) -> str:
 
 # %% ../../nbs/data/07_archives.ipynb #c8a39fa5
 def _label_column(features) -> str | None:
-    "The column of the labels: by its name, as far as it holds whole numbers or names, else by its type."
+    """The column of the labels: by its name, as far as it holds whole numbers or names, else by its
+    type.
+    """
     usual = ("label", "labels", "fine_label", "class", "cls")
     if named := pick(features, usual):
         return named
@@ -101,7 +105,8 @@ def _open_tables(path: str) -> dict:
         )
         if not files:
             raise ValueError(
-                f"{root} is neither a folder of save_to_disk nor one with parquet files (a folder of images is dataset='folder', of tars dataset='webdataset')"
+                f"{root} is neither a folder of save_to_disk nor one with parquet files (a folder "
+                "of images is dataset='folder', of tars dataset='webdataset')"
             )
         held, unused = held_out_files([os.path.relpath(f, root) for f in files])
         sides = {"train": ~(held | unused), "validation": held, "test": unused}
@@ -109,7 +114,9 @@ def _open_tables(path: str) -> dict:
         real = {k: set(map(os.path.realpath, v)) for k, v in split.items()}
         if real["train"] and real["train"] == real["validation"]:
             raise ValueError(
-                f"{readable(root)}: the held-out files are the training files themselves, by links ({readable(split['validation'][0])} is {readable(split['train'][0])}). Hold out other files, or take these away: a tenth of the rows is held out then"
+                f"{readable(root)}: the held-out files are the training files themselves, by "
+                f"links ({readable(split['validation'][0])} is {readable(split['train'][0])}). "
+                "Hold out other files, or take these away: a tenth of the rows is held out then"
             )
         tables = datasets.load_dataset(
             "parquet",
@@ -123,7 +130,8 @@ def _open_tables(path: str) -> dict:
         )
         if not _hub_answers():
             raise ValueError(
-                f"{nowhere}, and the Hugging Face hub cannot be reached. A data set that lies in its local cache is taken from there when HF_HUB_OFFLINE=1 is set"
+                f"{nowhere}, and the Hugging Face hub cannot be reached. A data set that lies in "
+                "its local cache is taken from there when HF_HUB_OFFLINE=1 is set"
             )
         try:
             tables = datasets.load_dataset(
@@ -131,7 +139,8 @@ def _open_tables(path: str) -> dict:
             )
         except Exception as e:
             raise ValueError(
-                f"{nowhere}, and as a data set of the Hugging Face hub it could not be had: {type(e).__name__}: {e}"
+                f"{nowhere}, and as a data set of the Hugging Face hub it could not be had: "
+                f"{type(e).__name__}: {e}"
             ) from None
     return dict(tables) if isinstance(tables, dict) else {"train": tables}
 
@@ -153,7 +162,10 @@ def _labels(table, column: str | None, names: tuple | None) -> tuple[np.ndarray,
 
 # %% ../../nbs/data/07_archives.ipynb #b65b7bbb
 def hf(path: str, size: Size) -> ImageData:
-    "A Hugging Face data set: hub name (`owner/name`, `owner/name:config`), folder of `save_to_disk`, or folder of parquet files. Held out: its validation or test split, else a tenth by hash."
+    """A Hugging Face data set: hub name (`owner/name`, `owner/name:config`), folder of
+    `save_to_disk`, or folder of parquet files. Held out: its validation or test split, else a tenth
+    by hash.
+    """
     tables, title = _open_tables(path), readable(Path(path).name)
     ranked = sorted((*split_of(n), n.lower() != n, n) for n in tables if split_of(n))
     order = [(kind, name) for kind, *_, name in ranked]
@@ -163,7 +175,8 @@ def hf(path: str, size: Size) -> ImageData:
     labels, names = _labels(main, label, None)
     if (bad := (labels < 0) | (labels >= len(names))).any():
         raise ValueError(
-            f"{title}: {bad.sum()} rows of {len(main)} have no label (the first is row {bad.argmax()})"
+            f"{title}: {bad.sum()} rows of {len(main)} have no label (the first is row "
+            f"{bad.argmax()})"
         )
     undecoded = lambda t: t.cast_column(image, _datasets().Image(decode=False))
     make = lambda t, rows, y: ArrowPictures(undecoded(t), image, rows, y, size, title)
@@ -191,7 +204,8 @@ def hf(path: str, size: Size) -> ImageData:
         )
     if len(train_split) < 2 or not len(held_split):
         raise ValueError(
-            f"{title} holds {len(train_split)} training and {len(held_split)} held-out images; at least 3 are needed"
+            f"{title} holds {len(train_split)} training and {len(held_split)} held-out images; at "
+            "least 3 are needed"
         )
     return ImageData(
         train_split,
@@ -271,7 +285,10 @@ def find_tars(path: str) -> list[str]:
 
 # %% ../../nbs/data/07_archives.ipynb #e4d1ada1
 def tar_index(shards: list[str]) -> dict[str, np.ndarray]:
-    "name, shard, offset, length and the texts of labels (cls, json, txt, table; b'' for none) of every image in tar files, and `left`, lines that say what was left out, and `wrong`, that say which tables cannot be read; read once and kept in the cache folder."
+    """name, shard, offset, length and the texts of labels (cls, json, txt, table; b'' for none) of
+    every image in tar files, and `left`, lines that say what was left out, and `wrong`, that say
+    which tables cannot be read; read once and kept in the cache folder.
+    """
     stamp = [(os.path.abspath(s), (st := os.stat(s)).st_size, st.st_mtime_ns) for s in shards]
     key = json.dumps(["4", *stamp])
     kept = cached("tars", f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz")
@@ -304,7 +321,8 @@ def _listed_classes(top: Path, labels: np.ndarray, names: tuple[str, ...]) -> tu
     listed = tuple(class_name(n.strip()) for n in lines)
     if len(listed) < len(names):
         raise ValueError(
-            f"{readable(top)}/classes.txt names {len(listed)} classes; label {labels.max()} needs at least {len(names)}"
+            f"{readable(top)}/classes.txt names {len(listed)} classes; label {labels.max()} needs "
+            f"at least {len(names)}"
         )
     return listed
 
@@ -326,7 +344,9 @@ def _tables_beside(path: str, index: dict, said: list[str]):
 
 # %% ../../nbs/data/07_archives.ipynb #57c27d31
 def _splits(shards: list[str], top: str, index: dict, said: list[str]) -> list[str] | None:
-    "The split of each image, 'train', 'val' or 'test': by the names of the tars, else by the folders in them where one is called train; None where there is none to hold out."
+    """The split of each image, 'train', 'val' or 'test': by the names of the tars, else by the
+    folders in them where one is called train; None where there is none to hold out.
+    """
     of_tars = [split_in(os.path.relpath(s, top)) for s in shards]
     folders = [split_in(os.path.dirname(os.fsdecode(n))) for n in index["name"].tolist()]
     for found in ([of_tars[s] for s in index["shard"]], folders):
@@ -355,7 +375,8 @@ def _held_out(
     if held.any():
         if unused.any():
             said.append(
-                f"{unused.sum()} images of a test split are not used: a validation split is held out"
+                f"{unused.sum()} images of a test split are not used: a validation split is held "
+                "out"
             )
         return held, unused
     if (labels[unused] >= 0).all():
@@ -367,7 +388,11 @@ def _held_out(
 
 # %% ../../nbs/data/07_archives.ipynb #9900e54c
 def webdataset(path: str, size: Size) -> ImageData:
-    "WebDataset tars: a folder of them or a pattern. Held out: tars (or folders in them) whose name says val or test, else a tenth by hash. Labels: see `tars`."
+    """WebDataset tars: a folder of them or a pattern.
+
+    Held out: tars (or folders in them) whose name says val or test, else a tenth by hash. Labels:
+    see `tars`.
+    """
     shards = find_tars(path)
     index = tar_index(shards)
     left = tuple(map(str, index.pop("left")))
@@ -392,13 +417,17 @@ def webdataset(path: str, size: Size) -> ImageData:
     train, held = make(False), make(True)
     if len(train) < 2 or not len(held):
         raise ValueError(
-            f"{readable(path)} holds {len(train)} training and {len(held)} held-out images; at least 3 are needed"
+            f"{readable(path)} holds {len(train)} training and {len(held)} held-out images; at "
+            "least 3 are needed"
         )
     said += overlap(train, held, copies=split is not None)
     return ImageData(
         train,
         held,
         names,
-        f"webdataset {title} ({len(train)} + {len(held)} images in {len(shards)} tars) at {pixels(size)}",
+        (
+            f"webdataset {title} ({len(train)} + {len(held)} images in {len(shards)} tars) at "
+            f"{pixels(size)}"
+        ),
         (*said, *left),
     )

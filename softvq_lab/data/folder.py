@@ -29,7 +29,9 @@ from .walk import without_split
 
 # %% ../../nbs/data/05_folder.ipynb #4fba2a32
 class BrokenFiles:
-    "Files of a data set of `total` images that could not be read: noted by any process in the file `path` (one JSON line each), counted by `check`. Without a path a warning is all."
+    """Files of a data set of `total` images that could not be read: noted by any process in the
+    file `path` (one JSON line each), counted by `check`. Without a path a warning is all.
+    """
 
     def __init__(self, path=None, total: int = 0):
         self.path, self.total, self._files, self._read = path and Path(path), total, {}, 0
@@ -68,7 +70,9 @@ class BrokenFiles:
         return self._files
 
     def check(self):
-        "A `ValueError` that names the files when more than 1% of all images, and more than two, are broken."
+        """A `ValueError` that names the files when more than 1% of all images, and more than two,
+        are broken.
+        """
         if len(self.files) > max(2, self.total / 100):
             listed = (
                 f"; when they are repaired or removed, delete {self.path} and resume"
@@ -76,7 +80,8 @@ class BrokenFiles:
                 else ""
             )
             raise ValueError(
-                f"{len(self.files)} of {self.total} images are broken, more than 1%:\n  {self._named()}\nRepair or remove them{listed}"
+                f"{len(self.files)} of {self.total} images are broken, more than 1%:\n  "
+                f"{self._named()}\nRepair or remove them{listed}"
             )
 
     def report(self) -> str:
@@ -84,7 +89,8 @@ class BrokenFiles:
         if not self.files:
             return ""
         return (
-            f"{len(self.files)} of {self.total} images cannot be read and were skipped, their neighbours standing in for them"
+            f"{len(self.files)} of {self.total} images cannot be read and were skipped, their "
+            "neighbours standing in for them"
             + (f" (all in {self.path})" if self.path else "")
             + f":\n  {self._named()}"
         )
@@ -99,7 +105,11 @@ class BrokenFiles:
 
 # %% ../../nbs/data/05_folder.ipynb #431ef8e9
 class Pictures(Dataset):
-    "Pictures of any size, decoded on demand. Subclasses define `open(i)` (a path or binary file) and `name(i)`; those with splits of their own `keys` and `places`."
+    """Pictures of any size, decoded on demand.
+
+    Subclasses define `open(i)` (a path or binary file) and `name(i)`; those with splits of their
+    own `keys` and `places`.
+    """
 
     def __init__(self, labels, size: Size):
         self.labels, self.size, self.broken = (
@@ -123,7 +133,9 @@ class Pictures(Dataset):
         return False
 
     def places(self, linked: bool) -> list:
-        "Where the bytes of each picture (N) lie, however they are called; `linked`: single files may be links."
+        """Where the bytes of each picture (N) lie, however they are called; `linked`: single files
+        may be links.
+        """
         raise NotImplementedError
 
     def folders(self) -> dict:
@@ -131,7 +143,10 @@ class Pictures(Dataset):
         return {}
 
     def view(self, i: int, place: Place | None = None) -> tuple[Tensor, int]:
-        "Picture i and its label: centre crop, or ADM's random crop at `place`. A `ValueError` names the broken ones when they have become too many."
+        """Picture i and its label: centre crop, or ADM's random crop at `place`.
+
+        A `ValueError` names the broken ones when they have become too many.
+        """
         if not 0 <= i < len(self):
             raise IndexError(i)
         for j in range(i, i + len(self)):
@@ -148,12 +163,16 @@ class Pictures(Dataset):
 
 
 def decode(file, size: Size, place: Place | None = None) -> Tensor:
-    "An image file (path or binary file) as (3, H, W) of `size` in [-1, 1]; raises what `read_picture` raises."
+    """An image file (path or binary file) as (3, H, W) of `size` in [-1, 1]; raises what
+    `read_picture` raises.
+    """
     return from_pil(read_picture(file), size, place)
 
 
 def record_broken(images: ImageData, folder) -> BrokenFiles:
-    "From now on broken files of both splits are noted in `folder/broken.jsonl`, from worker processes too."
+    """From now on broken files of both splits are noted in `folder/broken.jsonl`, from worker
+    processes too.
+    """
     recorder = BrokenFiles(Path(folder) / "broken.jsonl", len(images.train) + len(images.heldout))
     for split in (images.train, images.heldout):
         if isinstance(split, Pictures):
@@ -162,7 +181,9 @@ def record_broken(images: ImageData, folder) -> BrokenFiles:
 
 # %% ../../nbs/data/05_folder.ipynb #ebb61296
 def hold_out(names) -> np.ndarray:
-    "Which of the images called `names` are held out, about a tenth: truth values (N), at least one of each."
+    """Which of the images called `names` are held out, about a tenth: truth values (N), at least
+    one of each.
+    """
     held = np.array(
         [
             int(hashlib.sha256(n.encode(errors="surrogateescape")).hexdigest(), 16) % 10 == 0
@@ -227,7 +248,9 @@ def _device_and_inode(file):
 
 # %% ../../nbs/data/05_folder.ipynb #b7c1e2a6
 def item_crc(split: Dataset, i: int) -> int:
-    "CRC-32 of item `i`: of its file's bytes, or of its pixels where there is no file; 0 where it cannot be read."
+    """CRC-32 of item `i`: of its file's bytes, or of its pixels where there is no file; 0 where it
+    cannot be read.
+    """
     if not isinstance(split, Pictures):
         return zlib.crc32(to_uint8(split[i][0]).numpy().tobytes())
     try:
@@ -243,7 +266,9 @@ LITTLE = "what is measured on them says little about new images"
 
 
 def _copies(train: Pictures, held: Pictures) -> tuple[list[int], int]:
-    "Held-out pictures with the bytes of the training picture of the same name, and how many were compared."
+    """Held-out pictures with the bytes of the training picture of the same name, and how many were
+    compared.
+    """
     number = {k: i for i, k in enumerate(train.keys())}
     pairs = [(j, number[k]) for j, k in enumerate(held.keys()) if k in number]
     pairs = [pairs[i] for i in spread(len(pairs), COMPARED)] if pairs else []
@@ -252,7 +277,9 @@ def _copies(train: Pictures, held: Pictures) -> tuple[list[int], int]:
 
 
 def _linked(splits: list[Pictures]) -> list[str]:
-    "Says which pictures of one or two splits are the same files; a `ValueError` where both splits are."
+    """Says which pictures of one or two splits are the same files; a `ValueError` where both splits
+    are.
+    """
     linked, folders = any(s.linked() for s in splits), {}
     for s in splits:
         folders |= s.folders()
@@ -266,14 +293,17 @@ def _linked(splits: list[Pictures]) -> list[str]:
     name = lambda pair: " is ".join(s.name(i) for s, i in reversed(pair))
     if len(set(map(frozenset, places))) < len(places):
         raise ValueError(
-            f"the {len(splits[1])} held-out images are the {len(splits[0])} training images themselves, by links: {name(again[0])}. Hold out other images, or take that split away: a tenth of the training images is held out then"
+            f"the {len(splits[1])} held-out images are the {len(splits[0])} training images "
+            f"themselves, by links: {name(again[0])}. Hold out other images, or take that split "
+            "away: a tenth of the training images is held out then"
         )
     train, held = splits
     across = [x for x in again if x[0][0] is train and x[1][0] is held]
     said = []
     if across:
         said.append(
-            f"{len(across)} of {len(held)} held-out images are training images, by links ({name(across[0])}): {LITTLE}"
+            f"{len(across)} of {len(held)} held-out images are training images, by links "
+            f"({name(across[0])}): {LITTLE}"
         )
     if within := [x for x in again if x[0][0] is x[1][0]]:
         said.append(f"{len(within)} images are read a second time, by links ({name(within[0])})")
@@ -281,7 +311,8 @@ def _linked(splits: list[Pictures]) -> list[str]:
 
 # %% ../../nbs/data/05_folder.ipynb #b7c1e2a9
 def overlap(train: Pictures, held: Pictures, copies: bool = True) -> list[str]:
-    """Says which pictures are the same files by links, and which held-out ones are copies of training pictures of the same name.
+    """Says which pictures are the same files by links, and which held-out ones are copies of
+    training pictures of the same name.
 
     Links are found without reading a picture; of copies at most `COMPARED` are looked at.
 
@@ -293,13 +324,16 @@ def overlap(train: Pictures, held: Pictures, copies: bool = True) -> list[str]:
     same, compared = _copies(train, held)
     if same:
         said.append(
-            f"{len(same)} of {compared} held-out images that were compared are copies of training images (such as {held.name(same[0])}): {LITTLE}"
+            f"{len(same)} of {compared} held-out images that were compared are copies of training "
+            f"images (such as {held.name(same[0])}): {LITTLE}"
         )
     return said
 
 # %% ../../nbs/data/05_folder.ipynb #e6e937d5
 def folder(path, size: Size) -> ImageData:
-    "An image folder: one sub-folder a class, or images of one class, or such folders under `train` and `val`; `ValueError` when there is nothing to train on."
+    """An image folder: one sub-folder a class, or images of one class, or such folders under
+    `train` and `val`; `ValueError` when there is nothing to train on.
+    """
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
         raise ValueError(f"data_path={str(path)!r} is not a folder (looked in {readable(root)})")
@@ -315,8 +349,10 @@ def folder(path, size: Size) -> ImageData:
     if len(train) < 2 or not held:
         said = "".join(f"\n  {line}" for line in layout.said())
         raise ValueError(
-            f"{readable(layout.root)} holds {len(train)} training and {len(held)} held-out images; at least 3 images are needed, "
-            f"those of each class in a folder of its own, for example {readable(root)}/cat/1.jpg (one class needs no folder){said}"
+            f"{readable(layout.root)} holds {len(train)} training and {len(held)} held-out "
+            "images; at least 3 images are needed, "
+            f"those of each class in a folder of its own, for example {readable(root)}/cat/1.jpg "
+            f"(one class needs no folder){said}"
         )
     make = lambda side: ImageFiles(layout.root, [f for f, _ in side], [y for _, y in side], size)
     splits = make(train), make(held)

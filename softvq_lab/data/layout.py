@@ -39,7 +39,9 @@ Classes = dict[str, list[str]]  # class name -> its image files; '' where there 
 
 
 def classes_in(root, left: LeftOut, below: str = "") -> Classes:
-    "Class name -> sorted image files under `root/below` relative to `root`, in the order of the folders' names; one class '' where there are no class folders."
+    """Class name -> sorted image files under `root/below` relative to `root`, in the order of the
+    folders' names; one class '' where there are no class folders.
+    """
     files, folders, links = listing(os.path.join(root, below), left)
     suffixes = image_suffixes()
     loose = [os.path.join(below, f) for f in files if suffix_of(f) in suffixes]
@@ -55,12 +57,16 @@ def classes_in(root, left: LeftOut, below: str = "") -> Classes:
         name = class_name(folder)
         if name in found:
             raise ValueError(
-                f"{readable(root)} holds two folders of the same name, {folder_of[name]!a} and {folder!a}, which differ in their Unicode form only. Move the images of one into the other"
+                f"{readable(root)} holds two folders of the same name, {folder_of[name]!a} and "
+                f"{folder!a}, which differ in their Unicode form only. Move the images of one "
+                "into the other"
             )
         found[name], folder_of[name] = images, folder
     if found and loose:
         raise ValueError(
-            f"{readable(os.path.join(root, below))} holds {len(loose)} images beside its class folders (such as {readable(os.path.basename(loose[0]))}): move them into the folder of their class, or elsewhere"
+            f"{readable(os.path.join(root, below))} holds {len(loose)} images beside its class "
+            f"folders (such as {readable(os.path.basename(loose[0]))}): move them into the folder "
+            "of their class, or elsewhere"
         )
     return found or {"": loose}
 
@@ -127,14 +133,18 @@ MOST_TABLE = 2**28  # bytes
 
 
 def labels_of_table(table, data: bytes) -> dict[str, str] | None:
-    "Image -> label by the content `data` of a table; None where it has no columns for them. A `ValueError` names the `table`."
+    """Image -> label by the content `data` of a table; None where it has no columns for them.
+
+    A `ValueError` names the `table`.
+    """
     try:
         if len(data) > MOST_TABLE:
             raise ValueError(f"it has more than {MOST_TABLE / 2**20:.0f} MiB")
         rows = _rows(str(table), data)
     except (ValueError, RecursionError, csv.Error) as e:
         raise ValueError(
-            f"{readable(table)} is no table of labels that can be read ({e}). Repair it, or take it away"
+            f"{readable(table)} is no table of labels that can be read ({e}). Repair it, or take "
+            "it away"
         ) from None
     columns = dict.fromkeys(k for r in rows for k in r)
     file, label = pick(columns, FILE_KEYS), pick(columns, LABEL_KEYS)
@@ -146,13 +156,16 @@ def labels_of_table(table, data: bytes) -> dict[str, str] | None:
             continue
         if labels.setdefault(name, str(value).strip()) != str(value).strip():
             raise ValueError(
-                f"{readable(table)} gives {readable(name)} two labels, {readable(labels[name])!r} and {readable(value)!r}. Leave one row for each image"
+                f"{readable(table)} gives {readable(name)} two labels, {readable(labels[name])!r} "
+                f"and {readable(value)!r}. Leave one row for each image"
             )
     return _whole_numbers(labels)
 
 # %% ../../nbs/data/04_layout.ipynb #6afdedfb
 def read_table(folder) -> tuple[str, dict[str, str]] | None:
-    "(name of the table, path of an image relative to `folder` -> label) where `folder` holds a table of labels, else None."
+    """(name of the table, path of an image relative to `folder` -> label) where `folder` holds a
+    table of labels, else None.
+    """
     for table in tables_in(folder):
         try:
             with open(table, "rb") as f:
@@ -186,7 +199,9 @@ def _plain(path) -> str:
 
 
 def looked_up(labels: dict[str, str], files: list[str]) -> dict[str, str | None]:
-    "File -> its label, None where the table has none: by its path, by its path without the first folder, or by its name where no two files share one; with its suffix or without."
+    """File -> its label, None where the table has none: by its path, by its path without the first
+    folder, or by its name where no two files share one; with its suffix or without.
+    """
     labels = {_plain(k): v for k, v in labels.items()}
     names = [os.path.basename(f) for f in files]
     unique = len(set(names)) == len(names)
@@ -201,7 +216,9 @@ def looked_up(labels: dict[str, str], files: list[str]) -> dict[str, str | None]
 
 
 def classes_of_table(root, below: str, found: Classes) -> tuple[Classes, str] | None:
-    "The files of `found` sorted by the table of labels in their only folder, in `root/below` or, for a split, in `root`, and which table it was; None where there is none."
+    """The files of `found` sorted by the table of labels in their only folder, in `root/below` or,
+    for a split, in `root`, and which table it was; None where there is none.
+    """
     files = [f for images in found.values() for f in images]
     only = [f.split(os.sep)[0] for f in (os.path.relpath(f, below or ".") for f in files[:1])]
     inner = [os.path.join(below, f) for f in only if os.path.isdir(os.path.join(root, below, f))]
@@ -215,7 +232,9 @@ def classes_of_table(root, below: str, found: Classes) -> tuple[Classes, str] | 
             continue
         if n := labels.count(None):
             raise ValueError(
-                f"{readable(os.path.join(root, name))} has no label for {n} of {len(files)} images, such as {readable(files[labels.index(None)])}. Add their rows, or move these images elsewhere"
+                f"{readable(os.path.join(root, name))} has no label for {n} of {len(files)} "
+                f"images, such as {readable(files[labels.index(None)])}. Add their rows, or move "
+                "these images elsewhere"
             )
         classes = {class_name(c): [] for c in in_order(labels)}
         for f, v in zip(files, labels):
@@ -226,7 +245,9 @@ def classes_of_table(root, below: str, found: Classes) -> tuple[Classes, str] | 
 # %% ../../nbs/data/04_layout.ipynb #a45b0163
 @dataclass
 class Layout:
-    "What an image folder holds: class name -> files relative to `root`, for training and held out (None: no split of its own)."
+    """What an image folder holds: class name -> files relative to `root`, for training and held out
+    (None: no split of its own).
+    """
 
     root: Path
     train: Classes
@@ -250,7 +271,10 @@ def _has_classes(root, below: str) -> bool:
 
 
 def _split_folder(root: Path, split: str, folders: list[str]) -> str | None:
-    "The folder of a split: the one with the most usual name; None where there is none. Two of the same rank are refused."
+    """The folder of a split: the one with the most usual name; None where there is none.
+
+    Two of the same rank are refused.
+    """
     ranked = sorted(
         (rank, f.lower() != f, len(f), f)
         for f in folders
@@ -259,7 +283,8 @@ def _split_folder(root: Path, split: str, folders: list[str]) -> str | None:
     )
     if len(ranked) > 1 and ranked[0][:3] == ranked[1][:3]:
         raise ValueError(
-            f"{readable(root)} holds {readable(ranked[0][3])} and {readable(ranked[1][3])}, which could both be its {split} split. Move one of them elsewhere"
+            f"{readable(root)} holds {readable(ranked[0][3])} and {readable(ranked[1][3])}, which "
+            f"could both be its {split} split. Move one of them elsewhere"
         )
     return ranked[0][3] if ranked else None
 
@@ -292,7 +317,8 @@ def _classes(root: Path, layout: Layout, below: str = "") -> Classes:
         return by_table[0]
     for table in tables_in(root / below):
         layout.notes.append(
-            f"{readable(table.name)} is not read: it has no columns file_name and label, or names none of the images"
+            f"{readable(table.name)} is not read: it has no columns file_name and label, or names "
+            "none of the images"
         )
     return found
 
@@ -303,10 +329,19 @@ def unknown_classes(val: Path, train: Path, held: Classes, known: Classes) -> st
     away = f"move {readable(val)} elsewhere: a tenth of {readable(train)} is held out then"
     if unknown == [""] or unknown == ["images"]:
         where = readable(val / unknown[0])
-        return f"{where} holds {count} images and no class folders, {readable(train)} has: {few(known)}. Put each image into a folder with the name of its class, or {away}"
+        return (
+            f"{where} holds {count} images and no class folders, {readable(train)} has: "
+            f"{few(known)}. Put each image into a folder with the name of its class, or {away}"
+        )
     if set(known) == {""}:
-        return f"{readable(val)} has class folders ({few(unknown)}), {readable(train)} has none. Sort the images of {readable(train)} into class folders, or {away}"
-    return f"{readable(val)} holds classes that {readable(train)} does not: {unknown[:10]}. Rename them, or {away}"
+        return (
+            f"{readable(val)} has class folders ({few(unknown)}), {readable(train)} has none. "
+            f"Sort the images of {readable(train)} into class folders, or {away}"
+        )
+    return (
+        f"{readable(val)} holds classes that {readable(train)} does not: {unknown[:10]}. Rename "
+        f"them, or {away}"
+    )
 
 
 def few(names, most: int = 5) -> str:
@@ -373,7 +408,9 @@ def _training_folder(root: Path, folders: list[str]) -> str | None:
     if not train:
         if splits and not others and (len(splits) > 1 or _has_classes(root, splits[0])):
             raise ValueError(
-                f"{readable(root)} holds {few(map(readable, splits))} and no training split. To train on one of them, give data_path={readable(root / splits[0])!r}; to have them as splits, call the other one train"
+                f"{readable(root)} holds {few(map(readable, splits))} and no training split. To "
+                f"train on one of them, give data_path={readable(root / splits[0])!r}; to have "
+                "them as splits, call the other one train"
             )
         return None
     if len(splits) > len(train):
@@ -383,24 +420,33 @@ def _training_folder(root: Path, folders: list[str]) -> str | None:
     if not any(_has_classes(root, t) for t in train):
         return None  # a class of vehicles, or so
     raise ValueError(
-        f"{readable(root)} holds {few(map(readable, train))} with class folders in it, and images in {few(map(readable, others or train[1:]))} beside it: is it a split or a class? If a split, move the others elsewhere or give data_path={readable(root / train[0])!r}; if a class, rename it"
+        f"{readable(root)} holds {few(map(readable, train))} with class folders in it, and images "
+        f"in {few(map(readable, others or train[1:]))} beside it: is it a split or a class? If a "
+        f"split, move the others elsewhere or give data_path={readable(root / train[0])!r}; if a "
+        "class, rename it"
     )
 
 
 def _refuse_other_spellings(root: Path, folders: list[str]):
-    "Folders whose names differ in the word of a split only, such as birds_train and birds_test, are no classes."
+    """Folders whose names differ in the word of a split only, such as birds_train and birds_test,
+    are no classes.
+    """
     splits = {f: split_in(f) for f in folders if _has_images(root, f)}
     without = {re.sub(r"\d+", "", without_split(f)) for f in splits}
     train = next((f for f in splits if splits[f] == "train"), None)
     other = next((f for f in splits if splits[f] != "train"), None)
     if train and other and len(without) == 1:
         raise ValueError(
-            f"{readable(root)} holds {few(map(readable, splits))}, which look like splits and not like classes. Rename {readable(train)} to train and {readable(other)} to {splits[other]}, or, if they are classes, leave these words out of their names"
+            f"{readable(root)} holds {few(map(readable, splits))}, which look like splits and not "
+            f"like classes. Rename {readable(train)} to train and {readable(other)} to "
+            f"{splits[other]}, or, if they are classes, leave these words out of their names"
         )
 
 
 def _splits_inside(found: Classes) -> tuple[Classes, Classes, list[str]] | None:
-    "Training and held-out files, and the splits that are not used, where every class folder holds folders of splits and nothing else."
+    """Training and held-out files, and the splits that are not used, where every class folder holds
+    folders of splits and nothing else.
+    """
     by_split: dict[str, Classes] = {}
     for c, images in found.items():
         for f in images:
@@ -417,7 +463,9 @@ def _splits_inside(found: Classes) -> tuple[Classes, Classes, list[str]] | None:
 
 # %% ../../nbs/data/04_layout.ipynb #1b5e47e2
 def _refuse_wrapper(root: Path, found: Classes, layout: Layout):
-    "One class folder that is a data set of its own: splits in it are refused, classes in it are noted."
+    """One class folder that is a data set of its own: splits in it are refused, classes in it are
+    noted.
+    """
     if len(found) != 1 or "" in found:
         return
     below = {
@@ -427,11 +475,14 @@ def _refuse_wrapper(root: Path, found: Classes, layout: Layout):
     inside = {split_of(b)[0] for b in below if split_of(b)}
     if "train" in inside:
         raise ValueError(
-            f"{readable(root)} holds one folder, {readable(only)}, with the splits {few(sorted(map(readable, below)))} in it. Give data_path={readable(root / only)!r}"
+            f"{readable(root)} holds one folder, {readable(only)}, with the splits "
+            f"{few(sorted(map(readable, below)))} in it. Give data_path={readable(root / only)!r}"
         )
     if len(below) > 1:
         layout.notes.append(
-            f"one class, with {len(below)} folders in it ({few(sorted(map(readable, below)), 3)}); if these are the classes, give data_path={readable(root / only)!r}"
+            f"one class, with {len(below)} folders in it "
+            f"({few(sorted(map(readable, below)), 3)}); if these are the classes, give "
+            f"data_path={readable(root / only)!r}"
         )
 
 

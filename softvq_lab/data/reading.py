@@ -154,7 +154,9 @@ def read_picture(file, use=to_rgb, formats=None, most: int | None = None):
 
 # %% ../../nbs/data/03_reading.ipynb #2b1b1f1b
 def save_8bit(folder, out, low: float, high: float):
-    "Write every picture under `folder` as an 8-bit PNG under `out`: values of deep greys from `low` to `high` as 0 to 255, others as they are. NaN becomes `low`."
+    """Write every picture under `folder` as an 8-bit PNG under `out`: values of deep greys from
+    `low` to `high` as 0 to 255, others as they are. NaN becomes `low`.
+    """
     folder, out = Path(folder), Path(out)
     if not high > low:
         raise ValueError(f"high={high} must be greater than low={low}.")

@@ -36,7 +36,10 @@ SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (
         rb"(?i)\s*(<!--.*?-->\s*)?<(!doctype )?html",
         "a web page (HTML)",
-        "Fetch the file itself: on the Hugging Face hub its link says resolve, not blob, and private files need a login.",
+        (
+            "Fetch the file itself: on the Hugging Face hub its link says resolve, not blob, and "
+            "private files need a login."
+        ),
     ),
     (rb"\s*(<\?xml.*?)?<svg", "an SVG drawing", "Save it as PNG first."),
     (rb"%PDF", "a PDF", "Save its pages as PNG first."),
@@ -79,16 +82,20 @@ SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (
         rb'\s*\{.*"weight_map"',
         "the index of weights in several files",
-        'Join the files in it into one: python -c "import json; from pathlib import Path; from safetensors.torch import load_file, save_file; '
-        "p = Path('FOLDER'); files = set(json.load(open(p / 'model.safetensors.index.json'))['weight_map'].values()); "
-        "save_file({k: v for f in files for k, v in load_file(p / f).items()}, p / 'model.safetensors')\"",
+        'Join the files in it into one: python -c "import json; from pathlib import Path; from '
+        "safetensors.torch import load_file, save_file; "
+        "p = Path('FOLDER'); files = set(json.load(open(p / "
+        "'model.safetensors.index.json'))['weight_map'].values()); "
+        "save_file({k: v for f in files for k, v in load_file(p / f).items()}, p / "
+        "'model.safetensors')\"",
     ),
     (rb"\s*[\[{]", "text (JSON)", ""),
 )
 
 # %% ../../nbs/data/02_signatures.ipynb #b186a4a1
 def signature(head: bytes) -> tuple[str, str]:
-    """What a file that begins with `head` is, and what helps, in words; ("", "") where nothing is known.
+    """What a file that begins with `head` is, and what helps, in words; ("", "") where nothing is
+    known.
 
     `head` is a file's first 4096 bytes, or all of a smaller one.
     """
@@ -99,7 +106,8 @@ def signature(head: bytes) -> tuple[str, str]:
 
 
 def what_it_is(path, unless: str = "\0") -> str:
-    """The file's `signature` as text that ends a sentence "PATH ...": " is a PDF. Save ...", or "" where nothing is known.
+    """The file's `signature` as text that ends a sentence "PATH ...": " is a PDF. Save ...", or ""
+    where nothing is known.
 
     `unless`: what was asked for; a file of that kind is not explained.
     """
@@ -118,9 +126,11 @@ def what_it_is(path, unless: str = "\0") -> str:
 
 @contextmanager
 def reading_archive(path, kind: str, helps: str = "fetch or write it again"):
-    """Around calls of a library that reads the archive at `path` (a zip, a tar, NumPy's arrays in one).
+    """Around calls of a library that reads the archive at `path` (a zip, a tar, NumPy's arrays in
+    one).
 
-    Whatever these raise about the file's content becomes one `ValueError` that names it; they raise errors of
+    Whatever these raise about the file's content becomes one `ValueError` that names it; they raise
+    errors of
     many kinds, those of their decompressors among them. Only such calls belong inside.
 
     Args:

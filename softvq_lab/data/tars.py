@@ -13,8 +13,9 @@ import posixpath
 import re
 import tarfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,7 +43,9 @@ LONGEST = 200  # bytes of a label's text
 
 
 def label_text(value) -> str | None:
-    "A label of a JSON record as text, None where it is none: a whole number or a name, alone or in a list of one, or the `name` or `id` of a record."
+    """A label of a JSON record as text, None where it is none: a whole number or a name, alone or
+    in a list of one, or the `name` or `id` of a record.
+    """
     if isinstance(value, list) and len(value) == 1:
         return label_text(value[0])
     if isinstance(value, dict):
@@ -57,7 +60,9 @@ def label_text(value) -> str | None:
 
 
 def label_in(record) -> str | None:
-    "The label in a JSON member: the value itself where it is no record, else of its own keys first, then of the records in it."
+    """The label in a JSON member: the value itself where it is no record, else of its own keys
+    first, then of the records in it.
+    """
     alone = record[0] if isinstance(record, list) and len(record) == 1 else record
     if not isinstance(alone, dict | list):
         return label_text(alone)
@@ -89,14 +94,18 @@ def _is_data(name: str) -> bool:
 
 
 def _sample(name: str) -> tuple[str, str]:
-    "(key, extension in lower case) of a member: what stands before and behind the first dot of its base name."
+    """(key, extension in lower case) of a member: what stands before and behind the first dot of
+    its base name.
+    """
     folder, slash, base = name.rpartition("/")
     at, _, ext = base.partition(".")
     return folder + slash + at, ext.lower()
 
 
 def _label_name(name: str) -> tuple[str, str]:
-    "(kind, what stands before the extension) of a member that may hold a label, by its name: kinds 'cls', 'json', 'txt'; '' for others."
+    """(kind, what stands before the extension) of a member that may hold a label, by its name:
+    kinds 'cls', 'json', 'txt'; '' for others.
+    """
     ext = next((e for e in _LABEL_EXTENSIONS if name.lower().endswith(f".{e}")), "")
     return "cls" if ext in CLS else ext, name[: -len(ext) - 1]
 
@@ -124,7 +133,10 @@ def _target(member: tarfile.TarInfo) -> str:
 def _images(
     found: dict, links: dict, suffixes: frozenset, left: LeftOut
 ) -> dict[str, tuple[str, int, int]]:
-    "Key of a sample -> (name, offset, length) of its image. `found`: name -> (offset, length) of the files; `links`: name -> name of what it means."
+    """Key of a sample -> (name, offset, length) of its image.
+
+    `found`: name -> (offset, length) of the files; `links`: name -> name of what it means.
+    """
     by_path = {posixpath.normpath(n): n for n in found}
     for name, target in links.items():
         for _ in range(8):  # a link to a link
@@ -181,7 +193,10 @@ def _most(name: str) -> int:
 
 
 def _members(path: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    "The members of a plain tar that are no folders, and what may be labels of their content. A `ValueError` says that it is damaged."
+    """The members of a plain tar that are no folders, and what may be labels of their content.
+
+    A `ValueError` says that it is damaged.
+    """
     helps = "fetch it again, unpack it if it is compressed, or take it away"
     with reading_archive(path, "no plain tar", helps):
         with tarfile.open(path, "r:") as tar:
@@ -198,7 +213,9 @@ def _members(path: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
 def _by_tables(
     tables: dict[str, bytes], names: list[str], path: str, left: LeftOut, wrong: list[str]
 ) -> dict[str, str]:
-    "Image -> label by the `tables` of a tar, the deepest one above it first, then the most usual name. What is wrong with a table is noted in `wrong`."
+    """Image -> label by the `tables` of a tar, the deepest one above it first, then the most usual
+    name. What is wrong with a table is noted in `wrong`.
+    """
     order = lambda t: (-t.count("/"), TABLES.index(posixpath.basename(t).lower()))
     places, found = {n: posixpath.normpath(n) for n in names}, {}
     for table in sorted(tables, key=order):
@@ -219,7 +236,9 @@ def _by_tables(
 
 # %% ../../nbs/data/06_tars.ipynb #878f5493
 def _replace(name: str, spelled: dict, found: dict, links: dict, left: LeftOut):
-    "A member goes before earlier ones of its name, however it is spelled (a/1.png, ./a/1.png), as when a tar is unpacked."
+    """A member goes before earlier ones of its name, however it is spelled (a/1.png, ./a/1.png), as
+    when a tar is unpacked.
+    """
     earlier = spelled.get(path := posixpath.normpath(name.lstrip("/")))
     if earlier is not None:
         left.add("members of tars that a later one of the same name replaces", earlier)
@@ -228,7 +247,9 @@ def _replace(name: str, spelled: dict, found: dict, links: dict, left: LeftOut):
 
 
 def read_tar(path: str, left: LeftOut, wrong: list[str] | None = None) -> list[TarImage]:
-    "The images in a tar, with the texts of their labels; what is left out is counted in `left`, tables that cannot be read are named in `wrong`. A `ValueError` says that the tar is damaged."
+    """The images in a tar, with the texts of their labels; what is left out is counted in `left`,
+    tables that cannot be read are named in `wrong`. A `ValueError` says that the tar is damaged.
+    """
     found, links, tables, spelled = {}, {}, {}, {}
     labels, suffixes = {k: _Labels() for k in ("cls", "json", "txt")}, image_suffixes()
     for m, data in _members(path):
@@ -284,12 +305,17 @@ def _folders_of(names: list[str]) -> list[list[str]]:
 
 
 def _first_class(folders: list[list[str]], split: list[str], of=("", "train")) -> list[str] | None:
-    "The first folder of each that is no split, '' where there is none; None where those of the images whose split is one `of` these are no names of classes."
+    """The first folder of each that is no split, '' where there is none; None where those of the
+    images whose split is one `of` these are no names of classes.
+    """
     only_splits = all(p and split_of(p[0]) for p in folders)
     skip = lambda f, s: (w := split_of(f)) and (only_splits or w[0] == s)
     first = [next((f for f in p if not skip(f, s)), "") for p, s in zip(folders, split)]
     distinct = {f for f, s in zip(first, split) if s in of}
-    pieces = all(re.fullmatch(r"(part|shard|chunk|batch)?[-_ ]?\d{4,}|(part|shard|chunk|batch)[-_ ]?\d+", f, re.I) for f in distinct)  # fmt: skip
+    pieces = all(re.fullmatch((
+        r"(part|shard|chunk|batch)?[-_ "
+        r"]?\d{4,}|(part|shard|chunk|batch)[-_ ]?\d+"
+    ), f, re.I) for f in distinct)  # fmt: skip
     return None if len(distinct) < 2 or "" in distinct or pieces else first
 
 # %% ../../nbs/data/06_tars.ipynb #860288b2
@@ -297,7 +323,10 @@ IN_FOLDERS, IN_TABLES = "the folders in the tars", "in tables"
 
 
 def _by_folders(names: list[str], split: list[str], table: list[str]) -> tuple | None:
-    "(label of each image, where it was found) by the folders in the tars or, where these name no classes, by tables, for each split by itself, as in an image folder; None where neither gives the training images labels."
+    """(label of each image, where it was found) by the folders in the tars or, where these name no
+    classes, by tables, for each split by itself, as in an image folder; None where neither gives
+    the training images labels.
+    """
     folders, training = _folders_of(names), [s in ("", "train") for s in split]
     tabled = [t for t, x in zip(table, training) if x]
     if found := _first_class(folders, split):
@@ -322,7 +351,10 @@ def labels_by_place(
     split: list[str] | None = None,  # of each image; '' where there are no splits
     table: list[str] | None = None,  # label by a table, '' for none
 ) -> tuple[list[str], str] | None:
-    "(label of each image, where it was found) by the folders in the tars, tables in them, the folders of the tars, or the names of the tars; None where these are no classes. Held-out images may have none: ''."
+    """(label of each image, where it was found) by the folders in the tars, tables in them, the
+    folders of the tars, or the names of the tars; None where these are no classes. Held-out images
+    may have none: ''.
+    """
     split, table = split or [""] * len(names), table or [""] * len(names)
     if found := _by_folders(names, split, table):
         return found
@@ -337,7 +369,9 @@ def labels_by_place(
 
 # %% ../../nbs/data/06_tars.ipynb #e647b268
 def _written(index: dict) -> tuple[list[bytes], str, str] | None:
-    "(label of each image, b'' for none; which members gave it; which could have) of the label members."
+    """(label of each image, b'' for none; which members gave it; which could have) of the label
+    members.
+    """
     txt = [t for t in index["txt"].tolist() if t]
     captions = not all(t.isdigit() for t in txt) and len(set(txt)) > len(txt) / 2
     kinds = [k for k in ("cls", "json", "txt") if index[k].any() and not (k == "txt" and captions)]
@@ -350,11 +384,16 @@ def _written(index: dict) -> tuple[list[bytes], str, str] | None:
     return [v for _, v in chosen], members(used), members(k for k in kinds if k not in used)
 
 
-NO_LABELS = "no labels are found (members .cls, .json with a label, .txt; folders in the tars; a tar for each class): all images are one class"
+NO_LABELS = (
+    "no labels are found (members .cls, .json with a label, .txt; folders in the tars; a tar for "
+    "each class): all images are one class"
+)
 
 
 def _numbered(labels: list[int]) -> tuple[np.ndarray, tuple[str, ...]]:
-    "Labels that are numbers, and the names of the classes: every number up to the largest, or, where these would be names of nothing (years, keys of a database), those that occur."
+    """Labels that are numbers, and the names of the classes: every number up to the largest, or,
+    where these would be names of nothing (years, keys of a database), those that occur.
+    """
     distinct = sorted(set(labels))
     if distinct[-1] < 10 * len(distinct) + 1000:
         distinct = range(distinct[-1] + 1)
@@ -370,7 +409,10 @@ def _folder_of_split(shard: str, name: str) -> Path:
 
 
 def _known(words: list[str], split: list[str], where, known: list[str]):
-    "A `ValueError` where images of the split that is held out have labels that the training images do not have, or none; a test split without any label passes, and is not used. `where(i)`: (tar, name) of an image."
+    """A `ValueError` where images of the split that is held out have labels that the training
+    images do not have, or none; a test split without any label passes, and is not used. `where(i)`:
+    (tar, name) of an image.
+    """
     held = "val" if "val" in split else "test"
     rows = [i for i, s in enumerate(split) if s == held]
     found = {}
@@ -382,7 +424,8 @@ def _known(words: list[str], split: list[str], where, known: list[str]):
     if "" in found and len(found) > 1:
         tar, name = where(found[""][0])
         raise ValueError(
-            f"{len(found[''])} of {len(rows)} images in {readable(val)} have no label, such as {readable(name)} in {readable(tar)}. Give them theirs, or take them out"
+            f"{len(found[''])} of {len(rows)} images in {readable(val)} have no label, such as "
+            f"{readable(name)} in {readable(tar)}. Give them theirs, or take them out"
         )
     if any(w not in known for w in found):
         raise ValueError(unknown_classes(val, train, found, known))
@@ -412,7 +455,8 @@ def tar_labels(
         split: 'train', 'val' or 'test' of each image; '' or None where there are no splits
 
     Returns:
-        Label numbers (N), -1 for images of a test split without labels; names of the classes ('' alone: no
+        Label numbers (N), -1 for images of a test split without labels; names of the classes (''
+        alone: no
         labels); and in words where they were found. A `ValueError` names images without a label.
     """
     names, split = (
@@ -433,7 +477,9 @@ def tar_labels(
     lacking = [i for i, w in enumerate(words) if training[i] and not w]
     if lacking:
         raise ValueError(
-            f"{len(lacking)} of {sum(training)} training images have no label {found[1]}, such as {readable(names[lacking[0]])} in {readable(where(lacking[0])[0])}. Add their rows, or take these images out"
+            f"{len(lacking)} of {sum(training)} training images have no label {found[1]}, such as "
+            f"{readable(names[lacking[0]])} in {readable(where(lacking[0])[0])}. Add their rows, "
+            "or take these images out"
         )
     ordered = in_order if found[1] == IN_TABLES else sorted
     classes = ordered({w for w, x in zip(words, training) if x})
@@ -451,7 +497,8 @@ def _of_members(found: tuple, split: list[str], where) -> tuple:
     needed = [i for i, s in enumerate(split) if not (s == "test" and bare_test)]
     if lacking := [i for i in needed if not values[i]]:
         raise ValueError(
-            f"{len(lacking)} of {len(needed)} images have no {members} member with a label, such as {place(lacking[0])}"
+            f"{len(lacking)} of {len(needed)} images have no {members} member with a label, such "
+            f"as {place(lacking[0])}"
         )
     said = [
         f"labels are in {members} members" + (f"; those in {unused} are not used" if unused else "")
@@ -464,7 +511,8 @@ def _of_members(found: tuple, split: list[str], where) -> tuple:
     if any(digits):
         word, count = needed[digits.index(False)], sum(digits)
         raise ValueError(
-            f"the label of {place(word)} is {readable(values[word])!r}, and {count} others are numbers: use either numbers or names"
+            f"the label of {place(word)} is {readable(values[word])!r}, and {count} others are "
+            "numbers: use either numbers or names"
         )
     words = [class_name(values[i]) for i in needed]
     number = {c: y for y, c in enumerate(sorted(set(words)))}

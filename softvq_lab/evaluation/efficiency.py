@@ -13,9 +13,9 @@ import math
 import statistics
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Callable
 
 import plotly.express as px
 import plotly.graph_objects as go
@@ -36,7 +36,9 @@ from ..tokenizer.model import Tokenizer
 # %% ../../nbs/evaluation/06_efficiency.ipynb #0f99bf8a
 @torch.no_grad()
 def multiply_adds(f: Callable, *inputs) -> int:
-    "Multiply-adds of `f(*inputs)`: matrix products, convolutions and attention; norms and activations are not counted."
+    """Multiply-adds of `f(*inputs)`: matrix products, convolutions and attention; norms and
+    activations are not counted.
+    """
     with FlopCounterMode(display=False) as counter:
         f(*inputs)
     return counter.get_total_flops() // 2
@@ -45,7 +47,9 @@ def multiply_adds(f: Callable, *inputs) -> int:
 def by_length(
     count: Callable[[int], dict[str, int]], lengths: list[int], step: int = 4
 ) -> dict[int, dict[str, int]]:
-    "`count(L)` for all `lengths` (multiples of `step`) from three calls, at `step`, 2 `step` and 3 `step`: exact where each value is a polynomial of degree two of L."
+    """`count(L)` for all `lengths` (multiples of `step`) from three calls, at `step`, 2 `step` and
+    3 `step`: exact where each value is a polynomial of degree two of L.
+    """
     if wrong := [n for n in lengths if n < 1 or n % step]:
         raise ValueError(f"lengths must be multiples of {step}, got {wrong}")
     counts = [count(step * i) for i in (1, 2, 3)]
@@ -163,7 +167,9 @@ def _name(kind: str, size: str) -> str:
 
 
 def generator_table(lengths=LENGTHS, kinds=("sit", "dit", "mar")) -> list[dict]:
-    "A row for each preset and number of tokens: model, tokens, parameters (M) and GFLOPs (multiply-adds), the paper's beside them."
+    """A row for each preset and number of tokens: model, tokens, parameters (M) and GFLOPs
+    (multiply-adds), the paper's beside them.
+    """
     rows = []
     for kind in kinds:
         for size in GENERATOR_SIZES[kind][1:]:
@@ -238,7 +244,9 @@ def wide_table(rows: list[dict], value: str, digits: int = 2) -> str:
 
 
 def gflops_figure(rows: list[dict]) -> go.Figure:
-    "GFLOPs against tokens, both logarithmic, a line for each model; the paper's numbers as open diamonds, named where they are far from the count."
+    """GFLOPs against tokens, both logarithmic, a line for each model; the paper's numbers as open
+    diamonds, named where they are far from the count.
+    """
     models = list(dict.fromkeys(r["model"] for r in rows))
     fig, colours = go.Figure(), px.colors.qualitative.D3 * 3
     shade = {k: c for k, c in zip(dict.fromkeys(m.split("-")[0] for m in models), colours)}
@@ -342,7 +350,9 @@ def sampling(
     precision: str = "fp32",
     steps: int = 2,
 ) -> Load:
-    "Draw latents of `batch` images, by the default sampler and guidance; all that differs between token counts is their number."
+    """Draw latents of `batch` images, by the default sampler and guidance; all that differs between
+    token counts is their number.
+    """
     g = bare_generator(config, tokens, latent_dim).to(device).eval()
     y, guidance = (
         torch.arange(batch),
@@ -387,7 +397,9 @@ def decoding(
 def tokenizer_step(
     config: TokenizerConfig, batch: int, device: torch.device, precision: str = "fp32"
 ) -> Load:
-    "A training step of a tokenizer: squared error and the quantizer's losses, no other network; forward, backward, AdamW."
+    """A training step of a tokenizer: squared error and the quantizer's losses, no other network;
+    forward, backward, AdamW.
+    """
     t = Tokenizer(config).to(device)
     x = torch.rand(batch, 3, *config.image_shape, device=device) * 2 - 1
 
@@ -414,7 +426,9 @@ def _seconds(load: Load, device: torch.device, times: int) -> float:
 
 
 def race(loads: dict, device: torch.device, rounds: int = 5, turn: float = 0.05) -> dict:
-    "Seconds of a run of each load (by its name) in each round, the loads in turn; a turn lasts at least about `turn` seconds."
+    """Seconds of a run of each load (by its name) in each round, the loads in turn; a turn lasts at
+    least about `turn` seconds.
+    """
     names, times = list(loads), {}
     for name, load in loads.items():
         _seconds(load, device, 1)
@@ -427,7 +441,9 @@ def race(loads: dict, device: torch.device, rounds: int = 5, turn: float = 0.05)
 
 
 def speedup(seconds: dict, name, baseline) -> float:
-    "How many times faster `name` is than `baseline`: the median over rounds of the ratio in a round."
+    """How many times faster `name` is than `baseline`: the median over rounds of the ratio in a
+    round.
+    """
     return statistics.median(b / a for a, b in zip(seconds[name], seconds[baseline]))
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #dc0b44ca
@@ -482,7 +498,10 @@ BASELINES = (256, 1024)
 def measure(
     make: Callable[[int], Load], lengths, device: torch.device, rounds: int = 5, seed: int = 0
 ) -> list[dict]:
-    "Rows by number of tokens: images a second (median), speed-up over the baselines of 256 and 1,024 tokens, which run in the same rounds, and peak memory (bytes). `make(tokens)` gives a load."
+    """Rows by number of tokens: images a second (median), speed-up over the baselines of 256 and
+    1,024 tokens, which run in the same rounds, and peak memory (bytes). `make(tokens)` gives a
+    load.
+    """
     lengths = sorted({*lengths, *BASELINES})
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(seed, "efficiency"))
@@ -509,7 +528,11 @@ def measured_table(measured: dict[str, list[dict]]) -> str:
     ]
     for what, rows in measured.items():
         lines += [
-            f"| {what} | {r['tokens']} | {r['images_per_second']:.3g} | {r['speedup_256']:.2f} | {r['speedup_1024']:.2f} | {r['peak_memory'] / 1e6:.1f} |"
+            (
+                f"| {what} | {r['tokens']} | {r['images_per_second']:.3g} | "
+                f"{r['speedup_256']:.2f} | "
+                f"{r['speedup_1024']:.2f} | {r['peak_memory'] / 1e6:.1f} |"
+            )
             for r in rows
         ]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ __all__ = ['WINDOW', 'PER_IMAGE', 'ssim', 'pixel_metrics', 'load_lpips', 'recons
            'reconstruction_figures', 'worst_and_best', 'pairs']
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #dd096663
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,8 @@ WINDOW = 11  # pixels: side of SSIM's Gaussian window, of standard deviation 1.5
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Structural similarity of each image (Wang et al. 2004), by torchmetrics: 1 for equal images.
 
-    The formula takes intensities from 0, so images are brought to [0, 1] (data range 1). The mean is
+    The formula takes intensities from 0, so images are brought to [0, 1] (data range 1). The mean
+    is
     over windows that lie within the image, as in the authors' code: no border is mirrored.
 
     Args:
@@ -57,18 +58,23 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def pixel_metrics(x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """PSNR (B) of images (B, 3, H, W) in [-1, 1], and SSIM (B) where they are large enough for it."""
+    """PSNR (B) of images (B, 3, H, W) in [-1, 1], and SSIM (B) where they are large enough."""
     large = min(x.shape[-2:]) >= WINDOW
     return {"psnr": psnr(x, y)} | ({"ssim": ssim(x, y)} if large else {})
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #6533decd
 def load_lpips(file: str = "") -> tuple[nn.Module | None, str]:
-    "LPIPS (VGG) and its name with the weights' hash for a passport; or None and the sentence that says why not. `file`: where VGG's weights lie, if not where they are looked for."
+    """LPIPS (VGG) and its name with the weights' hash for a passport; or None and the sentence that
+    says why not. `file`: where VGG's weights lie, if not where they are looked for.
+    """
     needed = find_vgg("LPIPS", file)
     if needed.path is None:
         return (
             None,
-            f"LPIPS is left out, for {needed.name} is not there (looked for {', '.join(needed.looked)}).",
+            (
+                f"LPIPS is left out, for {needed.name} is not there (looked for "
+                f"{', '.join(needed.looked)})."
+            ),
         )
     return make_perceptual(
         "lpips", str(needed.path)
@@ -79,7 +85,9 @@ def load_lpips(file: str = "") -> tuple[nn.Module | None, str]:
 def reconstructions(
     tokenizer: Tokenizer, split: Dataset, batch_size: int = 128
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    "Originals (B, 3, H, W), reconstructions (clipped) and z_hat (None for an external autoencoder), batch by batch."
+    """Originals (B, 3, H, W), reconstructions (clipped) and z_hat (None for an external
+    autoencoder), batch by batch.
+    """
     device, quantizer = (
         next(tokenizer.parameters()).device,
         getattr(tokenizer, "quantizer", None),
@@ -109,10 +117,15 @@ def reconstruct_split(
     data: ImageData,
     batch_size: int = 128,
     lpips: nn.Module | None = None,  # of `load_lpips`
-    extractor=None,  # of `softvq_lab.evaluation.extractors`: what it sees is kept, `features_original`, `features_reconstruction` and, of a classifier, `logits_reconstruction`
+    # of `softvq_lab.evaluation.extractors`: what it sees is kept, `features_original`,
+    # `features_reconstruction` and, of a classifier, `logits_reconstruction`
+    extractor=None,
     hold: bool = True,  # keep the images, `original` and `reconstruction`
 ) -> dict[str, Tensor]:
-    "PSNR, SSIM and L1 (LPIPS, registered metrics as `plugin_NAME`) of each held-out image, what else was asked for, and `stats` of the codebook over all of them (as many as fit in a GiB of weights)."
+    """PSNR, SSIM and L1 (LPIPS, registered metrics as `plugin_NAME`) of each held-out image, what
+    else was asked for, and `stats` of the codebook over all of them (as many as fit in a GiB of
+    weights).
+    """
     rows, latents, quantizer = {}, [], getattr(tokenizer, "quantizer", None)
     most = (
         max(1, 2**28 // (tokenizer.tokens * tokenizer.config.codebook_size))
@@ -149,7 +162,8 @@ def _evaluator(result: dict, lpips_says: str) -> str:
     parts = ["PSNR of the clipped image"]
     if "ssim" in result:
         parts.append(
-            f"SSIM by {versioned('torchmetrics')} on [0, 1] (data range 1, Gaussian window {WINDOW} of sigma 1.5, borders cut)"
+            f"SSIM by {versioned('torchmetrics')} on [0, 1] (data range 1, Gaussian window "
+            f"{WINDOW} of sigma 1.5, borders cut)"
         )
     parts.append("L1 in [-1, 1]")
     if "lpips" in result:
@@ -162,7 +176,10 @@ def _evaluator(result: dict, lpips_says: str) -> str:
 
 
 def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = "") -> Measured:
-    "Mean figures of `reconstruct_split`, the worst PSNR, and their passport. `lpips_says`: what `load_lpips` said."
+    """Mean figures of `reconstruct_split`, the worst PSNR, and their passport.
+
+    `lpips_says`: what `load_lpips` said.
+    """
     own = [k for k in result if k.startswith(PLUGIN)]
     names = [k.removeprefix(PLUGIN) for k in own]
     figures = (
@@ -188,7 +205,9 @@ def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = "") 
 
 
 def worst_and_best(result: dict, count: int = 8, by: str = "psnr") -> tuple[list[int], list[int]]:
-    "Numbers of the worst and of the best images of `reconstruct_split`, the worst first and the best first."
+    """Numbers of the worst and of the best images of `reconstruct_split`, the worst first and the
+    best first.
+    """
     lower = lower_is_better(by)
     if lower is None:
         raise ValueError(why_not_ranked(by))

@@ -24,7 +24,10 @@ from ..runs import passport_differences
 def passport(
     evaluator: str, reference: str, count: int, images: ImageData | None = None, **protocol
 ) -> dict:
-    "What a figure was measured with: evaluator (network and weights, or metric), reference set, number of images, what is in the data set `images`, the sources that measure, and the rest of the protocol (sampler, steps, guidance, seed)."
+    """What a figure was measured with: evaluator (network and weights, or metric), reference set,
+    number of images, what is in the data set `images`, the sources that measure, and the rest of
+    the protocol (sampler, steps, guidance, seed).
+    """
     known = {} if images is None else {"data": contents(images)["digest"]}
     return {
         "evaluator": evaluator,
@@ -53,9 +56,11 @@ def write_figures(
     intervals: dict | None = None,
     notes=(),
 ) -> Path:
-    """Store figures with their passport and what they describe (`subject`: fingerprints) in `folder/name.json`.
+    """Store figures with their passport and what they describe (`subject`: fingerprints) in
+    `folder/name.json`.
 
-    `intervals`: figure -> (low, high), `notes`: what a reader must know. What the metrics are (`softvq_lab.metrics`) is stored too.
+    `intervals`: figure -> (low, high), `notes`: what a reader must know. What the metrics are
+    (`softvq_lab.metrics`) is stored too.
     """
     path = Path(folder) / f"{name}.json"
     more = ({"intervals": {k: list(v) for k, v in intervals.items()}} if intervals else {}) | (
@@ -77,7 +82,9 @@ def write_figures(
 
 @dataclass
 class Measured:
-    "Figures, where known their confidence intervals, and their passport; `notes` are what a reader must know of them."
+    """Figures, where known their confidence intervals, and their passport; `notes` are what a
+    reader must know of them.
+    """
 
     figures: dict[str, float]
     passport: dict
@@ -108,11 +115,15 @@ def compare(
     b,
     ignore=(),  # entries of the passport that may differ, because they are the question
 ) -> dict[str, tuple[float, float]]:
-    "The figures that both have, side by side: name -> (of a, of b). A `ValueError` lists what differs when their passports do not agree."
+    """The figures that both have, side by side: name -> (of a, of b).
+
+    A `ValueError` lists what differs when their passports do not agree.
+    """
     a, b = (_record(x) for x in (a, b))
     if unknown := set(ignore) - {*a["passport"], *b["passport"]}:
         raise ValueError(
-            f"ignore={sorted(unknown)}: no such entry in either passport, which have {', '.join(dict.fromkeys([*a['passport'], *b['passport']]))}"
+            f"ignore={sorted(unknown)}: no such entry in either passport, which have "
+            f"{', '.join(dict.fromkeys([*a['passport'], *b['passport']]))}"
         )
     if differs := passport_differences(a["passport"], b["passport"], ignore):
         raise ValueError(

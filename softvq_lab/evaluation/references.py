@@ -11,10 +11,10 @@ import io
 import math
 import warnings
 import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 import torch
@@ -103,7 +103,10 @@ class _Header:
 
 @contextmanager
 def _zip(path):
-    "The open `.npz`; what is wrong with its content is a `ValueError` that names it. Only reads belong inside."
+    """The open `.npz`; what is wrong with its content is a `ValueError` that names it.
+
+    Only reads belong inside.
+    """
     with reading_archive(path, "packed in a way that NumPy does not write"):
         with zipfile.ZipFile(path) as z:
             yield z
@@ -123,7 +126,8 @@ def _header(path, name: str) -> _Header:
     where, size = f"{readable(path)}: {name}", info.file_size
     if h.dtype.hasobject:
         raise ValueError(
-            f"{where} holds Python objects, which may run code and are not read. Numbers are needed."
+            f"{where} holds Python objects, which may run code and are not read. Numbers are "
+            "needed."
         )
     if any(n < 0 for n in h.shape):
         raise ValueError(f"{where} is damaged: its shape is {h.shape}.")
@@ -139,7 +143,8 @@ def _whole(path, name: str) -> np.ndarray:
     h = _header(path, name)
     if h.bytes > max(MOST_UNPACKED, 20 * h.packed):
         raise ValueError(
-            f"{readable(path)}: {name} ({h}) unpacks from {h.packed / 2**20:.0f} MiB to {h.bytes / 2**30:.0f} GiB, which is not believed. Save it with numpy.savez."
+            f"{readable(path)}: {name} ({h}) unpacks from {h.packed / 2**20:.0f} MiB to "
+            f"{h.bytes / 2**30:.0f} GiB, which is not believed. Save it with numpy.savez."
         )
     with _zip(path) as z, z.open(f"{name}.npy") as f:
         a = np.lib.format.read_array(f, allow_pickle=False)
@@ -154,7 +159,10 @@ def _check_images(h: _Header, path):
         "NCHW": "Its axes are in another order: x.transpose(0, 2, 3, 1)",
         "grey": "Grey images need three channels: np.repeat(x.reshape(*x.shape[:3], 1), 3, axis=3)",
         "alpha": "Leave out the alpha channel: x[..., :3]",
-        "float": "Scale it: (x * 255).round().astype(np.uint8) where x is in [0, 1], ((x + 1) * 127.5).round().astype(np.uint8) where it is in [-1, 1]",
+        "float": (
+            "Scale it: (x * 255).round().astype(np.uint8) where x is in [0, 1], ((x + 1) * "
+            "127.5).round().astype(np.uint8) where it is in [-1, 1]"
+        ),
         "whole": "Values from 0 to 255 fit into 8 bits: x.astype(np.uint8)",
         "empty": "Write the images into it",
     }
@@ -208,22 +216,27 @@ def _numbers(path, name: str, ndim: int) -> Tensor:
     x = torch.from_numpy(a)
     if bad := (~x.isfinite()).sum().item():
         raise ValueError(
-            f"{path}: {name} holds {bad} values of {a.size} that are no numbers (NaN or infinity). Compute it again."
+            f"{path}: {name} holds {bad} values of {a.size} that are no numbers (NaN or "
+            "infinity). Compute it again."
         )
     return x
 
 
 def _moments(path, count: int | None = None) -> Moments:
-    "`mu` (F) and `sigma` (F, F) of an `.npz`; a `ValueError` where they are no mean and covariance."
+    """`mu` (F) and `sigma` (F, F) of an `.npz`; a `ValueError` where they are no mean and
+    covariance.
+    """
     mu, sigma = _numbers(path, "mu", 1).double(), _numbers(path, "sigma", 2).double()
     if sigma.shape != (len(mu), len(mu)):
         raise ValueError(
-            f"{path}: mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} are no mean and covariance"
+            f"{path}: mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} are no mean and "
+            "covariance"
         )
     largest = sigma.abs().max().item()
     if (sigma - sigma.T).abs().max() > 1e-4 * largest or sigma.diagonal().min() < -1e-6 * largest:
         raise ValueError(
-            f"{path}: sigma is no covariance, which is symmetric with a diagonal of at least 0. Compute it again."
+            f"{path}: sigma is no covariance, which is symmetric with a diagonal of at least 0. "
+            "Compute it again."
         )
     return Moments(mu, sigma, count)
 
@@ -239,7 +252,9 @@ def _names(path: Path) -> set[str]:
 
 
 def npz_reference(path, extractor: Extractor, batch_size: int = 64) -> Reference:
-    "Of an ADM-style `.npz` (`arr_0`, or `mu` and `sigma` of Inception), or of a file of `save_reference`. A `ValueError` names the file and what is possible."
+    """Of an ADM-style `.npz` (`arr_0`, or `mu` and `sigma` of Inception), or of a file of
+    `save_reference`. A `ValueError` names the file and what is possible.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(
@@ -248,7 +263,8 @@ def npz_reference(path, extractor: Extractor, batch_size: int = 64) -> Reference
     has = _names(path)
     if not has & {"arr_0", "mu"}:
         raise ValueError(
-            f"{readable(path)} holds {', '.join(sorted(has)) or 'no arrays'}; needed: arr_0 (images), or mu and sigma"
+            f"{readable(path)} holds {', '.join(sorted(has)) or 'no arrays'}; needed: arr_0 "
+            "(images), or mu and sigma"
         )
     says = f"{path.name} ({sha256(path)[:8]})"
     return _of_npz(path, has, says, extractor, batch_size)
@@ -264,7 +280,10 @@ def _of_npz(
         moments = _moments(path)
     if "arr_0" not in has:
         if moments is None:
-            lacks = f"{path} holds mu and sigma of Inception features only: they are nothing for extractor {extractor.kind}"
+            lacks = (
+                f"{path} holds mu and sigma of Inception features only: they are nothing for "
+                f"extractor {extractor.kind}"
+            )
             raise ValueError(
                 lacks if "sigma" in has else f"{path} holds mu without sigma; both are needed"
             )
@@ -280,7 +299,9 @@ def _of_npz(
 
 # %% ../../nbs/evaluation/02a_references.ipynb #971e73f6
 def save_reference(path, reference: Reference):
-    "Write a reference (moments, features, its name and its extractor's) as an `.npz` that `npz_reference` reads."
+    """Write a reference (moments, features, its name and its extractor's) as an `.npz` that
+    `npz_reference` reads.
+    """
     m, buffer = reference.moments, io.BytesIO()
     more = {} if reference.features is None else {"features": reference.features.numpy()}
     np.savez(
@@ -308,7 +329,8 @@ def _saved(path: Path, has: set[str], says: str, extractor: Extractor) -> Refere
         features = _numbers(path, "features", 2).float()
         if features.shape[1] != len(moments.mean):
             raise ValueError(
-                f"{path}: features {tuple(features.shape)} do not fit mu {tuple(moments.mean.shape)}."
+                f"{path}: features {tuple(features.shape)} do not fit mu "
+                f"{tuple(moments.mean.shape)}."
             )
     return Reference(str(_whole(path, "name")), of, moments, features)
 
@@ -333,5 +355,6 @@ def make_reference(
             raise ValueError("a folder of images needs size, at which they are cropped")
         return folder_reference(path, size, extractor, **kw)
     raise ValueError(
-        f"reference={what!r} is neither 'train' nor 'heldout', nor a folder of images or an .npz file (looked at {path.resolve()})"
+        f"reference={what!r} is neither 'train' nor 'heldout', nor a folder of images or an .npz "
+        f"file (looked at {path.resolve()})"
     )

@@ -61,7 +61,9 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
         if by := leading(frame.columns, said):
             frame = frame.sort_values(by, ascending=lower_is_better(by, said), kind="stable")
         frame.attrs = {
-            "title": f"{name}, {passport.get('count', '?')} images, {passport.get('reference', '')}",
+            "title": (
+                f"{name}, {passport.get('count', '?')} images, {passport.get('reference', '')}"
+            ),
             "passport": passport,
             "by": by,
             "ranked": f"ranked by {by} ({direction(by, said)})" if by else "not ranked",
@@ -74,7 +76,8 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
 def results(report: dict, evaluation: str = "") -> pd.DataFrame:
     """The metrics of a sweep's finished runs, a row for each run and passport.
 
-    Beside them what varied (`vary.NAME`), `label`, `seed`, `stage`, `run`, `evaluation`, `passport`;
+    Beside them what varied (`vary.NAME`), `label`, `seed`, `stage`, `run`, `evaluation`,
+    `passport`;
     in `attrs["said"]` what the evaluation files declare of their metrics.
     """
     rows, done, said = [], {}, []
@@ -117,20 +120,24 @@ def declared_in(table: pd.DataFrame) -> Declared:
 
 
 def rows_with(table: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """The rows of `table` that have a number for `figure`; a `ValueError` where their passports differ."""
+    """The rows of `table` that have a number for `figure`; a `ValueError` where their passports
+    differ.
+    """
     if table.empty or figure not in table:
         return table.iloc[:0]
     values = table[figure].map(_number)
     rows = table.assign(**{figure: values})[values.notna()]
     if "passport" in rows and (ways := rows["passport"].nunique()) > 1:
         raise ValueError(
-            f"{figure} was measured in {ways} ways, which are not ranked together. Take the rows of one passport."
+            f"{figure} was measured in {ways} ways, which are not ranked together. Take the rows "
+            "of one passport."
         )
     return rows
 
 
 def settings(table: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """Mean, spread (standard deviation over seeds) and number of seeds of `figure` for each setting.
+    """Mean, spread (standard deviation over seeds) and number of seeds of `figure` for each
+    setting.
 
     Best first; where `figure` has no direction, as they came, without `worst` and `best`. A
     `ValueError` where the passports of the rows differ.
@@ -157,7 +164,9 @@ def _value_of_setting(v):
 
 
 def effect(table: pd.DataFrame, parameter: str, figure: str) -> pd.DataFrame:
-    "How `figure` goes with one parameter: mean over everything else, and the spread that the seeds alone make (pooled over equal settings)."
+    """How `figure` goes with one parameter: mean over everything else, and the spread that the
+    seeds alone make (pooled over equal settings).
+    """
     column = f"vary.{parameter}"
     if column not in table or figure not in table:
         return pd.DataFrame(columns=["mean", "spread", "runs"])
@@ -192,10 +201,13 @@ def verdict(table: pd.DataFrame, figure: str) -> str:
     if mean == 0:
         return f"{first} and {second} are equal in {figure}: {best} over {n} seeds."
     if mean < 0:
-        return f"{first} has the best mean {figure}: {best}, but on the {n} seeds that both have {second} is better by {-mean:.3g}."
+        return (
+            f"{first} has the best mean {figure}: {best}, but on the {n} seeds that both have "
+            f"{second} is better by {-mean:.3g}."
+        )
     return (
-        f"{first} has the best {figure}: {best}, by {mean:.3g} before {second}, better in {int((gain > 0).sum())} of {n} seeds."
-        + _believable(gain)
+        f"{first} has the best {figure}: {best}, by {mean:.3g} before {second}, better in "
+        f"{int((gain > 0).sum())} of {n} seeds." + _believable(gain)
     )
 
 
@@ -212,8 +224,14 @@ def _believable(gain: pd.Series) -> str:
         return " One seed says little: run it with more seeds."
     error = gain.std() / math.sqrt(n)
     if (gain > 0).all() and mean > 2 * error:
-        return f" The difference is {mean / error if error else math.inf:.1f} times its standard error."
-    return f" The difference ({mean:.3g} with a standard error of {error:.2g}) is not told from chance by {n} seeds."
+        return (
+            f" The difference is {mean / error if error else math.inf:.1f} times its standard "
+            "error."
+        )
+    return (
+        f" The difference ({mean:.3g} with a standard error of {error:.2g}) is not told from "
+        f"chance by {n} seeds."
+    )
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #299db02d
 def gflops(run: Run) -> float:
@@ -225,7 +243,8 @@ def gflops(run: Run) -> float:
 def pareto(frame: pd.DataFrame, cost: str, quality: str) -> pd.Series:
     """True for the rows that no other row beats in both cost (less) and quality, in its direction.
 
-    A row without a number in both is never on the front. A `ValueError` where `quality` has no direction.
+    A row without a number in both is never on the front. A `ValueError` where `quality` has no
+    direction.
     """
     said = declared_in(frame)
     if why := why_not_ranked(quality, said):

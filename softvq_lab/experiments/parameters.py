@@ -37,7 +37,8 @@ def assigned_names(source: str) -> list[str]:
 def given_parameters(namespace: dict, defaults: dict[str, object]) -> dict[str, object]:
     """Names and values that the parameter cells of a notebook set; `namespace` is its `globals()`.
 
-    Whatever papermill injected was given; of the notebook's own cell, what is not the default (so a recipe may say otherwise)."""
+    Whatever papermill injected was given; of the notebook's own cell, what is not the default (so a
+    recipe may say otherwise)."""
     cells = [c for c in namespace.get("In", []) if c.lstrip().startswith("# Parameters")]
     injected = [c for c in cells if c.splitlines()[0].strip() == "# Parameters"]
     names = lambda some: [
@@ -52,7 +53,9 @@ def given_parameters(namespace: dict, defaults: dict[str, object]) -> dict[str, 
 
 # %% ../../nbs/experiments/00_parameters.ipynb #15f4ddbb
 def _output_of(command: list[str], cwd: str) -> Path | None:
-    "The run folder that a papermill command line means: the folder of an output called notebook.ipynb, else the output without its suffix."
+    """The run folder that a papermill command line means: the folder of an output called
+    notebook.ipynb, else the output without its suffix.
+    """
     notebooks = [a for a in command if a.endswith(".ipynb")]
     if len(notebooks) < 2 or not any("papermill" in a for a in command[:4]):
         return None
@@ -70,7 +73,11 @@ def papermill_folder() -> Path | None:
 
 
 def numbered(folder: Path, resume: bool = False) -> Path:
-    "`folder`, or where that is taken the first of `folder`-2, -3, ... that is free. It is made: of two who ask at the same moment each gets its own. With `resume` the last that holds a run."
+    """`folder`, or where that is taken the first of `folder`-2, -3, ... that is free.
+
+    It is made: of two who ask at the same moment each gets its own. With `resume` the last that
+    holds a run.
+    """
     tries = [folder, *(folder.with_name(f"{folder.name}-{i}") for i in range(2, 10_000))]
     if resume:
         there = itertools.takewhile(Path.exists, tries)
@@ -86,7 +93,9 @@ def numbered(folder: Path, resume: bool = False) -> Path:
 
 
 def run_folder(config, name: str) -> Path:
-    "The folder of a new run: as given, else as papermill's output says, else runs/`name` with a number that is free (with `resume`: the newest one there)."
+    """The folder of a new run: as given, else as papermill's output says, else runs/`name` with a
+    number that is free (with `resume`: the newest one there).
+    """
     if config.where.run:
         return Path(config.where.run).expanduser()
     if found := papermill_folder():
@@ -95,23 +104,30 @@ def run_folder(config, name: str) -> Path:
 
 # %% ../../nbs/experiments/00_parameters.ipynb #f18b1e0f
 def project_root():
-    "Climb out of `nbs/`: Jupyter starts a kernel beside the notebook, papermill where one calls it, and paths are meant from the project's root."
+    """Climb out of `nbs/`: Jupyter starts a kernel beside the notebook, papermill where one calls
+    it, and paths are meant from the project's root.
+    """
     if Path.cwd().name == "nbs" and Path("../settings.ini").exists():
         os.chdir("..")
 
 
 def read_parameters(workflow: str, namespace: dict):
-    "The checked config of a workflow notebook from its parameter cells; a `ConfigError` before any work otherwise."
+    """The checked config of a workflow notebook from its parameter cells; a `ConfigError` before
+    any work otherwise.
+    """
     project_root()
     given = given_parameters(namespace, parameters(WORKFLOWS[workflow]))
     return check_parameters(workflow, given, papermill_folder() if given.get("resume") else None)
 
 
 def check_parameters(workflow: str, given: dict, folder: Path | None = None):
-    "The config that a workflow makes of the parameters given; a `ConfigError` that lists every mistake. With resume=True what is not given is as the run has it (in run=..., else in `folder`)."
+    """The config that a workflow makes of the parameters given; a `ConfigError` that lists every
+    mistake. With resume=True what is not given is as the run has it (in run=..., else in `folder`).
+    """
     if workflow not in WORKFLOWS:
         raise ConfigError(
-            f"there is no workflow {workflow!r}; possible: {', '.join(WORKFLOWS)}.{closest(workflow, WORKFLOWS)}"
+            f"there is no workflow {workflow!r}; possible: "
+            f"{', '.join(WORKFLOWS)}.{closest(workflow, WORKFLOWS)}"
         )
     return parse(WORKFLOWS[workflow], {**_of_the_run(workflow, given, folder), **given})
 
@@ -127,7 +143,9 @@ OF_A_CALL = (
 
 
 def _of_the_run(workflow: str, given: dict, folder: Path | None) -> dict[str, object]:
-    "The settings of the run that is gone on with, by name; those of a tokenizer that training starts from; else none."
+    """The settings of the run that is gone on with, by name; those of a tokenizer that training
+    starts from; else none.
+    """
     place = Path(given.get("run") or folder or "").expanduser()
     if given.get("resume") and (place / "config.json").is_file():
         try:
@@ -143,7 +161,9 @@ def _of_the_run(workflow: str, given: dict, folder: Path | None) -> dict[str, ob
 
 
 def _architecture(start_from: str) -> dict[str, object]:
-    "The settings of the tokenizer that training starts from, without where its own weights came from."
+    """The settings of the tokenizer that training starts from, without where its own weights came
+    from.
+    """
     if not start_from:
         return {}
     from softvq_lab.hub.models import load_tokenizer  # torch and all models: some seconds

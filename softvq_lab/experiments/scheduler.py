@@ -109,8 +109,11 @@ def drive(
 ) -> bool:
     """Run the tasks of some sweeps to their end; True when all are done.
 
-    `retry`: failed ones of an earlier drive are tried again. A job that was killed or preempted is resumed up to `attempts` times in all (its cluster's own requeues not counted), one that a person stopped is not. Equal tasks of several sweeps run once.
-    A sweep has one driver at a time, or this is a `ConfigError`; `take_over`: from one that cannot be reached."""
+    `retry`: failed ones of an earlier drive are tried again. A job that was killed or preempted is
+    resumed up to `attempts` times in all (its cluster's own requeues not counted), one that a
+    person stopped is not. Equal tasks of several sweeps run once.
+    A sweep has one driver at a time, or this is a `ConfigError`; `take_over`: from one that cannot
+    be reached."""
     with contextlib.ExitStack() as driven:
         for s in sweeps:
             driven.enter_context(s.driving(take_over))
@@ -177,13 +180,18 @@ def _turn(
         if t.needs and states[t.needs]["state"] == "failed" and states[i]["state"] != "done":
             states[i] = {
                 "state": "failed",
-                "reason": f"not started: its {tasks[t.needs].stage} ({tasks[t.needs].label}) failed",
+                "reason": (
+                    f"not started: its {tasks[t.needs].stage} ({tasks[t.needs].label}) failed"
+                ),
             }
         if states[i]["state"] in AGAIN:
             if t.job.info.get("stopped"):
                 why = "it was stopped; --retry goes on with it"
             elif (t.job.info.get("tries") or 0) >= attempts:
-                why = f"ended {attempts} times without an error of its own ({states[i]['reason'] or 'its process was killed'})"
+                why = (
+                    f"ended {attempts} times without an error of its own "
+                    f"({states[i]['reason'] or 'its process was killed'})"
+                )
             else:
                 why = ""
             if why:

@@ -18,9 +18,9 @@ import queue
 import threading
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 import plotly.express as px
@@ -51,7 +51,10 @@ from ..training.losses import make_perceptual
 # %% ../../nbs/explore/00_session.ipynb #2a3529e7
 @dataclass(frozen=True)
 class Lens:
-    "A tokenizer with its data, and a generator where the run is one. `missing` says why the images are not there; what asks for one then raises it as a `ValueError`."
+    """A tokenizer with its data, and a generator where the run is one.
+
+    `missing` says why the images are not there; what asks for one then raises it as a `ValueError`.
+    """
 
     run: Run
     tokenizer: Tokenizer | ExternalTokenizer
@@ -67,7 +70,9 @@ class Lens:
 
 
 class MissingImages(Dataset):
-    "The split of a data set that is not there: whoever asks for an image, or how many there are, is told why."
+    """The split of a data set that is not there: whoever asks for an image, or how many there are,
+    is told why.
+    """
 
     def __init__(self, why: str):
         self.why = why
@@ -80,7 +85,9 @@ class MissingImages(Dataset):
 
 
 def remembered(f):
-    "`f(lens, *args)` is computed once for an open lens, by whoever asks first; others wait for it. `known(lens, *args)`: is it there already?"
+    """`f(lens, *args)` is computed once for an open lens, by whoever asks first; others wait for
+    it. `known(lens, *args)`: is it there already?
+    """
 
     @functools.wraps(f)
     def once(lens, *args):
@@ -100,7 +107,9 @@ _lock = threading.Lock()
 
 
 def open_lens(path, capacity: int = 4) -> Lens:
-    "The models and data of a tokenizer's or generator's run; a `ValueError` that says what is wrong with it. Runs are opened side by side, each of them once."
+    """The models and data of a tokenizer's or generator's run; a `ValueError` that says what is
+    wrong with it. Runs are opened side by side, each of them once.
+    """
     run = Run(path)
     if not (run.path / "config.json").is_file():
         raise ValueError(f"{path} is not a run folder")
@@ -136,12 +145,15 @@ def _load(run: Run) -> Lens:
         raise
     except Exception as e:
         raise ValueError(
-            f"{run.path} is not a complete run: {type(e).__name__} {str(e).splitlines()[0] if str(e) else ''}"
+            f"{run.path} is not a complete run: {type(e).__name__} "
+            f"{str(e).splitlines()[0] if str(e) else ''}"
         ) from None  # whatever lies in a folder, an app must live on
 
 
 def _images(run: Run, generator: Generator | None, tokenizer: Tokenizer) -> tuple[ImageData, str]:
-    "The images of a run under the class names that it was trained with, and '' or why they are not there."
+    """The images of a run under the class names that it was trained with, and '' or why they are
+    not there.
+    """
     source = Run(find_tokenizer(run.path)) if generator else run
     data = located_settings(source.path, source.info)["data"]
     names = tuple(run.info.get("class_names") or source.info.get("class_names") or ())
@@ -153,7 +165,10 @@ def _images(run: Run, generator: Generator | None, tokenizer: Tokenizer) -> tupl
     except (ValueError, OSError) as e:
         why = str(e)
     names = names or tuple(map(str, range(getattr(generator, "num_classes", 0))))
-    missing = f"The images that {run.path} was trained on are not there: {why}. Sampling and uploads work; held-out images and what is measured on them need the data set."
+    missing = (
+        f"The images that {run.path} was trained on are not there: {why}. Sampling and uploads "
+        "work; held-out images and what is measured on them need the data set."
+    )
     gone = MissingImages(missing)
     return ImageData(
         gone, gone, names, f"{run.info.get('data_source', 'images')}, not there"
@@ -161,7 +176,9 @@ def _images(run: Run, generator: Generator | None, tokenizer: Tokenizer) -> tupl
 
 
 def open_external(folder, data: DataConfig, image_size: int) -> Lens:
-    "A diffusers autoencoder (KL-f8, DC-AE) on a data set, for the same measurements as a run's tokenizer."
+    """A diffusers autoencoder (KL-f8, DC-AE) on a data set, for the same measurements as a run's
+    tokenizer.
+    """
     return Lens(Run(folder), ExternalTokenizer(folder, image_size), load_data(data, image_size))
 
 
@@ -172,7 +189,9 @@ def is_external(folder) -> bool:
 
 # %% ../../nbs/explore/00_session.ipynb #94b53fde
 def generator_for(run: Run, root) -> Run | None:
-    "`run` itself when it is a generator, else the newest generator run under `root` that was trained on it, with a checkpoint; None when there is none."
+    """`run` itself when it is a generator, else the newest generator run under `root` that was
+    trained on it, with a checkpoint; None when there is none.
+    """
     if run.kind == "generator":
         return run
     for r in list_runs(root):
@@ -190,7 +209,9 @@ KNOWN = "PNG, JPEG, WebP, GIF, BMP and TIFF"
 
 
 def read_upload(path, size: Size) -> Tensor:
-    "An uploaded image file as (3, H, W) of `size` in [-1, 1]; a `ValueError` in words for a person when it is not an image or too large."
+    """An uploaded image file as (3, H, W) of `size` in [-1, 1]; a `ValueError` in words for a
+    person when it is not an image or too large.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError("The file is not there any more. Upload it again.")
@@ -228,20 +249,26 @@ _INFERNO = (
 
 
 def error_map(x: Tensor, y: Tensor, full: float = 1.0) -> Image.Image:
-    "Mean absolute error of each pixel of two images (3, H, W) in [-1, 1] as a colour picture; `full` is the error of the brightest colour."
+    """Mean absolute error of each pixel of two images (3, H, W) in [-1, 1] as a colour picture;
+    `full` is the error of the brightest colour.
+    """
     e = (x - y).abs().mean(0) / full
     return Image.fromarray(_INFERNO[(e.clamp(0, 1) * 255).round().byte().numpy()])
 
 
 def enlarge(image: Image.Image, side: int = 320) -> Image.Image:
-    "A picture at about `side` pixels: small ones by whole factors without smoothing, so that a pixel is seen as a pixel."
+    """A picture at about `side` pixels: small ones by whole factors without smoothing, so that a
+    pixel is seen as a pixel.
+    """
     k = max(1, side // image.width)
     return image.resize((image.width * k, image.height * k), Image.Resampling.NEAREST)
 
 
 @remembered
 def perceptual(lens: Lens) -> tuple[str, torch.nn.Module]:
-    "A perceptual distance and its name: LPIPS where VGG's weights are at hand, else the distance in the reference network of seed 1, which is trained the first time (some seconds)."
+    """A perceptual distance and its name: LPIPS where VGG's weights are at hand, else the distance
+    in the reference network of seed 1, which is trained the first time (some seconds).
+    """
     if find_vgg().path:
         return "LPIPS", make_perceptual("lpips").eval()
     return "reference distance", make_perceptual(
@@ -266,9 +293,12 @@ def reconstruct(
     kept: int | None = None,
     distance: tuple[str, torch.nn.Module] | None = None,
 ) -> dict:
-    """One image (3, H, W) through the tokenizer, by its first `kept` tokens where it allows that (None: all).
+    """One image (3, H, W) through the tokenizer, by its first `kept` tokens where it allows that
+    (None: all).
 
-    `original`, `reconstruction`, `error` (PIL), `decoded` (3, H, W), `figures`: `psnr` (dB), `ssim` (where the image is large enough), `distance` under its name, and what the quantizer tells (`effective_codewords` a token, ...)."""
+    `original`, `reconstruction`, `error` (PIL), `decoded` (3, H, W), `figures`: `psnr` (dB), `ssim`
+    (where the image is large enough), `distance` under its name, and what the quantizer tells
+    (`effective_codewords` a token, ...)."""
     out = lens.tokenizer.encode(x[None])
     y = lens.tokenizer.decode(out.z if kept is None else out.z[:, :kept])[0].clamp(-1, 1)
     figures = {k: v.item() for k, v in pixel_metrics(x[None], y[None]).items()}
@@ -376,13 +406,16 @@ def chosen_image(lens: Lens, key: str) -> Tensor:
     n = len(lens.images.heldout)  # says why, where there are none
     if kind != "heldout" or not value.isdecimal() or int(value) >= n:
         raise ValueError(
-            f"There is no picture {key!r}: held-out images of this run are heldout:0 to heldout:{n - 1}."
+            f"There is no picture {key!r}: held-out images of this run are heldout:0 to "
+            f"heldout:{n - 1}."
         )
     return lens.images.heldout[int(value)][0]
 
 
 def same_image(lens: Lens, key: str, other: Lens) -> Tensor:
-    "The picture that `key` means for `lens`, for another run: from its own data where that is the same, else resized."
+    """The picture that `key` means for `lens`, for another run: from its own data where that is the
+    same, else resized.
+    """
     source = lambda l: l.images.source.rsplit(" at ", 1)[0]
     if other.missing and not lens.missing and key.startswith("heldout:"):
         return from_pil(to_pil(chosen_image(lens, key)), other.tokenizer.image_size)
@@ -407,7 +440,9 @@ def sample_steps(
     seed: int = 0,
     **options,
 ) -> Iterator[tuple[int, Tensor]]:
-    "Yield (step, images (B, 3, H, W)) after each sampling step, of the generator of `lens` for `classes` (B); None: the generator's default; `options` are the sampler's."
+    """Yield (step, images (B, 3, H, W)) after each sampling step, of the generator of `lens` for
+    `classes` (B); None: the generator's default; `options` are the sampler's.
+    """
     if lens.generator is None:
         raise ValueError(
             f"{lens.run.path} is a tokenizer; sampling needs a generator trained on it"
@@ -452,7 +487,9 @@ def sample_steps(
 # %% ../../nbs/explore/00_session.ipynb #fac4cb61
 @torch.no_grad()
 def poster(lens: Lens, columns: int = 10, rows: int = 4, scale: int = 2) -> Image.Image:
-    "Held-out images, their reconstructions, and samples of each class (up to `columns`), captioned."
+    """Held-out images, their reconstructions, and samples of each class (up to `columns`),
+    captioned.
+    """
     x = torch.stack([lens.images.heldout[i][0] for i, _, _ in heldout_gallery(lens, limit=columns)])
     t, names = lens.tokenizer, lens.images.class_names[:columns]
     values = f"{t.tokens} x {t.latent_dim} = {t.tokens * t.latent_dim}"

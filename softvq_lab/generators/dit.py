@@ -6,7 +6,7 @@
 __all__ = ['DiT']
 
 # %% ../../nbs/generators/06_dit.ipynb #7866b116
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -39,7 +39,9 @@ class DiT(Generator):
         self.net = make_transformer(config, tokens, latent_dim, num_classes, out_dim=2 * latent_dim)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        "Hybrid loss of latents z (B, L, D) and classes y (B) at random timesteps, labels dropped at random: one value an image (B)."
+        """Hybrid loss of latents z (B, L, D) and classes y (B) at random timesteps, labels dropped
+        at random: one value an image (B).
+        """
         x = self.stats.normalize(z)
         return sum(
             self.losses_at(
@@ -51,7 +53,9 @@ class DiT(Generator):
         )
 
     def losses_at(self, x: Tensor, noise: Tensor, t: Tensor, y: Tensor) -> dict[str, Tensor]:
-        "`mse` and `vb`, each (B), for normalised latents x and noise (B, L, D), timesteps t (B) and classes y (B)."
+        """`mse` and `vb`, each (B), for normalised latents x and noise (B, L, D), timesteps t (B)
+        and classes y (B).
+        """
         x_t = self.diffusion.q_sample(x, t, noise)
         return self.diffusion.losses(self.net(x_t, t, y), x, x_t, t, noise)
 
@@ -64,7 +68,9 @@ class DiT(Generator):
         guidance: Guidance,
         on_step: Callable | None = None,
     ) -> Tensor:
-        "Normalised latents (B, L, D) of classes y (B); `noise(L, D)` gives the start, and then what `ddpm` adds."
+        """Normalised latents (B, L, D) of classes y (B); `noise(L, D)` gives the start, and then
+        what `ddpm` adds.
+        """
         normal, total = lambda: noise(self.tokens, self.latent_dim), self.diffusion.total
         field = guided(self.net, y, self.null_class, guidance, channels=self.latent_dim)
         if sampler == "dpm++":

@@ -33,7 +33,8 @@ def make_generator(
             raise ValueError(f"{name}={value!r:.40} of a generator. Possible: {low} to {high}.")
     if config.generator not in GENERATORS:
         raise ValueError(
-            f"generator={config.generator!r}; possible: {', '.join(GENERATORS)}.{closest(config.generator, GENERATORS)}"
+            f"generator={config.generator!r}; possible: "
+            f"{', '.join(GENERATORS)}.{closest(config.generator, GENERATORS)}"
         )
     return GENERATORS[config.generator](
         config, tokens, latent_dim, num_classes, stats, tokenizer_fingerprint

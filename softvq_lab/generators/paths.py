@@ -7,8 +7,8 @@ __all__ = ['PATHS', 'Path', 'make_path']
 
 # %% ../../nbs/generators/01_paths.ipynb #4b5867d2
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import torch
 from torch import Tensor

@@ -6,7 +6,7 @@
 __all__ = ['DIFFUSIONS', 'guided', 'euler', 'heun', 'dopri5', 'score', 'sde', 'dpm']
 
 # %% ../../nbs/generators/04_samplers.ipynb #15ec1385
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,7 +24,9 @@ def guided(
     guidance: Guidance,
     channels: int | None = None,  # only so many of the output's channels are guided
 ) -> Callable:
-    "The guided field(x, t, at): t is a float that the model is told, `at` (t unless given) is where guidance is asked for its scale."
+    """The guided field(x, t, at): t is a float that the model is told, `at` (t unless given) is
+    where guidance is asked for its scale.
+    """
 
     def field(x: Tensor, t: float, at: float | None = None) -> Tensor:
         ts = torch.full((1,), t, device=x.device, dtype=torch.float32)  # one for all
@@ -70,7 +72,9 @@ def heun(field: Callable, x: Tensor, steps: int, on_step: Callable | None = None
 
 
 class _Field:
-    "A field between two times as torchdiffeq wants it, in time 1 - t; it tells of the steps that are begun."
+    """A field between two times as torchdiffeq wants it, in time 1 - t; it tells of the steps that
+    are begun.
+    """
 
     def __init__(
         self, field: Callable, dtype: torch.dtype, begin: float, end: float, tell: Callable
@@ -96,7 +100,9 @@ def dopri5(
     atol: float = 1e-6,
     jumps: tuple[float, ...] = (),
 ) -> Tensor:
-    "Dormand-Prince with steps of its own choice (`steps` is not used) within relative and absolute tolerances; at the times `jumps` the field may jump."
+    """Dormand-Prince with steps of its own choice (`steps` is not used) within relative and
+    absolute tolerances; at the times `jumps` the field may jump.
+    """
     from torchdiffeq import odeint  # here: it brings scipy.stats, a second
 
     edges, z, done = (
@@ -146,10 +152,13 @@ def sde(
     diffusion: str = "2t",
     last_step: float = 0.04,
 ) -> Tensor:
-    "Euler-Maruyama from t = 1 in `steps` steps, the last one without noise from t = `last_step` to 0; `noise()` gives normal draws of x's shape."
+    """Euler-Maruyama from t = 1 in `steps` steps, the last one without noise from t = `last_step`
+    to 0; `noise()` gives normal draws of x's shape.
+    """
     if diffusion not in DIFFUSIONS:
         raise ValueError(
-            f"diffusion={diffusion!r}; possible: {', '.join(DIFFUSIONS)}.{closest(diffusion, DIFFUSIONS)}"
+            f"diffusion={diffusion!r}; possible: "
+            f"{', '.join(DIFFUSIONS)}.{closest(diffusion, DIFFUSIONS)}"
         )
     if not 0 < last_step < 1:
         raise ValueError(f"last_step={last_step} must lie between 0 and 1")
@@ -177,7 +186,9 @@ def sde(
 def dpm(
     d: Diffusion, model: Callable, x: Tensor, steps: int, on_step: Callable | None = None
 ) -> Tensor:
-    "Noise (B, ...) to data by DPM-Solver++ of second order, with the betas of `d`; `model(x, timestep)` gives the noise in x."
+    """Noise (B, ...) to data by DPM-Solver++ of second order, with the betas of `d`; `model(x,
+    timestep)` gives the noise in x.
+    """
     if steps > d.total:
         raise ValueError(
             f"steps={steps} must lie between 1 and {d.total}, the number of diffusion steps"

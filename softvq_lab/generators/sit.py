@@ -7,7 +7,7 @@ __all__ = ['TIME_SAMPLING', 'NEAREST', 'SiT']
 
 # %% ../../nbs/generators/05_sit.ipynb #000ca46b
 import math
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -39,7 +39,10 @@ NEAREST = {
 
 
 class SiT(Generator):
-    "Class-conditional flow model of latents (B, L, D). Samplers: `heun`, `euler`, `dopri5` (rtol, atol), `sde` (diffusion: 2t or sigma; last_step)."
+    """Class-conditional flow model of latents (B, L, D).
+
+    Samplers: `heun`, `euler`, `dopri5` (rtol, atol), `sde` (diffusion: 2t or sigma; last_step).
+    """
 
     samplers = {
         "heun": SamplerChoice(25),
@@ -64,7 +67,9 @@ class SiT(Generator):
         self.net = make_transformer(config, tokens, latent_dim, num_classes)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        "Training loss of latents z (B, L, D) and classes y (B) at random times, labels dropped at random: one value an image (B)."
+        """Training loss of latents z (B, L, D) and classes y (B) at random times, labels dropped at
+        random: one value an image (B).
+        """
         x = self.stats.normalize(z)
         return self.loss_at(
             x,
@@ -74,7 +79,9 @@ class SiT(Generator):
         )
 
     def loss_at(self, x: Tensor, noise: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        "Mean squared error (B) of the prediction for normalised latents x and noise (B, L, D), times t (B) and classes y (B)."
+        """Mean squared error (B) of the prediction for normalised latents x and noise (B, L, D),
+        times t (B) and classes y (B).
+        """
         x_t, v = self.path.mix(x, noise, t)
         target = {"velocity": v, "noise": noise, "data": x}[self.config.prediction]
         return (self.net(x_t, t, y).float() - target).square().flatten(1).mean(1)
@@ -102,7 +109,9 @@ class SiT(Generator):
         on_step: Callable | None = None,
         **options,
     ) -> Tensor:
-        "Normalised latents (B, L, D) of classes y (B); `noise(L, D)` gives the start, and then what `sde` adds."
+        """Normalised latents (B, L, D) of classes y (B); `noise(L, D)` gives the start, and then
+        what `sde` adds.
+        """
         normal = lambda: noise(self.tokens, self.latent_dim)
         if sampler == "sde":
             options |= dict(noise=normal, path=self.path)

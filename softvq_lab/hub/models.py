@@ -37,15 +37,22 @@ def model_card(model) -> str:
     "What a stranger must know of a saved model, as the hub shows it."
     about = model.describe()
     rows = "\n".join(f"| {k} | {v} |" for k, v in about["config"].items())
-    use = f"from softvq_lab.hub.models import load_{about['kind']}\n\nmodel = load_{about['kind']}('FOLDER_OR_REPO')"
+    use = (
+        f"from softvq_lab.hub.models import load_{about['kind']}\n\nmodel = "
+        f"load_{about['kind']}('FOLDER_OR_REPO')"
+    )
     return (
-        f"---\nlibrary_name: softvq_lab\nlicense: apache-2.0\ntags: [image-tokenizer, softvq, {about['kind']}]\n---\n\n# A {about['kind']} of softvq_lab\n\n"
-        f"Fingerprint `{about['fingerprint']}`, {sum(p.numel() for p in model.parameters()):,} parameters.\n\n```python\n{use}\n```\n\n| setting | value |\n| --- | --- |\n{rows}\n"
+        "---\nlibrary_name: softvq_lab\nlicense: apache-2.0\ntags: [image-tokenizer, softvq, "
+        f"{about['kind']}]\n---\n\n# A {about['kind']} of softvq_lab\n\n"
+        f"Fingerprint `{about['fingerprint']}`, {sum(p.numel() for p in model.parameters()):,} "
+        f"parameters.\n\n```python\n{use}\n```\n\n| setting | value |\n| --- | --- |\n{rows}\n"
     )
 
 
 def save(model, folder):
-    "Write a tokenizer or generator to `folder` (`config.json`, `model.safetensors`, a model card `README.md`)."
+    """Write a tokenizer or generator to `folder` (`config.json`, `model.safetensors`, a model card
+    `README.md`).
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "README.md", model_card(model))
@@ -62,13 +69,16 @@ def _but(*files: Path) -> str:
 
 
 def fetch(folder_or_repo) -> Path:
-    "A folder as it is; a hub repository (`user/name`) from the local cache or, if there is a network, from the hub: json and safetensors only."
+    """A folder as it is; a hub repository (`user/name`) from the local cache or, if there is a
+    network, from the hub: json and safetensors only.
+    """
     folder = Path(folder_or_repo)
     if folder.is_dir():
         return folder
     if folder.exists():
         raise ValueError(
-            f"{folder} is a file. Name the folder that holds config.json and model.safetensors.{_but(folder)}"
+            f"{folder} is a file. Name the folder that holds config.json and "
+            f"model.safetensors.{_but(folder)}"
         )
     nowhere = f"{folder_or_repo} is not a folder (looked in {folder.resolve()})"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder_or_repo)):
@@ -125,7 +135,8 @@ def _model_folder(folder) -> Path:
             if index.is_file():
                 raise ValueError(f"{folder} has no {name}; {index.name}{what_it_is(index)}")
             raise ValueError(
-                f"{folder} has no {name}: not a saved model, nor a run folder with checkpoints.{_but(*sorted(folder.iterdir()))}"
+                f"{folder} has no {name}: not a saved model, nor a run folder with "
+                f"checkpoints.{_but(*sorted(folder.iterdir()))}"
             )
     return folder
 
@@ -135,13 +146,17 @@ def _open(folder, kind: str) -> tuple[Path, dict]:
     info = read_json(folder / "config.json")
     if not isinstance(info, dict) or info.get("kind") != kind:
         raise ValueError(
-            f"{folder} does not hold a {kind}, but {info.get('kind') if isinstance(info, dict) else type(info).__name__!r}"
+            f"{folder} does not hold a {kind}, but "
+            f"{info.get('kind') if isinstance(info, dict) else type(info).__name__!r}"
         )
     return folder, info
 
 # %% ../../nbs/hub/02_models.ipynb #fd379f22
 def _is_rounded(weights: dict, own: dict) -> bool:
-    "Is any of the weights in float16 or bfloat16? Then they are others than those of the stored fingerprint."
+    """Is any of the weights in float16 or bfloat16?
+
+    Then they are others than those of the stored fingerprint.
+    """
     half = (torch.float16, torch.bfloat16)
     return any(w.dtype in half and own[k].dtype not in half for k, w in weights.items())
 
@@ -159,7 +174,8 @@ def _build(folder, kind: str, make):
     fit_weights(model, weights, folder / "model.safetensors")
     if model.fingerprint != info.get("fingerprint") and not _is_rounded(weights, own):
         raise ValueError(
-            f"{folder}: config.json and model.safetensors do not belong together (fingerprint {model.fingerprint}, stored {info.get('fingerprint')})"
+            f"{folder}: config.json and model.safetensors do not belong together (fingerprint "
+            f"{model.fingerprint}, stored {info.get('fingerprint')})"
         )
     return model.eval()
 
@@ -171,7 +187,10 @@ def is_released_folder(folder) -> bool:
 
 
 def load_tokenizer(folder) -> Tokenizer:
-    "The tokenizer in a saved folder, a run folder, or a folder of the authors' release, in eval mode on the CPU. Weights that were saved in float16, bfloat16 or float64 become float32, and the fingerprint is that of these."
+    """The tokenizer in a saved folder, a run folder, or a folder of the authors' release, in eval
+    mode on the CPU. Weights that were saved in float16, bfloat16 or float64 become float32, and the
+    fingerprint is that of these.
+    """
     folder = fetch(folder)
     if is_released_folder(folder):
         return load_released_tokenizer(folder)
@@ -197,7 +216,10 @@ def load_generator(
     interpolant: str | None = None,  # of a released SiT whose config does not say: linear, cosine
     noise_schedule: str | None = None,  # of a released DiT, likewise
 ) -> Generator:
-    "The generator in a saved folder, a run folder, or a folder of the authors' release (SiT, DiT, MAR), in eval mode on the CPU. A released one knows no statistics of its latents until it is paired with its tokenizer (`load_pair`)."
+    """The generator in a saved folder, a run folder, or a folder of the authors' release (SiT, DiT,
+    MAR), in eval mode on the CPU. A released one knows no statistics of its latents until it is
+    paired with its tokenizer (`load_pair`).
+    """
     folder, asked = fetch(folder), dict(interpolant=interpolant, noise_schedule=noise_schedule)
     if (folder / "config.json").is_file() and is_released_generator(
         read_json(folder / "config.json")
@@ -215,7 +237,8 @@ def load_generator(
             stats = None
         if bond and stats is None:
             raise ValueError(
-                f"config.json of {folder} has no latent_stats. A generator trained here carries the statistics of its latents."
+                f"config.json of {folder} has no latent_stats. A generator trained here carries "
+                "the statistics of its latents."
             )
         return make_generator(config, info["tokens"], dim, info["num_classes"], stats, bond)
 
@@ -230,33 +253,41 @@ def _refuse_other_process(model: Generator, folder, asked: dict[str, str | None]
         own = getattr(model.config, name)
         if value is not None and value != own:
             raise ValueError(
-                f"{name}={value!r}: {folder} was trained with {name}={own!r}. Only a released folder whose config does not say takes {name}."
+                f"{name}={value!r}: {folder} was trained with {name}={own!r}. Only a released "
+                f"folder whose config does not say takes {name}."
             )
 
 # %% ../../nbs/hub/02_models.ipynb #bc4dcff0
 def find_tokenizer(folder) -> Path:
-    "The run of the tokenizer that the generator's run in `folder` was trained on: as written there, or a folder of the same name beside it; of those that are there the one with the right weights."
+    """The run of the tokenizer that the generator's run in `folder` was trained on: as written
+    there, or a folder of the same name beside it; of those that are there the one with the right
+    weights.
+    """
     folder = Path(folder)
     try:
         info = read_json(folder / "config.json")
         written = str(info["config"]["tokenizer_run"])
     except (OSError, KeyError, TypeError):
         raise ValueError(
-            f"{folder} does not say on which tokenizer it was trained, as the run of a generator does"
+            f"{folder} does not say on which tokenizer it was trained, as the run of a generator "
+            "does"
         ) from None
     beside = folder.parent / Path(written).name
     places = [*map(Path, candidates(folder, str(info.get("root") or ""), written)), beside]
     there = [p for p in places if (p / "config.json").is_file()]
     if not there:
         raise ValueError(
-            f"{folder} was trained on the tokenizer of {written}, which is not there (nor is {beside})"
+            f"{folder} was trained on the tokenizer of {written}, which is not there (nor is "
+            f"{beside})"
         )
     right = _said(folder, "tokenizer_fingerprint") or _recorded_tokenizer(info)
     return next((p for p in there if fingerprint_of(p) == right), there[0])
 
 
 def fingerprint_of(folder) -> str | None:
-    "The fingerprint of the model that a saved folder or a run holds, as it says itself; None where it does not."
+    """The fingerprint of the model that a saved folder or a run holds, as it says itself; None
+    where it does not.
+    """
     return _said(Path(folder), "fingerprint")
 
 
@@ -265,7 +296,9 @@ def _recorded_tokenizer(info: dict) -> str | None:
 
 
 def _said(folder: Path, key: str):
-    "An entry of the newest checkpoint's config.json, or of a saved model's, None where there is none. Reads no weights."
+    """An entry of the newest checkpoint's config.json, or of a saved model's, None where there is
+    none. Reads no weights.
+    """
     for p in [*reversed(steps_of(folder / "checkpoints")), folder]:
         try:
             if (value := read_json(p / "config.json").get(key)) is not None:
@@ -278,12 +311,16 @@ def _said(folder: Path, key: str):
 def load_pair(
     folder,
     tokenizer=None,  # its folder; None: where the generator's run says
-    stats=None,  # of the tokenizer's latents, where its folder does not say: `LatentStats`, or mean and standard deviation
+    # of the tokenizer's latents, where its folder does not say: `LatentStats`, or mean and standard
+    # deviation
+    stats=None,
     interpolant: str | None = None,  # as in `load_generator`
     noise_schedule: str | None = None,
 ) -> tuple[Generator, Tokenizer]:
-    """The generator in `folder` and its tokenizer; a `ValueError` when they do not belong together, or nobody knows the statistics of their latents.
-    A released generator takes the statistics that its tokenizer carries (`vq_mean` and `vq_std` of the authors' config.json)."""
+    """The generator in `folder` and its tokenizer; a `ValueError` when they do not belong together,
+    or nobody knows the statistics of their latents.
+    A released generator takes the statistics that its tokenizer carries (`vq_mean` and `vq_std` of
+    the authors' config.json)."""
     generator = load_generator(folder, interpolant, noise_schedule)
     pair = generator, load_tokenizer(tokenizer or find_tokenizer(folder))
     if stats is not None and not isinstance(stats, LatentStats):
@@ -298,6 +335,7 @@ def _given(stats, dim: int) -> LatentStats:
         mean, std = map(plain, stats)
     except (TypeError, ValueError):
         raise ValueError(
-            f"stats={stats!r:.80} are no LatentStats. Possible as well is a pair of mean and standard deviation."
+            f"stats={stats!r:.80} are no LatentStats. Possible as well is a pair of mean and "
+            "standard deviation."
         ) from None
     return LatentStats.given(mean, std, dim)

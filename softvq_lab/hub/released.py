@@ -40,7 +40,8 @@ def _preset(info: dict) -> str:
         if archs == pair:
             return preset
     raise ValueError(
-        f"encoder {info['encoder_model']!r} with decoder {info['decoder_model']!r} is not known; possible: {PRESETS}"
+        f"encoder {info['encoder_model']!r} with decoder {info['decoder_model']!r} is not known; "
+        f"possible: {PRESETS}"
     )
 
 
@@ -63,7 +64,8 @@ def tokenizer_config(info: dict, weights: dict[str, Tensor]) -> TokenizerConfig:
         raise ValueError(f"this released config cannot be rebuilt yet: {', '.join(cannot)}")
     if not cnn and info["enc_patch_size"] != info["dec_patch_size"]:
         raise ValueError(
-            f"patch sizes of encoder ({info['enc_patch_size']}) and decoder ({info['dec_patch_size']}) differ"
+            f"patch sizes of encoder ({info['enc_patch_size']}) and decoder "
+            f"({info['dec_patch_size']}) differ"
         )
     dim = info["codebook_embed_dim"]
     flat = dict(image_size=info["image_size"], latent_dim=dim)
@@ -105,14 +107,19 @@ def tokenizer_config(info: dict, weights: dict[str, Tensor]) -> TokenizerConfig:
 
 
 def released_stats(info: dict, dim: int, where) -> LatentStats | None:
-    "The statistics of the latents (width `dim`) that a released config states as `vq_mean` and `vq_std`, one number or one a channel; None where it states neither, a `ValueError` that names the file `where` for what cannot be any."
+    """The statistics of the latents (width `dim`) that a released config states as `vq_mean` and
+    `vq_std`, one number or one a channel; None where it states neither, a `ValueError` that names
+    the file `where` for what cannot be any.
+    """
     there = [k for k in ("vq_mean", "vq_std") if info.get(k) is not None]
     if not there:
         return None
     if len(there) == 1:
         other = "vq_std" if there == ["vq_mean"] else "vq_mean"
         raise ValueError(
-            f"{where} has {there[0]}={info[there[0]]!r:.40} and no {other}. Latents are normalised by both: add {other}, or leave both out and give the statistics to load_pair(..., stats=...)."
+            f"{where} has {there[0]}={info[there[0]]!r:.40} and no {other}. Latents are "
+            f"normalised by both: add {other}, or leave both out and give the statistics to "
+            "load_pair(..., stats=...)."
         )
     try:
         return LatentStats.given(info["vq_mean"], info["vq_std"], dim)
@@ -154,7 +161,9 @@ CONV = (  # VQGAN's names (as in LlamaGen) -> diffusers'
 
 
 def rename(weights: dict[str, Tensor], cnn: bool = False) -> dict[str, Tensor]:
-    "Released names as ours, without what is left out; 1 x 1 convolutions that are linear layers here lose their last axes."
+    """Released names as ours, without what is left out; 1 x 1 convolutions that are linear layers
+    here lose their last axes.
+    """
     found = {}
     for name, w in weights.items():
         if name.startswith(LEFT_OUT):
@@ -211,7 +220,9 @@ def _read(folder) -> tuple[dict, dict[str, Tensor]]:
 
 
 def load_released_tokenizer(folder) -> Tokenizer:
-    "A released tokenizer folder as a `Tokenizer` in eval mode; a `ValueError` lists what does not fit."
+    """A released tokenizer folder as a `Tokenizer` in eval mode; a `ValueError` lists what does not
+    fit.
+    """
     info, weights = _read(folder)
     try:
         model = Tokenizer(tokenizer_config(info, weights))
@@ -225,7 +236,9 @@ def load_released_tokenizer(folder) -> Tokenizer:
 
 
 def load_released_aligner(folder) -> "Aligner | None":
-    "The alignment teacher and projection stored with a released tokenizer; None when there are none."
+    """The alignment teacher and projection stored with a released tokenizer; None when there are
+    none.
+    """
     from softvq_lab.training.align import Aligner, TimmTeacher  # whoever only infers needs none
 
     info, weights = _read(folder)

@@ -78,7 +78,10 @@ ASSUMED = {  # where a released config does not say: setting of each kind, its v
     "sit": (
         "interpolant",
         "linear",
-        "as in the authors' training command; their sampling command and the paper say cosine. Only the sampler 'sde' depends on it",
+        (
+            "as in the authors' training command; their sampling command and the paper say cosine. "
+            "Only the sampler 'sde' depends on it"
+        ),
     ),
     "dit": ("noise_schedule", "cosine", "as in the paper and in the authors' commands"),
 }
@@ -102,7 +105,9 @@ def is_mar(info: dict) -> bool:
 
 
 def refuse(info: dict, possible: dict[str, tuple], known: set[str]):
-    "A `ValueError` that names the entries of `info` with a value that is not `possible`, or with any value though they are not `known`."
+    """A `ValueError` that names the entries of `info` with a value that is not `possible`, or with
+    any value though they are not `known`.
+    """
     cannot = [
         f"{k}={info[k]!r} (possible: {', '.join(map(str, ours))})"
         for k, ours in possible.items()
@@ -114,13 +119,15 @@ def refuse(info: dict, possible: dict[str, tuple], known: set[str]):
 
 
 def process(info: dict, **asked: str | None) -> tuple[dict, tuple[str, ...]]:
-    """The process a released model was trained with, as settings: `interpolant` of a SiT, `noise_schedule` of a DiT; and a note where it is assumed.
+    """The process a released model was trained with, as settings: `interpolant` of a SiT,
+    `noise_schedule` of a DiT; and a note where it is assumed.
     What the config says counts, else what is `asked` for, else `ASSUMED`."""
     kind = "mar" if is_mar(info) else "dit" if "learn_sigma" in info else "sit"
     setting, default, why = ASSUMED.get(kind, ("", "", ""))
     if wrong := [k for k, v in asked.items() if v is not None and k != setting]:
         raise ValueError(
-            f"{wrong[0]}={asked[wrong[0]]!r} is not for a released {kind}. interpolant is for sit, noise_schedule for dit."
+            f"{wrong[0]}={asked[wrong[0]]!r} is not for a released {kind}. interpolant is for "
+            "sit, noise_schedule for dit."
         )
     if not setting:
         return {}, ()
@@ -128,18 +135,25 @@ def process(info: dict, **asked: str | None) -> tuple[dict, tuple[str, ...]]:
     said, wanted = None if said in UNSAID else said, asked.get(setting)
     if said and wanted and said != wanted:
         raise ValueError(
-            f"{setting}={wanted!r}, and its config.json says {said!r}, which it was trained with. Leave {setting} out."
+            f"{setting}={wanted!r}, and its config.json says {said!r}, which it was trained with. "
+            f"Leave {setting} out."
         )
     if said or wanted:
         return {setting: said or wanted}, ()
     other = "cosine" if default == "linear" else "linear"
     return {setting: default}, (
-        f"config.json does not say the {setting}; assumed is {default!r} ({why}). The other is chosen at loading by {setting}={other!r}.",
+        (
+            f"config.json does not say the {setting}; assumed is {default!r} ({why}). The other is "
+            f"chosen at loading by {setting}={other!r}."
+        ),
     )
 
 
 def generator_config(info: dict, **asked: str | None) -> GeneratorConfig:
-    "Our config for a released one; what cannot be rebuilt is refused by name. `asked`: interpolant (SiT) or noise_schedule (DiT), for a config that does not say."
+    """Our config for a released one; what cannot be rebuilt is refused by name.
+
+    `asked`: interpolant (SiT) or noise_schedule (DiT), for a config that does not say.
+    """
     dit, grid = "learn_sigma" in info, not info.get("vae_1d", False)
     possible = {
         "path_type": (*UNSAID, *PATHS),
@@ -164,7 +178,9 @@ def generator_config(info: dict, **asked: str | None) -> GeneratorConfig:
 
 
 def mar_config(info: dict) -> GeneratorConfig:
-    "Our config for a released MAR, whose entries are the arguments of the authors' class; what cannot be rebuilt is refused by name."
+    """Our config for a released MAR, whose entries are the arguments of the authors' class; what
+    cannot be rebuilt is refused by name.
+    """
     steps, dropout = str(info.get("num_sampling_steps", "100")), info.get("proj_dropout", 0.0)
     refuse(
         info,
@@ -230,7 +246,8 @@ def rename(weights: dict[str, Tensor], num_classes: int) -> dict[str, Tensor]:
 
 
 def load_released_generator(folder, **asked: str | None) -> Generator:
-    """A released SiT, DiT or MAR folder as a `Generator` in eval mode, which gets the statistics of its latents from its tokenizer (`pair_with`); a `ValueError` says what does not fit.
+    """A released SiT, DiT or MAR folder as a `Generator` in eval mode, which gets the statistics of
+    its latents from its tokenizer (`pair_with`); a `ValueError` says what does not fit.
     `asked`: see `process`; what is assumed is told in its `notes`."""
     folder = Path(folder)
     info = read_json(folder / "config.json")

@@ -62,7 +62,9 @@ class ReferenceNet(nn.Module):
         return self.head(self.features(x))
 
 # %% ../../nbs/pretrained/01_reference.ipynb #6b3ec74a
-RECIPE = "conv4-1"  # change it when the network or its training changes: cached networks and their numbers are then left alone
+# change it when the network or its training changes: cached networks and their numbers are then
+# left alone
+RECIPE = "conv4-1"
 
 
 def _train(
@@ -117,7 +119,9 @@ def _load(net: ReferenceNet, path: Path) -> bool:
 
 
 def reference_network(data: ImageData, seed: int = 0) -> ReferenceNet:
-    "The reference network of `data` for `seed`: from the cache, or trained on the training split now (some seconds). Frozen, in eval mode, on the CPU."
+    """The reference network of `data` for `seed`: from the cache, or trained on the training split
+    now (some seconds). Frozen, in eval mode, on the CPU.
+    """
     x, y = stack(data.train, 64)
     key = hashlib.sha256(
         f"{RECIPE} {seed} {data.source} {data.class_names} {len(data.train)}".encode()

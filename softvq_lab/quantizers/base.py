@@ -28,36 +28,46 @@ class QuantOut:
         default_factory=dict
     )  # scalars without gradient, for looking at
     indices: Tensor | None = (
-        None  # strongest codeword of each token within its codebook, where there are codewords: (B, L), or (B, L, M) where a token has M (product, residual)
+        # strongest codeword of each token within its codebook, where there are codewords: (B, L),
+        # or (B, L, M) where a token has M (product, residual)
+        None
     )
 
 
 class Quantizer(nn.Module):
-    "Base of all quantizers: `forward(z_hat) -> QuantOut`, and `posterior(z_hat)` where there are codewords."
+    """Base of all quantizers: `forward(z_hat) -> QuantOut`, and `posterior(z_hat)` where there are
+    codewords.
+    """
 
     latent_dim: int  # D, of z
-    whole_step_stats: tuple[
-        str, ...
-    ] = ()  # stats that are of a whole step when its last part has passed (ranks.WholeStep); others are averaged over parts and ranks
+    # stats that are of a whole step when its last part has passed (ranks.WholeStep); others are
+    # averaged over parts and ranks
+    whole_step_stats: tuple[str, ...] = ()
     input_dim: int | None = None  # width of z_hat where it is not D (KL: mean and log variance)
 
     def forward(self, z_hat: Tensor) -> QuantOut:
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def posterior(self, z_hat: Tensor) -> Tensor | None:
-        "Codeword weights of latents (B, L, D): (B, L, K), or (B, L, M, K) where a token has M sets of them; None for a quantizer without."
+        """Codeword weights of latents (B, L, D): (B, L, K), or (B, L, M, K) where a token has M
+        sets of them; None for a quantizer without.
+        """
         return None
 
 # %% ../../nbs/quantizers/00_base.ipynb #964ccbab
 @torch.no_grad()
 def codebook_stats(q: Tensor) -> dict[str, Tensor]:
-    "Usage, perplexity, entropy, effective codewords a token and collapse, from weights q (G, N, K): G codebooks, N tokens of each."
+    """Usage, perplexity, entropy, effective codewords a token and collapse, from weights q (G, N,
+    K): G codebooks, N tokens of each.
+    """
     q = q.detach().float()
     return weight_stats(q.mean(1), q.argmax(-1), -torch.xlogy(q, q).sum(-1))
 
 
 def weight_stats(mean: Tensor, strongest: Tensor, entropy: Tensor) -> dict[str, Tensor]:
-    "The same from mean weights (G, K), strongest codewords (G, N) and the entropy of each token's weights (G, N)."
+    """The same from mean weights (G, K), strongest codewords (G, N) and the entropy of each token's
+    weights (G, N).
+    """
     return {
         **_use(mean, strongest),
         "entropy": entropy.mean(),
@@ -78,7 +88,9 @@ def _use(mean: Tensor, strongest: Tensor) -> dict[str, Tensor]:
 
 
 def use_stats(mean: Tensor, used: Tensor) -> dict[str, Tensor]:
-    "Usage, perplexity and collapse from mean weights (G, K) and from what is above 0 for each codeword that was the strongest of a token (G, K)."
+    """Usage, perplexity and collapse from mean weights (G, K) and from what is above 0 for each
+    codeword that was the strongest of a token (G, K).
+    """
     used, log_perplexity = (used > 0).float(), -torch.xlogy(mean, mean).sum(-1)
     return {
         "usage": used.mean(),
@@ -88,7 +100,9 @@ def use_stats(mean: Tensor, used: Tensor) -> dict[str, Tensor]:
 
 # %% ../../nbs/quantizers/00_base.ipynb #fa31df92
 class UsageWindow(WholeStep, nn.Module):
-    "How codebooks are used by the tokens of a step, over all its parts and processes, and by the last `size` tokens of each codebook. Not saved: it refills in some steps."
+    """How codebooks are used by the tokens of a step, over all its parts and processes, and by the
+    last `size` tokens of each codebook. Not saved: it refills in some steps.
+    """
 
     stats = ("usage", "perplexity", "collapse", "window_usage")  # of a whole step
 
@@ -105,7 +119,9 @@ class UsageWindow(WholeStep, nn.Module):
 
     @torch.no_grad()
     def forward(self, strongest: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        "Take in strongest codewords (G, N) and the sum of the N tokens' weights (G, K; None: one codeword for each token), and give the stats."
+        """Take in strongest codewords (G, N) and the sum of the N tokens' weights (G, K; None: one
+        codeword for each token), and give the stats.
+        """
         sums = count(strongest, self.codebook_size)[None]
         if weights is not None:
             sums = torch.cat([sums, weights.detach().float()[None]])
@@ -132,7 +148,9 @@ class UsageWindow(WholeStep, nn.Module):
 
 # %% ../../nbs/quantizers/00_base.ipynb #4ad5b948
 def check_quantizer(quantizer: Quantizer, tokens: int, batch: int = 3):
-    "Raise an `AssertionError` that names the broken promise when `quantizer` does not keep the contract for `tokens` tokens."
+    """Raise an `AssertionError` that names the broken promise when `quantizer` does not keep the
+    contract for `tokens` tokens.
+    """
     D, D_in = quantizer.latent_dim, quantizer.input_dim or quantizer.latent_dim
     params = list(quantizer.parameters())
     device = params[0].device if params else torch.device("cpu")

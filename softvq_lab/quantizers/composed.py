@@ -6,7 +6,7 @@
 __all__ = ['Product', 'Residual']
 
 # %% ../../nbs/quantizers/05_composed.ipynb #aebfe67e
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,8 @@ class Product(Quantizer):
         super().__init__()
         if latent_dim % groups:
             raise ValueError(
-                f"latent_dim={latent_dim} cannot be split in groups={groups}; possible: {[g for g in range(1, latent_dim + 1) if latent_dim % g == 0]}"
+                f"latent_dim={latent_dim} cannot be split in groups={groups}; possible: "
+                f"{[g for g in range(1, latent_dim + 1) if latent_dim % g == 0]}"
             )
         self.latent_dim = latent_dim
         self.parts = nn.ModuleList([make(latent_dim // groups) for _ in range(groups)])
@@ -66,7 +67,9 @@ class Product(Quantizer):
 
 
 class Residual(Quantizer):
-    "`layers` quantizers, each of what those before it left over; the token is their sum (equation 13)."
+    """`layers` quantizers, each of what those before it left over; the token is their sum (equation
+    13).
+    """
 
     def __init__(self, layers: int, latent_dim: int, make: Callable[[int], Quantizer]):
         super().__init__()

@@ -17,7 +17,9 @@ from .softvq import SoftVQ
 
 # %% ../../nbs/quantizers/02_gmmvq.ipynb #ee9b2e08
 class GMMVQ(SoftVQ):
-    "SoftVQ with a sharpness omega(z_hat) for each token in the place of 1 / tau (paper, section on GMMVQ)."
+    """SoftVQ with a sharpness omega(z_hat) for each token in the place of 1 / tau (paper, section
+    on GMMVQ).
+    """
 
     def __init__(
         self,

@@ -25,7 +25,9 @@ def kl_from(entropy: Tensor, mean: Tensor) -> Tensor:
 
 
 def kl_term(similarity: Tensor, tau: float) -> Tensor:
-    "The same of q = softmax(similarity / tau) over the last axis, averaged over all others, written out densely."
+    """The same of q = softmax(similarity / tau) over the last axis, averaged over all others,
+    written out densely.
+    """
     logits = similarity.flatten(0, -2).float() / tau
     q = logits.softmax(-1)
     return kl_from(-(q * logits.log_softmax(-1)).sum(-1).mean(), q.mean(0))
@@ -55,12 +57,14 @@ class SoftVQ(Quantizer):
         kl_tau: float = 0.01,  # temperature of the KL term
         kl_weight: float = 0.01,  # weight of the KL term; 0 leaves it out
         learn_tau: bool = False,  # make the temperature a parameter (its logarithm is learned)
-        kl_logits: str = "fixed",  # KL term of softmax(similarity / kl_tau); 'posterior': of the posterior itself
+        # KL term of softmax(similarity / kl_tau); 'posterior': of the posterior itself
+        kl_logits: str = "fixed",
     ):
         super().__init__()
         if similarity not in ("cosine", "l2", "dot"):
             raise ValueError(
-                f"similarity={similarity!r}; possible: 'cosine' (released), 'dot' (released without L2 norm), 'l2' (equation 4 of the paper)"
+                f"similarity={similarity!r}; possible: 'cosine' (released), 'dot' (released "
+                "without L2 norm), 'l2' (equation 4 of the paper)"
             )
         if tau <= 0 or kl_tau <= 0:
             raise ValueError(f"temperatures must be above 0, not tau={tau}, kl_tau={kl_tau}")
@@ -94,17 +98,22 @@ class SoftVQ(Quantizer):
         return unit(self.codebook) if self.similarity == "cosine" else self.codebook.float()
 
     def compared(self, z_hat: Tensor) -> Tensor:
-        "Latents (B, L, D) as they are compared with the codewords: (G, B, L/G, D), of length 1 for `cosine`."
+        """Latents (B, L, D) as they are compared with the codewords: (G, B, L/G, D), of length 1
+        for `cosine`.
+        """
         B, L, D = z_hat.shape
         if D != self.latent_dim or L % self.codebooks:
             raise ValueError(
-                f"latents (B, L, D) must have D={self.latent_dim} and L a multiple of codebooks={self.codebooks}; got {(B, L, D)}"
+                f"latents (B, L, D) must have D={self.latent_dim} and L a multiple of "
+                f"codebooks={self.codebooks}; got {(B, L, D)}"
             )
         z_hat = rearrange(z_hat.float(), "b (g l) d -> g b l d", g=self.codebooks)
         return unit(z_hat) if self.similarity == "cosine" else z_hat
 
     def similarities(self, z_hat: Tensor) -> Tensor:
-        "sim(z_hat, codeword): latents (B, L, D) -> (G, B, L/G, K); inner product of unit vectors, of the vectors as they are, or minus the distance."
+        """sim(z_hat, codeword): latents (B, L, D) -> (G, B, L/G, K); inner product of unit vectors,
+        of the vectors as they are, or minus the distance.
+        """
         u, C = self.compared(z_hat), self.codewords()
         if self.detach_logits:
             C = C.detach()
@@ -117,7 +126,10 @@ class SoftVQ(Quantizer):
         )
 
     def sharpness(self, z_hat: Tensor) -> Tensor | float:
-        "What similarities are multiplied by before the softmax: 1 / tau. Broadcasts over (G, B, L/G, K)."
+        """What similarities are multiplied by before the softmax: 1 / tau.
+
+        Broadcasts over (G, B, L/G, K).
+        """
         return (
             torch.exp(-self.log_tau)
             if isinstance(self.log_tau, Tensor)
@@ -169,4 +181,7 @@ class SoftVQ(Quantizer):
         return QuantOut(back(z).to(z_hat.dtype), z_hat, losses, stats, back(indices))
 
     def extra_repr(self) -> str:
-        return f"D={self.latent_dim}, K={self.codebook_size}, G={self.codebooks}, similarity={self.similarity}, tau={self.tau}"
+        return (
+            f"D={self.latent_dim}, K={self.codebook_size}, G={self.codebooks}, "
+            f"similarity={self.similarity}, tau={self.tau}"
+        )

@@ -59,7 +59,9 @@ class VQ(WholeStep, Quantizer):
         return self._scaled(self.codebook.clone() if self.revive else self.codebook)
 
     def _nearest(self, z: Tensor) -> Tensor:
-        "Scaled latents (G, N, D) -> indices (G, N), blockwise, so that no (N, K) matrix of a large batch is held."
+        """Scaled latents (G, N, D) -> indices (G, N), blockwise, so that no (N, K) matrix of a
+        large batch is held.
+        """
         C = self.codewords()
         half = C.square().sum(-1)[:, None] / 2  # argmin |z - c|^2 = argmax z.c - |c|^2 / 2
         return torch.cat(
@@ -73,7 +75,8 @@ class VQ(WholeStep, Quantizer):
     def forward(self, z_hat: Tensor) -> QuantOut:
         if z_hat.shape[1] % self.codebooks:
             raise ValueError(
-                f"latents (B, L, D) must have L a multiple of codebooks={self.codebooks}; got {tuple(z_hat.shape)}"
+                f"latents (B, L, D) must have L a multiple of codebooks={self.codebooks}; got "
+                f"{tuple(z_hat.shape)}"
             )
         with full_precision(z_hat.device):
             z = self._scaled(rearrange(z_hat, "b (g l) d -> g (b l) d", g=self.codebooks))
@@ -95,7 +98,9 @@ class VQ(WholeStep, Quantizer):
 
     @torch.no_grad()
     def _follow(self, z: Tensor, indices: Tensor, images: int):
-        "Move averages towards the latents of a step, once all its parts are there, and dead codewords onto some of them."
+        """Move averages towards the latents of a step, once all its parts are there, and dead
+        codewords onto some of them.
+        """
         counts, decay = count(indices, self.codebook_size), self.ema or 0.99
         sums = (
             torch.zeros_like(self.codebook).scatter_add_(1, indices[..., None].expand_as(z), z)
@@ -118,7 +123,10 @@ class VQ(WholeStep, Quantizer):
             self._revive(torch.cat(latents, 1), draws[0], z.shape[1] // images)
 
     def _revive(self, z: Tensor, draw: Tensor, tokens: int):
-        "Put dead codewords at latents of the step: z (G, N, D), this process's images of `tokens` tokens of each codebook one after the other; `draw` (G, K) in [0, 1) says which of all processes'."
+        """Put dead codewords at latents of the step: z (G, N, D), this process's images of `tokens`
+        tokens of each codebook one after the other; `draw` (G, K) in [0, 1) says which of all
+        processes'.
+        """
         rank, world = rank_and_world()
         N = z.shape[1] * world
         fair = min(1.0, N / self.codebook_size)  # tokens of a codeword if all were used alike
@@ -140,4 +148,7 @@ class VQ(WholeStep, Quantizer):
         return rearrange(hot, "g (b l) k -> b (g l) k", b=len(z_hat))
 
     def extra_repr(self) -> str:
-        return f"D={self.latent_dim}, K={self.codebook_size}, G={self.codebooks}, similarity={self.similarity}, ema={self.ema}, revive={self.revive}"
+        return (
+            f"D={self.latent_dim}, K={self.codebook_size}, G={self.codebooks}, "
+            f"similarity={self.similarity}, ema={self.ema}, revive={self.revive}"
+        )

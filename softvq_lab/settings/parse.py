@@ -54,7 +54,10 @@ class Choice:
     def check(self, name: str) -> str:
         if name in self.options:
             return name
-        says = f"should be one of {', '.join(map(repr, self.options))}, or a registered {self.kind} (plugins=FILE.py).{closest(name, self.options)}"
+        says = (
+            f"should be one of {', '.join(map(repr, self.options))}, or a registered {self.kind} "
+            f"(plugins=FILE.py).{closest(name, self.options)}"
+        )
         raise PydanticCustomError("choice", "{says}", {"says": says})
 
     def __get_pydantic_core_schema__(self, source, handler):
@@ -129,7 +132,8 @@ def parse(cls, given: dict):
     if wrong:
         lines = "\n".join(f"  {w}" for w in wrong)
         possible = (
-            f"\nPossible parameters and their defaults: {', '.join(f'{k}={v!r}' for k, v in known.items())}"
+            "\nPossible parameters and their defaults: "
+            f"{', '.join(f'{k}={v!r}' for k, v in known.items())}"
             if given.keys() - known.keys()
             else ""
         )

@@ -22,11 +22,17 @@ class DataConfig:
         str, Choice("dataset", ("digits", "shapes", "folder", "hf", "webdataset"))
     ] = Field(
         "digits",
-        description="real digits; drawn scenes; a folder of images; a Hugging Face data set; WebDataset tars",
+        description=(
+            "real digits; drawn scenes; a folder of images; a Hugging Face data set; WebDataset "
+            "tars"
+        ),
     )
     data_path: str = Field(
         "",
-        description="folder: with one sub-folder for each class, or images of one class; hf: name on the hub or folder; webdataset: folder of .tar files or pattern (a-{000..146}.tar)",
+        description=(
+            "folder: with one sub-folder for each class, or images of one class; hf: name on the "
+            "hub or folder; webdataset: folder of .tar files or pattern (a-{000..146}.tar)"
+        ),
     )
     data_size: int = Field(
         4096,
@@ -48,18 +54,24 @@ class DataConfig:
     def __post_init__(self):
         needs = {
             "folder": "a folder with one sub-folder of images for each class",
-            "hf": "the name of a data set on the Hugging Face hub, or a folder that save_to_disk wrote",
+            "hf": (
+                "the name of a data set on the Hugging Face hub, or a folder that save_to_disk "
+                "wrote"
+            ),
             "webdataset": "a folder of .tar files, or a pattern such as a-{000..146}.tar",
         }
         if self.dataset in needs and not self.data_path:
             raise ValueError(f"dataset={self.dataset!r} needs data_path: {needs[self.dataset]}")
         if self.dataset in ("digits", "shapes") and self.data_path:
             raise ValueError(
-                f"data_path is only for dataset={', '.join(map(repr, needs))}, not for dataset={self.dataset!r}"
+                f"data_path is only for dataset={', '.join(map(repr, needs))}, not for "
+                f"dataset={self.dataset!r}"
             )
 
 # %% ../../nbs/settings/02_sections.ipynb #5e7a1c01
-PRESETS = {  # encoder, decoder of the ViT tokenizers; millions of parameters with 64 tokens and 4 codebooks of 8192 x 32
+# encoder, decoder of the ViT tokenizers; millions of parameters with 64 tokens and 4 codebooks of
+# 8192 x 32
+PRESETS = {
     "tiny": ("tiny", "tiny"),  # 0.5
     "S": ("small", "small"),  # 45
     "B": ("base", "base"),  # 173
@@ -74,6 +86,8 @@ PRETRAINED = {  # encoder_init, size of the encoder -> timm's name
     ("eva02", "base"): "eva02_base_patch14_224.mim_in22k",
 }
 
+# codebook_size -> levels with a product near it, mostly those of the FSQ paper (Mentzer et al.
+# 2023, table 1)
 FSQ_LEVELS = {
     16: [5, 3],
     64: [8, 8],
@@ -83,7 +97,7 @@ FSQ_LEVELS = {
     4096: [7, 5, 5, 5, 5],
     16_384: [8, 8, 8, 6, 5],
     65_536: [8, 8, 8, 5, 5, 5],
-}  # codebook_size -> levels with a product near it, mostly those of the FSQ paper (Mentzer et al. 2023, table 1)
+}
 
 UNCOMPOSED = ("ae", "kl", "fsq", "lfq", "simvq", "rotation")  # quantizers that stand alone
 
@@ -216,18 +230,27 @@ class TokenizerConfig:
     patch_size: int = Field(8, ge=2, le=64, description="side of the ViT's patches in pixels")
     preset: Literal["tiny", "S", "B", "BL", "L", "cnn-tiny", "cnn"] = Field(
         "tiny",
-        description="encoder and decoder; S to L: ViTs of 45, 173, 391, 608 M parameters; cnn: the baseline, tokens on a grid",
+        description=(
+            "encoder and decoder; S to L: ViTs of 45, 173, 391, 608 M parameters; cnn: the "
+            "baseline, tokens on a grid"
+        ),
     )
     tokens: int = Field(32, ge=1, le=4096, description="L: latent tokens of an image")
     latent_dim: int = Field(8, ge=1, le=1024, description="D: width of a latent token")
     encoder_init: Literal["scratch", "dinov2", "clip", "eva02"] = Field(
         "scratch",
-        description="pretrained weights the encoder starts from (softvq_lab.pretrained.files says where they are looked for)",
+        description=(
+            "pretrained weights the encoder starts from (softvq_lab.pretrained.files says where "
+            "they are looked for)"
+        ),
     )
     encoder_weights: str = Field("", description="their .safetensors file, if it lies elsewhere")
     encoder_tuning: Literal["full", "frozen", "lora"] = Field(
         "full",
-        description="frozen: the encoder's ViT keeps its weights and only its latent tokens learn; lora: low-rank changes of its MLPs",
+        description=(
+            "frozen: the encoder's ViT keeps its weights and only its latent tokens learn; lora: "
+            "low-rank changes of its MLPs"
+        ),
     )
     rope: Literal["none", "axial", "mixed"] = Field(
         "none", description="rotary positions of the patches beside the absolute ones"
@@ -239,7 +262,10 @@ class TokenizerConfig:
     decoder_cls: bool = Field(True, description="a class token in the decoder, as in the encoder")
     keep: Literal["all", "uniform"] = Field(
         "all",
-        description="uniform: in training only the first k tokens reach the decoder, k uniform in 1..L, so that any k serves later",
+        description=(
+            "uniform: in training only the first k tokens reach the decoder, k uniform in 1..L, "
+            "so that any k serves later"
+        ),
     )
     mask_patches: float = Field(
         0.0, ge=0, lt=1, description="share of patches hidden from the encoder in training (MAETok)"
@@ -266,12 +292,16 @@ class TokenizerConfig:
         1,
         ge=1,
         le=64,
-        description="product quantization: groups of channels, each with its own quantizer (equation 12)",
+        description=(
+            "product quantization: groups of channels, each with its own quantizer (equation 12)"
+        ),
     )
     residual: int = Field(1, ge=1, le=16, description="residual quantization: layers (equation 13)")
     similarity: Literal["cosine", "l2", "dot"] = Field(
         "cosine",
-        description="released code: cosine (dot without its L2 norm flag); equation 4 of the paper: l2",
+        description=(
+            "released code: cosine (dot without its L2 norm flag); equation 4 of the paper: l2"
+        ),
     )
     tau: float = Field(
         0.07,
@@ -285,13 +315,19 @@ class TokenizerConfig:
     )
     kl_logits: Literal["fixed", "posterior"] = Field(
         "fixed",
-        description="softvq, gmmvq: what the KL term is about. fixed: softmax(similarity / kl_tau), as released; posterior: the posterior itself (equations 4 and 11), so that a learned tau and gmmvq's omega are trained by it",
+        description=(
+            "softvq, gmmvq: what the KL term is about. fixed: softmax(similarity / kl_tau), as "
+            "released; posterior: the posterior itself (equations 4 and 11), so that a learned "
+            "tau and gmmvq's omega are trained by it"
+        ),
     )
     kl_tau: float = Field(
         0.01,
         gt=0,
         le=100,
-        description="kl_logits='fixed': temperature inside the KL term; released code: 0.01, not tau",
+        description=(
+            "kl_logits='fixed': temperature inside the KL term; released code: 0.01, not tau"
+        ),
     )
     kl_weight: float = Field(
         0.01, ge=0, description="softvq, gmmvq: weight of the KL term E H(q) - H(E q)"
@@ -342,11 +378,17 @@ class OptimConfig:
         0.99,
         ge=0,
         lt=1,
-        description="of the averaged weights, which are the ones that are used: they remember the last 1 / (1 - ema_decay) steps or so",
+        description=(
+            "of the averaged weights, which are the ones that are used: they remember the last 1 "
+            "/ (1 - ema_decay) steps or so"
+        ),
     )
     ema_warmup: bool = Field(
         False,
-        description="the decay of step s is at most 1 - s^(-2/3), so that the average follows at once: 0.99 is reached after 1,000 steps, 0.999 after 32,000, 0.9999 after a million",
+        description=(
+            "the decay of step s is at most 1 - s^(-2/3), so that the average follows at once: "
+            "0.99 is reached after 1,000 steps, 0.999 after 32,000, 0.9999 after a million"
+        ),
     )
     log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
     eval_every: int = Field(
@@ -363,7 +405,8 @@ class OptimConfig:
             raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}")
 
 
-OLDER = {  # setting -> what versions did that did not have it yet, where that is not today's default
+# setting -> what versions did that did not have it yet, where that is not today's default
+OLDER = {
     "beta1": 0.9,
     "beta2": 0.95,
     "ema_warmup": True,  # no choice: the decay grew to ema_decay
@@ -372,22 +415,32 @@ OLDER = {  # setting -> what versions did that did not have it yet, where that i
 
 @config
 class EngineConfig:
-    """What computes. None of it changes what is learned, but for rounding: what is about a whole batch (the KL term, moving averages of codebooks, LeCAM, how codebooks are used) is taken over all parts and processes.
+    """What computes. None of it changes what is learned, but for rounding: what is about a whole
+    batch (the KL term, moving averages of codebooks, LeCAM, how codebooks are used) is taken over
+    all parts and processes.
 
-    Exceptions, within each part of a batch: batch normalisation of discriminators, the ratio of `adv_adaptive` (with `accumulate` above 1), and noise, which each process draws from a stream of its own.
+    Exceptions, within each part of a batch: batch normalisation of discriminators, the ratio of
+    `adv_adaptive` (with `accumulate` above 1), and noise, which each process draws from a stream of
+    its own.
     """
 
     processes: int = Field(
         1,
         ge=1,
         le=4096,
-        description="ranks, one a GPU (or CPU processes with gloo); more than one are started by torch's launcher",
+        description=(
+            "ranks, one a GPU (or CPU processes with gloo); more than one are started by torch's "
+            "launcher"
+        ),
     )
     nodes: int = Field(
         1,
         ge=1,
         le=1024,
-        description="machines that the ranks are on, equally many on each, with one file system: in a Slurm allocation, or started by hand on each",
+        description=(
+            "machines that the ranks are on, equally many on each, with one file system: in a "
+            "Slurm allocation, or started by hand on each"
+        ),
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32",
@@ -401,7 +454,9 @@ class EngineConfig:
     )
     recompute: bool = Field(
         False,
-        description="activations of transformer blocks are computed again in the backward pass, for memory",
+        description=(
+            "activations of transformer blocks are computed again in the backward pass, for memory"
+        ),
     )
     compile: bool = Field(
         False, description="torch.compile the networks: slow first step, fast later ones"
@@ -415,20 +470,26 @@ class EngineConfig:
     def __post_init__(self):
         if self.processes % self.nodes:
             raise ValueError(
-                f"processes={self.processes} cannot be shared out to nodes={self.nodes}; possible nodes: {divisors(self.processes, 1, 1024)}"
+                f"processes={self.processes} cannot be shared out to nodes={self.nodes}; possible "
+                f"nodes: {divisors(self.processes, 1, 1024)}"
             )
 
 
 @config
 class LossConfig:
-    "What the training of a tokenizer makes small: rec_weight rec + percep_weight percep + adv_weight adv + align_weight align, and what the quantizer adds (kl_weight KL)."
+    """What the training of a tokenizer makes small: rec_weight rec + percep_weight percep +
+    adv_weight adv + align_weight align, and what the quantizer adds (kl_weight KL).
+    """
 
     rec: Literal["l1", "l2"] = Field("l2", description="distance of pixels")
     rec_weight: float = Field(1.0, ge=0)
     percep: str = Field(
         "none",
         pattern="^(none|reference|lpips|timm:.+)$",
-        description="distance of features: none; of the small reference network; LPIPS (VGG); of a timm model, timm:NAME",
+        description=(
+            "distance of features: none; of the small reference network; LPIPS (VGG); of a timm "
+            "model, timm:NAME"
+        ),
     )
     percep_weight: float = Field(1.0, ge=0)
     percep_warmup: int = Field(0, ge=0, description="steps over which its weight grows from 0")
@@ -437,7 +498,10 @@ class LossConfig:
     )
     adv: Literal["none", "reference", "dino", "patchgan", "stylegan"] = Field(
         "none",
-        description="discriminator: none; heads on the reference network; on frozen DINO-S features; PatchGAN; StyleGAN",
+        description=(
+            "discriminator: none; heads on the reference network; on frozen DINO-S features; "
+            "PatchGAN; StyleGAN"
+        ),
     )
     adv_weight: float = Field(0.2, ge=0)
     adv_loss: Literal["hinge", "vanilla", "non-saturating"] = "hinge"
@@ -450,22 +514,35 @@ class LossConfig:
     adv_file: str = Field("", description="weights of DINO-S, if they lie elsewhere")
     adv_norm: Literal["virtual", "sync"] = Field(
         "virtual",
-        description="norm of the heads on frozen features (dino, reference). virtual: by groups of 8 images; sync: batch norm over all images of all processes, the default of the authors' class",
+        description=(
+            "norm of the heads on frozen features (dino, reference). virtual: by groups of 8 "
+            "images; sync: batch norm over all images of all processes, the default of the "
+            "authors' class"
+        ),
     )
     adv_balance: Literal["sum", "released"] = Field(
         "sum",
-        description="the discriminator's loss. sum: adversarial + lecam + consistency of images and of reconstructions; released: adv_weight (adversarial + lecam) + the mean consistency of both",
+        description=(
+            "the discriminator's loss. sum: adversarial + lecam + consistency of images and of "
+            "reconstructions; released: adv_weight (adversarial + lecam) + the mean consistency "
+            "of both"
+        ),
     )
     diffaug: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="share of images that the discriminator sees with colour, place and cutout changed",
+        description=(
+            "share of images that the discriminator sees with colour, place and cutout changed"
+        ),
     )
     consistency: float = Field(
         4.0,
         ge=0,
-        description="weight: the discriminator should say the same of an image with and without these changes",
+        description=(
+            "weight: the discriminator should say the same of an image with and without these "
+            "changes"
+        ),
     )
     lecam: float = Field(
         0.001, ge=0, description="weight of LeCAM's regularisation of the discriminator"
@@ -483,7 +560,8 @@ class LossConfig:
     def __post_init__(self):
         if self.adv_norm == "sync" and self.adv in ("patchgan", "stylegan"):
             raise ValueError(
-                f"adv_norm='sync' is for the heads of adv='dino' and 'reference', not for adv={self.adv!r}"
+                "adv_norm='sync' is for the heads of adv='dino' and 'reference', not for "
+                f"adv={self.adv!r}"
             )
 
 
@@ -493,22 +571,34 @@ class RunConfig:
 
     run: str = Field(
         "",
-        description="the run's folder; empty: beside papermill's output notebook, else a name made of the settings",
+        description=(
+            "the run's folder; empty: beside papermill's output notebook, else a name made of "
+            "the settings"
+        ),
     )
     plugins: str = Field(
         "",
-        description=".py files or modules, separated by commas, that register quantizers, data sets, teachers, ... of one's own (softvq_lab.registry)",
+        description=(
+            ".py files or modules, separated by commas, that register quantizers, data sets, "
+            "teachers, ... of one's own (softvq_lab.registry)"
+        ),
     )
     resume: bool = Field(
         False, description="go on from the newest intact checkpoint of that folder"
     )
     accept: str = Field(
         "",
-        description="with resume: what may be another than before, separated by commas: data, classes, tokenizer, plugins, weights (softvq_lab.provenance)",
+        description=(
+            "with resume: what may be another than before, separated by commas: data, classes, "
+            "tokenizer, plugins, weights (softvq_lab.provenance)"
+        ),
     )
     take_over: bool = Field(
         False,
-        description="with resume: from a process that cannot be reached any more (a node that died, a container that is gone)",
+        description=(
+            "with resume: from a process that cannot be reached any more (a node that died, a "
+            "container that is gone)"
+        ),
     )
     seed: int = Field(0, ge=0, lt=2**31, description="of weights, order of data, noise")
 
@@ -520,7 +610,10 @@ class GeneratorConfig:
     generator: Literal["sit", "dit", "mar"] = Field("sit", description="kind")
     size: Literal["tiny", "S", "B", "L", "XL", "H"] = Field(
         "tiny",
-        description="of its transformer: tiny for digits; sit and dit S to XL: 33, 130, 458, 675 M parameters; mar B, L, H: 208, 478, 942 M",
+        description=(
+            "of its transformer: tiny for digits; sit and dit S to XL: 33, 130, 458, 675 M "
+            "parameters; mar B, L, H: 208, 478, 942 M"
+        ),
     )
     width: int = Field(
         0, ge=0, le=16384, description="of the transformer, if not the size's; likewise"
@@ -535,7 +628,10 @@ class GeneratorConfig:
         0,
         ge=0,
         le=512,
-        description="rows of a 2-D latent grid, whose tokens come row by row (cnn tokenizers, KL-f8); 0: tokens are a 1-D sequence",
+        description=(
+            "rows of a 2-D latent grid, whose tokens come row by row (cnn tokenizers, KL-f8); 0: "
+            "tokens are a 1-D sequence"
+        ),
     )
     latent_patch: int = Field(1, ge=1, description="side of the patches of a 2-D grid: 1, 2 or 4")
     interpolant: Literal["linear", "cosine"] = Field(
@@ -552,12 +648,19 @@ class GeneratorConfig:
     )
     latent_scale: Literal["channel", "scalar"] = Field(
         "channel",
-        description="latents are normalised by the mean and standard deviation of each channel, or of all channels together, as the authors do. Statistics that a released tokenizer states are taken instead of measured ones",
+        description=(
+            "latents are normalised by the mean and standard deviation of each channel, or of "
+            "all channels together, as the authors do. Statistics that a released tokenizer "
+            "states are taken instead of measured ones"
+        ),
     )
     time_scale: float = Field(
         1.0,
         gt=0,
-        description="factor on t before its embedding; released models: 1 (sit's t lies in [0, 1], dit's in 0..999)",
+        description=(
+            "factor on t before its embedding; released models: 1 (sit's t lies in [0, 1], dit's "
+            "in 0..999)"
+        ),
     )
     decoder_width: int = Field(
         0, ge=0, le=16384, description="mar: of its decoder, if not the encoder's; likewise"
@@ -581,18 +684,26 @@ class GeneratorConfig:
         0,
         ge=0,
         le=1000,
-        description="mar: draws of time and noise for each hidden token in a training step; 0: the size's (tiny 1, else 4)",
+        description=(
+            "mar: draws of time and noise for each hidden token in a training step; 0: the "
+            "size's (tiny 1, else 4)"
+        ),
     )
     head_steps: int = Field(
         0,
         ge=0,
         le=1000,
-        description="mar: diffusion steps for each token when sampling; 0: the size's (tiny 30, else 100)",
+        description=(
+            "mar: diffusion steps for each token when sampling; 0: the size's (tiny 30, else 100)"
+        ),
     )
     head_clip: float = Field(
         5.0,
         ge=0,
-        description="mar: in each of these steps the token in sight is cut to so many deviations; 0: not, as released",
+        description=(
+            "mar: in each of these steps the token in sight is cut to so many deviations; 0: "
+            "not, as released"
+        ),
     )
     mask_min: float = Field(
         0.7, ge=0, lt=1, description="mar: least share of tokens that is hidden in training"
@@ -607,7 +718,10 @@ class GeneratorConfig:
         None,
         ge=0,
         le=100,
-        description="default scale of classifier-free guidance, 1 is off; None: the paper's for the nearest token count: dit 1.35 at 64, 1.45 at 32; sit 1.75 at 64, 2.25 at 32; mar 3",
+        description=(
+            "default scale of classifier-free guidance, 1 is off; None: the paper's for the "
+            "nearest token count: dit 1.35 at 64, 1.45 at 32; sit 1.75 at 64, 2.25 at 32; mar 3"
+        ),
     )
     guidance_low: float = Field(
         0.0,
@@ -618,7 +732,10 @@ class GeneratorConfig:
     guidance_high: float | None = Field(None, ge=0, le=1, description="None: sit 0.7, else 1")
     guidance_schedule: Literal["constant", "linear"] | None = Field(
         None,
-        description="linear: the scale grows from 1 at t=1 to `guidance` at t=0 (mar's t is the share of tokens to come); None: constant, mar linear",
+        description=(
+            "linear: the scale grows from 1 at t=1 to `guidance` at t=0 (mar's t is the share of "
+            "tokens to come); None: constant, mar linear"
+        ),
     )
 
     def __post_init__(self):
@@ -629,7 +746,8 @@ class GeneratorConfig:
             raise ValueError(f"size={self.size!r}: {self.generator} has {', '.join(sizes)}")
         if self.generator == "mar" and self.latent_rows:
             raise ValueError(
-                f"latent_rows={self.latent_rows} is for sit and dit; mar learns its positions, so that a 2-D grid is a sequence like any other"
+                f"latent_rows={self.latent_rows} is for sit and dit; mar learns its positions, so "
+                "that a 2-D grid is a sequence like any other"
             )
         high = (
             self.guidance_high
@@ -648,13 +766,17 @@ class GeneratorConfig:
             )
         if self.latent_rows % self.latent_patch:
             raise ValueError(
-                f"latent_rows={self.latent_rows} is not a multiple of latent_patch={self.latent_patch}"
+                f"latent_rows={self.latent_rows} is not a multiple of "
+                f"latent_patch={self.latent_patch}"
             )
 
 
 @config
 class RepaConfig:
-    "Alignment of a layer of the generator with a teacher's features (REPA, Yu et al. 2024, arXiv 2410.06940)."
+    """Alignment of a layer of the generator with a teacher's features (REPA, Yu et al.
+
+    2024, arXiv 2410.06940).
+    """
 
     align: Annotated[str, Choice("teacher", ("none", "reference", "dinov2", "clip", "eva02"))] = (
         Field("none", description="teacher")
@@ -671,7 +793,10 @@ class SampleConfig:
     sampler: Literal["euler", "heun", "dopri5", "sde", "ddpm", "ddim", "dpm++", "mar"] | None = (
         Field(
             None,
-            description="sit: heun (two evaluations a step), euler, dopri5, sde; dit: dpm++, ddim, ddpm; mar: mar; None: the first of these",
+            description=(
+                "sit: heun (two evaluations a step), euler, dopri5, sde; dit: dpm++, ddim, ddpm; "
+                "mar: mar; None: the first of these"
+            ),
         )
     )
     sample_steps: int | None = Field(

@@ -60,7 +60,9 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 def read_word(text: str):
-    "A value as it is typed after `NAME=`: a number, true, false, null, a list in [], a quoted text, else the text itself."
+    """A value as it is typed after `NAME=`: a number, true, false, null, a list in [], a quoted
+    text, else the text itself.
+    """
     text = text.strip()
     if text[:1] in ("[", "{", "'", '"'):
         try:
@@ -106,7 +108,9 @@ def _count(node, sizes: dict, above: frozenset = frozenset()) -> int:
 
 
 def _check(node, done: set):
-    "Values are texts, numbers, truth values, null, lists and mappings; keys are names, and given once."
+    """Values are texts, numbers, truth values, null, lists and mappings; keys are names, and given
+    once.
+    """
     if id(node) in done:
         return
     done.add(id(node))
@@ -117,7 +121,11 @@ def _check(node, done: set):
         and node.tag[-3:] not in ("map", "seq")
     ):
         raise _wrong(
-            f"{node.tag.replace('tag:yaml.org,2002:', '!!')} is not a kind of value that settings have",
+            (
+                f"{node.tag.replace('tag:yaml.org,2002:', '!!')} is not a kind of value that "
+                "settings "
+                "have"
+            ),
             node,
         )
     if isinstance(node, yaml.MappingNode):
@@ -164,7 +172,9 @@ def _load(text: str) -> tuple[object, dict[tuple, int]]:
 
 # %% ../../nbs/settings/01_typed_text.ipynb #ebde3435
 def read_typed(text: str, name: str) -> tuple[object, dict[tuple, int]]:
-    "The YAML in `text`, and the line of each entry; a `ConfigError` that names `name` and the line."
+    """The YAML in `text`, and the line of each entry; a `ConfigError` that names `name` and the
+    line.
+    """
     try:
         return _load(text)
     except RecursionError:

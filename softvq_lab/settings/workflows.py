@@ -56,7 +56,8 @@ PAPER = dict(  # section 4.1 and appendix A of the paper
     checkpoint_every=5000,
     precision="bf16",
 )
-PAPER_GENERATOR = dict(  # lr and batch are the paper's, 400,000 steps the length at which DiT and SiT compare models
+# lr and batch are the paper's, 400,000 steps the length at which DiT and SiT compare models
+PAPER_GENERATOR = dict(
     lr=1e-4,
     schedule="constant",
     steps=400_000,
@@ -78,7 +79,9 @@ PAPER_MAR = dict(
 
 # %% ../../nbs/settings/03_workflows.ipynb #c7503a60
 def as_older_versions_did(config: dict) -> dict:
-    "The settings of a run (sections of settings, as in its config.json), with those that its version did not have yet as that version acted (`config.OLDER`). Nothing is changed in place."
+    """The settings of a run (sections of settings, as in its config.json), with those that its
+    version did not have yet as that version acted (`config.OLDER`). Nothing is changed in place.
+    """
     optim = config.get("optim")
     return config | {"optim": OLDER | optim} if isinstance(optim, dict) else config
 
@@ -87,7 +90,9 @@ def _shares(optim: OptimConfig, engine: EngineConfig):
     parts = engine.processes * engine.accumulate
     if optim.batch_size % parts:
         raise ValueError(
-            f"batch_size={optim.batch_size} cannot be shared out to processes={engine.processes} x accumulate={engine.accumulate}; the nearest that can is {max(1, round(optim.batch_size / parts)) * parts}"
+            f"batch_size={optim.batch_size} cannot be shared out to processes={engine.processes} "
+            f"x accumulate={engine.accumulate}; the nearest that can is "
+            f"{max(1, round(optim.batch_size / parts)) * parts}"
         )
 
 
@@ -100,7 +105,10 @@ class TrainConfig:
     )
     start_from: str = Field(
         "",
-        description="a saved or released tokenizer (folder, run or hub repository) whose weights and settings training starts from",
+        description=(
+            "a saved or released tokenizer (folder, run or hub repository) whose weights and "
+            "settings training starts from"
+        ),
     )
     train_only: Literal["all", "decoder"] = Field(
         "all", description="decoder: the encoder and the quantizer stay as they are"
@@ -124,7 +132,8 @@ class TrainConfig:
             )
         if self.train_only == "decoder" and self.loss.align != "none":
             raise ValueError(
-                f"train_only='decoder' keeps the latents as they are: align={self.loss.align!r} could change nothing, set it to 'none'"
+                f"train_only='decoder' keeps the latents as they are: align={self.loss.align!r} "
+                "could change nothing, set it to 'none'"
             )
         t = self.tokenizer
         grid = t.image_shape[0] // t.patch_size * (t.image_shape[1] // t.patch_size)
@@ -133,7 +142,9 @@ class TrainConfig:
         )  # of a teacher of one's own nobody knows them here
         if patches and self.loss.align_how == "repeat" and patches % t.tokens:
             raise ValueError(
-                f"align={self.loss.align!r} with align_how='repeat' shares {patches} patches of the teacher out over tokens={t.tokens}, which must divide them: {divisors(patches, 1, patches)}; or align_how='avg_1d'"
+                f"align={self.loss.align!r} with align_how='repeat' shares {patches} patches of "
+                f"the teacher out over tokens={t.tokens}, which must divide them: "
+                f"{divisors(patches, 1, patches)}; or align_how='avg_1d'"
             )
         if self.engine.recompute and t.preset.startswith("cnn"):
             raise ValueError(f"recompute is for ViT presets, not for preset={t.preset!r}")
@@ -150,14 +161,20 @@ class TrainGeneratorConfig:
     tokenizer_run: str = Field("runs/tokenizer", description="the run folder of the tokenizer")
     latents: str = Field(
         "memory",
-        description="memory: all encoded at the start and held; fly: each batch encoded when it is wanted; else the folder of a latent cache, made where it is not there",
+        description=(
+            "memory: all encoded at the start and held; fly: each batch encoded when it is "
+            "wanted; else the folder of a latent cache, made where it is not there"
+        ),
     )
     mirror: bool = Field(False, description="learn from mirrored images as well: not for digits")
     workers: int = Field(
         0,
         ge=0,
         le=256,
-        description="processes that read images (latents='fly', or a cache that is made), or latents of a cache, for each rank; 0: none but the trainer itself",
+        description=(
+            "processes that read images (latents='fly', or a cache that is made), or latents of "
+            "a cache, for each rank; 0: none but the trainer itself"
+        ),
     )
     repa: RepaConfig = RepaConfig()
     generator: GeneratorConfig = GeneratorConfig()
@@ -176,11 +193,13 @@ class TrainGeneratorConfig:
             return
         if self.latents != "fly":
             raise ValueError(
-                f"align={self.repa.align!r} shows the teacher images, which latents={self.latents!r} does not keep: latents='fly'"
+                f"align={self.repa.align!r} shows the teacher images, which "
+                f"latents={self.latents!r} does not keep: latents='fly'"
             )
         if self.generator.generator not in ("sit", "dit"):
             raise ValueError(
-                f"align is for the layers of sit and dit, not of generator={self.generator.generator!r}"
+                "align is for the layers of sit and dit, not of "
+                f"generator={self.generator.generator!r}"
             )
 
 
@@ -190,36 +209,52 @@ class EvaluateConfig:
 
     run: str = Field(
         "runs/tokenizer",
-        description="a run folder of a tokenizer or of a generator, or a folder of a diffusers autoencoder",
+        description=(
+            "a run folder of a tokenizer or of a generator, or a folder of a diffusers autoencoder"
+        ),
     )
     data: DataConfig = DataConfig()  # for a diffusers autoencoder only: a run knows its own data
     image_size: int = Field(32, ge=8, le=2048, description="likewise")
     extractor: str = Field(
         "reference",
         pattern="^(reference|inception|dinov2|timm:.+)$",
-        description="network in whose features images are compared: the small reference network; Inception (FID); DINOv2; a model of timm, timm:NAME",
+        description=(
+            "network in whose features images are compared: the small reference network; "
+            "Inception (FID); DINOv2; a model of timm, timm:NAME"
+        ),
     )
     extractor_file: str = Field("", description="its weights, if they lie elsewhere")
     reference: str = Field(
         "train",
-        description="what samples are compared with: train, heldout, a folder of images, or an ADM-style .npz",
+        description=(
+            "what samples are compared with: train, heldout, a folder of images, or an ADM-style "
+            ".npz"
+        ),
     )
     confidence: int = Field(
         50, ge=0, le=10_000, description="draws of the bootstrap behind the intervals; 0: none"
     )
     probe: Literal["auto", "none", "ridge", "lamb"] = Field(
         "auto",
-        description="linear probe on the latents: the paper's where it does not take hours; none; closed form; the paper's",
+        description=(
+            "linear probe on the latents: the paper's where it does not take hours; none; closed "
+            "form; the paper's"
+        ),
     )
     probe_batch: int | None = Field(
         None,
         ge=2,
-        description="images a step of the probe lamb; None: the paper's 16,384 for ImageNet, smaller for fewer images",
+        description=(
+            "images a step of the probe lamb; None: the paper's 16,384 for ImageNet, smaller for "
+            "fewer images"
+        ),
     )
     proxy: bool = Field(False, description="a tokenizer's proxy gFID: trains a small generator")
     plugins: str = Field(
         "",
-        description=".py files or modules that register what the run was made with (softvq_lab.registry)",
+        description=(
+            ".py files or modules that register what the run was made with (softvq_lab.registry)"
+        ),
     )
     sample: SampleConfig = SampleConfig()
     seed: int = Field(0, ge=0, lt=2**31, description="of the samples")
@@ -234,7 +269,9 @@ class SamplerQualityConfig:
     )
     plugins: str = Field(
         "",
-        description=".py files or modules that register what the run was made with (softvq_lab.registry)",
+        description=(
+            ".py files or modules that register what the run was made with (softvq_lab.registry)"
+        ),
     )
     samples: int = Field(
         400, ge=2, description="for each sampler and number of steps, classes in turn"
@@ -265,7 +302,9 @@ class LatentMapConfig:
     run: str = Field("runs/tokenizer", description="a run folder of a tokenizer")
     plugins: str = Field(
         "",
-        description=".py files or modules that register what the run was made with (softvq_lab.registry)",
+        description=(
+            ".py files or modules that register what the run was made with (softvq_lab.registry)"
+        ),
     )
     neighbors: int = Field(15, ge=2, le=500, description="UMAP: how local the map is")
     min_dist: float = Field(0.1, ge=0, le=1, description="UMAP: how tight points may lie")
@@ -280,7 +319,9 @@ class LatentMapConfig:
         -1,
         ge=-1,
         le=4095,
-        description="token position that gets a map of its own; -1: the one whose neighbourhoods are purest",
+        description=(
+            "token position that gets a map of its own; -1: the one whose neighbourhoods are purest"
+        ),
     )
     teacher: Literal["none", "reference", "dinov2", "clip", "eva02"] = Field(
         "reference", description="whose features the latents are compared with (CKNNA)"
@@ -291,7 +332,10 @@ class LatentMapConfig:
 
 @config
 class ProfileConfig(TrainConfig):
-    "nbs/profile.ipynb: where the time of a training step goes. The parameters of nbs/train.ipynb, and:"
+    """nbs/profile.ipynb: where the time of a training step goes.
+
+    The parameters of nbs/train.ipynb, and:
+    """
 
     profile_steps: int = Field(
         5, ge=1, le=1000, description="so many steps are measured, after two that warm up"
@@ -301,13 +345,17 @@ class ProfileConfig(TrainConfig):
         super().__post_init__()
         if self.profile_steps + 2 > self.optim.steps:
             raise ValueError(
-                f"profile_steps={self.profile_steps} and two before them are more than steps={self.optim.steps}"
+                f"profile_steps={self.profile_steps} and two before them are more than "
+                f"steps={self.optim.steps}"
             )
 
 
 @config
 class EfficiencyConfig:
-    "nbs/efficiency.ipynb: parameters, FLOPs, throughput and memory. What is counted is counted for every preset; the rest is about what is measured."
+    """nbs/efficiency.ipynb: parameters, FLOPs, throughput and memory.
+
+    What is counted is counted for every preset; the rest is about what is measured.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: cuda where there is one"
@@ -322,7 +370,10 @@ class EfficiencyConfig:
     latent_dim: int = Field(32, ge=1, le=1024)
     tokens: str | int = Field(
         "32,64",
-        description="numbers of tokens, separated by commas; 256 and 1024 are always measured: they are what the others are compared with",
+        description=(
+            "numbers of tokens, separated by commas; 256 and 1024 are always measured: they are "
+            "what the others are compared with"
+        ),
     )
     batch_size: int = Field(2, ge=1, description="images at once")
     sample_steps: int = Field(2, ge=1, le=1000, description="of the default sampler")
@@ -354,7 +405,8 @@ class EfficiencyConfig:
             )
         if self.image_size % self.patch_size:
             raise ValueError(
-                f"image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; possible patch sizes: {divisors(self.image_size, 2, 64)}"
+                f"image_size={self.image_size} is not a multiple of patch_size={self.patch_size}; "
+                f"possible patch sizes: {divisors(self.image_size, 2, 64)}"
             )
 
 

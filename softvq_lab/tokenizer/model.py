@@ -110,7 +110,10 @@ def _ready(trunk: nn.Module, c: TokenizerConfig) -> nn.Module:
 
 
 def fingerprint(model: nn.Module, config) -> str:
-    "16 hex digits that follow from a model's config and weights: equal when and only when these are. A setting that stands at its default does not count, so that a later version with more settings gives the same."
+    """16 hex digits that follow from a model's config and weights: equal when and only when these
+    are. A setting that stands at its default does not count, so that a later version with more
+    settings gives the same.
+    """
     default = dataclasses.asdict(type(config)())
     told = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
@@ -157,7 +160,8 @@ class Tokenizer(nn.Module):
         "Images (B, 3, H, W) in [-1, 1] -> z_hat (B, L, D), before the quantizer."
         if x.shape[-2:] != self.image_size:
             raise ValueError(
-                f"this tokenizer takes {self.image_size[0]}x{self.image_size[1]} images, got {tuple(x.shape)}"
+                f"this tokenizer takes {self.image_size[0]}x{self.image_size[1]} images, got "
+                f"{tuple(x.shape)}"
             )
         return self.to_latent(self.encoder(x, self.config.mask_patches if self.training else 0.0))
 
@@ -166,7 +170,11 @@ class Tokenizer(nn.Module):
         return self.quantizer(self.embed(x))
 
     def decode(self, z: Tensor) -> Tensor:
-        "Latents (B, L, D) -> images (B, 3, H, W), about [-1, 1], not clipped. A tokenizer trained with keep='uniform' decodes the first k tokens as well: `decode(z[:, :k])`."
+        """Latents (B, L, D) -> images (B, 3, H, W), about [-1, 1], not clipped.
+
+        A tokenizer trained with keep='uniform' decodes the first k tokens as well: `decode(z[:,
+        :k])`.
+        """
         few = self.config.keep == "uniform" and 1 <= z.shape[1] < self.tokens
         if z.ndim != 3 or z.shape[2] != self.latent_dim or not (few or z.shape[1] == self.tokens):
             raise ValueError(
@@ -206,7 +214,9 @@ class Tokenizer(nn.Module):
 
 # %% ../../nbs/tokenizer/02_model.ipynb #c3dada1a
 def start_encoder(model: Tokenizer):
-    "Put the pretrained weights that the config asks for into the encoder's trunk; a `ConfigError` when they are not there."
+    """Put the pretrained weights that the config asks for into the encoder's trunk; a `ConfigError`
+    when they are not there.
+    """
     c = model.config
     for needed in preflight(c):
         fresh = pretrained_trunk(needed.name, needed.path, c.image_shape, c.patch_size)

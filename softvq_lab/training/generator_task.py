@@ -33,7 +33,10 @@ def load_latents(
     workers: int = 0,
     scale: str = "channel",  # or scalar: one mean and deviation for all channels
 ) -> tuple[Dataset, LatentStats]:
-    "What training draws its batches from, and the statistics of its latents: `where` is 'memory', 'fly' or the folder of a latent cache, which `workers` processes read the images for. Statistics that a released tokenizer states are taken before any that are measured."
+    """What training draws its batches from, and the statistics of its latents: `where` is 'memory',
+    'fly' or the folder of a latent cache, which `workers` processes read the images for. Statistics
+    that a released tokenizer states are taken before any that are measured.
+    """
     own = tokenizer.latent_stats
     if where == "fly":
         data = Augmented(images.train, flip=True, seed=seed) if mirror else images.train
@@ -114,7 +117,9 @@ class GeneratorTask(Task):
         )
 
     def evaluate(self, model: Generator, step: int) -> dict[str, float]:
-        "A picture of samples by class: averaged weights on the left, raw ones on the right, the same noise."
+        """A picture of samples by class: averaged weights on the left, raw ones on the right, the
+        same noise.
+        """
         y = torch.arange(max(1, min(self.num_classes, 10))).repeat(4)
         path = self.run.path / "samples" / f"step-{step:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

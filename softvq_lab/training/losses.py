@@ -28,7 +28,9 @@ def mse(x: Tensor, y: Tensor) -> Tensor:
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    "Peak signal-to-noise ratio of each image in dB, both clipped to [-1, 1]; equal images give 100 dB."
+    """Peak signal-to-noise ratio of each image in dB, both clipped to [-1, 1]; equal images give
+    100 dB.
+    """
     return -10 * torch.log10((mse(x.clamp(-1, 1), y.clamp(-1, 1)) / 4).clamp_min(1e-10))
 
 
@@ -42,7 +44,9 @@ def reconstruction_loss(kind: str, x: Tensor, y: Tensor) -> Tensor:
 
 # %% ../../nbs/training/00_losses.ipynb #66f8c0f9
 class Frozen(nn.Module):
-    "A network that is used and never trained: it moves with its owner, but is in no `parameters()` and no `state_dict()`."
+    """A network that is used and never trained: it moves with its owner, but is in no
+    `parameters()` and no `state_dict()`.
+    """
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -57,7 +61,9 @@ class Frozen(nn.Module):
 
 
 def frozen_timm(name: str, file: str = "", **kwargs) -> nn.Module:
-    "timm's model `name` with the weights of a local safetensors `file`; without one, with random weights that are the same each time."
+    """timm's model `name` with the weights of a local safetensors `file`; without one, with random
+    weights that are the same each time.
+    """
     if not timm.is_model(name):
         raise ValueError(
             f"timm has no model {name!r}.{closest(name.split('.')[0], timm.list_models())}"
@@ -74,10 +80,14 @@ def frozen_timm(name: str, file: str = "", **kwargs) -> nn.Module:
 
 # %% ../../nbs/training/00_losses.ipynb #f544c8f4
 class Perceptual(nn.Module):
-    "Distance of images in a frozen network's feature maps, channels normalised: (B, 3, H, W) twice, in [-1, 1] -> (B)."
+    """Distance of images in a frozen network's feature maps, channels normalised: (B, 3, H, W)
+    twice, in [-1, 1] -> (B).
+    """
 
     def __init__(self, maps: nn.Module, weights: list[Tensor] | None = None):
-        "`maps(x)` gives a list of (B, C, h, w); `weights`: one (C) for each map, else all maps count the same."
+        """`maps(x)` gives a list of (B, C, h, w); `weights`: one (C) for each map, else all maps
+        count the same.
+        """
         super().__init__()
         self.maps, self.learned = Frozen(maps), weights is not None
         for i, w in enumerate(weights or []):
@@ -177,7 +187,8 @@ def _lpips(file: str = "") -> Perceptual:
 # %% ../../nbs/training/00_losses.ipynb #32f8a891
 def make_perceptual(
     name: str,  # 'lpips', 'timm:NAME' or 'reference'
-    file: str = "",  # weights: VGG's .pth, looked for if not given; a .safetensors of a timm model, random without
+    # weights: VGG's .pth, looked for if not given; a .safetensors of a timm model, random without
+    file: str = "",
     net: ReferenceNet | None = None,  # the network of 'reference'
 ) -> nn.Module:
     "A perceptual loss: a module with forward(x, y) -> (B) for images (B, 3, H, W) in [-1, 1]."
@@ -187,10 +198,12 @@ def make_perceptual(
         return Perceptual(_TimmMaps(name.removeprefix("timm:"), file))
     if name != "reference":
         raise ValueError(
-            f"perceptual={name!r}; possible: 'lpips', 'timm:NAME', 'reference'.{closest(name, ('lpips', 'reference'))}"
+            f"perceptual={name!r}; possible: 'lpips', 'timm:NAME', "
+            f"'reference'.{closest(name, ('lpips', 'reference'))}"
         )
     if net is None:
         raise ValueError(
-            "perceptual='reference' needs net, the network: softvq_lab.pretrained.reference.reference_network(data)"
+            "perceptual='reference' needs net, the network: "
+            "softvq_lab.pretrained.reference.reference_network(data)"
         )
     return Perceptual(ReferenceMaps(net))

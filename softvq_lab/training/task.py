@@ -17,7 +17,10 @@ from ..settings.sections import OptimConfig
 
 # %% ../../nbs/training/05_task.ipynb #94e2fc64
 class Task(nn.Module):
-    "What is trained. Subclasses set `model` and `data`, and define `forward` and, if they like, the hooks."
+    """What is trained.
+
+    Subclasses set `model` and `data`, and define `forward` and, if they like, the hooks.
+    """
 
     model: nn.Module  # trained, averaged and saved
     data: Dataset  # its items are collated into batches
@@ -25,12 +28,15 @@ class Task(nn.Module):
         nn.Module, ...
     ] = ()  # none or one; its forward(batch) gives losses like the task's
     opponent_lr: float = 1e-4  # its peak learning rate
-    best: str = ""  # the held-out metric by which the best checkpoint is kept, in the direction that it declares
+    # the held-out metric by which the best checkpoint is kept, in the direction that it declares
+    best: str = ""
     step = 0  # the loop sets it before each step
 
     @property
     def whole_step_stats(self) -> tuple[str, ...]:
-        "Names of `forward` whose value at the last part of a step is that of the whole step; others are averaged over the parts."
+        """Names of `forward` whose value at the last part of a step is that of the whole step;
+        others are averaged over the parts.
+        """
         return ()
 
     def forward(self, batch: list[Tensor]) -> dict[str, Tensor]:
@@ -38,7 +44,9 @@ class Task(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def survey(self, batch: list[Tensor]):
-        "A forward pass of a part of a batch as far as the means that its loss depends on (`ranks.StepMean`)."
+        """A forward pass of a part of a batch as far as the means that its loss depends on
+        (`ranks.StepMean`).
+        """
         self(batch)
 
     def oppose(self, batch: list[Tensor]) -> list[Tensor] | None:
@@ -101,7 +109,9 @@ class StepSampler(Sampler):
 
 # %% ../../nbs/training/05_task.ipynb #490ea2ea
 def lr_at(step: int, c: OptimConfig, peak: float | None = None) -> float:
-    "Learning rate of step `step` (from 0): linear warm-up to `peak` (the config's `lr` unless given), then constant, or by a cosine down to `min_lr`."
+    """Learning rate of step `step` (from 0): linear warm-up to `peak` (the config's `lr` unless
+    given), then constant, or by a cosine down to `min_lr`.
+    """
     peak = peak or c.lr
     if step < c.warmup_steps:
         return peak * (step + 1) / c.warmup_steps

@@ -28,7 +28,9 @@ from .task import Task
 
 # %% ../../nbs/training/09_tokenizer_task.ipynb #760cc412
 def make_teacher(name: str, file: str, t: TokenizerConfig, images: ImageData) -> nn.Module:
-    "The frozen teacher of a name (`align`), for images of a tokenizer; a `ConfigError` when its file is missing."
+    """The frozen teacher of a name (`align`), for images of a tokenizer; a `ConfigError` when its
+    file is missing.
+    """
     if name == "reference":
         return ReferenceTeacher(reference_network(images))
     if (own := registered("teacher").get(name)) is not None:
@@ -40,7 +42,10 @@ def make_teacher(name: str, file: str, t: TokenizerConfig, images: ImageData) ->
 def make_judges(
     c: LossConfig, t: TokenizerConfig, images: ImageData
 ) -> tuple[nn.Module | None, Aligner | None, Adversary | None]:
-    "Perceptual loss, alignment and adversary of the settings; None for those that are off. A `ConfigError` when a pretrained file is missing."
+    """Perceptual loss, alignment and adversary of the settings; None for those that are off.
+
+    A `ConfigError` when a pretrained file is missing.
+    """
     needed = loss_weights(c)
     require(list(needed.values()))
     file = lambda setting: str(needed[setting].path) if setting in needed else ""

@@ -1,4 +1,5 @@
-"""Weights and inputs that follow from names alone, so that anyone can make them: normal draws of PCG64 seeded with the CRC-32 of the name.
+"""Weights and inputs that follow from names alone, so that anyone can make them: normal draws of
+PCG64 seeded with the CRC-32 of the name.
 
 The numbers beside this file are what the authors' released code computes with such weights."""
 

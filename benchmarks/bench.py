@@ -101,6 +101,9 @@ def row_quantizer(rounds: int, size=PAPER) -> dict:
 
 
 # ---- sampling
+SAMPLED, CLAIMED = {}, {}  # number of tokens -> transformer: rows of one kind share their blocks
+
+
 def transformer(
     tokens: int, size: str = "XL", grid=None, latent_dim: int = 32, like: nn.Module | None = None
 ) -> DiffusionTransformer:
@@ -123,7 +126,7 @@ def row_sampling(
     size: str = "XL",
     batch: int = 32 if GPU else 8,
     steps: int = 4,
-    shared: dict = {},
+    shared: dict = SAMPLED,
 ) -> dict:
     net = shared[tokens] = transformer(tokens, size, like=next(iter(shared.values()), None))
     x, y = (
@@ -144,7 +147,7 @@ def row_sampling(
     }
 
 
-def row_claim(rounds: int, size: str = "XL", shared: dict = {}) -> dict:
+def row_claim(rounds: int, size: str = "XL", shared: dict = CLAIMED) -> dict:
     "Seconds an image of one evaluation: 1-D latents against grids in patches of 2 x 2."
     shapes = {
         "32": (32, 32, None, 4),
@@ -218,6 +221,7 @@ def fixed_share(work) -> float:
 
 
 # ---- growth
+BASE = dict(B=8, L=64, D=32, K=8192, G=4)
 GROWTH = {
     "L": (16, 32, 64, 128, 256),
     "K": (512, 2048, 8192, 32_768, 65_536),
@@ -225,9 +229,7 @@ GROWTH = {
 }
 
 
-def row_growth(
-    rounds: int, base=dict(B=8, L=64, D=32, K=8192, G=4), sizes=GROWTH, pixels=(64, 128, 256)
-) -> dict:
+def row_growth(rounds: int, base=BASE, sizes=GROWTH, pixels=(64, 128, 256)) -> dict:
     """Seconds and peak bytes of both ways against one size at a time, and of a forward pass of
     SoftVQ-S against the side of the image.
     """
@@ -321,9 +323,10 @@ def row_startup(rounds: int) -> dict:
     """Seconds of fresh interpreters, and until the explorer answers; the differences are medians of
     pairs.
     """
-    run = lambda code: seconds(
-        lambda: subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-    )
+
+    def run(code):
+        return seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT))
+
     codes = {
         "torch": "import torch",
         "package": "import torch, softvq_lab",
@@ -331,7 +334,10 @@ def row_startup(rounds: int) -> dict:
         "timm": "import torch, timm",
     }
     times = alternate({n: lambda c=c: run(c) for n, c in codes.items()}, max(2, rounds // 2))
-    above = lambda n: statistics.median(a - b for a, b in zip(times[n], times["torch"]))
+
+    def above(n):
+        return statistics.median(a - b for a, b in zip(times[n], times["torch"]))
+
     return {
         "torch_s": statistics.median(times["torch"]),
         "package_adds_s": above("package"),
@@ -358,7 +364,10 @@ MEMORY = {"quantizer": quantizer_peak}
 # ---- the page
 def table(rows: dict) -> str:
     "Markdown of the rows that were measured."
-    mib = lambda b: f"{b / 2**20:.0f} MiB"
+
+    def mib(b):
+        return f"{b / 2**20:.0f} MiB"
+
     lines = [
         "| work | ours | plain | faster (range) | peak memory, ours | plain | less | differ by |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -446,7 +455,6 @@ def write_page(text: str, about: str):
 
 def draw(growth: dict, path: Path):
     "The growth of time, log-log, as a PNG."
-    import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     fig = make_subplots(1, len(growth), subplot_titles=[f"against {a}" for a in growth])

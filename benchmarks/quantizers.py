@@ -85,7 +85,10 @@ def main():
     )
     for name, given in VARIANTS.items():
         f = figures(Run(Path(runs) / f"q-{name}")).get("reconstruction", {}).get("figures", {})
-        cell = lambda k, form: format(f[k], form) if k in f else ""
+
+        def cell(k, form):
+            return format(f[k], form) if k in f else ""
+
         params = " ".join(f"`-p {k} {v}`" for k, v in given.items())
         print(
             f"| {name} | {params} | {cell('psnr', '.2f')} | {cell('ssim', '.3f')} | "

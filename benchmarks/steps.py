@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from softvq_lab.core import best_device, seed_everything
-from softvq_lab.data.datasets import shapes, stack
+from softvq_lab.data.datasets import shapes
+from softvq_lab.data.images import stack
 from softvq_lab.pretrained.files import TEACHERS
 from softvq_lab.runs import Run
 from softvq_lab.settings.sections import EngineConfig, OptimConfig, TokenizerConfig

@@ -160,7 +160,10 @@ def write_pages() -> dict[str, str]:
 
 def nav(modules: dict[str, str]) -> list:
     pages = [str(p.relative_to(ROOT).with_suffix(".md")) for p in notebooks()]
-    room = lambda p: p.split("/")[1] if p.count("/") > 1 else ""
+
+    def room(p):
+        return p.split("/")[1] if p.count("/") > 1 else ""
+
     rooms = {
         r: [p for p in pages if room(p) == r and p in modules]
         for r in dict.fromkeys(["", *map(room, pages)])
@@ -258,7 +261,9 @@ def on_page_content(content: str, **kwargs) -> str:
     "mkdocs: formulas as MathML, which browsers draw by themselves."
     from latex2mathml.converter import convert
 
-    tex = lambda m: html.unescape(m.group(1)).replace(r"\varnothing", r"\emptyset")
+    def tex(m):
+        return html.unescape(m.group(1)).replace(r"\varnothing", r"\emptyset")
+
     content = re.sub(
         r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>',
         lambda m: convert(tex(m), display="block"),

@@ -13,7 +13,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -21,6 +21,10 @@ from rich.table import Table
 
 from .core import ConfigError, Outlet, Unreadable, printable, tell
 from .settings.typed_text import read_typed, read_word
+
+if TYPE_CHECKING:  # who only looks does not wait for them
+    from softvq_lab.experiments.execute import Job
+    from softvq_lab.runs import Run
 
 # %% ../nbs/12_cli.ipynb #56e67855
 def read_settings(words: list[str]) -> dict:

@@ -258,7 +258,10 @@ def _is_free(name: str, was, new) -> bool:
 def _same_path(name: str, a, b) -> bool:
     "Is it one path, written in two ways?"
     strings = isinstance(a, str) and isinstance(b, str) and bool(a and b)
-    plain = lambda p: os.path.abspath(os.path.expanduser(p))
+
+    def plain(p):
+        return os.path.abspath(os.path.expanduser(p))
+
     return name in PATHS and strings and plain(a) == plain(b)
 
 

@@ -154,7 +154,10 @@ def is_loaded(name: str) -> bool:
     A file is known by its own name: it may lie elsewhere now.
     """
     load_plugins()
-    file = lambda n: Path(n).name if n.endswith(".py") else n
+
+    def file(n):
+        return Path(n).name if n.endswith(".py") else n
+
     return file(name.strip()) in map(file, _loaded)
 
 # %% ../nbs/05_registry.ipynb #b7d2f0e9

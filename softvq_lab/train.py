@@ -26,8 +26,9 @@ from pydantic import TypeAdapter
 from .checkpoints import newest_checkpoint
 from .core import ConfigError, progress_bar, tell
 from .data.contents import contents
-from .data.datasets import ImageData, load_data, training_view
+from .data.datasets import load_data, training_view
 from .data.folder import BrokenFiles, record_broken
+from .data.images import ImageData
 from .hub.models import find_tokenizer, fingerprint_of, load_tokenizer
 from .pretrained.files import preflight
 from softvq_lab.provenance import (
@@ -371,7 +372,10 @@ def launch(run: Run, images: ImageData | None = None):
         p = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=env, preexec_fn=_die_with_parent
         )
-    ask = lambda: _ask_ranks(p, config.engine.nodes)
+
+    def ask():
+        return _ask_ranks(p, config.engine.nodes)
+
     try:
         with _Asked() as requests:
             _follow(p, run, config.optim.steps, requests, ask)

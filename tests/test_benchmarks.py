@@ -73,7 +73,10 @@ def test_both_training_steps_learn_the_same():
     before = {n: p.detach().clone() for n, p in ours.loop.task.model.named_parameters()}
     for step in range(3):
         assert ours(x, step).item() == pytest.approx(plain(x, step).item(), rel=1e-4)
-    moved = lambda task: {n: p.detach() - before[n] for n, p in task.model.named_parameters()}
+
+    def moved(task):
+        return {n: p.detach() - before[n] for n, p in task.model.named_parameters()}
+
     a, b = moved(ours.loop.task), moved(plain.task)
     assert (
         sum(v.abs().max() > 0 for v in a.values()) > 20

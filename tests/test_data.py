@@ -22,15 +22,12 @@ from softvq_lab.data.datasets import (
     Augmented,
     describe_data,
     digits,
-    folder,
     load_data,
-    record_broken,
     shapes,
-    stack,
     training_view,
 )
-from softvq_lab.data.folder import BrokenFiles, hold_out
-from softvq_lab.data.images import center_crop, labels_of, random_crop
+from softvq_lab.data.folder import BrokenFiles, folder, hold_out, record_broken
+from softvq_lab.data.images import center_crop, labels_of, random_crop, stack
 from softvq_lab.settings.parse import parse
 from softvq_lab.settings.sections import DataConfig
 from softvq_lab.settings.workflows import TrainConfig
@@ -389,7 +386,10 @@ def test_views_follow_from_seed_draw_and_index_alone(tmp_path, source):
         torch.equal(torch.stack([x, y], 1).flatten(0, 1), w) for x, y, w in zip(*halves, whole)
     )  # whatever the ranks
     assert torch.equal(a[2][0], a[2, 0][0]) and a[2][1] == images.train[2][1]
-    seen = lambda data, index: {data[index, draw][0].numpy().tobytes() for draw in range(8)}
+
+    def seen(data, index):
+        return {data[index, draw][0].numpy().tobytes() for draw in range(8)}
+
     assert len(seen(a, 2)) > 4 and seen(a, 2) != seen(
         Augmented(images.train, "random", True, seed=4), 2
     )

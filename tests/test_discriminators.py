@@ -203,7 +203,10 @@ def test_two_ranks_normalise_as_one_process_with_all_images(ranks):
     n, x = norm().train(), activations().requires_grad_()
     y = n(x)
     y.sin().sum().backward()
-    both = lambda k: torch.cat([r[k] for r in ranks])
+
+    def both(k):
+        return torch.cat([r[k] for r in ranks])
+
     torch.testing.assert_close(both("y"), y.detach())
     torch.testing.assert_close(both("x"), x.grad)
     torch.testing.assert_close(ranks[0]["weight"] + ranks[1]["weight"], n.weight.grad)
@@ -280,7 +283,10 @@ def test_virtual_groups_hide_images_of_other_groups():
 
 def test_batches_that_groups_do_not_divide_are_cut_as_evenly_as_can_be():
     norm, x = VirtualBatchNorm(3), 5 + torch.randn(11, 3, 7)
-    plain = lambda part: F.batch_norm(part, None, None, training=True, eps=1e-6)
+
+    def plain(part):
+        return F.batch_norm(part, None, None, training=True, eps=1e-6)
+
     torch.testing.assert_close(norm(x), torch.cat([plain(x[:6]), plain(x[6:])]))
 
 
@@ -424,7 +430,10 @@ def test_augmentation_is_differentiable():
         torch.randn(2, 3, 8, 8),
     )
     draw = aug.draw(x)
-    energy = lambda x: aug(x, draw).double().square().sum()
+
+    def energy(x):
+        return aug(x, draw).double().square().sum()
+
     energy(x).backward()
     with torch.no_grad():
         slope = (energy(x + 0.01 * direction) - energy(x - 0.01 * direction)) / 0.02
@@ -539,7 +548,10 @@ def test_the_released_balance_weighs_consistency_two_and_a_half_times_as_much():
     torch.testing.assert_close(theirs["adversarial"], 0.2 * ours["adversarial"])  # adv_weight
     torch.testing.assert_close(theirs["lecam"], 0.2 * ours["lecam"])
     torch.testing.assert_close(theirs["consistency"], ours["consistency"] / 2)  # mean, not sum
-    ratio = lambda out: out["consistency"] / out["adversarial"]
+
+    def ratio(out):
+        return out["consistency"] / out["adversarial"]
+
     torch.testing.assert_close(ratio(theirs) / ratio(ours), torch.tensor(2.5))
 
 

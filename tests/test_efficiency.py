@@ -111,12 +111,16 @@ def test_parameters_are_the_paper_s():
     ids=lambda c: c.generator,
 )
 def test_three_counts_give_every_length(config):
-    count = lambda n: count_generator(config, n, latent_dim=8, num_classes=10)
+    def count(n):
+        return count_generator(config, n, latent_dim=8, num_classes=10)
+
     assert by_length(count, [16, 20, 256]) == {n: count(n) for n in (16, 20, 256)}
 
 
 def test_three_counts_give_every_length_of_a_tokenizer():
-    count = lambda n: count_tokenizer(TokenizerConfig(tokens=n))
+    def count(n):
+        return count_tokenizer(TokenizerConfig(tokens=n))
+
     assert by_length(count, [16, 64]) == {n: count(n) for n in (16, 64)}
 
 
@@ -179,7 +183,10 @@ def test_a_table_has_the_paper_in_brackets():
 
 def test_loads_take_turns():
     order = []
-    load = lambda name: Load(lambda: (order.append(name), time.sleep(0.002)), 1)
+
+    def load(name):
+        return Load(lambda: (order.append(name), time.sleep(0.002)), 1)
+
     seconds = race({n: load(n) for n in "abc"}, CPU, rounds=3, turn=0)
     assert (
         "".join(order) == "aabbcc" + "abc" + "bca" + "cab"

@@ -21,7 +21,8 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from softvq_lab.core import ConfigError, read_json, sha256
-from softvq_lab.data.datasets import ImageData, digits, stack, to_pil, to_uint8
+from softvq_lab.data.datasets import digits
+from softvq_lab.data.images import ImageData, stack, to_pil, to_uint8
 from softvq_lab.evaluation import extractors
 from softvq_lab.evaluation.extractors import (
     INCEPTION,
@@ -738,8 +739,13 @@ def ssim_by_formula(x: torch.Tensor, y: torch.Tensor) -> list[float]:
     "Wang et al. 2004, equation 13, in float64: window by window, on intensities from 0 to 1."
     g = torch.exp(-torch.arange(-5, 6).double().square() / (2 * 1.5**2))
     window = torch.outer(g, g) / g.sum().square()
-    windows = lambda v: (v.double().add(1) / 2).unfold(2, 11, 1).unfold(3, 11, 1)
-    mean = lambda v: (v * window).sum((-1, -2))
+
+    def windows(v):
+        return (v.double().add(1) / 2).unfold(2, 11, 1).unfold(3, 11, 1)
+
+    def mean(v):
+        return (v * window).sum((-1, -2))
+
     x, y = windows(x), windows(y)
     mx, my = mean(x), mean(y)
     vx, vy = (mean((v - m[..., None, None]).square()) for v, m in ((x, mx), (y, my)))
@@ -769,7 +775,10 @@ def test_ssim_sees_brightness_as_intensities_from_black():
     "A flat grey against a brighter one: the first factor of the formula alone."
     for dark, bright in ((-1.0, 1.0), (-0.4, 0.0), (0.0, 0.6)):
         a, b = (dark + 1) / 2, (bright + 1) / 2
-        flat = lambda v: torch.full((2, 3, 12, 19), v)
+
+        def flat(v):
+            return torch.full((2, 3, 12, 19), v)
+
         expected = (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
         assert ssim(flat(dark), flat(bright)).tolist() == pytest.approx([expected] * 2, abs=1e-3)
 

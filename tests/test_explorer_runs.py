@@ -396,6 +396,7 @@ def test_with_a_password_nobody_else_comes_in(runs, tmp_path):
     (tmp_path / "users").write_text("ann:correct horse\n")
     app = Explorer(runs, tmp_path / "app", "--auth", str(tmp_path / "users"))
     from gradio_client import Client
+    from gradio_client.exceptions import AuthenticationError
 
     for route in (
         "config",
@@ -410,7 +411,7 @@ def test_with_a_password_nobody_else_comes_in(runs, tmp_path):
     assert '"dependencies":[]' in page and not any(
         '"tokenizer"' in names for names in re.findall(r'"enum":\[(.*?)\]', page)
     )
-    with pytest.raises(Exception):
+    with pytest.raises(AuthenticationError):
         Client(app.url, auth=("ann", "wrong"), verbose=False)
     assert isinstance(
         Client(app.url, auth=("ann", "correct horse"), verbose=False).predict(

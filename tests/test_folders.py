@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from softvq_lab.core import read_json, readable, write_json
-from softvq_lab.data.datasets import describe_data, folder, labels_of, record_broken, stack
-from softvq_lab.data.folder import BrokenFiles, hold_out
+from softvq_lab.data.datasets import describe_data
+from softvq_lab.data.folder import BrokenFiles, folder, hold_out, record_broken
+from softvq_lab.data.images import labels_of, stack
 from softvq_lab.data.walk import image_suffixes
 from softvq_lab.evaluation.references import folder_reference
 from softvq_lab.explore.session import read_upload

@@ -105,7 +105,10 @@ def test_a_sample_does_not_depend_on_how_a_batch_is_split(kind, sampler):
 @pytest.mark.parametrize("kind,sampler", SAMPLERS)
 def test_guidance_of_one_is_the_conditional_model_and_more_is_not(kind, sampler):
     g, y = make(kind), torch.tensor([2, 4])
-    draw = lambda **kw: g.sample(y, sampler, steps=4, **kw)
+
+    def draw(**kw):
+        return g.sample(y, sampler, steps=4, **kw)
+
     plain = draw(guidance=1.0)
     torch.testing.assert_close(
         plain,
@@ -152,7 +155,9 @@ def test_guidance_of_dit_leaves_the_variance_and_takes_all_channels():
 
 
 def test_the_papers_scales_are_the_defaults():
-    scale = lambda kind, tokens, **kw: make(kind, tokens=tokens, **kw).guidance.scale
+    def scale(kind, tokens, **kw):
+        return make(kind, tokens=tokens, **kw).guidance.scale
+
     assert [scale("sit", n) for n in (64, 32, 128, 8)] == [1.75, 2.25, 1.75, 2.25] and [
         scale("dit", n) for n in (64, 32)
     ] == [1.35, 1.45]

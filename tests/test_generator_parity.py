@@ -181,7 +181,10 @@ def names_of(kind: str, info: dict) -> dict:
     "Names and shapes of a released model, written down from the published architecture."
     C, p, D = info["hidden_size"], info["patch_size"], info["in_channels"]
     hidden, out = int(C * info["mlp_ratio"]), D * (2 if kind == "dit" else 1)
-    line = lambda at, i, o: {f"{at}.weight": (o, i), f"{at}.bias": (o,)}
+
+    def line(at, i, o):
+        return {f"{at}.weight": (o, i), f"{at}.bias": (o,)}
+
     names = (
         line("x_embedder", D, C)
         if info["vae_1d"]
@@ -327,7 +330,10 @@ def test_what_a_released_generator_draws_is_scaled_by_what_its_tokenizer_states(
 def test_a_released_generator_alone_draws_normalised_latents_and_samples_none(tmp_path):
     names, info = read(f"{SIT}.keys.json"), read(f"{SIT}.config.json")
     g, y = load_generator(folder_of(tmp_path, names, info)), torch.tensor([1])
-    noise = lambda *shape: det("z", (1, *shape))
+
+    def noise(*shape):
+        return det("z", (1, *shape))
+
     assert g.draw(y, noise, "euler", 1, Guidance(1.0)).shape == (1, 64, 32)
     for f in (lambda: g.sample(y), lambda: g.loss(torch.zeros(1, 64, 32), y)):
         with pytest.raises(ValueError, match="does not know the statistics of its latents yet"):

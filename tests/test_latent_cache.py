@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader, TensorDataset
 
 from softvq_lab.core import read_json, write_json
-from softvq_lab.data.datasets import folder, shapes
+from softvq_lab.data.datasets import shapes
+from softvq_lab.data.folder import folder
 from softvq_lab.data.images import ImageData, stack
 from softvq_lab.hub.models import load_tokenizer, save
 from softvq_lab.latents.cache import _key as key_of

@@ -55,7 +55,10 @@ def folders(tmp_path_factory):
         root / "generator",
     )
     cache_latents(t, digits(16), root / "cache", progress=False)
-    opened = lambda: open_cache(root / "cache", t.fingerprint, verify=False)
+
+    def opened():
+        return open_cache(root / "cache", t.fingerprint, verify=False)
+
     return {
         "tokenizer": (
             root / "tokenizer/config.json",

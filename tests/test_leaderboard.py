@@ -151,7 +151,8 @@ def test_a_declaration_survives_its_file_and_what_is_none_is_left_out(declared):
 
 @pytest.mark.parametrize("kind", ["tokenizer", "generator"])
 def test_everything_that_the_library_measures_is_declared(trained, kind):
-    from softvq_lab.data.datasets import digits, stack
+    from softvq_lab.data.datasets import digits
+    from softvq_lab.data.images import stack
     from softvq_lab.evaluation.extractors import make_extractor
     from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
     from softvq_lab.evaluation.probe import pixel_site, probe_figures

@@ -347,7 +347,10 @@ def test_of_two_who_open_a_run_at_once_the_one_that_trains_has_its_settings(
 
 def test_who_opened_a_run_first_does_not_train_it_with_the_settings_of_another(tmp_path):
     run = open_run(tmp_path / "r", "tokenizer", asked())
-    again = lambda **given: open_run(run.path, "tokenizer", asked(**given), resume=True) and 0
+
+    def again(**given):
+        return open_run(run.path, "tokenizer", asked(**given), resume=True) and 0
+
     assert end_of(fork(lambda: again())) == 0
     with at_work(run):
         pass  # the other asked for the same

@@ -224,7 +224,10 @@ def test_reconstruction_losses_are_means_of_each_image():
 
 def test_adversarial_losses_are_the_formulas():
     r, f = torch.tensor([[2.0, -1.0], [0.3, 0.0]]), torch.tensor([[-3.0], [0.5]])
-    sigmoid = lambda x: 1 / (1 + (-x).exp())
+
+    def sigmoid(x):
+        return 1 / (1 + (-x).exp())
+
     real, fake = -sigmoid(r).log().mean(), -(1 - sigmoid(f)).log().mean()
     torch.testing.assert_close(
         d_loss("hinge", real_logits=r, fake_logits=f),

@@ -236,12 +236,15 @@ def test_an_output_is_the_same_however_its_path_is_written(monkeypatch, tmp_path
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     path = way.format("a", "a", cwd=tmp_path / "here", here="here")
-    written = lambda day, text: json.dumps(
-        {
-            "cells": [{"source": f"import softvq_lab  # {text}"}],
-            "metadata": {"papermill": {"start_time": day}},
-        }
-    )
+
+    def written(day, text):
+        return json.dumps(
+            {
+                "cells": [{"source": f"import softvq_lab  # {text}"}],
+                "metadata": {"papermill": {"start_time": day}},
+            }
+        )
+
     with local_file_io_cwd():
         papermill_io.write(written("Monday", "begun"), path)
         papermill_io.write(written("Monday", "ended"), path)
@@ -377,7 +380,10 @@ def test_in_step_says_so_only_when_it_is(root, tmp_path, spoil):
     (tmp_path / ".gitignore").write_text(".venv\n")
     (tmp_path / ".venv").symlink_to(Path(sys.executable).parent.parent)
     export = Path(sys.executable).with_name("nbdev_export")
-    run = lambda *words: subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+
+    def run(*words):
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+
     assert run(export).returncode == 0 and run("git", "init", "-q", ".").returncode == 0
     if spoil:
         spoil(tmp_path)

@@ -160,13 +160,16 @@ def test_mar_mini_64_computes_what_the_authors_code_computes(released):
         assert error(enc, e["enc"]) < 1e-4
         assert error(g.net.decode(enc, visible), e["z"]) < 1e-4
         assert error(g.diffloss.net(e["mlp_x"], e["mlp_t"], e["mlp_c"]), e["mlp_out"]) < 1e-4
+
         # the fixture holds times and noise of every place; the loss takes those of the hidden ones
-        at_hidden = lambda v: torch.stack(
-            [
-                at_places(r.view(B, L, -1), e["orders"][:, :hidden])
-                for r in v.view(repeats, B * L, -1)
-            ]
-        )
+        def at_hidden(v):
+            return torch.stack(
+                [
+                    at_places(r.view(B, L, -1), e["orders"][:, :hidden])
+                    for r in v.view(repeats, B * L, -1)
+                ]
+            )
+
         t, noise = (
             at_hidden(e["t_seed9"])[..., 0],
             at_hidden(det("mar-mini-64eps", (repeats * B * L, D))),
@@ -188,16 +191,23 @@ def folder_of(path: Path, **changes) -> dict:
         c["class_num"],
         c["mlp_ratio"],
     )
-    linear = lambda at, i, o: {f"{at}.weight": (o, i), f"{at}.bias": (o,)}
-    norm = lambda at, w: {f"{at}.weight": (w,), f"{at}.bias": (w,)}
-    block = lambda at, w: (
-        norm(f"{at}.norm1", w)
-        | linear(f"{at}.attn.qkv", w, 3 * w)
-        | linear(f"{at}.attn.proj", w, w)
-        | norm(f"{at}.norm2", w)
-        | linear(f"{at}.mlp.fc1", w, int(r * w))
-        | linear(f"{at}.mlp.fc2", int(r * w), w)
-    )
+
+    def linear(at, i, o):
+        return {f"{at}.weight": (o, i), f"{at}.bias": (o,)}
+
+    def norm(at, w):
+        return {f"{at}.weight": (w,), f"{at}.bias": (w,)}
+
+    def block(at, w):
+        return (
+            norm(f"{at}.norm1", w)
+            | linear(f"{at}.attn.qkv", w, 3 * w)
+            | linear(f"{at}.attn.proj", w, w)
+            | norm(f"{at}.norm2", w)
+            | linear(f"{at}.mlp.fc1", w, int(r * w))
+            | linear(f"{at}.mlp.fc2", int(r * w), w)
+        )
+
     names = {
         "fake_latent": (1, E),
         "mask_token": (1, 1, C),
@@ -324,7 +334,9 @@ def test_what_cannot_be_loaded_is_said(tmp_path):
 
 
 def test_orders_and_what_is_hidden_follow_from_a_generator_of_random_numbers():
-    draw = lambda seed: draw_orders(4, 9, torch.Generator().manual_seed(seed))
+    def draw(seed):
+        return draw_orders(4, 9, torch.Generator().manual_seed(seed))
+
     assert (
         torch.equal(draw(1), draw(1))
         and not torch.equal(draw(1), draw(2))
@@ -354,7 +366,10 @@ def test_the_loss_asks_for_hidden_tokens_only():
     torch.testing.assert_close(
         asked.view(3, 5, 8, 3), at_places(STATS.normalize(z), orders[:, :8]).expand(3, 5, 8, 3)
     )
-    leak = lambda v: torch.autograd.grad(rows[-1][2].sum(), v)[0]
+
+    def leak(v):
+        return torch.autograd.grad(rows[-1][2].sum(), v)[0]
+
     z.requires_grad_()
     g.loss(z, y, orders, 8, t, noise)
     touched = (

@@ -130,7 +130,8 @@ def reached(module) -> set[str]:
     }
 
 
-X = lambda n=8: [digits(32).train.tensors[0][:n]]
+def X(n=8):
+    return [digits(32).train.tensors[0][:n]]
 
 
 @pytest.mark.parametrize(

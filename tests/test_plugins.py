@@ -193,13 +193,16 @@ def test_a_saved_tokenizer_needs_its_plugin_and_says_so(mine, tmp_path):
         "from softvq_lab.hub.models import load_tokenizer; "
         f"print(load_tokenizer({str(tmp_path / 'saved')!r}).fingerprint)"
     )
-    child = lambda **env: subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+
+    def child(**env):
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
     without = child(SOFTVQ_LAB_PLUGINS="")
     assert (
         without.returncode

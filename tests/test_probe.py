@@ -4,7 +4,8 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from softvq_lab.data.datasets import ImageData, digits, stack
+from softvq_lab.data.datasets import digits
+from softvq_lab.data.images import ImageData, stack
 from softvq_lab.evaluation import probe as probing
 from softvq_lab.evaluation.passport import compare
 from softvq_lab.evaluation.probe import (
@@ -190,7 +191,10 @@ def test_the_batch_size_is_a_parameter_and_stands_in_the_passport(data):
         data.source,
     )
     site = pixel_site(few, 16)
-    shown = lambda **kw: probe_figures(site, few, epochs=1, **kw)["pixels"].passport["batch_size"]
+
+    def shown(**kw):
+        return probe_figures(site, few, epochs=1, **kw)["pixels"].passport["batch_size"]
+
     assert [shown(), shown(batch_size=45), shown(batch_size=1000)] == [32, 45, 90]
     with pytest.raises(ValueError, match="batch_size: "):
         compare(*(probe_figures(site, few, epochs=1, batch_size=b)["pixels"] for b in (45, 9)))
@@ -210,10 +214,12 @@ def test_features_in_a_file_are_those_in_memory(trained, data, tmp_path, monkeyp
         data.class_names,
         data.source,
     )
-    sites = lambda: (
-        latent_sites(t, few, scratch=tmp_path, batch_size=17)
-        | pixel_sites(few, {"pixels": 30, "fewer": 9}, tmp_path)
-    )
+
+    def sites():
+        return latent_sites(t, few, scratch=tmp_path, batch_size=17) | pixel_sites(
+            few, {"pixels": 30, "fewer": 9}, tmp_path
+        )
+
     held = sites()
     monkeypatch.setattr(probing, "HELD", 100)
     filed = sites()
@@ -315,7 +321,9 @@ def test_the_verdict_says_when_latents_do_not_win(data):
     "By McNemar's test: 30 against 2 is a win, 5 against 3 is none."
     from softvq_lab.evaluation.probe import Probed
 
-    make = lambda right: Probed({"top1": right.float().mean().item()}, {}, right=right)
+    def make(right):
+        return Probed({"top1": right.float().mean().item()}, {}, right=right)
+
     base = torch.ones(100, dtype=torch.bool)
 
     def lacking(*numbers):

@@ -449,9 +449,9 @@ def test_a_helper_that_lies_elsewhere_belongs_to_its_plugin(plugin, tmp_path, mo
 
 
 def test_two_plugins_of_one_name_are_both_recorded(plugin, tmp_path):
-    for i, folder in enumerate("ab"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "more.py").write_text(f"X = {i}\n")
+    for i, place in enumerate("ab"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "more.py").write_text(f"X = {i}\n")
     given = {"quantizer": "scaled", "plugins": "scaled.py,a/more.py,b/more.py"}
     stop_half_way(begin("r", **given))
     (tmp_path / "a" / "more.py").write_text("X = 7\n")

@@ -109,7 +109,10 @@ def gradients(mix, size, detach_logits, l2, one_tau):
     """
     G, N, D, K = size
     draw = torch.Generator().manual_seed(5)
-    rand = lambda *shape: torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    def rand(*shape):
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
     u, C = rand(G, N, D).requires_grad_(), rand(G, K, D).requires_grad_()
     s = (torch.tensor(2.0).double() if one_tau else 0.5 + rand(G, N, 1).abs()).requires_grad_()
     z, entropy, mean = mix(u, s.expand(G, N, 1), C, detach_logits, l2)[:3]
@@ -123,7 +126,9 @@ def gradients(mix, size, detach_logits, l2, one_tau):
 @pytest.mark.parametrize("l2", [True, False], ids=["distance", "inner product"])
 @pytest.mark.parametrize("one_tau", [True, False], ids=["tau", "omega"])
 def test_the_blocks_are_equation_11_and_its_gradients(size, detach_logits, l2, one_tau):
-    in_blocks = lambda u, s, C, d, l2: soft_mix(u, s, C, 0.01, d, l2, of_posterior=True)
+    def in_blocks(u, s, C, d, l2):
+        return soft_mix(u, s, C, 0.01, d, l2, of_posterior=True)
+
     found, expected = (gradients(f, size, detach_logits, l2, one_tau) for f in (in_blocks, dense))
     for a, b in zip(found, expected):
         assert (a - b).norm() <= 1e-9 * b.norm()

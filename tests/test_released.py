@@ -185,8 +185,9 @@ def test_a_released_cnn_loads(tmp_path, quantizer):
     """Names and shapes written down from the published architecture (LlamaGen's VQ-16), not from
     our own.
     """
-    res = lambda at, i, o: (
-        {
+
+    def res(at, i, o):
+        return {
             f"{at}.norm1.weight": (i,),
             f"{at}.norm1.bias": (i,),
             f"{at}.conv1.weight": (o, i, 3, 3),
@@ -195,23 +196,25 @@ def test_a_released_cnn_loads(tmp_path, quantizer):
             f"{at}.norm2.bias": (o,),
             f"{at}.conv2.weight": (o, o, 3, 3),
             f"{at}.conv2.bias": (o,),
-        }
-        | (
+        } | (
             {f"{at}.nin_shortcut.weight": (o, i, 1, 1), f"{at}.nin_shortcut.bias": (o,)}
             if i != o
             else {}
         )
-    )
-    attn = lambda at, c: (
-        {f"{at}.norm.weight": (c,), f"{at}.norm.bias": (c,)}
-        | {
+
+    def attn(at, c):
+        return {f"{at}.norm.weight": (c,), f"{at}.norm.bias": (c,)} | {
             f"{at}.{n}.{k}": (c, c, 1, 1) if k == "weight" else (c,)
             for n in ("q", "k", "v", "proj_out")
             for k in ("weight", "bias")
         }
-    )
-    conv = lambda at, i, o, k=3: {f"{at}.weight": (o, i, k, k), f"{at}.bias": (o,)}
-    norm = lambda at, c: {f"{at}.weight": (c,), f"{at}.bias": (c,)}
+
+    def conv(at, i, o, k=3):
+        return {f"{at}.weight": (o, i, k, k), f"{at}.bias": (o,)}
+
+    def norm(at, c):
+        return {f"{at}.weight": (c,), f"{at}.bias": (c,)}
+
     width, names = [128, 128, 256, 256, 512], conv("encoder.conv_in", 3, 128)
     for i, (a, b) in enumerate(zip([128, *width], width)):
         for j in range(2):
@@ -406,7 +409,10 @@ LISTS = dict(vq_mean=[i / 50 for i in range(32)], vq_std=[0.05 + i / 20 for i in
 )
 def test_a_pair_decodes_what_is_drawn_times_std_plus_mean(generators, softvq, case, stated):
     y = torch.tensor([7, 999])
-    draw = lambda **s: load_pair(generators[case], restate(softvq, **s))[0].sample(y, steps=1)
+
+    def draw(**s):
+        return load_pair(generators[case], restate(softvq, **s))[0].sample(y, steps=1)
+
     plain, scaled = draw(vq_mean=0.0, vq_std=1.0), draw(**stated)
     mean, std = (torch.tensor(stated[k], dtype=torch.float32) for k in ("vq_mean", "vq_std"))
     torch.testing.assert_close(scaled, plain * std + mean, rtol=1e-5, atol=1e-6)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from softvq_lab.data.datasets import to_uint8
+from softvq_lab.data.images import to_uint8
 from softvq_lab.evaluation.sampling import (
     pack_npz,
     read_samples,
@@ -391,7 +391,10 @@ def test_the_default_folder_is_found_again(trained, capsys, tmp_path):
     for name in ("generator", "tokenizer"):
         shutil.copytree(trained / name, tmp_path / name)
     run = tmp_path / "generator"
-    ask = lambda *a: main([str(run), "--steps", "2", "--batch", "4", *a])
+
+    def ask(*a):
+        return main([str(run), "--steps", "2", "--batch", "4", *a])
+
     assert (
         ask("--count", "3") == 0
         and ask("--count", "5") == 0

@@ -80,7 +80,10 @@ def disturb(task, how, seen):
     """Wait until a training is in its midst, disturb it, and let it go on at once instead of after
     Slurm's two minutes.
     """
-    step = lambda: Run(task.run).status.get("step", 0)
+
+    def step():
+        return Run(task.run).status.get("step", 0)
+
     wait_for(lambda: 3 <= step())
     how(job_of(task))
     seen[task.label] = wait_for(

@@ -230,7 +230,9 @@ def test_compare_and_differences_say_which_run_cannot_be_read(runs):
 
 
 def test_depth_is_counted_and_brackets_in_texts_are_not(tmp_path):
-    nested = lambda n: json.loads("[" * n + "]" * n)
+    def nested(n):
+        return json.loads("[" * n + "]" * n)
+
     for value in ({"a": nested(DEEPEST - 1)}, {"a": "[" * 1000}, {"[" * 300: 1}):
         write_json(tmp_path / "a.json", value)
         assert read_json(tmp_path / "a.json") == value

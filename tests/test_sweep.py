@@ -197,7 +197,10 @@ def test_images_that_moved_are_the_same_job_and_other_images_are_not(tmp_path):
     for i in range(20):
         (tmp_path / "a" / "xy"[i % 2]).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), (i, 0, 0)).save(tmp_path / "a" / "xy"[i % 2] / f"{i}.bmp")
-    at = lambda path: tasks_of(tmp_path / "runs", dataset="folder", data_path=str(path))[0].id
+
+    def at(path):
+        return tasks_of(tmp_path / "runs", dataset="folder", data_path=str(path))[0].id
+
     before = at(tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "b")
     assert at(tmp_path / "b") == before

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from softvq_lab.data.archives import find_tars, hf, webdataset
-from softvq_lab.data.datasets import describe_data, folder, labels_of, stack
+from softvq_lab.data.datasets import describe_data
+from softvq_lab.data.folder import folder
+from softvq_lab.data.images import labels_of, stack
 from softvq_lab.data.walk import split_of
 
 
@@ -239,7 +241,10 @@ def test_pieces_of_a_set_are_no_classes(tmp_path, names):
 
 def test_of_three_splits_val_is_held_out(tmp_path):
     for k, split in enumerate(("train", "VALID", "test")):
-        label = lambda i: str(i % 2)
+
+        def label(i):
+            return str(i % 2)
+
         write_tar(tmp_path / f"x-{split}-0.tar", samples(label, count=6 - k, first=10 * k))
     d = webdataset(str(tmp_path), 8)
     assert (len(d.train), len(d.heldout)) == (6, 5)
@@ -299,11 +304,10 @@ def test_a_flat_test_tar_takes_no_classes_from_other_tars(tmp_path):
         write_tar(tmp_path / "b" / f"{name}.tar", samples(count=count))
     write_tar(tmp_path / "c" / "train-0.tar", samples(lambda i: CAT_DOG[i]))
     write_tar(tmp_path / "c" / "test-0.tar", samples(count=6))
-    for folder, count in (("b", 4), ("c", 6)):
-        d = webdataset(str(tmp_path / folder), 8)
-        assert len(
-            d.class_names
-        ) == 2 and f"{count} images of a test split are not used" in "\n".join(d.notes)
+    for place, count in (("b", 4), ("c", 6)):
+        d = webdataset(str(tmp_path / place), 8)
+        assert len(d.class_names) == 2
+        assert f"{count} images of a test split are not used" in "\n".join(d.notes)
     with pytest.raises(
         ValueError,
         match="a/test.tar holds classes that .*a/train.tar does not: .*shots|3 of 4 images",
@@ -501,7 +505,10 @@ def test_a_dot_in_a_name_is_no_further_image_and_keeps_its_own_label(tmp_path, e
         members = {f"{i}.{e}": d for i in range(6) for e, d in (("png", png(i)), (ext, {"y": 0}))}
         members |= {f"{i}.label.json": {"label": f"c{i % 2}"} for i in range(6)}
     else:
-        label = lambda i: {"label": f"c{i % 2}"} if ext == "json" else f"c{i % 2}"
+
+        def label(i):
+            return {"label": f"c{i % 2}"} if ext == "json" else f"c{i % 2}"
+
         members = {
             f"v2.{i}.{e}": d for i in range(6) for e, d in (("png", png(i)), (ext, label(i)))
         }

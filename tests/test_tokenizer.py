@@ -57,7 +57,10 @@ def test_softvq_is_the_equations_written_as_loops():
     v = SoftVQ(D, K, G, tau=tau, kl_tau=kl_tau, kl_weight=1.0).double()
     v.codebook.data.normal_()
     z_hat = torch.randn(B, L, D)
-    unit = lambda u: u.double() / u.double().norm()
+
+    def unit(u):
+        return u.double() / u.double().norm()
+
     z, entropies, mean = (
         torch.zeros(B, L, D, dtype=torch.float64),
         [],

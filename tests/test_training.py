@@ -138,7 +138,9 @@ def test_twenty_kills_at_random_moments(whole, tmp_path):
                 prepared(folder, **everything),
             )  # nearly through: from the start again
         if killed % 4 == 3:
-            when = lambda r: any(r.checkpoints.glob(".aside-*"))
+
+            def when(r):
+                return any(r.checkpoints.glob(".aside-*"))
         else:
             after = draw.uniform(0, 4.0)
             began = []
@@ -222,7 +224,10 @@ def test_nohup_stays_what_it_is():
         "import os, signal; from softvq_lab.signals import Requests; r = Requests().__enter__(); "
         "os.kill(os.getpid(), signal.SIGHUP); print([r.asked])"
     )
-    ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def ignored():
+        return signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     for how, said in ((ignored, "['']"), (None, "['SIGHUP']")):
         done = subprocess.run([sys.executable, "-c", code], preexec_fn=how, capture_output=True)
         assert done.stdout.decode().strip() == said

@@ -66,7 +66,10 @@ def test_wrappers_in_the_middle_of_names_are_taken_off(saved):
 
 def test_what_the_wrappers_of_torch_save_is_read():
     net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    fresh = lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+    def fresh():
+        return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
     for wrapped in (
         AveragedModel(net),
         torch.compile(net),

@@ -3,7 +3,7 @@
 import gradio as gr
 from tabs.picker import Context, Newest, chooser, failed, focus, picture, plain, resolve, served
 
-from softvq_lab.data.datasets import to_pil
+from softvq_lab.data.images import to_pil
 from softvq_lab.explore.codewords import (
     Edit,
     attention,

@@ -5,7 +5,7 @@ from functools import lru_cache
 import gradio as gr
 from tabs.picker import Newest, failed, picture, plain, resolve, served
 
-from softvq_lab.data.datasets import grid, to_pil
+from softvq_lab.data.images import grid, to_pil
 from softvq_lab.experiments.execute import Job
 from softvq_lab.experiments.job import output_of, progress, start
 from softvq_lab.explore.latent_map import (

@@ -3,7 +3,7 @@
 import gradio as gr
 from tabs.picker import Context, Newest, View, failed, picture, plain, resolve, served
 
-from softvq_lab.data.datasets import grid, to_pil
+from softvq_lab.data.images import grid, to_pil
 from softvq_lab.explore.sampling import (
     Film,
     classes_of,

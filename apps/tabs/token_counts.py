@@ -3,7 +3,7 @@
 import gradio as gr
 from tabs.picker import Context, Newest, chooser, failed, focus, plain, resolve, served
 
-from softvq_lab.data.datasets import to_pil
+from softvq_lab.data.images import to_pil
 from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.session import chosen_image, enlarge, open_lens
 from softvq_lab.explore.token_counts import (

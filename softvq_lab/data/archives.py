@@ -178,8 +178,13 @@ def hf(path: str, size: Size) -> ImageData:
             f"{title}: {bad.sum()} rows of {len(main)} have no label (the first is row "
             f"{bad.argmax()})"
         )
-    undecoded = lambda t: t.cast_column(image, _datasets().Image(decode=False))
-    make = lambda t, rows, y: ArrowPictures(undecoded(t), image, rows, y, size, title)
+
+    def undecoded(t):
+        return t.cast_column(image, _datasets().Image(decode=False))
+
+    def make(t, rows, y):
+        return ArrowPictures(undecoded(t), image, rows, y, size, title)
+
     train_split, held_split, notes = make(main, range(len(main)), labels), None, []
     if label is None:
         notes.append(f"no labels among the columns {list(main.features)}: all images are one class")

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'digits', 'draw_scene', 'Scenes', 'shapes', 'Augmented', 'WithMirrors', 'training_view', 'load_data',
-           'describe_data', 'BrokenFiles', 'ImageData', 'ImageFiles', 'Size', 'center_crop', 'folder', 'from_pil',
-           'from_uint8', 'grid', 'height_width', 'labels_of', 'pixels', 'record_broken', 'stack', 'to_pil', 'to_uint8']
+           'describe_data']
 
 # %% ../../nbs/data/09_datasets.ipynb #d32178fe
 import colorsys
@@ -21,14 +20,12 @@ from torch.utils.data import Dataset, TensorDataset
 
 from ..core import derive_seed, readable
 from .archives import hf, webdataset
-from .folder import BrokenFiles, ImageFiles, Pictures, folder, record_broken
+from .folder import Pictures, folder
 from softvq_lab.data.images import (
     ImageData,
     Size,
     center_crop,
-    from_pil,
     from_rgb,
-    from_uint8,
     grid,
     height_width,
     labels_of,
@@ -37,32 +34,10 @@ from softvq_lab.data.images import (
     spread,
     stack,
     to_pil,
-    to_uint8,
 )
 from .reading import read_picture
 from ..registry import registered
 from ..settings.sections import DataConfig
-
-# %% ../../nbs/data/09_datasets.ipynb #4b12f59f
-# The front door: whoever uses images needs this module only.
-_all_ = [
-    "BrokenFiles",
-    "ImageData",
-    "ImageFiles",
-    "Size",
-    "center_crop",
-    "folder",
-    "from_pil",
-    "from_uint8",
-    "grid",
-    "height_width",
-    "labels_of",
-    "pixels",
-    "record_broken",
-    "stack",
-    "to_pil",
-    "to_uint8",
-]
 
 # %% ../../nbs/data/09_datasets.ipynb #9ef75dc6
 def digits(size: Size) -> ImageData:
@@ -93,9 +68,12 @@ SHAPES = ("circle", "ring", "triangle", "square", "pentagon", "star", "cross", "
 
 def _polygon(kind: str) -> list[complex]:
     "Corners of a shape within the unit circle."
-    turn = lambda n, i: complex(
-        math.cos(2 * math.pi * i / n - math.pi / 2), math.sin(2 * math.pi * i / n - math.pi / 2)
-    )
+
+    def turn(n, i):
+        return complex(
+            math.cos(2 * math.pi * i / n - math.pi / 2), math.sin(2 * math.pi * i / n - math.pi / 2)
+        )
+
     if kind == "star":
         return [turn(10, i) * (1 if i % 2 == 0 else 0.45) for i in range(10)]
     if kind == "cross":
@@ -126,7 +104,10 @@ def draw_scene(kind: str, size: int, seed: int) -> Image.Image:
     """
     r, s = np.random.default_rng(seed), 4 * size
     hue, angle = r.random(), r.random() * 2 * math.pi
-    colour = lambda h, v, l: np.array(colorsys.hls_to_rgb(h % 1, l, v)) * 255
+
+    def colour(h, v, l):
+        return np.array(colorsys.hls_to_rgb(h % 1, l, v)) * 255
+
     low, high = colour(hue, 0.4, 0.75), colour(hue + r.uniform(-0.1, 0.1), 0.4, 0.9)
     yy, xx = np.mgrid[0:s, 0:s] / s - 0.5
     ramp = (xx * math.cos(angle) + yy * math.sin(angle) + 0.7)[..., None] / 1.4
@@ -134,7 +115,10 @@ def draw_scene(kind: str, size: int, seed: int) -> Image.Image:
     fill = tuple(int(v) for v in colour(hue + r.uniform(0.25, 0.75), 0.8, r.uniform(0.3, 0.5)))
     radius = r.uniform(0.2, 0.38) * s
     c = complex(*(r.uniform(radius, s - radius) for _ in range(2)))
-    disc = lambda at, rad: [at.real - rad, at.imag - rad, at.real + rad, at.imag + rad]
+
+    def disc(at, rad):
+        return [at.real - rad, at.imag - rad, at.real + rad, at.imag + rad]
+
     if kind in ("circle", "ring", "crescent"):
         mask = Image.new("L", (s, s))
         pen = ImageDraw.Draw(mask)

@@ -272,7 +272,10 @@ def _copies(train: Pictures, held: Pictures) -> tuple[list[int], int]:
     number = {k: i for i, k in enumerate(train.keys())}
     pairs = [(j, number[k]) for j, k in enumerate(held.keys()) if k in number]
     pairs = [pairs[i] for i in spread(len(pairs), COMPARED)] if pairs else []
-    same = lambda j, i: (crc := item_crc(held, j)) and crc == item_crc(train, i)
+
+    def same(j, i):
+        return (crc := item_crc(held, j)) and crc == item_crc(train, i)
+
     return [j for j, i in pairs if same(j, i)], len(pairs)
 
 
@@ -290,7 +293,10 @@ def _linked(splits: list[Pictures]) -> list[str]:
         for i, p in enumerate(found):
             if (name := first.setdefault(p, (split, i))) != (split, i):
                 again.append((name, (split, i)))
-    name = lambda pair: " is ".join(s.name(i) for s, i in reversed(pair))
+
+    def name(pair):
+        return " is ".join(s.name(i) for s, i in reversed(pair))
+
     if len(set(map(frozenset, places))) < len(places):
         raise ValueError(
             f"the {len(splits[1])} held-out images are the {len(splits[0])} training images "
@@ -339,7 +345,10 @@ def folder(path, size: Size) -> ImageData:
         raise ValueError(f"data_path={str(path)!r} is not a folder (looked in {readable(root)})")
     layout = read_layout(root)
     number = {c: y for y, c in enumerate(layout.train)}
-    labelled = lambda classes: [(f, number[c]) for c, files in classes.items() for f in files]
+
+    def labelled(classes):
+        return [(f, number[c]) for c, files in classes.items() for f in files]
+
     train = labelled(layout.train)
     if layout.held is None:
         is_held = hold_out([Path(f).as_posix() for f, _ in train])
@@ -354,7 +363,10 @@ def folder(path, size: Size) -> ImageData:
             f"those of each class in a folder of its own, for example {readable(root)}/cat/1.jpg "
             f"(one class needs no folder){said}"
         )
-    make = lambda side: ImageFiles(layout.root, [f for f, _ in side], [y for _, y in side], size)
+
+    def make(side):
+        return ImageFiles(layout.root, [f for f, _ in side], [y for _, y in side], size)
+
     splits = make(train), make(held)
     title = readable(root.name)
     return ImageData(

@@ -104,7 +104,10 @@ def _rows_of_json(value) -> list[dict]:
     if isinstance(value, dict) and isinstance(value.get("labels"), list):
         value = value["labels"]
     entries = value.items() if isinstance(value, dict) else value
-    pair = lambda x: isinstance(x, list | tuple) and len(x) == 2
+
+    def pair(x):
+        return isinstance(x, list | tuple) and len(x) == 2
+
     return [
         dict(zip(("file_name", "label"), x)) if pair(x) else x
         for x in (entries if isinstance(value, dict | list) else ())

@@ -216,7 +216,10 @@ def _by_tables(
     """Image -> label by the `tables` of a tar, the deepest one above it first, then the most usual
     name. What is wrong with a table is noted in `wrong`.
     """
-    order = lambda t: (-t.count("/"), TABLES.index(posixpath.basename(t).lower()))
+
+    def order(t):
+        return (-t.count("/"), TABLES.index(posixpath.basename(t).lower()))
+
     places, found = {n: posixpath.normpath(n) for n in names}, {}
     for table in sorted(tables, key=order):
         top = posixpath.dirname(posixpath.normpath(table))
@@ -275,7 +278,10 @@ def read_tar(path: str, left: LeftOut, wrong: list[str] | None = None) -> list[T
     images = _images(found, links, suffixes, left)
     names = [name for name, *_ in images.values()]
     tabled = _by_tables(tables, names, path, left, [] if wrong is None else wrong)
-    of = lambda key, name: (k.of(key, name) for k in labels.values())
+
+    def of(key, name):
+        return (k.of(key, name) for k in labels.values())
+
     return [
         TarImage(os.fsencode(name), *where, *of(key, name), os.fsencode(tabled.get(name, "")))
         for key, (name, *where) in images.items()
@@ -309,7 +315,10 @@ def _first_class(folders: list[list[str]], split: list[str], of=("", "train")) -
     images whose split is one `of` these are no names of classes.
     """
     only_splits = all(p and split_of(p[0]) for p in folders)
-    skip = lambda f, s: (w := split_of(f)) and (only_splits or w[0] == s)
+
+    def skip(f, s):
+        return (w := split_of(f)) and (only_splits or w[0] == s)
+
     first = [next((f for f in p if not skip(f, s)), "") for p, s in zip(folders, split)]
     distinct = {f for f, s in zip(first, split) if s in of}
     pieces = all(re.fullmatch((
@@ -379,7 +388,10 @@ def _written(index: dict) -> tuple[list[bytes], str, str] | None:
         return None
     rows = zip(*(index[k].tolist() for k in kinds))
     chosen = [next(((k, v) for k, v in zip(kinds, r) if v), ("", b"")) for r in rows]
-    members = lambda ks: " and ".join(f".{k}" for k in ks)
+
+    def members(ks):
+        return " and ".join(f".{k}" for k in ks)
+
     used = [k for k in kinds if any(c == k for c, _ in chosen)]
     return [v for _, v in chosen], members(used), members(k for k in kinds if k not in used)
 
@@ -463,7 +475,10 @@ def tar_labels(
         [os.fsdecode(n) for n in index["name"].tolist()],
         split or [""] * len(index["name"]),
     )
-    where = lambda i: (shards[index["shard"][i]], names[i])
+
+    def where(i):
+        return (shards[index["shard"][i]], names[i])
+
     if found := _written(index):
         return _of_members(found, split, where)
     table = [os.fsdecode(t) for t in index["table"].tolist()]
@@ -492,7 +507,10 @@ def tar_labels(
 def _of_members(found: tuple, split: list[str], where) -> tuple:
     "`tar_labels` by what `_written` found."
     values, members, unused = found
-    place = lambda i: "{1} in {0}".format(*map(readable, where(i)))
+
+    def place(i):
+        return "{1} in {0}".format(*map(readable, where(i)))
+
     bare_test = not any(v for v, s in zip(values, split) if s == "test")
     needed = [i for i, s in enumerate(split) if not (s == "test" and bare_test)]
     if lacking := [i for i in needed if not values[i]]:

@@ -116,7 +116,10 @@ def is_leftover(name: str) -> bool:
 
 def is_run(folder) -> bool:
     "Is it a run folder of this library?"
-    inside = lambda name: os.path.exists(os.path.join(folder, name))
+
+    def inside(name):
+        return os.path.exists(os.path.join(folder, name))
+
     return inside("config.json") and (inside("checkpoints") or inside("status.json"))
 
 # %% ../../nbs/data/01_walk.ipynb #edfa2308

@@ -190,14 +190,17 @@ def generator_table(lengths=LENGTHS, kinds=("sit", "dit", "mar")) -> list[dict]:
 
 def tokenizer_table(lengths=LENGTHS) -> list[dict]:
     "The same of tokenizers: GFLOPs of encoding and of decoding an image of 256 pixels."
-    row = lambda name, n, v: {
-        "model": name,
-        "tokens": n,
-        "parameters": v["parameters"] / 1e6,
-        "parameters_paper": PAPER_PARAMETERS.get(name),
-        "encode": v["encode"] / 1e9,
-        "decode": v["decode"] / 1e9,
-    }
+
+    def row(name, n, v):
+        return {
+            "model": name,
+            "tokens": n,
+            "parameters": v["parameters"] / 1e6,
+            "parameters_paper": PAPER_PARAMETERS.get(name),
+            "encode": v["encode"] / 1e9,
+            "decode": v["decode"] / 1e9,
+        }
+
     rows = [
         row(f"SoftVQ-{p}", n, v)
         for p in ("S", "B", "BL", "L")
@@ -219,7 +222,9 @@ def wide_table(rows: list[dict], value: str, digits: int = 2) -> str:
         list(dict.fromkeys(r["model"] for r in rows)),
     )
     found = {(r["model"], r["tokens"]): r for r in rows}
-    number = lambda v: f"{v:.{digits}f}" if v < 100 else f"{v:.1f}"
+
+    def number(v):
+        return f"{v:.{digits}f}" if v < 100 else f"{v:.1f}"
 
     def cell(model: str, n: int) -> str:
         if (r := found.get((model, n))) is None:

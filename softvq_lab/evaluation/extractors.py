@@ -21,7 +21,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.utils import create_feature_extractor
 
 from ..core import ConfigError
-from ..data.datasets import ImageData, from_uint8, to_uint8
+from ..data.images import ImageData, from_uint8, to_uint8
 from .passport import versioned
 from ..metrics import declare_features
 from ..pretrained.files import Needed, find, require

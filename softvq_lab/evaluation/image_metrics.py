@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.datasets import ImageData, to_uint8
+from ..data.images import ImageData, to_uint8
 from .passport import Measured, passport, versioned
 from ..metrics import PLUGIN, direction, lower_is_better, why_not_ranked
 from ..pretrained.files import find_vgg

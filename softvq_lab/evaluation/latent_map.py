@@ -212,13 +212,16 @@ def rows_of(maps: dict[str, np.ndarray], **columns) -> list[dict]:
     """What `latent_map.json` holds of points: a dict for each, its values of `columns` and its
     place [x, y] on each map, by the first word of the map's title.
     """
-    plain = lambda v: (
-        v
-        if isinstance(v, (str, int))
-        else round(float(v), 4)
-        if not isinstance(v, Tensor) or v.is_floating_point()
-        else int(v)
-    )
+
+    def plain(v):
+        return (
+            v
+            if isinstance(v, (str, int))
+            else round(float(v), 4)
+            if not isinstance(v, Tensor) or v.is_floating_point()
+            else int(v)
+        )
+
     n = len(next(iter(maps.values())))
     return [
         {

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..core import derive_seed, rng
-from ..data.datasets import ImageData
+from ..data.images import ImageData
 from .passport import Measured, passport, versioned
 from ..generators.base import Generator
 from ..latents.stats import encoded_batches
@@ -161,7 +161,9 @@ def _accuracy(
         found = (probe(rows.to(device)).topk(k).indices.cpu() for rows in _blocks(x))
         return (torch.cat(list(found)) == y.cpu()[:, None]).any(1)
 
-    share = lambda x, y, k: right(x, y, k).float().mean().item()
+    def share(x, y, k):
+        return right(x, y, k).float().mean().item()
+
     hit = right(hx, hy, 1)
     out = {"top1": hit.float().mean().item(), "train_top1": share(x, y, 1)}
     return (out | {"top5": share(hx, hy, 5)} if int(max(y.max(), hy.max())) >= 5 else out), hit
@@ -176,7 +178,10 @@ def ridge_probe(
     "The same figures (without top5) of ridge regression on standardised features, in closed form."
     (x, y), (hx, hy) = (_checked(*pair) for pair in (train, held))
     predict = (_ridge if _fits(x) else streamed_ridge)(x, y.cpu())
-    score = lambda x, y: torch.cat([predict(rows) for rows in _blocks(x)]) == y.cpu()
+
+    def score(x, y):
+        return torch.cat([predict(rows) for rows in _blocks(x)]) == y.cpu()
+
     right = score(hx, hy)
     return {
         "top1": right.float().mean().item(),
@@ -192,9 +197,10 @@ def _fits(x: Tensor) -> bool:
 def _ridge(x: Tensor, y: Tensor):
     "scikit-learn's: what predicts the classes of features (M, F)."
     mean, std = x.mean(0), x.std(0, correction=0)
-    norm = lambda v: (
-        ((v - mean) / (std + 1e-6)).double().cpu().numpy()
-    )  # a constant feature becomes 0
+
+    def norm(v):
+        return ((v - mean) / (std + 1e-6)).double().cpu().numpy()  # a constant feature becomes 0
+
     model = RidgeClassifierCV(alphas=ALPHAS).fit(norm(x), y.numpy())
     return lambda rows: torch.from_numpy(model.predict(norm(rows)))
 
@@ -206,10 +212,18 @@ def streamed_ridge(x: Tensor, y: Tensor):
     N, (classes, y) = len(x), y.unique(return_inverse=True)
     mean = sum(rows.double().sum(0) for rows in _blocks(x)) / N
     variance = sum((rows.double() - mean).square().sum(0) for rows in _blocks(x)) / N
-    norm = lambda rows: (rows.double() - mean) / (variance.sqrt() + 1e-6)
+
+    def norm(rows):
+        return (rows.double() - mean) / (variance.sqrt() + 1e-6)
+
     bias = 2 * torch.bincount(y).double() / N - 1
-    target = lambda y: 2 * F.one_hot(y, len(classes)).double() - 1 - bias
-    parts = lambda: zip(map(norm, _blocks(x)), map(target, y.split(len(_blocks(x)[0]))))
+
+    def target(y):
+        return 2 * F.one_hot(y, len(classes)).double() - 1 - bias
+
+    def parts():
+        return zip(map(norm, _blocks(x)), map(target, y.split(len(_blocks(x)[0]))))
+
     gram, cross = 0, 0
     for rows, wanted in parts():
         gram, cross = gram + rows.T @ rows, cross + rows.T @ wanted
@@ -475,11 +489,14 @@ def probe_figures(
 def probe_table(found: dict[str, Probed]) -> str:
     "The probes of `probe_figures` as text, best first."
     rows = sorted(found.items(), key=lambda kv: -kv[1].figures["top1"])
-    line = lambda k, m: (
-        f"{k:28} {m.passport['shape'][0]:7} {m.figures['top1']:9.1%}   "
-        f"{m.intervals['top1'][0]:.1%} .. {m.intervals['top1'][1]:.1%} "
-        f"{m.figures['train_top1']:9.1%}"
-    )
+
+    def line(k, m):
+        return (
+            f"{k:28} {m.passport['shape'][0]:7} {m.figures['top1']:9.1%}   "
+            f"{m.intervals['top1'][0]:.1%} .. {m.intervals['top1'][1]:.1%} "
+            f"{m.figures['train_top1']:9.1%}"
+        )
+
     return "\n".join(
         [
             f"{'site':28} {'values':>7} {'held-out':>9}   {'95%':14} {'training':>9}",

@@ -15,7 +15,7 @@ import torch
 from scipy.stats import kendalltau, spearmanr
 
 from ..core import rng
-from ..data.datasets import ImageData
+from ..data.images import ImageData
 from .extractors import Extractor
 from .passport import Measured
 from .references import Reference
@@ -80,15 +80,18 @@ def proxy_figures(
     """
     g = train_proxy(tokenizer, images, budget)
     y = torch.arange(budget.samples) % max(1, images.num_classes)
-    draw = lambda i, part: (
-        tokenizer.decode(
-            g.sample(
-                part, "heun", budget.sample_steps, guidance=1.0, seed=budget.seed, start=100 * i
+
+    def draw(i, part):
+        return (
+            tokenizer.decode(
+                g.sample(
+                    part, "heun", budget.sample_steps, guidance=1.0, seed=budget.seed, start=100 * i
+                )
             )
+            .clamp(-1, 1)
+            .cpu()
         )
-        .clamp(-1, 1)
-        .cpu()
-    )
+
     with torch.no_grad():
         x = torch.cat([draw(i, part) for i, part in enumerate(y.split(100))])
     m = sample_figures(
@@ -103,7 +106,10 @@ def proxy_figures(
         guidance=1.0,
         seed=budget.seed,
     )
-    rename = lambda d: {f"proxy_{k}": v for k, v in d.items() if not k.startswith("heldout")}
+
+    def rename(d):
+        return {f"proxy_{k}": v for k, v in d.items() if not k.startswith("heldout")}
+
     return Measured(rename(m.figures), m.passport, rename(m.intervals), m.notes)
 
 # %% ../../nbs/evaluation/05_proxy.ipynb #4939e81e
@@ -121,7 +127,9 @@ class Agreement:
     chance: float  # of such a Kendall correlation without any relation
 
     def __str__(self):
-        f = lambda v, i: f"{v:+.2f} (95% of {i[0]:+.2f} .. {i[1]:+.2f})"
+        def f(v, i):
+            return f"{v:+.2f} (95% of {i[0]:+.2f} .. {i[1]:+.2f})"
+
         return (
             f"over {self.runs} runs: Spearman {f(self.spearman, self.spearman_interval)}, "
             f"Kendall {f(self.kendall, self.kendall_interval)}, by chance alone p = "

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from ..core import readable, sha256, write_atomic
-from ..data.datasets import ImageData, ImageFiles, Size, pixels
-from ..data.images import spread
+from ..data.folder import ImageFiles
+from ..data.images import ImageData, Size, pixels, spread
 from ..data.signatures import reading_archive, what_it_is
 from ..data.walk import LeftOut, images_under
 from .extractors import Extractor, extract

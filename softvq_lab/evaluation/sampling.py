@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..core import progress_bar, read_json, write_json
-from ..data.datasets import from_uint8, to_uint8
+from ..data.images import from_uint8, to_uint8
 from ..generators.base import Generator
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #0fb40acf

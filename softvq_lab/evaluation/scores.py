@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from ..core import read_json
-from ..data.datasets import ImageData, labels_of
-from ..data.images import spread
+from ..data.images import ImageData, labels_of, spread
 from .extractors import Extractor, extract
 from softvq_lab.evaluation.fidelity import (
     Moments,
@@ -58,7 +57,10 @@ def reconstruction_fidelity(
         extractor.prefix,
         draws,
     )
-    r = lambda k: "rfid" + k.removeprefix("fid") if k.startswith("fid") else "r_" + k
+
+    def r(k):
+        return "rfid" + k.removeprefix("fid") if k.startswith("fid") else "r_" + k
+
     about = passport(
         _evaluator(extractor, "logits_reconstruction" in result, len(f), 0),
         f"originals of the held-out split of {data.source}, the same crops",

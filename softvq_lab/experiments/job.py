@@ -62,7 +62,10 @@ def is_alive(job: Job) -> bool:
 def progress(job: Job) -> tuple[int, int, str]:
     "(done, of, unit): steps of a training that has begun, else cells of the notebook."
     info, s = job.info, run_of(job).status
-    number = lambda x: isinstance(x, int)
+
+    def number(x):
+        return isinstance(x, int)
+
     if (
         info.get("workflow") in TRAININGS
         and number(s.get("steps"))

@@ -48,7 +48,7 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
     same in words) and `said` (what the files declare).
     """
     tables, files = [], {r.path: figures(r) for r in runs}
-    for name, passport, rows in comparable(runs):
+    for name, shared, rows in comparable(runs):
         # pandas takes no half characters
         frame = pd.DataFrame(
             [_numbers(measured) for _, measured in rows], index=[printable(r.path) for r, _ in rows]
@@ -61,10 +61,8 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
         if by := leading(frame.columns, said):
             frame = frame.sort_values(by, ascending=lower_is_better(by, said), kind="stable")
         frame.attrs = {
-            "title": (
-                f"{name}, {passport.get('count', '?')} images, {passport.get('reference', '')}"
-            ),
-            "passport": passport,
+            "title": (f"{name}, {shared.get('count', '?')} images, {shared.get('reference', '')}"),
+            "passport": shared,
             "by": by,
             "ranked": f"ranked by {by} ({direction(by, said)})" if by else "not ranked",
             "said": said,

@@ -41,9 +41,12 @@ def given_parameters(namespace: dict, defaults: dict[str, object]) -> dict[str, 
     recipe may say otherwise)."""
     cells = [c for c in namespace.get("In", []) if c.lstrip().startswith("# Parameters")]
     injected = [c for c in cells if c.splitlines()[0].strip() == "# Parameters"]
-    names = lambda some: [
-        n for c in some[-1:] for n in assigned_names(c) if not n.startswith("PAPERMILL_")
-    ]  # a cell may have run again: the newest counts
+
+    def names(some):
+        return [
+            n for c in some[-1:] for n in assigned_names(c) if not n.startswith("PAPERMILL_")
+        ]  # a cell may have run again: the newest counts
+
     told = names(injected)
     return {
         n: namespace[n]

@@ -16,7 +16,7 @@ import torch
 from ..core import ConfigError
 from .execute import ENDED, start, stop
 from .slurm import Slurm
-from .sweep import Sweep, Task, open_sweep
+from .sweep import Sweep, Task
 from ..locks import Taken
 from ..signals import Requests
 
@@ -216,7 +216,7 @@ def _turn(
             pass  # another driver was quicker: it is at work
         busy.append(t)
         states[t.id] |= {"state": "queued", "reason": None}
-    for i, t in tasks.items():
+    for i in tasks:
         if states[i]["state"] in AGAIN:
             states[i]["state"] = "planned"  # it waits for its next attempt
     return states

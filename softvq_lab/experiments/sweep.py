@@ -664,9 +664,12 @@ def read_report(path) -> dict:
     report = read_json(Path(path) / "sweep.json" if Path(path).is_dir() else path, _Report)
     d = report["driver"]
     lock = (Path(path) if Path(path).is_dir() else Path(path).parent) / "sweep.lock"
-    driven = lambda: (
-        owner(lock) if was_held(lock) else lives(d.get("host"), d.get("pid"), d.get("created"))
-    )
+
+    def driven():
+        return (
+            owner(lock) if was_held(lock) else lives(d.get("host"), d.get("pid"), d.get("created"))
+        )
+
     if d["state"] == "running" and not driven():
         d["state"] = "gone"
     return report

@@ -18,7 +18,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from ..data.datasets import spread, to_pil
+from ..data.images import spread, to_pil
 from .session import Lens, error_map, remembered
 from ..plots import TEMPLATE
 from ..quantizers.softvq import SoftVQ
@@ -234,7 +234,10 @@ def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = Non
     if edit.knock:
         z[:, list(edit.knock)] = mean_tokens(lens)[list(edit.knock)]
     before, after = t.decode(torch.cat([z0, z])).clamp(-1, 1)
-    of = lambda a, b: psnr(a[None], b[None]).item()
+
+    def of(a, b):
+        return psnr(a[None], b[None]).item()
+
     return {
         "own": own,
         "weights": q,

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import printable, read_json
-from ..data.datasets import to_pil
+from ..data.images import to_pil
 from .session import Lens
 from ..plots import TEMPLATE
 from ..runs import Run
@@ -47,7 +47,10 @@ def read_atlas(run: Run) -> Atlas | None:
     try:
         d = read_json(path)
         points, first = d["points"], d["points"][0]
-        number = lambda v: isinstance(v, int | float) and not isinstance(v, bool)
+
+        def number(v):
+            return isinstance(v, int | float) and not isinstance(v, bool)
+
         maps = {
             k: np.array([p[k] for p in points], float)
             for k, v in first.items()
@@ -101,17 +104,20 @@ def draw(atlas: Atlas, which: str, colour: str = "class", height: int = 560) -> 
         raise ValueError(f"map {which!r}: there are {', '.join(atlas.maps)}")
     xy, fig = atlas.maps[which], go.Figure()
     kind = go.Scattergl if len(xy) > 3000 else go.Scatter
-    mark = lambda at, **kw: fig.add_trace(
-        kind(
-            x=xy[at, 0],
-            y=xy[at, 1],
-            mode="markers",
-            customdata=at,
-            text=[f"class {_safe(atlas.classes[i])}" for i in at],
-            hovertemplate="%{text}<extra></extra>",
-            **kw,
+
+    def mark(at, **kw):
+        return fig.add_trace(
+            kind(
+                x=xy[at, 0],
+                y=xy[at, 1],
+                mode="markers",
+                customdata=at,
+                text=[f"class {_safe(atlas.classes[i])}" for i in at],
+                hovertemplate="%{text}<extra></extra>",
+                **kw,
+            )
         )
-    )
+
     if colour == "class":
         names = sorted(set(atlas.classes), key=lambda n: (len(n), n))
         colours = (

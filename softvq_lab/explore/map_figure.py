@@ -136,11 +136,12 @@ def _panel(
     k, margin = 2, 10 + tile // 2
     both = xy if codewords is None else np.concatenate([xy, codewords])
     low, span = both.min(0), np.ptp(both, axis=0).max() or 1.0
-    place = lambda v: (
-        ((v - low + (span - np.ptp(both, axis=0)) / 2) / span * [1, -1] + [0, 1])
-        * (side - 2 * margin)
-        + margin
-    )  # y goes up
+
+    def place(v):
+        return ((v - low + (span - np.ptp(both, axis=0)) / 2) / span * [1, -1] + [0, 1]) * (
+            side - 2 * margin
+        ) + margin  # y goes up
+
     image = Image.new("RGB", (side * k, side * k), "white")
     pen = ImageDraw.Draw(image)
     at, r = place(xy), 2.5

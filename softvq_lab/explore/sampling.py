@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ..data.datasets import grid, spread, stack, to_pil
+from ..data.images import grid, spread, stack, to_pil
 from ..evaluation.extractors import Extractor, extract, make_extractor
 from .session import Lens, remembered, sample_steps
 from ..settings.parse import closest

@@ -31,8 +31,8 @@ from torch.utils.data import Dataset
 
 from ..checkpoints import steps_of
 from ..core import read_json
-from ..data.datasets import ImageData, Size, from_pil, grid, load_data, to_pil
-from ..data.images import UnknownScale
+from ..data.datasets import load_data
+from ..data.images import ImageData, Size, UnknownScale, from_pil, grid, to_pil
 from ..data.reading import read_picture
 from ..evaluation.image_metrics import pixel_metrics
 from ..generators.base import Generator
@@ -416,7 +416,10 @@ def same_image(lens: Lens, key: str, other: Lens) -> Tensor:
     """The picture that `key` means for `lens`, for another run: from its own data where that is the
     same, else resized.
     """
-    source = lambda l: l.images.source.rsplit(" at ", 1)[0]
+
+    def source(l):
+        return l.images.source.rsplit(" at ", 1)[0]
+
     if other.missing and not lens.missing and key.startswith("heldout:"):
         return from_pil(to_pil(chosen_image(lens, key)), other.tokenizer.image_size)
     if not key.startswith("heldout:") or (source(lens), len(lens.images.heldout)) == (
@@ -493,7 +496,10 @@ def poster(lens: Lens, columns: int = 10, rows: int = 4, scale: int = 2) -> Imag
     x = torch.stack([lens.images.heldout[i][0] for i, _, _ in heldout_gallery(lens, limit=columns)])
     t, names = lens.tokenizer, lens.images.class_names[:columns]
     values = f"{t.tokens} x {t.latent_dim} = {t.tokens * t.latent_dim}"
-    draw = lambda images: grid(images, columns, scale)
+
+    def draw(images):
+        return grid(images, columns, scale)
+
     parts = [
         ("held-out images", draw(x)),
         (

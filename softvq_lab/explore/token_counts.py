@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Subset
 
 from ..checkpoints import steps_of
-from ..data.datasets import ImageData, spread
+from ..data.images import ImageData, spread
 from softvq_lab.evaluation.image_metrics import (
     pixel_metrics,
     reconstruct_split,
@@ -41,9 +41,10 @@ def token_siblings(run: Run, root) -> list[Run]:
     of tokens only, fewest tokens first; of several with as many tokens the newest (`run` itself
     before all).
     """
-    learned = lambda r: {
-        k: v for k, v in learned_settings(r.info["config"]).items() if k != "tokens"
-    }
+
+    def learned(r):
+        return {k: v for k, v in learned_settings(r.info["config"]).items() if k != "tokens"}
+
     mine, found = learned(run), {run.info["config"]["tokenizer"]["tokens"]: run}
     for other in list_runs(root):
         try:
@@ -179,8 +180,13 @@ def rate_distortion_figure(rows: list[dict], metric: str = "psnr") -> go.Figure:
     passport), one for the kept tokens of each nested run.
     """
     fig, rows = go.Figure(), [r for r in rows if r[metric] is not None]
-    similarity = lambda r: "" if r["ssim"] is None else f", SSIM {r['ssim']:.3f}"
-    line = lambda r: (r["run"] if r["kept"] else "", str(sorted(r["passport"].items())))
+
+    def similarity(r):
+        return "" if r["ssim"] is None else f", SSIM {r['ssim']:.3f}"
+
+    def line(r):
+        return (r["run"] if r["kept"] else "", str(sorted(r["passport"].items())))
+
     nested = {r["run"] for r in rows if r["kept"]}
     for key in dict.fromkeys(line(r) for r in rows):
         mine = [

@@ -62,9 +62,12 @@ def _kl(mean_a: Tensor, log_a: Tensor, mean_b: Tensor, log_b: Tensor) -> Tensor:
 
 def _bin_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     "Log of the normal's mass in the bin of width 2/255 around x; the outermost bins are open."
-    cdf = lambda v: (
-        0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
-    )  # the approximation that the released code uses
+
+    def cdf(v):
+        return 0.5 * (
+            1 + torch.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))
+        )  # the approximation that the released code uses
+
     inverse = (-0.5 * log_variance).exp()
     upper, lower = cdf(inverse * (x - mean + 1 / 255)), cdf(inverse * (x - mean - 1 / 255))
     mass = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))

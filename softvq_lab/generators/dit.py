@@ -81,7 +81,10 @@ class DiT(Generator):
                 steps,
                 on_step,
             )
-        model = lambda x, timesteps: field(x, (t := timesteps[0].item()), t / total)
+
+        def model(x, timesteps):
+            return field(x, (t := timesteps[0].item()), t / total)
+
         return diffuse_back(
             Diffusion(self.diffusion.schedule, steps),
             model,

@@ -83,22 +83,27 @@ class MaskedTransformer(nn.Module):
                 raise ValueError(f"width={w} of the {part} must be a multiple of heads={h}")
         (width, *_), (out, *_) = encoder, decoder
         norm = partial(nn.LayerNorm, eps=1e-6)
-        row = lambda n, width: nn.Parameter(torch.empty(1, n, width))
-        stack = lambda width, depth, heads: nn.ModuleList(
-            [
-                Block(
-                    width,
-                    heads,
-                    mlp_ratio,
-                    qkv_bias=True,
-                    qk_norm=qk_norm,
-                    proj_drop=dropout,
-                    attn_drop=dropout,
-                    norm_layer=norm,
-                )
-                for _ in range(depth)
-            ]
-        )
+
+        def row(n, width):
+            return nn.Parameter(torch.empty(1, n, width))
+
+        def stack(width, depth, heads):
+            return nn.ModuleList(
+                [
+                    Block(
+                        width,
+                        heads,
+                        mlp_ratio,
+                        qkv_bias=True,
+                        qk_norm=qk_norm,
+                        proj_drop=dropout,
+                        attn_drop=dropout,
+                        norm_layer=norm,
+                    )
+                    for _ in range(depth)
+                ]
+            )
+
         self.class_emb = nn.Embedding(num_classes, width) if num_classes else None
         self.fake_latent = nn.Parameter(torch.empty(1, width))  # the null class
         self.z_proj, self.z_proj_ln = nn.Linear(latent_dim, width), norm(width)
@@ -256,9 +261,12 @@ class MAR(Generator):
             else orders
         )
         c = self.net(x, visible_places(orders, hidden), self.drop_labels(y))
-        rows = lambda v: (
-            at_places(v, orders[:, :hidden]).repeat(R, 1, 1).flatten(0, 1)
-        )  # (R B hidden, ...)
+
+        def rows(v):
+            return (
+                at_places(v, orders[:, :hidden]).repeat(R, 1, 1).flatten(0, 1)
+            )  # (R B hidden, ...)
+
         losses = self.diffloss(
             rows(x),
             rows(c),

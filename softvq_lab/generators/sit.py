@@ -112,7 +112,10 @@ class SiT(Generator):
         """Normalised latents (B, L, D) of classes y (B); `noise(L, D)` gives the start, and then
         what `sde` adds.
         """
-        normal = lambda: noise(self.tokens, self.latent_dim)
+
+        def normal():
+            return noise(self.tokens, self.latent_dim)
+
         if sampler == "sde":
             options |= dict(noise=normal, path=self.path)
         if sampler == "dopri5":

@@ -41,7 +41,10 @@ def grid_positions(rows: int, columns: int, dim: int) -> Tensor:
     """Fixed positions (1, rows x columns, C) of a grid, as MAE's and DiT's: a quarter of the
     channels each for sine and cosine of the column, then of the row.
     """
-    axis = lambda n: sinusoid(torch.arange(n), dim // 2).roll(dim // 4, -1)  # sines first
+
+    def axis(n):
+        return sinusoid(torch.arange(n), dim // 2).roll(dim // 4, -1)  # sines first
+
     return torch.cat([axis(columns).repeat(rows, 1), axis(rows).repeat_interleave(columns, 0)], -1)[
         None
     ]
@@ -85,7 +88,9 @@ class Block(nn.Module):
         self.adaLN_modulation = _adaln(dim, 6)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        norm = lambda v: F.layer_norm(v, v.shape[-1:], eps=1e-6)
+        def norm(v):
+            return F.layer_norm(v, v.shape[-1:], eps=1e-6)
+
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, -1)
         x = x + gate_a[:, None] * self.attn(modulate(norm(x), shift_a, scale_a))
         return x + gate_m[:, None] * self.mlp(modulate(norm(x), shift_m, scale_m))

@@ -330,7 +330,9 @@ def load_pair(
 
 
 def _given(stats, dim: int) -> LatentStats:
-    plain = lambda x: x.tolist() if hasattr(x, "tolist") else x  # of numpy and torch
+    def plain(x):
+        return x.tolist() if hasattr(x, "tolist") else x  # of numpy and torch
+
     try:
         mean, std = map(plain, stats)
     except (TypeError, ValueError):

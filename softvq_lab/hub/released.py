@@ -9,6 +9,7 @@ __all__ = ['RENAMED', 'LEFT_OUT', 'CONV', 'is_released', 'tokenizer_config', 're
 # %% ../../nbs/hub/00_released.ipynb #4eac61f0
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from timm.layers import resample_abs_pos_embed
@@ -21,6 +22,9 @@ from ..settings.parse import parse
 from ..settings.sections import PRESETS, TokenizerConfig
 from ..tokenizer.model import Tokenizer
 
+if TYPE_CHECKING:
+    from softvq_lab.training.align import Aligner
+
 # %% ../../nbs/hub/00_released.ipynb #54d673f4
 def is_released(info) -> bool:
     "Does this `config.json` look like the authors'?"
@@ -32,9 +36,11 @@ def is_released(info) -> bool:
 
 
 def _preset(info: dict) -> str:
-    size = lambda name: next(
-        (s for s in ("small", "base", "large") if f"vit_{s}_patch14_dinov2" in str(name)), name
-    )
+    def size(name):
+        return next(
+            (s for s in ("small", "base", "large") if f"vit_{s}_patch14_dinov2" in str(name)), name
+        )
+
     pair = size(info["encoder_model"]), size(info["decoder_model"])
     for preset, archs in PRESETS.items():
         if archs == pair:

@@ -193,10 +193,13 @@ def mar_config(info: dict) -> GeneratorConfig:
         },
         MAR_USED | NO_MATTER | {"grad_checkpointing"},
     )
-    part = lambda name, ours: {
-        f"{ours}{k}": info[f"{name}_{v}"]
-        for k, v in (("width", "embed_dim"), ("depth", "depth"), ("heads", "num_heads"))
-    }
+
+    def part(name, ours):
+        return {
+            f"{ours}{k}": info[f"{name}_{v}"]
+            for k, v in (("width", "embed_dim"), ("depth", "depth"), ("heads", "num_heads"))
+        }
+
     flat = (
         part("encoder", "")
         | part("decoder", "decoder_")

@@ -31,7 +31,10 @@ LARGEST = 1e8  # of a mean or a standard deviation; the smallest deviation is it
 
 def _fault(mean: tuple, std: tuple, count: object) -> str:
     "What keeps these from being statistics of latents; '' for good ones."
-    real = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool)
+
+    def real(v):
+        return isinstance(v, (int, float)) and not isinstance(v, bool)
+
     if not mean or len(mean) != len(std):
         return f"{len(mean)} means and {len(std)} standard deviations. Each channel has one of both"
     if wrong := [v for v in (*mean, *std) if not real(v)]:
@@ -79,7 +82,10 @@ class LatentStats:
         """Stats that somebody states for latents of width `dim`: one number for all channels, or
         one for each.
         """
-        row = lambda v: _values(v) if isinstance(v, (list, tuple)) else (v,) * dim
+
+        def row(v):
+            return _values(v) if isinstance(v, (list, tuple)) else (v,) * dim
+
         return cls._fitting(row(mean), row(std), 0, dim)
 
     @classmethod

@@ -172,7 +172,10 @@ def unwrap(state: dict[str, Tensor], wanted=(), source="the file") -> dict[str, 
         ValueError: only some of the names have the prefix
     """
     wanted = set(wanted)
-    inner = lambda name: name if name in wanted else _INNER.sub("", name)
+
+    def inner(name):
+        return name if name in wanted else _INNER.sub("", name)
+
     for _ in range(8):  # wrappers nest
         names = [k for k in state if k not in BESIDE or k in wanted]
         prefix = _common_prefix(names, wanted)
@@ -262,10 +265,13 @@ def _left_random(model: nn.Module, fresh: dict[str, Tensor], state: dict[str, Te
     """Names of the model's random parameters that are still what a `fresh` model of the same seed
     has, and not because `state` says so.
     """
-    same = lambda a, b: a is not None and a.shape == b.shape and torch.equal(a, b)
-    given = lambda k: state.get(
-        k, state.get(k.partition(".")[2])
-    )  # timm wraps some models once more
+
+    def same(a, b):
+        return a is not None and a.shape == b.shape and torch.equal(a, b)
+
+    def given(k):
+        return state.get(k, state.get(k.partition(".")[2]))  # timm wraps some models once more
+
     return [
         k
         for k, p in model.named_parameters()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ..core import best_device, cache_dir, cached, derive_seed, rng, write_cache
-from ..data.datasets import ImageData, stack
+from ..data.images import ImageData, stack
 from ..locks import made_once, sweep_up
 
 # %% ../../nbs/pretrained/01_reference.ipynb #b3d0a55b
@@ -37,9 +37,10 @@ class ReferenceNet(nn.Module):
     def __init__(self, num_classes: int):
         super().__init__()
         self.name = "untrained"
-        stage = lambda i, o, s: nn.Sequential(
-            nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()
-        )
+
+        def stage(i, o, s):
+            return nn.Sequential(nn.Conv2d(i, o, 3, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
+
         self.stages = nn.ModuleList(
             [stage(3, 32, 1), stage(32, 32, 2), stage(32, 64, 2), stage(64, 64, 2)]
         )

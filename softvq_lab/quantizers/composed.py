@@ -16,7 +16,10 @@ from .base import Quantizer, QuantOut
 # %% ../../nbs/quantizers/05_composed.ipynb #d6fa0c94
 def _merge(z: Tensor, z_hat: Tensor, outs: list[QuantOut]) -> QuantOut:
     "Losses and stats averaged over the parts, indices side by side (B, L, M)."
-    mean = lambda ds: {k: torch.stack([d[k] for d in ds]).mean() for k in ds[0]}
+
+    def mean(ds):
+        return {k: torch.stack([d[k] for d in ds]).mean() for k in ds[0]}
+
     indices = [
         o.indices if o.indices.ndim == 3 else o.indices[..., None]
         for o in outs

@@ -177,7 +177,10 @@ class SoftVQ(Quantizer):
             )
             stats = self.window(indices, mean_q * indices.shape[1])
             stats |= {"entropy": each.mean(), "effective_codewords": each.exp().mean()}
-        back = lambda v: rearrange(v, "g (b l) ... -> b (g l) ...", b=len(z_hat))
+
+        def back(v):
+            return rearrange(v, "g (b l) ... -> b (g l) ...", b=len(z_hat))
+
         return QuantOut(back(z).to(z_hat.dtype), z_hat, losses, stats, back(indices))
 
     def extra_repr(self) -> str:

@@ -90,7 +90,10 @@ class VQ(WholeStep, Quantizer):
             if self.training and self.in_step and (self.ema or self.revive):
                 self._follow(z.detach(), indices, len(z_hat))
             through = z + (chosen - z).detach()
-        back = lambda v: rearrange(v, "g (b l) ... -> b (g l) ...", b=len(z_hat))
+
+        def back(v):
+            return rearrange(v, "g (b l) ... -> b (g l) ...", b=len(z_hat))
+
         return QuantOut(back(through).to(z_hat.dtype), z_hat, losses, stats, back(indices))
 
     def forget(self):

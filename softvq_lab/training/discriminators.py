@@ -107,9 +107,10 @@ def make_head(channels: int, kernel: int = 9, norm: str = "virtual") -> nn.Seque
     """
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r}. Possible: {', '.join(NORMS)}.{closest(norm, NORMS)}")
-    block = lambda k: nn.Sequential(
-        _conv(channels, channels, k), NORMS[norm](channels), nn.LeakyReLU(0.2)
-    )
+
+    def block(k):
+        return nn.Sequential(_conv(channels, channels, k), NORMS[norm](channels), nn.LeakyReLU(0.2))
+
     return nn.Sequential(block(1), _Residual(block(kernel)), _conv(channels, 1, 1))
 
 
@@ -157,7 +158,10 @@ class FeatureDiscriminator(nn.Module):
         """
         activations, dtype = self.activations(x), next(self.heads.parameters()).dtype
         with full_precision(x.device):
-            says = lambda h, a: torch.cat([h(part).flatten(1) for part in a.to(dtype).chunk(parts)])
+
+            def says(h, a):
+                return torch.cat([h(part).flatten(1) for part in a.to(dtype).chunk(parts)])
+
             return torch.cat([says(h, a) for h, a in zip(self.heads, activations)], 1)  # (B, n)
 
 # %% ../../nbs/training/02_discriminators.ipynb #989f1f92
@@ -345,7 +349,10 @@ class StyleGANDiscriminator(nn.Module):
                 f"got {image_size}"
             )
         self.image_size = image_size
-        channels = lambda r: max(1, min(width, 64 * width // r))
+
+        def channels(r):
+            return max(1, min(width, 64 * width // r))
+
         sizes = [image_size >> i for i in range(int(math.log2(image_size)) - 2)]  # image_size .. 8
         self.blocks = nn.Sequential(
             _EqualConv(3, channels(image_size), 1),

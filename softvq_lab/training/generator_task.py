@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from ..core import best_device, seed_everything
-from ..data.datasets import Augmented, ImageData, WithMirrors, grid
+from ..data.datasets import Augmented, WithMirrors
+from ..data.images import ImageData, grid
 from ..generators.base import Generator
 from ..generators.model import make_generator
 from ..latents.cache import cache_latents

@@ -88,14 +88,22 @@ def alarms(metrics: list[dict]) -> list[str]:
     """What should worry one in the lines of metrics.jsonl, each with what to try; empty when
     nothing does.
     """
-    known = lambda m, name: math.isfinite(m.get(name, math.nan))
+
+    def known(m, name):
+        return math.isfinite(m.get(name, math.nan))
+
     rows, found = [m for m in metrics if known(m, "grad_norm")], []
     if len(rows) < 5:
         return found
     late = rows[-max(3, len(rows) // 5) :]
-    mean = lambda name, rows=late: (
-        sum(values) / len(values) if (values := [m[name] for m in rows if known(m, name)]) else None
-    )
+
+    def mean(name, rows=late):
+        return (
+            sum(values) / len(values)
+            if (values := [m[name] for m in rows if known(m, name)])
+            else None
+        )
+
     usual, norm = statistics.median(m["grad_norm"] for m in rows), max(m["grad_norm"] for m in late)
     if norm > 10 * usual > 0:
         found.append(

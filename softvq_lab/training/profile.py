@@ -7,7 +7,6 @@ __all__ = ['OTHERS', 'REST', 'parts_of', 'recorded', 'marked', 'shares', 'StepPr
 
 # %% ../../nbs/training/11_profile.ipynb #549ad191
 import os
-from bisect import bisect_right
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass

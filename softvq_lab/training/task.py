@@ -127,7 +127,10 @@ EXEMPT = ("pos_embed", "rope", "token", "codebook", "y_embedder", "class_emb", "
 
 def make_optimizer(module: nn.Module, c: OptimConfig) -> torch.optim.AdamW:
     "AdamW that decays matrices only: no norms, biases, positions, tokens, codebooks."
-    exempt = lambda name, p: p.ndim < 2 or any(w in name for w in EXEMPT)
+
+    def exempt(name, p):
+        return p.ndim < 2 or any(w in name for w in EXEMPT)
+
     params = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for n, p in params if not exempt(n, p)], "weight_decay": c.weight_decay},

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..core import seed_everything
-from ..data.datasets import ImageData, grid, stack
+from ..data.images import ImageData, grid, stack
 from ..latents.stats import measure_latents
 from ..pretrained.files import fit_weights, loss_weights, require
 from ..pretrained.reference import reference_network
@@ -48,7 +48,10 @@ def make_judges(
     """
     needed = loss_weights(c)
     require(list(needed.values()))
-    file = lambda setting: str(needed[setting].path) if setting in needed else ""
+
+    def file(setting):
+        return str(needed[setting].path) if setting in needed else ""
+
     net = reference_network(images) if "reference" in (c.percep, c.adv) else None
     percep = (
         make_perceptual(c.percep, net=net, file=file("percep"))

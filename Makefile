@@ -12,7 +12,7 @@ RUNS    ?= runs
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: $(STAMP)  ## .venv with the locked dependencies, and nbdev's git hooks
+setup: $(STAMP)  ## .venv with the locked dependencies, and git's hooks (nbdev's, ruff)
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Use another: make PYTHON=python3.11 ..."; exit 1; }
@@ -21,7 +21,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	mkdir -p $(VENV)/etc/ipython && echo '{"IPKernelApp": {"log_level": 40}}' > $(VENV)/etc/ipython/ipython_kernel_config.json  # no warning at every kernel start that loopback is not encrypted
-	if [ -d .git ]; then $(BIN)/nbdev_install_hooks; fi
+	if [ -d .git ]; then $(BIN)/nbdev_install_hooks; cp .ci/pre-commit .git/hooks/pre-commit; fi
 	touch $@
 
 PAPERMILL = $(BIN)/papermill --no-log-output --progress-bar
@@ -55,6 +55,7 @@ test-slow: setup  ## the others: kills, a real Slurm, compilation, every command
 
 check: setup
 	$(BIN)/ruff format --check --quiet . || { echo "Not formatted: $(BIN)/ruff format . && make export"; exit 1; }
+	$(BIN)/ruff check --quiet .
 	.ci/in-step
 	OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/nbdev_test --n_workers 2  # no browser draws figures as PNG here: it has been seen to hang
 

@@ -1,7 +1,7 @@
 """Tab Codewords: what a token is made of, and what happens when it is touched."""
 
 import gradio as gr
-from tabs.picker import Context, Newest, chooser, failed, focus, picture, plain, resolve, served
+from tabs.picker import Context, Newest, Chooser, failed, focus, picture, plain, resolve, served
 
 from softvq_lab.data.datasets import to_pil
 from softvq_lab.explore.codewords import (
@@ -35,7 +35,7 @@ def build(ctx: Context):
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             with gr.Accordion("Image", open=False, elem_id="cw-chooser"):
-                chooser(ctx, "cw", height=220)
+                Chooser(ctx, "cw", height=220)
             token = gr.Slider(0, 31, 0, step=1, label="Token", elem_id="cw-token")
             heat = gr.Slider(
                 0.1, 5, 1, step=0.1, label="Temperature, times the trained tau", elem_id="cw-heat"

@@ -5,7 +5,7 @@ from tabs.picker import (
     Context,
     Newest,
     choices,
-    chooser,
+    Chooser,
     failed,
     focus,
     picture,
@@ -38,7 +38,7 @@ def build(ctx: Context):
     )
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            chooser(ctx, "rec", several=True)
+            Chooser(ctx, "rec", several=True)
         with gr.Column(scale=5, min_width=300):
             with gr.Row():
                 pictures = [

@@ -1,7 +1,7 @@
 """Tab Token counts: the same image from fewer and fewer tokens, and what that costs on the held-out set."""
 
 import gradio as gr
-from tabs.picker import Context, Newest, chooser, failed, focus, plain, resolve, served
+from tabs.picker import Context, Newest, Chooser, failed, focus, plain, resolve, served
 
 from softvq_lab.data.datasets import to_pil
 from softvq_lab.explore.latent_map import adapt
@@ -27,7 +27,7 @@ def build(ctx: Context):
     )
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            chooser(ctx, "tc", height=260)
+            Chooser(ctx, "tc", height=260)
         with gr.Column(scale=5, min_width=300):
             message = gr.Markdown(elem_id="tc-message")
             gallery = gr.Gallery(

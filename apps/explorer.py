@@ -28,12 +28,13 @@ if __name__ == "__main__":  # before gradio, which makes folders when it is impo
 
 import gradio as gr
 import safehttpx
-from tabs import codewords, latent_map, picker, reconstruct, runs, sample, token_counts
+from tabs import codewords, latent_map, picker, runs, sample, token_counts
+from tabs.reconstruct import Reconstruct
 
 from softvq_lab.registry import registered
 
 TABS = [  # title and builder, which fills the tab from what all tabs share (`picker.Context`)
-    ("Reconstruct", reconstruct.build),
+    ("Reconstruct", Reconstruct),
     ("Codewords", codewords.build),
     ("Token counts", token_counts.build),
     ("Sample", sample.build),

@@ -28,15 +28,17 @@ if __name__ == "__main__":  # before gradio, which makes folders when it is impo
 
 import gradio as gr
 import safehttpx
-from tabs import codewords, latent_map, picker, runs, sample, token_counts
+from tabs import latent_map, picker, runs, sample
+from tabs.codewords import Codewords
 from tabs.reconstruct import Reconstruct
+from tabs.token_counts import TokenCounts
 
 from softvq_lab.registry import registered
 
 TABS = [  # title and builder, which fills the tab from what all tabs share (`picker.Context`)
     ("Reconstruct", Reconstruct),
-    ("Codewords", codewords.build),
-    ("Token counts", token_counts.build),
+    ("Codewords", Codewords),
+    ("Token counts", TokenCounts),
     ("Sample", sample.build),
     ("Latent map", latent_map.build),
     ("Runs", runs.build),

@@ -28,9 +28,10 @@ if __name__ == "__main__":  # before gradio, which makes folders when it is impo
 
 import gradio as gr
 import safehttpx
-from tabs import latent_map, picker, runs, sample
+from tabs import latent_map, picker, runs
 from tabs.codewords import Codewords
 from tabs.reconstruct import Reconstruct
+from tabs.sample import Sample
 from tabs.token_counts import TokenCounts
 
 from softvq_lab.registry import registered
@@ -39,7 +40,7 @@ TABS = [  # title and builder, which fills the tab from what all tabs share (`pi
     ("Reconstruct", Reconstruct),
     ("Codewords", Codewords),
     ("Token counts", TokenCounts),
-    ("Sample", sample.build),
+    ("Sample", Sample),
     ("Latent map", latent_map.build),
     ("Runs", runs.build),
 ]

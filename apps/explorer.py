@@ -30,6 +30,7 @@ import gradio as gr
 import safehttpx
 from tabs import latent_map, picker, runs
 from tabs.codewords import Codewords
+from tabs.latent_map import LatentMap
 from tabs.reconstruct import Reconstruct
 from tabs.sample import Sample
 from tabs.token_counts import TokenCounts
@@ -41,7 +42,7 @@ TABS = [  # title and builder, which fills the tab from what all tabs share (`pi
     ("Codewords", Codewords),
     ("Token counts", TokenCounts),
     ("Sample", Sample),
-    ("Latent map", latent_map.build),
+    ("Latent map", LatentMap),
     ("Runs", runs.build),
 ]
 ABOUT = (

@@ -32,6 +32,7 @@ from tabs import latent_map, picker, runs
 from tabs.codewords import Codewords
 from tabs.latent_map import LatentMap
 from tabs.reconstruct import Reconstruct
+from tabs.runs import Runs
 from tabs.sample import Sample
 from tabs.token_counts import TokenCounts
 
@@ -43,7 +44,7 @@ TABS = [  # title and builder, which fills the tab from what all tabs share (`pi
     ("Token counts", TokenCounts),
     ("Sample", Sample),
     ("Latent map", LatentMap),
-    ("Runs", runs.build),
+    ("Runs", Runs),
 ]
 ABOUT = (
     "# softvq_lab explorer\nAn image becomes a few latent tokens and an image again; "

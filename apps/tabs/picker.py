@@ -139,10 +139,14 @@ class Context:
 
 
 class Tab:
-    "A part of the page: `layout` makes its components, `wire` connects them with the handlers."
+    """A part of the page: `layout` makes its components, `wire` connects them with the handlers.
 
-    def __init__(self, ctx: Context):
-        self.ctx = ctx
+    `tab`: what it stands in, where it has to know when that is opened. It must be made inside of a
+    `gr.Tab`: the states of `Newest` directly under `gr.Tabs` would count as tabs of the bar.
+    """
+
+    def __init__(self, ctx: Context, tab: gr.Tab | None = None):
+        self.ctx, self.tab = ctx, tab
         self.layout()
         self.wire()
 

@@ -174,7 +174,7 @@ class Reconstruct(Tab):
         }
 
     def on_api(self, name, path):
-        "A file through a run's tokenizer: original, reconstruction, error map and figures."
+        "A file through a run's tokenizer: original, reconstruction, error map and metrics."
         try:
             if not path:
                 raise ValueError("No file was given.")

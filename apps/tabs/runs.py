@@ -58,11 +58,13 @@ class Runs(Tab):
                 )
                 gr.Markdown(METRICS)
                 self.metrics = gr.HTML(elem_id="runs-figures", apply_default_css=False)
-            self.watch = Watch(self.ctx, width)
-            Start(self.ctx, [self.watch.watched, self.inner, self.timer])
-            Compare(self.ctx)
-            Sweeps(self.ctx)
-            Notebook(self.ctx)
+            with gr.Tab("Watch", id="watch"):
+                self.watch = Watch(self.ctx, width)
+            with gr.Tab("Start", id="start"):
+                Start(self.ctx, [self.watch.watched, self.inner, self.timer])
+            for part in (Compare, Sweeps, Notebook):
+                with gr.Tab(part.__name__, id=part.__name__.lower()) as tab:
+                    part(self.ctx, tab)
 
     def on_open(self, now, name):
         "Everything that is there when the page is opened."
@@ -99,13 +101,12 @@ class Runs(Tab):
 
 class Compare(Tab):
     def layout(self):
-        with gr.Tab("Compare", id="compare") as self.tab:
-            gr.Markdown("Settings of two runs, only what differs.")
-            either = dict(allow_custom_value=True, min_width=160)
-            with gr.Row():
-                self.left = gr.Dropdown([], label="Run", elem_id="compare-a", **either)
-                self.right = gr.Dropdown([], label="and run", elem_id="compare-b", **either)
-            self.differs = gr.HTML(elem_id="compare-table", apply_default_css=False)
+        gr.Markdown("Settings of two runs, only what differs.")
+        either = dict(allow_custom_value=True, min_width=160)
+        with gr.Row():
+            self.left = gr.Dropdown([], label="Run", elem_id="compare-a", **either)
+            self.right = gr.Dropdown([], label="and run", elem_id="compare-b", **either)
+        self.differs = gr.HTML(elem_id="compare-table", apply_default_css=False)
 
     def on_open(self, left, right, name):
         "The chosen run, and the newest other one, of the same kind before others."
@@ -137,21 +138,20 @@ class Compare(Tab):
 
 class Notebook(Tab):
     def layout(self):
-        with gr.Tab("Notebook", id="notebook") as self.tab:
-            gr.Markdown("The executed notebooks of the run chosen at the top.")
-            with gr.Row():
-                self.which = gr.Dropdown(
-                    [], label="Notebook", elem_id="paper-which", allow_custom_value=True
-                )
-                self.file = gr.DownloadButton(
-                    "Download",
-                    size="sm",
-                    scale=0,
-                    min_width=120,
-                    visible=False,
-                    elem_id="paper-file",
-                )
-            self.paper = gr.HTML(elem_id="paper", apply_default_css=False)
+        gr.Markdown("The executed notebooks of the run chosen at the top.")
+        with gr.Row():
+            self.which = gr.Dropdown(
+                [], label="Notebook", elem_id="paper-which", allow_custom_value=True
+            )
+            self.file = gr.DownloadButton(
+                "Download",
+                size="sm",
+                scale=0,
+                min_width=120,
+                visible=False,
+                elem_id="paper-file",
+            )
+        self.paper = gr.HTML(elem_id="paper", apply_default_css=False)
 
     def on_run(self, name):
         try:

@@ -44,26 +44,25 @@ class Start(Tab):
         super().__init__(ctx)
 
     def layout(self):
-        with gr.Tab("Start", id="start"):
-            self.layout_run()
-            self.controls, self.groups = {}, []
-            for flow in SHOWN:
-                self.layout_form(flow)
-            self.rest = gr.Textbox(
-                label="Any other parameter, one a line: name=value",
-                lines=3,
-                placeholder="tau=0.05\nkeep=uniform",
-                elem_id="start-rest",
-            )
-            self.go = gr.Button("Start", variant="primary", elem_id="start-go")
-            self.answer = gr.Textbox(
-                show_label=False,
-                lines=1,
-                max_lines=12,
-                interactive=False,
-                visible=False,
-                elem_id="start-answer",
-            )
+        self.layout_run()
+        self.controls, self.groups = {}, []
+        for flow in SHOWN:
+            self.layout_form(flow)
+        self.rest = gr.Textbox(
+            label="Any other parameter, one a line: name=value",
+            lines=3,
+            placeholder="tau=0.05\nkeep=uniform",
+            elem_id="start-rest",
+        )
+        self.go = gr.Button("Start", variant="primary", elem_id="start-go")
+        self.answer = gr.Textbox(
+            show_label=False,
+            lines=1,
+            max_lines=12,
+            interactive=False,
+            visible=False,
+            elem_id="start-answer",
+        )
 
     def layout_run(self):
         self.flow = gr.Dropdown(

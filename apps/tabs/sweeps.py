@@ -39,16 +39,13 @@ SHOWN = {  # of a stage: evaluation, curve
 
 class Sweeps(Tab):
     def layout(self):
-        with gr.Tab("Sweeps", id="sweeps") as self.tab:
-            gr.Markdown(ABOUT)
-            self.which = gr.Dropdown(
-                [], label="Sweep", elem_id="sweep-which", allow_custom_value=True
-            )
-            self.told = gr.HTML(elem_id="sweep-told", apply_default_css=False)
-            self.plots = [
-                gr.Plot(show_label=False, visible=False, elem_id=f"sweep-plot-{i}")
-                for i in range(PLOTS)
-            ]
+        gr.Markdown(ABOUT)
+        self.which = gr.Dropdown([], label="Sweep", elem_id="sweep-which", allow_custom_value=True)
+        self.told = gr.HTML(elem_id="sweep-told", apply_default_css=False)
+        self.plots = [
+            gr.Plot(show_label=False, visible=False, elem_id=f"sweep-plot-{i}")
+            for i in range(PLOTS)
+        ]
 
     def show(self, name):
         hidden = [gr.Plot(value=None, visible=False)] * PLOTS

@@ -77,7 +77,7 @@ class TokenCounts(Tab):
         return pictures, "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])
 
     def curve(self, name, tab, metric):
-        "Over the held-out set: stored figures where they are, measured now where not."
+        "Over the held-out set: stored metrics where they are, measured now where not."
         if tab != "token-counts":
             return gr.skip()
         try:

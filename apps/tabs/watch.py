@@ -53,25 +53,24 @@ class Watch(Tab):
         super().__init__(ctx)
 
     def layout(self):
-        with gr.Tab("Watch", id="watch"):
-            self.watched = gr.Dropdown(
-                [], label="Run to watch", elem_id="watch", allow_custom_value=True
+        self.watched = gr.Dropdown(
+            [], label="Run to watch", elem_id="watch", allow_custom_value=True
+        )
+        self.status = gr.HTML(elem_id="watch-status", apply_default_css=False)
+        with gr.Row():
+            self.stop = gr.Button(
+                "Stop", variant="stop", size="sm", scale=0, min_width=120, elem_id="watch-stop"
             )
-            self.status = gr.HTML(elem_id="watch-status", apply_default_css=False)
-            with gr.Row():
-                self.stop = gr.Button(
-                    "Stop", variant="stop", size="sm", scale=0, min_width=120, elem_id="watch-stop"
-                )
-                self.said = gr.Markdown(elem_id="watch-said")
-            self.health = gr.Markdown(elem_id="watch-health")
-            self.plot = gr.Plot(show_label=False, visible=False, elem_id="watch-curves")
-            self.log = gr.Textbox(
-                label="The end of the log",
-                lines=8,
-                max_lines=16,
-                interactive=False,
-                elem_id="watch-log",
-            )
+            self.said = gr.Markdown(elem_id="watch-said")
+        self.health = gr.Markdown(elem_id="watch-health")
+        self.plot = gr.Plot(show_label=False, visible=False, elem_id="watch-curves")
+        self.log = gr.Textbox(
+            label="The end of the log",
+            lines=8,
+            max_lines=16,
+            interactive=False,
+            elem_id="watch-log",
+        )
         self.drawn = gr.State(())  # what the curves were drawn of
         self.asked = [self.watched, self.width, self.drawn]
         self.shown = [self.status, self.health, self.plot, self.log, self.stop, self.drawn]

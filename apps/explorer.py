@@ -1,4 +1,4 @@
-"""The explorer: touch a tokenizer and its generator in the browser.
+"""The explorer: edit a tokenizer's tokens and draw from its generator in the browser.
 
     python apps/explorer.py [--runs runs] [--port 7860]
 
@@ -14,83 +14,91 @@ import tempfile
 import threading
 from pathlib import Path
 
-os.environ |= {
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "HF_HUB_OFFLINE": "1",
-}  # nothing goes to the outside network
-os.environ.pop("GRADIO_ALLOWED_PATHS", None)  # no folder is served
+# Nothing goes to the outside network, and no folder is served.
+os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+os.environ.pop("GRADIO_ALLOWED_PATHS", None)
 if __name__ == "__main__":  # before gradio, which makes folders when it is imported
     for s in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(s) == signal.SIG_DFL:
             signal.signal(s, lambda *_: sys.exit(0))  # so that the folder goes
-    ASIDE = tempfile.TemporaryDirectory(
-        prefix="explorer-"
-    )  # of this server alone, for uploads and all that libraries lay aside: gradio's own folder is shared by all of a machine, and stays
+    # A folder of this server alone for uploads and whatever libraries lay aside: gradio's own
+    # folder is shared by all of a machine, and stays.
+    ASIDE = tempfile.TemporaryDirectory(prefix="explorer-")
     tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = ASIDE.name
 
 import gradio as gr
 import safehttpx
-from tabs import codewords, latent_map, picker, reconstruct, runs, sample, token_counts
+from tabs import latent_map, picker, runs
+from tabs.codewords import Codewords
+from tabs.latent_map import LatentMap
+from tabs.reconstruct import Reconstruct
+from tabs.runs import Runs
+from tabs.sample import Sample
+from tabs.token_counts import TokenCounts
 
 from softvq_lab.registry import registered
 
-TABS = [
-    ("Reconstruct", reconstruct.build),
-    ("Codewords", codewords.build),
-    ("Token counts", token_counts.build),
-    ("Sample", sample.build),
-    ("Latent map", latent_map.build),
-    ("Runs", runs.build),
-]  # title and builder, which fills the tab from what all tabs share (`picker.Context`)
-
+TABS = [  # title and builder, which fills the tab from what all tabs share (`picker.Context`)
+    ("Reconstruct", Reconstruct),
+    ("Codewords", Codewords),
+    ("Token counts", TokenCounts),
+    ("Sample", Sample),
+    ("Latent map", LatentMap),
+    ("Runs", Runs),
+]
+ABOUT = (
+    "# softvq_lab explorer\nAn image becomes a few latent tokens and an image again; "
+    "a generator draws new ones. Choose a run, then edit its tokens."
+)
 THEME = gr.themes.Default(primary_hue="blue")
 CSS = (
     ".pixel img {image-rendering: pixelated} footer {display: none !important}"
     + latent_map.CSS
     + runs.CSS
 )
-LIMITS = (
-    dict(default_concurrency_limit=4),
-    dict(max_threads=16),
-)  # of one handler at a time, of all together: the one place for both
+# How many handlers run at once, of one kind and of all together: the one place for both.
+QUEUE, LAUNCH = dict(default_concurrency_limit=4), dict(max_threads=16)
 
 
 async def _refuse(hostname: str):
     raise ValueError(f"{hostname}: no address is opened for a visitor")
 
 
-safehttpx.async_validate_url = _refuse  # gradio would fetch a URL that stands in place of an upload, and asks a public name server about its host
+# Gradio would fetch a URL that stands in place of an upload, and asks a public name server about
+# its host.
+safehttpx.async_validate_url = _refuse
 
 
 def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
-    "The app over the run folders under `runs`; a training that it starts may also read what lies under `data`."
+    """The app over the run folders under `runs`.
+
+    A training that it starts may also read what lies under `data`.
+    """
     with gr.Blocks(title="softvq_lab explorer", analytics_enabled=False, fill_width=True) as app:
-        gr.Markdown(
-            "# softvq_lab explorer\nAn image becomes a few latent tokens and an image again; a generator draws new ones. Choose a run, then touch it."
-        )
-        ctx = picker.build(app, runs)
-        ctx.data = runs, *data
+        gr.Markdown(ABOUT)
+        ctx = picker.build(app, runs, data)
         with gr.Tabs(elem_id="tabs") as ctx.tabs:
             for title, fill in [*TABS, *registered("tab").items()]:
                 name = title.lower().replace(" ", "-")
                 with gr.Tab(title, id=name) as tab:
                     fill(ctx)
-                tab.select(
-                    lambda name=name: name, None, ctx.tab, show_progress="hidden", api_name=False
-                )
-        picker.link(ctx)
+                tab.select(lambda name=name: name, None, ctx.tab, **picker.QUIET)
+        picker.Address(ctx)
     return app
 
 
 def credentials(told: str) -> list[tuple[str, str]]:
-    "(user, password) pairs of `user:password`, or of a file with one such line for each user; a `ValueError` that does not repeat a password."
+    """(user, password) pairs of `user:password`, or of a file with one such line for each user.
+
+    Raises a `ValueError` that does not repeat a password.
+    """
     if told and Path(told).is_file():
-        lines = [l for l in Path(told).read_text(encoding="utf-8").splitlines() if l.strip()]
+        lines = [x for x in Path(told).read_text(encoding="utf-8").splitlines() if x.strip()]
     elif ":" in told:
         lines = [told]
     else:
         raise ValueError("neither user:password nor a file of such lines")
-    pairs = [tuple(l.strip().split(":", 1)) for l in lines]
+    pairs = [tuple(line.strip().split(":", 1)) for line in lines]
     if not pairs or any(len(p) != 2 or not all(p) for p in pairs):
         raise ValueError("a user and a password are needed, as user:password")
     return pairs
@@ -105,83 +113,82 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def options(argv=None) -> argparse.Namespace:
-    "The command line; what cannot be served ends with exit status 2."
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog="explorer.py", description="Explore tokenizers and generators in the browser."
     )
-    parser.add_argument("--runs", default="runs", help="folder of run folders (default: runs)")
-    parser.add_argument(
+    add = made.add_argument
+    add("--runs", default="runs", help="folder of run folders (default: runs)")
+    add(
         "--data",
         action="append",
         default=[],
         metavar="FOLDER",
-        help="a folder whose files a training started in the app may read; may be given several times",
+        help="a folder whose files a training started in the app may read; "
+        "may be given several times",
     )
-    parser.add_argument(
+    add(
         "--host",
         default="127.0.0.1",
         help="address to listen on (default: 127.0.0.1; another one needs --auth)",
     )
-    parser.add_argument("--port", type=int, default=7860, help="port (default: 7860)")
-    parser.add_argument(
+    add("--port", type=int, default=7860, help="port (default: 7860)")
+    add(
         "--share", action="store_true", help="a public link through gradio's servers (needs --auth)"
     )
-    parser.add_argument(
+    add(
         "--auth",
         default=os.environ.pop("EXPLORER_AUTH", ""),
         metavar="USER:PASSWORD|FILE",
-        help="who may come in; a file of user:password lines, or the environment variable EXPLORER_AUTH, keeps it out of the list of processes",
+        help="who may come in; a file of user:password lines, or the environment variable "
+        "EXPLORER_AUTH, keeps it out of the list of processes",
     )
-    args = parser.parse_args(argv)
+    return made
+
+
+def options(argv=None) -> argparse.Namespace:
+    "The command line; what cannot be served ends with exit status 2."
+    known = parser()
+    args = known.parse_args(argv)
     try:
         args.auth = credentials(args.auth) if args.auth else None
     except (ValueError, OSError) as e:
-        parser.error(f"--auth: {e}")
+        known.error(f"--auth: {e}")
     if not args.auth and (args.share or not is_loopback(args.host)):
-        parser.error(
-            (
-                "--share makes the app public"
-                if args.share
-                else f"--host {args.host} lets other machines in"
-            )
-            + ": that needs --auth user:password (or a file, or EXPLORER_AUTH). People who come in can start trainings."
+        public = "--share makes the app public"
+        open_to = public if args.share else f"--host {args.host} lets other machines in"
+        known.error(
+            f"{open_to}: that needs --auth user:password (or a file, or EXPLORER_AUTH). "
+            "People who come in can start trainings."
         )
     if not 0 <= args.port < 65536:
-        parser.error(f"--port {args.port}: ports are 0 to 65535")
+        known.error(f"--port {args.port}: ports are 0 to 65535")
     return args
 
 
 def main(argv=None):
     "Parse the command line and serve."
     args = options(argv)
-    queue, launch = LIMITS
     host = f"[{args.host}]" if ":" in args.host and not args.host.startswith("[") else args.host
     try:
-        _, url, public = (
-            build(args.runs, tuple(args.data))
-            .queue(**queue)
-            .launch(
-                server_name=host,
-                server_port=args.port,
-                share=args.share,
-                auth=args.auth,
-                theme=THEME,
-                css=CSS,
-                max_file_size="40mb",
-                ssr_mode=False,
-                quiet=True,
-                prevent_thread_lock=True,
-                **launch,
-            )
+        app = build(args.runs, tuple(args.data)).queue(**QUEUE)
+        _, url, public = app.launch(
+            server_name=host,
+            server_port=args.port,
+            share=args.share,
+            auth=args.auth,
+            theme=THEME,
+            css=CSS,
+            max_file_size="40mb",
+            ssr_mode=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            **LAUNCH,
         )
     except OSError as e:
         sys.exit(f"explorer: {host}:{args.port} cannot be used ({e}); take another by --port")
-    print(
-        f"explorer: {url.rstrip('/')}  (Ctrl-C ends it; jobs go on)"
-        + (f"\npublic: {public}" if public else ""),
-        flush=True,
-    )
+    shared = f"\npublic: {public}" if public else ""
+    print(f"explorer: {url.rstrip('/')}  (Ctrl-C ends it; jobs go on){shared}", flush=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

@@ -233,7 +233,7 @@ def test_a_person_walks_the_map_and_the_runs(open_page, app, looks):
 
 
 def test_every_workflow_is_in_the_form_or_left_out_on_purpose():
-    from tabs.runs import NOT_SHOWN, SHOWN
+    from tabs.start import NOT_SHOWN, SHOWN
 
     from softvq_lab.settings.workflows import WORKFLOWS
 

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import gradio as gr
-from tabs.picker import Newest, failed, picture, plain, resolve, served
+from tabs.picker import QUIET, Newest, Tab, failed, picture, plain, resolve, served
 
 from softvq_lab.data.images import grid, to_pil
 from softvq_lab.experiments.execute import Job
@@ -18,10 +18,27 @@ from softvq_lab.explore.latent_map import (
 )
 from softvq_lab.explore.session import enlarge, open_lens
 
+ABOUT = (
+    "Every dot is an image: UMAP lays images with similar latents side by side. "
+    "Who neighbours whom means something; the distance between islands means little."
+)
 AT_WORK = ("queued", "running")
-NONE = "**No map of this run yet.** Compute one: a separate process that takes about a minute for a thousand small images. You may leave the page meanwhile."
-HINT = "Hover over a point to see its image; click one, and it is the image that *Reconstruct* shows. The last two clicked are the ends of the way below."
-CSS = " .map-tip {position: fixed; display: none; pointer-events: none; z-index: 50; border: 2px solid #888; border-radius: 4px; background: #fff; image-rendering: pixelated} #map-hook {min-height: 0 !important; padding: 0 !important}"
+NONE = (
+    "**No map of this run yet.** Compute one: a separate process that takes about a minute "
+    "for a thousand small images. You may leave the page meanwhile."
+)
+GENERATOR = "This run is a generator: the map is its tokenizer's. Choose that run above."
+HINT = (
+    "Hover over a point to see its image; click one, and it is the image that *Reconstruct* "
+    "shows. The last two clicked are the ends of the way below."
+)
+WAY = "From one to the other: the straight line between their latents, decoded"
+CSS = (
+    " .map-tip {position: fixed; display: none; pointer-events: none; z-index: 50;"
+    " border: 2px solid #888; border-radius: 4px; background: #fff; image-rendering: pixelated}"
+    " #map-hook {min-height: 0 !important; padding: 0 !important}"
+)
+# gr.Plot has no event of its own for a point.
 HOOK = """
 let bound = null;
 const hook = () => {
@@ -32,269 +49,264 @@ const hook = () => {
     const tip = element.querySelector('.map-tip'), n = e.points[0].customdata, s = props.value;
     if (!tip || !s || !s.url || n >= s.count) return;
     const k = 2 * s.side;
-    Object.assign(tip.style, {display: 'block', width: k + 'px', height: k + 'px', backgroundImage: `url("${s.url}")`, backgroundSize: `${k * s.columns}px auto`,
-      backgroundPosition: `-${k * (n % s.columns)}px -${k * Math.floor(n / s.columns)}px`, left: Math.min(e.event.clientX + 16, window.innerWidth - k - 8) + 'px', top: Math.max(8, e.event.clientY - k - 16) + 'px'});
+    Object.assign(tip.style, {
+      display: 'block',
+      width: k + 'px',
+      height: k + 'px',
+      backgroundImage: `url("${s.url}")`,
+      backgroundSize: `${k * s.columns}px auto`,
+      backgroundPosition: `-${k * (n % s.columns)}px -${k * Math.floor(n / s.columns)}px`,
+      left: Math.min(e.event.clientX + 16, window.innerWidth - k - 8) + 'px',
+      top: Math.max(8, e.event.clientY - k - 16) + 'px',
+    });
   });
-  plot.on('plotly_unhover', () => { const tip = element.querySelector('.map-tip'); if (tip) tip.style.display = 'none'; });
+  plot.on('plotly_unhover', () => {
+    const tip = element.querySelector('.map-tip');
+    if (tip) tip.style.display = 'none';
+  });
   plot.on('plotly_click', e => trigger('select', {index: e.points[0].customdata}));
 };
 setInterval(hook, 250);
-"""  # gr.Plot has no event of its own for a point
+"""
 
 
-@lru_cache(maxsize=4)
-def _sheet(path: str, when: float, indices: tuple[int, ...]) -> tuple[str, int]:
-    sheet, columns = thumbnails(open_lens(path), list(indices))
-    return sheet, columns
+class LatentMap(Tab):
+    def layout(self):
+        gr.Markdown(ABOUT)
+        self.layout_map()
+        self.layout_way()
+        self.layout_form()
+        self.ends = gr.State([])  # indices of the last two points that were clicked
+        self.seen = gr.State("")  # state of the job when the page last looked
+        self.timer = gr.Timer(2, active=False)
+        self.again = gr.Textbox(visible=False)  # the name of the run whose map has just come
 
-
-def _key(lens, index: int) -> str:
-    "What the other tabs call this picture."
-    return (
-        f"heldout:{index}"
-        if index < len(lens.images.heldout)
-        else f"file:{served(to_pil(picture_of(lens, index)))}"
-    )
-
-
-def build(ctx):
-    gr.Markdown(
-        "Every dot is an image: UMAP lays images with similar latents side by side. Who neighbours whom means something; the distance between islands means little."
-    )
-    with gr.Row():
-        which = gr.Dropdown([], label="Map", elem_id="map-which", min_width=160)
-        colour = gr.Dropdown(
-            ["class"], value="class", label="Colour", elem_id="map-colour", min_width=160
-        )
-        pictures = gr.Slider(
-            3, 16, 8, step=1, label="Pictures on the way", elem_id="map-pictures", min_width=200
-        )
-    message = gr.Markdown(elem_id="map-message")
-    plot = gr.Plot(show_label=False, elem_id="map-plot", visible=False)
-    hook = gr.HTML(
-        value={}, html_template='<div class="map-tip"></div>', js_on_load=HOOK, elem_id="map-hook"
-    )
-    with gr.Row(visible=False) as found:
-        with gr.Column(scale=3, min_width=280):
-            way = picture(
-                "map-way", "From one to the other: the straight line between their latents, decoded"
-            )
-        with gr.Column(scale=1, min_width=180):
-            chosen = gr.Markdown(elem_id="map-chosen")
-            swap = gr.Button("Turn round", size="sm", elem_id="map-swap")
-            show = gr.Button(
-                "Show in Reconstruct", variant="primary", size="sm", elem_id="map-show"
-            )
-    with gr.Accordion("Compute the map", open=False, elem_id="map-compute") as compute:
+    def layout_map(self):
         with gr.Row():
-            neighbours = gr.Number(
-                15,
-                precision=0,
-                label="Neighbours",
-                info="few show local, many global structure",
-                elem_id="map-neighbors",
-                min_width=140,
+            self.which = gr.Dropdown([], label="Map", elem_id="map-which", min_width=160)
+            self.colour = gr.Dropdown(
+                ["class"], value="class", label="Colour", elem_id="map-colour", min_width=160
             )
-            images = gr.Number(
-                1000,
-                precision=0,
-                label="Images",
-                info="at most so many, held-out ones first",
-                elem_id="map-images",
-                min_width=140,
+            self.pictures = gr.Slider(
+                3, 16, 8, step=1, label="Pictures on the way", elem_id="map-pictures", min_width=200
             )
-            seed = gr.Number(0, precision=0, label="Seed", elem_id="map-seed", min_width=100)
-        go = gr.Button("Compute", elem_id="map-go")
-    ends = gr.State([])  # indices of the last two points that were clicked
-    seen = gr.State("")  # state of the job when the page last looked
-    timer = gr.Timer(2, active=False)
+        self.message = gr.Markdown(elem_id="map-message")
+        self.plot = gr.Plot(show_label=False, elem_id="map-plot", visible=False)
+        tip = '<div class="map-tip"></div>'
+        self.hook = gr.HTML(value={}, html_template=tip, js_on_load=HOOK, elem_id="map-hook")
 
-    def overlay(lens, atlas):
-        path = lens.run.path / "evaluation" / "latent_map.json"
-        sheet, columns = _sheet(str(lens.run.path), path.stat().st_mtime, tuple(atlas.indices))
+    def layout_way(self):
+        with gr.Row(visible=False) as self.found:
+            with gr.Column(scale=3, min_width=280):
+                self.way = picture("map-way", WAY)
+            with gr.Column(scale=1, min_width=180):
+                self.chosen = gr.Markdown(elem_id="map-chosen")
+                self.swap = gr.Button("Turn round", size="sm", elem_id="map-swap")
+                self.show = gr.Button(
+                    "Show in Reconstruct", variant="primary", size="sm", elem_id="map-show"
+                )
+
+    def layout_form(self):
+        with gr.Accordion("Compute the map", open=False, elem_id="map-compute") as self.compute:
+            with gr.Row():
+                self.neighbours = gr.Number(
+                    15,
+                    precision=0,
+                    label="Neighbours",
+                    info="few show local, many global structure",
+                    elem_id="map-neighbors",
+                    min_width=140,
+                )
+                self.images = gr.Number(
+                    1000,
+                    precision=0,
+                    label="Images",
+                    info="at most; held-out ones first",
+                    elem_id="map-images",
+                    min_width=140,
+                )
+                self.seed = gr.Number(
+                    0, precision=0, label="Seed", elem_id="map-seed", min_width=100
+                )
+            self.go = gr.Button("Compute", elem_id="map-go")
+
+    def on_run(self, name):
+        "Another run: its map, or how to get one."
+        if not name:
+            return self.without("", wanted=False)
+        try:
+            run = resolve(self.ctx.runs, name)
+            if run.kind == "generator":
+                return self.without(GENERATOR, wanted=False)
+            atlas = read_atlas(run)
+            return self.without(NONE) if atlas is None else self.map_of(self.ctx.open(name), atlas)
+        except ValueError as e:
+            return self.without(failed(e))
+
+    def without(self, message, wanted=True):
+        "The tab without a map; `wanted`: the form that computes one is open."
         return {
-            "url": f"gradio_api/file={served(sheet)}",
-            "side": SIDE,
-            "columns": columns,
-            "count": len(atlas.indices),
+            self.which: gr.Dropdown(choices=[], value=None),
+            self.colour: gr.Dropdown(choices=["class"], value="class"),
+            self.message: message,
+            self.plot: gr.Plot(value=None, visible=False),
+            self.hook: {},
+            self.found: gr.Row(visible=False),
+            self.compute: gr.Accordion(open=wanted),
+            self.ends: [],
+            self.way: None,
+            self.chosen: "",
+            self.timer: gr.Timer(active=True),
+            self.seen: "",
         }
 
-    def says(lens, atlas):
-        old = (
-            f"  \n**The map is of other weights** ({plain(atlas.tokenizer)}, the run now has {plain(lens.tokenizer.fingerprint)}): compute it again."
-            if atlas.tokenizer != lens.tokenizer.fingerprint
-            else ""
-        )
-        return f"{HINT}  \n{plain(atlas.about)}.{old}"
+    def map_of(self, lens, atlas):
+        first = "z" if "z" in atlas.maps else next(iter(atlas.maps))
+        return {
+            **self.without(told(lens, atlas), wanted=False),
+            self.which: gr.Dropdown(choices=list(atlas.maps), value=first),
+            self.colour: gr.Dropdown(choices=["class", *atlas.figures], value="class"),
+            self.plot: gr.Plot(value=draw(atlas, first), visible=True),
+            self.hook: thumbnail_sheet(lens, atlas),
+            self.found: gr.Row(visible=True),
+            self.chosen: "Click two points.",
+        }
 
-    def on_run(name):
-        "Another run: its map, or how to get one."
-        hidden = lambda text, wanted=True: (
-            gr.Dropdown(choices=[], value=None),
-            gr.Dropdown(choices=["class"], value="class"),
-            text,
-            gr.Plot(value=None, visible=False),
-            {},
-            gr.Row(visible=False),
-            gr.Accordion(open=wanted),
-            [],
-            None,
-            "",
-            gr.Timer(active=True),
-            "",
-        )
-        if not name:
-            return hidden("", False)
-        try:
-            run = resolve(ctx.runs, name)
-            if run.kind == "generator":
-                return hidden(
-                    "This run is a generator: the map is its tokenizer's. Choose that run above.",
-                    False,
-                )
-            atlas = read_atlas(run)
-            if atlas is None:
-                return hidden(NONE)
-            lens = open_lens(run.path)
-            first = "z" if "z" in atlas.maps else next(iter(atlas.maps))
-            return (
-                gr.Dropdown(choices=list(atlas.maps), value=first),
-                gr.Dropdown(choices=["class", *atlas.figures], value="class"),
-                says(lens, atlas),
-                gr.Plot(value=draw(atlas, first), visible=True),
-                overlay(lens, atlas),
-                gr.Row(visible=True),
-                gr.Accordion(open=False),
-                [],
-                None,
-                "Click two points.",
-                gr.Timer(active=True),
-                "",
-            )
-        except ValueError as e:
-            return hidden(failed(e))
+    def on_again(self, name):
+        "The map that has just come."
+        return self.on_run(name) | {self.again: ""} if name else {self.again: ""}
 
-    def on_look(name, which, colour):
+    def on_look(self, name, which, colour):
         try:
-            return draw(read_atlas(resolve(ctx.runs, name)), which, colour)
+            return draw(read_atlas(resolve(self.ctx.runs, name)), which, colour)
         except (ValueError, AttributeError):
             return gr.skip()
 
-    def path_of(name, ends, pictures):
-        "The way between the ends as a picture, and what they are."
-        lens = open_lens(resolve(ctx.runs, name).path)
-        atlas = read_atlas(lens.run)
-        named = lambda n: (
-            f"{plain(atlas.classes[n])} ({'held-out' if atlas.indices[n] < len(lens.images.heldout) else 'training'})"
-        )
-        xs = [picture_of(lens, atlas.indices[n]) for n in ends]
-        if len(xs) < 2:
-            return served(
-                enlarge(to_pil(xs[0]), 160)
-            ), f"First: class {named(ends[0])}.  \nNow click a second point."
-        x = latent_path(lens, *xs, int(pictures))
-        return served(
-            grid(x, min(len(x), 8), max(1, 96 // x.shape[-1]))
-        ), f"From class {named(ends[0])}  \nto class {named(ends[1])}"
-
-    def on_click(name, ends, pictures, event: gr.EventData):
+    def on_click(self, name, ends, pictures, event: gr.EventData):
         try:
-            lens = open_lens(resolve(ctx.runs, name).path)
+            lens = self.ctx.open(name)
             atlas, n = read_atlas(lens.run), int(event.index)
             if atlas is None or not 0 <= n < len(atlas.indices):
                 return gr.skip()
             ends = [*ends, n][-2:]
-            return ends, [_key(lens, atlas.indices[n])], *path_of(name, ends, pictures)
+            return ends, [key_of(lens, atlas.indices[n])], *way_of(lens, ends, pictures)
         except (ValueError, TypeError, AttributeError) as e:
             return gr.skip(), gr.skip(), None, failed(e)
 
-    def on_way(name, ends, pictures):
+    def on_way(self, name, ends, pictures):
         try:
-            return path_of(name, ends, pictures) if ends else gr.skip()
+            return way_of(self.ctx.open(name), ends, pictures) if ends else gr.skip()
         except (ValueError, IndexError, AttributeError) as e:
             return None, failed(e)
 
-    def on_go(name, neighbours, images, seed):
+    def on_go(self, name, neighbours, images, seed):
         try:
-            start(
-                "latent_map",
-                open_lens(resolve(ctx.runs, name).path).run.path,
-                {"neighbors": neighbours, "images": images, "seed": seed},
-            )
-            return "The map is being computed ...", gr.Timer(active=True), "running"
+            path = self.ctx.open(name).run.path
+            start("latent_map", path, {"neighbors": neighbours, "images": images, "seed": seed})
         except ValueError as e:
             return failed(e).replace("\n", "  \n"), gr.skip(), gr.skip()
+        return "The map is being computed ...", gr.Timer(active=True), "running"
 
-    def on_tick(name, seen):
-        "Progress of the job, if there is one; True for a map that has come since."
+    def on_tick(self, name, seen):
+        "Progress of the job, if there is one; `again` gets the run whose map has come since."
+        stop = {self.timer: gr.Timer(active=False)}
         try:
-            run = resolve(ctx.runs, name)
+            job = Job(output_of(resolve(self.ctx.runs, name), "latent_map"))
         except ValueError:
-            return gr.skip(), gr.Timer(active=False), "", gr.skip()
-        job = Job(output_of(run, "latent_map"))
+            return {**stop, self.seen: ""}
         state = job.info["state"]
         if state in AT_WORK:
             done, of, unit = progress(job)
-            return (
-                f"The map is being computed: {unit} {done} of {of or '?'}. You may leave the page.",
-                gr.skip(),
-                state,
-                gr.skip(),
-            )
-        if seen in AT_WORK:
-            if state == "done":
-                return gr.skip(), gr.Timer(active=False), state, name
-            return (
-                f"**The map was not computed ({state}).** The tab *Runs* has the log.",
-                gr.Timer(active=False),
-                state,
-                gr.skip(),
-            )
-        return gr.skip(), gr.Timer(active=False), state, gr.skip()
+            says = f"The map is being computed: {unit} {done} of {of or '?'}. "
+            return {self.message: says + "You may leave the page.", self.seen: state}
+        if seen not in AT_WORK:
+            return {**stop, self.seen: state}
+        if state == "done":
+            return {**stop, self.seen: state, self.again: name}
+        says = f"**The map was not computed ({state}).** The tab *Runs* has the log."
+        return {**stop, self.seen: state, self.message: says}
 
-    again = gr.Textbox(visible=False)  # the name of the run whose map has just come
-    out = [which, colour, message, plot, hook, found, compute, ends, way, chosen, timer, seen]
-    hidden = dict(show_progress="hidden")
-    mapped = Newest(on_run, ctx.run, out, **hidden)
-    ctx.run.change(**mapped.event)
-    again.change(
-        lambda name: (*(on_run(name) if name else [gr.skip()] * len(out)), ""),
-        again,
-        [*out, again],
-        show_progress="hidden",
-        api_name=False,
+    def on_show(self):
+        return gr.Tabs(selected="reconstruct"), "reconstruct"
+
+    def wire(self):
+        run, seen, timer, message = self.ctx.run, self.seen, self.timer, self.message
+        shown = [self.which, self.colour, message, self.plot, self.hook, self.found, self.compute]
+        shown += [self.ends, self.way, self.chosen, timer, seen]
+        mapped = Newest(self.on_run, run, shown, show_progress="hidden")
+        run.change(**mapped.event)
+        self.again.change(self.on_again, self.again, [*shown, self.again], **QUIET)
+        asked = [run, self.which, self.colour]
+        colours = Newest(self.on_look, asked, self.plot, (mapped,), show_progress="hidden")
+        gr.on([self.which.input, self.colour.input], **colours.event)
+        self.wire_way(mapped)
+        self.go.click(
+            self.on_go,
+            [run, self.neighbours, self.images, self.seed],
+            [message, timer, seen],
+            show_progress="minimal",
+            api_name="latent_map",
+        )
+        timer.tick(self.on_tick, [run, seen], [message, timer, seen, self.again], **QUIET)
+
+    def wire_way(self, mapped):
+        "The two ends and what lies between them; `mapped`: the handler of another run."
+        ctx, ends = self.ctx, self.ends
+        asked, way = [ctx.run, ends, self.pictures], [self.way, self.chosen]
+        clicked = [ends, ctx.images, *way]
+        self.hook.select(self.on_click, asked, clicked, trigger_mode="always_last", **QUIET)
+        walk = Newest(self.on_way, asked, way, (mapped,), show_progress="hidden").event
+        self.pictures.change(**walk)
+        self.swap.click(lambda ends: ends[::-1], ends, ends, **QUIET).then(**walk)
+        self.show.click(self.on_show, None, [ctx.tabs, ctx.tab], **QUIET)
+
+
+@lru_cache(maxsize=4)
+def _thumbnails(path: str, when: float, indices: tuple[int, ...]):
+    "The sheet of a map, of the run in `path`, that was written at `when`."
+    return thumbnails(open_lens(path), list(indices))
+
+
+def thumbnail_sheet(lens, atlas) -> dict:
+    "What the page needs to show the picture of a point."
+    path = lens.run.path / "evaluation" / "latent_map.json"
+    when, indices = path.stat().st_mtime, tuple(atlas.indices)
+    sheet, columns = _thumbnails(str(lens.run.path), when, indices)
+    url = f"gradio_api/file={served(sheet)}"
+    return {"url": url, "side": SIDE, "columns": columns, "count": len(indices)}
+
+
+def told(lens, atlas) -> str:
+    "How to use the map, what it is of, and whether the run has other weights by now."
+    says, now = f"{HINT}  \n{plain(atlas.about)}.", lens.tokenizer.fingerprint
+    if atlas.tokenizer == now:
+        return says
+    return (
+        f"{says}  \n**The map is of other weights** ({plain(atlas.tokenizer)}, "
+        f"the run now has {plain(now)}): compute it again."
     )
-    colours = Newest(on_look, [ctx.run, which, colour], plot, (mapped,), **hidden)
-    gr.on([which.input, colour.input], **colours.event)
-    hook.select(
-        on_click,
-        [ctx.run, ends, pictures],
-        [ends, ctx.images, way, chosen],
-        show_progress="hidden",
-        trigger_mode="always_last",
-        api_name=False,
-    )
-    walk = Newest(on_way, [ctx.run, ends, pictures], [way, chosen], (mapped,), **hidden).event
-    pictures.change(**walk)
-    swap.click(lambda ends: ends[::-1], ends, ends, api_name=False, **hidden).then(**walk)
-    go.click(
-        on_go,
-        [ctx.run, neighbours, images, seed],
-        [message, timer, seen],
-        show_progress="minimal",
-        api_name="latent_map",
-    )
-    timer.tick(
-        on_tick,
-        [ctx.run, seen],
-        [message, timer, seen, again],
-        show_progress="hidden",
-        api_name=False,
-    )
-    show.click(
-        lambda: (gr.Tabs(selected="reconstruct"), "reconstruct"),
-        None,
-        [ctx.tabs, ctx.tab],
-        show_progress="hidden",
-        api_name=False,
-    )
+
+
+def key_of(lens, index: int) -> str:
+    "What the other tabs call this picture."
+    if index < len(lens.images.heldout):
+        return f"heldout:{index}"
+    return f"file:{served(to_pil(picture_of(lens, index)))}"
+
+
+def way_of(lens, ends: list[int], pictures: int) -> tuple[str, str]:
+    "The way between the ends as a picture, and what they are."
+    atlas = read_atlas(lens.run)
+    indices = [atlas.indices[n] for n in ends]
+    heldout = [i < len(lens.images.heldout) for i in indices]
+    named = [
+        f"class {plain(atlas.classes[n])} ({'held-out' if held else 'training'})"
+        for n, held in zip(ends, heldout, strict=True)
+    ]
+    xs = [picture_of(lens, i) for i in indices]
+    if len(xs) < 2:
+        says = f"First: {named[0]}.  \nNow click a second point."
+        return served(enlarge(to_pil(xs[0]), 160)), says
+    x = latent_path(lens, *xs, int(pictures))
+    sheet = grid(x, min(len(x), 8), max(1, 96 // x.shape[-1]))
+    return served(sheet), f"From {named[0]}  \nto {named[1]}"

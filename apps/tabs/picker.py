@@ -1,4 +1,8 @@
-"""What all tabs share: run, pictures, links, what is said when there is no run yet, and a captioned picture."""
+"""What all tabs share: the chosen run and pictures, the page's address, and the base of a tab.
+
+A tab is a `Tab`: `layout` makes its components, its other methods are the handlers, and `wire`
+connects the two.
+"""
 
 import hashlib
 import io
@@ -13,17 +17,25 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from softvq_lab.explore.run_forms import run_name
-from softvq_lab.explore.session import heldout_gallery, open_lens, read_upload
+from softvq_lab.explore.session import Lens, heldout_gallery, open_lens, read_upload
 from softvq_lab.runs import Run, describe, list_runs
 
 EMPTY = (
-    "**No run yet.** Make one with `make demo` (tokenizer and generator on digits, some minutes on two cores), or with\n\n"
+    "**No run yet.** Make one with `make demo` (tokenizer and generator on digits, "
+    "some minutes on two cores), or with\n\n"
     "`papermill nbs/train.ipynb runs/a/notebook.ipynb -p tokens 32`\n\nthen press *Look again*."
 )
 ANY, SEVERAL = "all classes", 8
-LATEST = dict(
-    show_progress="minimal", trigger_mode="always_last", api_name=False
-)  # of handlers that follow a slider: what was asked for meanwhile is dropped, the newest counts
+QUIET = dict(show_progress="hidden", api_name=False)
+# Handlers that follow a slider: of the questions asked while one is at work, the newest counts.
+LATEST = dict(show_progress="minimal", trigger_mode="always_last", api_name=False)
+WRITE_ADDRESS = """(told) => {
+    if (!told) return;
+    const url = new URL(window.location);
+    for (const [k, v] of Object.entries(JSON.parse(told)))
+        v ? url.searchParams.set(k, v) : url.searchParams.delete(k);
+    window.history.replaceState(null, '', url);
+}"""
 
 
 class View:
@@ -47,7 +59,7 @@ class View:
         return self.key not in (None, key)
 
     def use(self, key):
-        "A person has started something in the view of `key`, whose result a late answer must keep."
+        "A person has started something in the view of `key`: a late answer must keep its result."
         self.used = key
 
     def in_use(self, key) -> bool:
@@ -61,30 +73,29 @@ class View:
 class Newest:
     """A handler that several events call: of its calls in one session, only the newest answers.
 
-    Calls run beside each other, so that an earlier one may end later; what it would have shown is not
-    what is asked for any more. `after`: handlers that write the same places from a wider change, whose
-    newer calls count too. Use: `gr.on(events, **handler.event)`.
+    Calls run beside each other, so an earlier one may end later; its answer is then dropped.
+    `after`: handlers that write the same places from a wider change, whose newer calls count too.
+    Use: `gr.on(events, **handler.event)`.
     """
 
     def __init__(self, handler, inputs, outputs, after: tuple["Newest", ...] = (), **options):
         self.last = gr.State(Last())
-        listed = lambda part: (
-            part if isinstance(part, (list, tuple)) else [] if part is None else [part]
-        )
-        outputs, watched = listed(outputs), [self.last, *(a.last for a in after)]
+        watched = [self.last, *(a.last for a in after)]
 
         def answer(*given):
             mine, others, given = given[0], given[1 : len(watched)], given[len(watched) :]
             call = mine.call = object()
             before = [o.call for o in others]
             found = handler(*given)
-            if mine.call is call and all(o.call is b for o, b in zip(others, before)):
-                return found
-            return [gr.skip()] * len(outputs) if len(outputs) > 1 else gr.skip()
+            newest = mine.call is call and [o.call for o in others] == before
+            return found if newest else gr.skip()
 
         answer.__name__, answer.__doc__ = handler.__name__, handler.__doc__
         self.event = dict(
-            fn=answer, inputs=[*watched, *listed(inputs)], outputs=outputs, **(LATEST | options)
+            fn=answer,
+            inputs=[*watched, *_listed(inputs)],
+            outputs=_listed(outputs),
+            **(LATEST | options),
         )
 
 
@@ -94,6 +105,12 @@ class Last:
     call = None
 
 
+def _listed(components) -> list:
+    if components is None:
+        return []
+    return list(components) if isinstance(components, (list, tuple)) else [components]
+
+
 @dataclass
 class Context:
     "What a tab is built with. `tabs` is there when the tabs are filled."
@@ -101,11 +118,43 @@ class Context:
     runs: str  # folder of run folders
     app: gr.Blocks
     run: gr.Dropdown  # name of the chosen run, see `resolve`
-    images: gr.State  # keys of the chosen pictures ('heldout:17', 'file:PATH'), the last one in focus; none: the first held-out one
+    empty: gr.Markdown  # shown while there is no run
+    # Keys of the chosen pictures ('heldout:17', 'file:PATH'), the last one in focus;
+    # none: the first held-out one
+    images: gr.State
     tab: gr.State  # id of the open tab
     seed: gr.State  # of the samples
     tabs: gr.Tabs | None = None
     data: tuple[str, ...] = ()  # folders that a training started here may read
+
+    def open(self, name: str | None) -> Lens:
+        "The models and data of the run of that name."
+        return open_lens(resolve(self.runs, name).path)
+
+    def offer(self, wanted: str | None) -> tuple[gr.Dropdown, gr.Markdown]:
+        "The runs as they are now, `wanted` or the newest one chosen, and what is said without any."
+        offered = choices(self.runs)
+        run = preferred([n for _, n in offered], wanted)
+        return gr.Dropdown(choices=offered, value=run), gr.Markdown(visible=not offered)
+
+
+class Tab:
+    """A part of the page: `layout` makes its components, `wire` connects them with the handlers.
+
+    `tab`: what it stands in, where it has to know when that is opened. It must be made inside of a
+    `gr.Tab`: the states of `Newest` directly under `gr.Tabs` would count as tabs of the bar.
+    """
+
+    def __init__(self, ctx: Context, tab: gr.Tab | None = None):
+        self.ctx, self.tab = ctx, tab
+        self.layout()
+        self.wire()
+
+    def layout(self):
+        "Make the components and keep those that handlers need."
+
+    def wire(self):
+        "Connect events with handlers."
 
 
 def choices(runs: str) -> list[tuple[str, str]]:
@@ -116,6 +165,11 @@ def choices(runs: str) -> list[tuple[str, str]]:
         step = f" at step {d['step'].split()[0]}" if d["step"] else ""
         found.append((f"{name}  -  {d['kind']}, {d['state']}{step}", name))
     return found
+
+
+def preferred(offered, *wanted):
+    "The first of `wanted` that is offered, else the first that is; None where nothing is."
+    return next((w for w in (*wanted, *offered) if w in offered), None)
 
 
 def resolve(runs: str, name: str | None) -> Run:
@@ -140,7 +194,11 @@ def failed(e: Exception) -> str:
 
 
 def served(image: Image.Image | bytes, suffix: str = "png") -> str:
-    "A picture (or a file's bytes) as a file that the server may send. Gradio itself names files by their content and writes them in place: two people with the same picture, and one gets half of it."
+    """A picture (or a file's bytes) as a file that the server may send.
+
+    Gradio itself names files by their content and writes them in place: of two people with the
+    same picture, one gets half of it.
+    """
     data = image
     if isinstance(image, Image.Image):
         memory = io.BytesIO()
@@ -149,27 +207,46 @@ def served(image: Image.Image | bytes, suffix: str = "png") -> str:
     path = Path(get_upload_folder()) / f"{hashlib.sha256(data).hexdigest()}.{suffix}"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(
-            f".{uuid.uuid4().hex}.tmp"
-        )  # of this call alone: two threads may write the same picture
+        # Of this call alone: two threads may write the same picture.
+        aside = path.with_name(f".{uuid.uuid4().hex}.tmp")
         aside.write_bytes(data)
         aside.replace(path)
     return str(path)
 
 
-def picture(elem_id: str, caption: str, **kwargs) -> gr.Image:
-    "A picture to look at, its caption above it: Gradio's own label would lie on the image."
+def still(elem_id: str, **options) -> gr.Image:
+    "A picture to look at, each pixel as it is."
+    return gr.Image(
+        show_label=False,
+        format="png",
+        interactive=False,
+        buttons=["download"],
+        elem_id=elem_id,
+        elem_classes="pixel",
+        **options,
+    )
+
+
+def picture(elem_id: str, caption: str, **options) -> gr.Image:
+    "A picture with its caption above it: Gradio's own label would lie on the image."
     with gr.Column(min_width=180):
         gr.Markdown(caption)
-        return gr.Image(
-            show_label=False,
-            format="png",
-            interactive=False,
-            buttons=["download"],
-            elem_id=elem_id,
-            elem_classes="pixel",
-            **kwargs,
-        )
+        return still(elem_id, **options)
+
+
+def tiles(elem_id: str, columns: int, height, **options) -> gr.Gallery:
+    "Small pictures side by side, with captions; a click selects one and does not enlarge it."
+    return gr.Gallery(
+        show_label=False,
+        columns=columns,
+        height=height,
+        allow_preview=False,
+        object_fit="contain",
+        elem_id=elem_id,
+        elem_classes="pixel",
+        buttons=[],
+        **options,
+    )
 
 
 def focus(images: list[str] | None) -> str:
@@ -177,9 +254,11 @@ def focus(images: list[str] | None) -> str:
     return images[-1] if images else "heldout:0"
 
 
-def build(app: gr.Blocks, runs: str) -> Context:
-    "Dropdown of runs, refreshed on load and on demand; what is chosen is kept in the address of the page, and read from it."
+def build(app: gr.Blocks, runs: str, data: tuple[str, ...] = ()) -> Context:
+    "The dropdown of runs, refreshed on demand (`Address` fills it when the page is opened)."
     with gr.Row():
+        # `resolve` checks what is typed. Names come when the page is opened: what stands here at
+        # the start is in the page that asks for a password.
         run = gr.Dropdown(
             [],
             value=None,
@@ -188,169 +267,142 @@ def build(app: gr.Blocks, runs: str) -> Context:
             scale=5,
             min_width=280,
             allow_custom_value=True,
-        )  # resolve checks it. Names come when the page is opened: what stands here at the start is in the page that asks for a password
+        )
         again = gr.Button("Look again", scale=0, min_width=110, size="sm")
     empty = gr.Markdown(EMPTY, visible=not choices(runs), elem_id="empty")
-    ctx = Context(runs, app, run, gr.State([]), gr.State("reconstruct"), gr.State(0))
-
-    def refresh(now: str | None):
-        offered = choices(runs)
-        names = [n for _, n in offered]
-        return gr.Dropdown(
-            choices=offered, value=now if now in names else next(iter(names), None)
-        ), gr.Markdown(visible=not offered)
-
-    again.click(refresh, run, [run, empty], show_progress="hidden", api_name=False)
+    states = gr.State([]), gr.State("reconstruct"), gr.State(0)
+    ctx = Context(runs, app, run, empty, *states, data=(runs, *data))
+    again.click(ctx.offer, run, [run, empty], **QUIET)
     return ctx
 
 
-def link(ctx: Context):
-    "Read run, tab, image and seed from the page's address when it is opened, and write them there as they change. After the tabs are filled."
-    address = gr.Textbox(visible="hidden", elem_id="address")
-    ids = [t.id for t in ctx.tabs.children]
+class Address(Tab):
+    """The page's address: run, tab, image and seed are read from it when the page is opened, and
+    written there as they change. It is built after the tabs are filled."""
 
-    def read(request: gr.Request):
-        asked, offered = request.query_params, choices(ctx.runs)
-        names = [n for _, n in offered]
-        tab = asked.get("tab") if asked.get("tab") in ids else ids[0]
-        image = asked.get("image", "")
-        run = asked.get("run") if asked.get("run") in names else next(iter(names), None)
+    def layout(self):
+        self.box = gr.Textbox(visible="hidden", elem_id="address")
+
+    def read(self, request: gr.Request):
+        asked = request.query_params
+        image, seed = asked.get("image", ""), asked.get("seed", "")
+        tab = preferred([t.id for t in self.ctx.tabs.children], asked.get("tab"))
         return (
-            gr.Dropdown(choices=offered, value=run),
-            gr.Markdown(visible=not offered),
+            *self.ctx.offer(asked.get("run")),
             gr.Tabs(selected=tab),
             tab,
-            [f"heldout:{image}"] if image.isdecimal() and len(image) < 10 else [],
-            int(s) if (s := asked.get("seed", "")).isdecimal() and len(s) < 10 else 0,
+            [f"heldout:{image}"] if _is_number(image) else [],
+            int(seed) if _is_number(seed) else 0,
         )
 
-    def write(run, tab, images, seed):
-        key = images[-1] if images else ""
-        return json.dumps(
-            {
-                "run": run or "",
-                "tab": tab,
-                "image": key.removeprefix("heldout:") if key.startswith("heldout:") else "",
-                "seed": str(seed) if seed and tab == "sample" else "",
-            }
+    def write(self, run, tab, images, seed):
+        kind, _, image = focus(images).partition(":")
+        told = {
+            "run": run or "",
+            "tab": tab,
+            "image": image if images and kind == "heldout" else "",
+            "seed": str(seed) if seed and tab == "sample" else "",
+        }
+        return json.dumps(told)
+
+    def wire(self):
+        ctx = self.ctx
+        chosen = [ctx.tab, ctx.images, ctx.seed]
+        ctx.app.load(self.read, None, [ctx.run, ctx.empty, ctx.tabs, *chosen], **QUIET)
+        changes = [c.change for c in (ctx.run, *chosen)]
+        gr.on(changes, self.write, [ctx.run, *chosen], self.box, **QUIET)
+        self.box.change(None, self.box, None, js=WRITE_ADDRESS, api_name=False)
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10
+
+
+class Chooser(Tab):
+    """Held-out pictures by class and uploads, which write `ctx.images`.
+
+    `prefix` begins the ids of its components. `several`: more than one picture may be chosen.
+    What cannot be read is said below.
+    """
+
+    def __init__(self, ctx: Context, prefix: str, height: int = 330, several: bool = False):
+        self.prefix, self.height, self.several = prefix, height, several
+        super().__init__(ctx)
+
+    def layout(self):
+        prefix, several = self.prefix, self.several
+        self.classes = gr.Dropdown([ANY], value=ANY, label="Class", elem_id=f"{prefix}-class")
+        gr.Markdown("Held-out images")
+        self.gallery = tiles(f"{prefix}-heldout", 3, self.height)
+        self.many = gr.Checkbox(
+            False,
+            label=f"Several: a click adds a picture or takes it away (up to {SEVERAL})",
+            elem_id=f"{prefix}-several",
+            visible=several,
         )
+        self.upload = gr.File(
+            label="Your own image" + "s" * several,
+            type="filepath",
+            file_count="multiple" if several else "single",
+            elem_id=f"{prefix}-upload",
+            height=120,
+        )
+        self.message = gr.Markdown(elem_id=f"{prefix}-upload-message")
+        self.shown = gr.State([])  # indices of the gallery's images
 
-    empty = next(b for b in ctx.app.blocks.values() if b.elem_id == "empty")
-    ctx.app.load(
-        read,
-        None,
-        [ctx.run, empty, ctx.tabs, ctx.tab, ctx.images, ctx.seed],
-        show_progress="hidden",
-        api_name=False,
-    )
-    gr.on(
-        [ctx.run.change, ctx.tab.change, ctx.images.change, ctx.seed.change],
-        write,
-        [ctx.run, ctx.tab, ctx.images, ctx.seed],
-        address,
-        show_progress="hidden",
-        api_name=False,
-    )
-    address.change(
-        None,
-        address,
-        None,
-        js="""(told) => { if (!told) return; const url = new URL(window.location);
-        for (const [k, v] of Object.entries(JSON.parse(told))) v ? url.searchParams.set(k, v) : url.searchParams.delete(k);
-        window.history.replaceState(null, '', url); }""",
-        api_name=False,
-    )
-
-
-def chooser(ctx: Context, prefix: str, columns: int = 3, height: int = 330, several: bool = False):
-    "Held-out pictures by class and uploads, which write `ctx.images`; what cannot be read says so below."
-    classes = gr.Dropdown([ANY], value=ANY, label="Class", elem_id=f"{prefix}-class")
-    gr.Markdown("Held-out images")
-    gallery = gr.Gallery(
-        show_label=False,
-        columns=columns,
-        height=height,
-        allow_preview=False,
-        object_fit="contain",
-        elem_id=f"{prefix}-heldout",
-        elem_classes="pixel",
-        buttons=[],
-    )
-    many = gr.Checkbox(
-        False,
-        label=f"Several: a click adds a picture or takes it away (up to {SEVERAL})",
-        elem_id=f"{prefix}-several",
-        visible=several,
-    )
-    upload = gr.File(
-        label="Your own image" + "s" * several,
-        type="filepath",
-        file_count="multiple" if several else "single",
-        elem_id=f"{prefix}-upload",
-        height=120,
-    )
-    message = gr.Markdown(elem_id=f"{prefix}-upload-message")
-    shown = gr.State([])  # indices of the gallery's images
-
-    def tiles(name, label):
-        lens = open_lens(resolve(ctx.runs, name).path)
+    def heldout(self, lens, label):
+        "The gallery's pictures of a class, and their indices."
         names = lens.images.class_names
         found = heldout_gallery(lens, names.index(label) if label in names else None)
-        return lens, [(served(p), c) for _, p, c in found], [i for i, _, _ in found]
+        return [(served(p), c) for _, p, c in found], [i for i, _, _ in found]
 
-    def on_run(name):
+    def on_run(self, name):
         try:
-            lens, pictures, indices = tiles(name, ANY)
-            return (
-                gr.Dropdown(choices=[ANY, *lens.images.class_names], value=ANY),
-                pictures,
-                indices,
-            )
+            lens = self.ctx.open(name)
+            found = self.heldout(lens, ANY)
+            return gr.Dropdown(choices=[ANY, *lens.images.class_names], value=ANY), *found
         except ValueError:
             return gr.Dropdown(choices=[ANY], value=ANY), [], []
 
-    def on_class(name, label):
+    def on_class(self, name, label):
         try:
-            return tiles(name, label)[1:]
+            return self.heldout(self.ctx.open(name), label)
         except ValueError:
             return [], []
 
-    def on_pick(indices, images, many, event: gr.SelectData):
+    def on_pick(self, indices, images, many, event: gr.SelectData):
         if not (isinstance(event.index, int) and 0 <= event.index < len(indices)):
             return gr.skip()
         key = f"heldout:{indices[event.index]}"
         if not many:
             return [key]
-        return (
-            [k for k in images if k != key]
-            if key in images and len(images) > 1
-            else [*(k for k in images if k != key), key][-SEVERAL:]
-        )
+        rest = [k for k in images if k != key]
+        return rest if rest and key in images else [*rest, key][-SEVERAL:]
 
-    def on_upload(name, paths, images, many):
+    def on_upload(self, name, paths, images, many):
         if not paths:
             return gr.skip(), ""
         good, says = [], []
         for path in [paths] if isinstance(paths, str) else paths[:SEVERAL]:
             try:
-                read_upload(path, open_lens(resolve(ctx.runs, name).path).tokenizer.image_size)
+                read_upload(path, self.ctx.open(name).tokenizer.image_size)
                 good.append(f"file:{path}")
             except ValueError as e:
                 says.append(f"{plain(Path(path).name)}: {failed(e)}")
-        return ([*images, *good][-SEVERAL:] if many else good) if good else gr.skip(), "  \n".join(
-            says
-        )
+        chosen = [*images, *good][-SEVERAL:] if many else good
+        return chosen if good else gr.skip(), "  \n".join(says)
 
-    tiled = Newest(on_run, ctx.run, [classes, gallery, shown], show_progress="hidden")
-    ctx.run.change(**tiled.event)
-    classes.input(**Newest(on_class, [ctx.run, classes], [gallery, shown], (tiled,)).event)
-    gallery.select(
-        on_pick, [shown, ctx.images, many], ctx.images, show_progress="hidden", api_name=False
-    )
-    upload.upload(
-        on_upload,
-        [ctx.run, upload, ctx.images, many],
-        [ctx.images, message],
-        show_progress="minimal",
-        api_name=False,
-    )
+    def wire(self):
+        run, images = self.ctx.run, self.ctx.images
+        found = [self.gallery, self.shown]
+        tiled = Newest(self.on_run, run, [self.classes, *found], show_progress="hidden")
+        run.change(**tiled.event)
+        self.classes.input(**Newest(self.on_class, [run, self.classes], found, (tiled,)).event)
+        self.gallery.select(self.on_pick, [self.shown, images, self.many], images, **QUIET)
+        self.upload.upload(
+            self.on_upload,
+            [run, self.upload, images, self.many],
+            [images, self.message],
+            show_progress="minimal",
+            api_name=False,
+        )

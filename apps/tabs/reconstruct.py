@@ -1,17 +1,17 @@
-"""Tab Reconstruct: an image, what came back, where they differ; two runs under one slider."""
+"""Tab Reconstruct: an image, its reconstruction, the error; two runs under one slider."""
 
 import gradio as gr
 from tabs.picker import (
-    Context,
+    Chooser,
     Newest,
+    Tab,
     choices,
-    chooser,
     failed,
     focus,
     picture,
     plain,
-    resolve,
     served,
+    still,
 )
 
 from softvq_lab.explore.session import (
@@ -20,7 +20,6 @@ from softvq_lab.explore.session import (
     chosen_image,
     enlarge,
     in_words,
-    open_lens,
     perceptual_soon,
     read_upload,
     reconstruct,
@@ -28,201 +27,206 @@ from softvq_lab.explore.session import (
     sheet,
 )
 
+ABOUT = (
+    "Pick a held-out image (the tokenizer has never seen it) or upload your own: "
+    "it is cropped to the centre, encoded into latent tokens and decoded again."
+)
+CAPTIONS = {
+    "original": "Original",
+    "reconstruction": "Reconstruction",
+    "error": "Error (brightest: half the range or more)",
+}
 NOBODY = "no second run"
 WAIT = "The perceptual distance comes with the next picture: its network is being trained, once."
 
 
-def build(ctx: Context):
-    gr.Markdown(
-        "Pick a held-out image (the tokenizer has never seen it) or upload your own: it is cropped to the centre, encoded into latent tokens and decoded again."
-    )
-    with gr.Row():
-        with gr.Column(scale=2, min_width=280):
-            chooser(ctx, "rec", several=True)
-        with gr.Column(scale=5, min_width=300):
-            with gr.Row():
-                pictures = [
-                    picture(f"rec-{i}", caption)
-                    for i, caption in [
-                        ("original", "Original"),
-                        ("reconstruction", "Reconstruction"),
-                        ("error", "Error (brightest: half the range or more)"),
-                    ]
-                ]
-            message = gr.Markdown(elem_id="rec-message")
-            kept = gr.Slider(
-                1,
-                8,
-                8,
-                step=1,
-                label="Tokens kept (the first k; this run was trained for any k)",
-                elem_id="rec-kept",
-                visible=False,
-            )
-            download = gr.DownloadButton(
-                "Download pictures and figures", size="sm", elem_id="rec-download"
-            )
-            with gr.Column(visible=False) as several:
-                gr.Markdown("All chosen images")
-                rows = gr.Image(
-                    show_label=False,
-                    format="png",
-                    interactive=False,
-                    elem_id="rec-sheet",
-                    elem_classes="pixel",
-                    buttons=["download"],
-                )
-                numbers = gr.Dataframe(
-                    headers=["picture", "PSNR", "SSIM", "perceptual"],
-                    interactive=False,
-                    elem_id="rec-numbers",
-                )
-            other = gr.Dropdown(
-                [(NOBODY, "")],
-                value="",
-                label="Beside it",
-                elem_id="rec-other",
-                allow_custom_value=True,
-            )
-            with gr.Column(visible=False) as beside:
-                swipe = gr.ImageSlider(
-                    show_label=False,
-                    interactive=False,
-                    type="filepath",
-                    format="png",
-                    elem_id="rec-swipe",
-                    elem_classes="pixel",
-                    max_height=420,
-                )
-                second = gr.Markdown(elem_id="rec-second")
-    with gr.Column(visible=False):  # for programs: /reconstruct takes a run and a file
-        api_file, api_go = gr.File(type="filepath", label="image"), gr.Button()
+class Reconstruct(Tab):
+    def layout(self):
+        gr.Markdown(ABOUT)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                Chooser(self.ctx, "rec", several=True)
+            with gr.Column(scale=5, min_width=300):
+                with gr.Row():
+                    self.pictures = [picture(f"rec-{k}", c) for k, c in CAPTIONS.items()]
+                self.layout_result()
+                self.layout_several()
+                self.layout_beside()
+        with gr.Column(visible=False):  # for programs: /reconstruct takes a run and a file
+            self.api_file, self.api_go = gr.File(type="filepath", label="image"), gr.Button()
 
-    def on_run(name):
-        "The slider of kept tokens and the runs that may stand beside this one."
-        offered = [
-            (NOBODY, ""),
-            *((label, value) for label, value in choices(ctx.runs) if value != name),
-        ]
-        try:
-            t = open_lens(resolve(ctx.runs, name).path).tokenizer
-            return gr.Slider(
-                maximum=max(2, t.tokens), value=t.tokens, visible=can_keep(t)
-            ), gr.Dropdown(choices=offered, value="")
-        except ValueError:
-            return gr.Slider(visible=False), gr.Dropdown(choices=offered, value="")
-
-    def told(lens, result, k):
-        t, f = lens.tokenizer, result["figures"]
-        says = f"### {in_words(f)}\n{t.tokens if k is None else f'first {k} of {t.tokens}'} tokens of width {t.latent_dim}"
-        if "effective_codewords" in f:
-            says += f"; a token mixes {f['effective_codewords']:.1f} codewords on average"
-        return says
-
-    def three(result):
-        return [served(enlarge(result[k])) for k in ("original", "reconstruction", "error")]
-
-    def show(name, images, tab, k, name2):
-        "Everything of the tab, from the chosen run and pictures."
-        nothing = (
-            [None, None, None],
-            None,
-            gr.Column(visible=False),
-            None,
-            None,
-            gr.Column(visible=False),
-            None,
-            "",
+    def layout_result(self):
+        self.message = gr.Markdown(elem_id="rec-message")
+        self.kept = gr.Slider(
+            1,
+            8,
+            8,
+            step=1,
+            label="Tokens kept (the first k; this run was trained for any k)",
+            elem_id="rec-kept",
+            visible=False,
         )
+        self.download = gr.DownloadButton(
+            "Download pictures and metrics", size="sm", elem_id="rec-download"
+        )
+
+    def layout_several(self):
+        with gr.Column(visible=False) as self.several:
+            gr.Markdown("All chosen images")
+            self.rows = still("rec-sheet")
+            self.numbers = gr.Dataframe(
+                headers=["picture", "PSNR", "SSIM", "perceptual"],
+                interactive=False,
+                elem_id="rec-numbers",
+            )
+
+    def layout_beside(self):
+        self.other = gr.Dropdown(
+            [(NOBODY, "")],
+            value="",
+            label="Beside it",
+            elem_id="rec-other",
+            allow_custom_value=True,
+        )
+        with gr.Column(visible=False) as self.beside:
+            self.swipe = gr.ImageSlider(
+                show_label=False,
+                interactive=False,
+                type="filepath",
+                format="png",
+                elem_id="rec-swipe",
+                elem_classes="pixel",
+                max_height=420,
+            )
+            self.second = gr.Markdown(elem_id="rec-second")
+
+    def on_run(self, name):
+        "The slider of kept tokens and the runs that may stand beside this one."
+        others = [(label, value) for label, value in choices(self.ctx.runs) if value != name]
+        other = gr.Dropdown(choices=[(NOBODY, ""), *others], value="")
+        try:
+            t = self.ctx.open(name).tokenizer
+        except ValueError:
+            return gr.Slider(visible=False), other
+        return gr.Slider(maximum=max(2, t.tokens), value=t.tokens, visible=can_keep(t)), other
+
+    def show(self, name, images, tab, k, other):
+        "Everything of the tab, from the chosen run and pictures."
         if tab != "reconstruct":
-            return [gr.skip()] * 11
-        pack = lambda pictures, message, file, *rest: [
-            *pictures,
-            message,
-            gr.DownloadButton(value=file),
-            *rest,
-        ]
+            return gr.skip()
         if not name:
-            return pack(nothing[0], "", *nothing[1:])
+            return self.blank("")
         try:
-            lens = open_lens(resolve(ctx.runs, name).path)
-            distance, k = (
-                perceptual_soon(lens),
-                int(k) if can_keep(lens.tokenizer) and k < lens.tokenizer.tokens else None,
-            )
+            lens = self.ctx.open(name)
+            distance, kept = perceptual_soon(lens), first_k(lens.tokenizer, k)
             keys = images or [focus(images)]
-            results = [reconstruct(lens, chosen_image(lens, key), k, distance) for key in keys]
-            says = told(lens, results[-1], k) + ("" if distance else f"  \n*{WAIT}*")
-            names = [
-                f"{i + 1}-{'upload' if key.startswith('file:') else key.replace(':', '-')}"
-                for i, key in enumerate(keys)
-            ]
-            table = [
-                [
-                    n,
-                    *(
-                        round(r["figures"][m], 4) if m in r["figures"] else None
-                        for m in ("psnr", "ssim")
-                    ),
-                    round(r["figures"][distance[0]], 4) if distance else None,
-                ]
-                for n, r in zip(names, results)
-            ]
-            many = (
-                [
-                    gr.Column(visible=True),
-                    served(sheet(results, max(1, 96 // results[0]["original"].width))),
-                    table,
-                ]
-                if len(keys) > 1
-                else nothing[2:5]
-            )
-            return pack(
-                three(results[-1]),
-                says,
-                served(bundle(dict(zip(names, results))), "zip"),
-                *many,
-                *compare(lens, keys[-1], results[-1], name2),
-            )
+            results = [reconstruct(lens, chosen_image(lens, key), kept, distance) for key in keys]
+            named = {
+                called(i, key): r for i, (key, r) in enumerate(zip(keys, results, strict=True))
+            }
+            says = told(lens, results[-1], kept) + ("" if distance else f"  \n*{WAIT}*")
+            return {
+                **self.blank(says),
+                **dict(zip(self.pictures, three(results[-1]), strict=True)),
+                self.download: gr.DownloadButton(value=served(bundle(named), "zip")),
+                **(self.together(named, distance) if len(keys) > 1 else {}),
+                **(self.compare(lens, keys[-1], results[-1], other) if other else {}),
+            }
         except ValueError as e:
-            return pack(nothing[0], failed(e), *nothing[1:])
+            return self.blank(failed(e))
 
-    def compare(lens, key, mine, name2):
-        if not name2:
-            return gr.Column(visible=False), None, ""
+    def blank(self, message):
+        "The tab with this message and no picture."
+        return {
+            **dict.fromkeys([*self.pictures, self.rows, self.numbers, self.swipe]),
+            self.message: message,
+            self.download: gr.DownloadButton(value=None),
+            self.several: gr.Column(visible=False),
+            self.beside: gr.Column(visible=False),
+            self.second: "",
+        }
+
+    def together(self, named, distance):
+        "All chosen pictures on one sheet, and their metrics."
+        results = list(named.values())
+        scale = max(1, 96 // results[0]["original"].width)
+        return {
+            self.several: gr.Column(visible=True),
+            self.rows: served(sheet(results, scale)),
+            self.numbers: [[n, *numbers_of(r["figures"], distance)] for n, r in named.items()],
+        }
+
+    def compare(self, lens, key, mine, name):
+        "The reconstruction of another run under the same slider."
         try:
-            two = open_lens(resolve(ctx.runs, name2).path)
+            two = self.ctx.open(name)
             theirs = reconstruct(two, same_image(lens, key, two), None, perceptual_soon(two))
-            a = enlarge(mine["reconstruction"], 400)
-            pair = (
-                served(a),
-                served(theirs["reconstruction"].resize(a.size, 0)),
-            )  # 0: a pixel is seen as a pixel
-            return (
-                gr.Column(visible=True),
-                pair,
-                f"Left: {plain(lens.run.name)}, {in_words(mine['figures'])}. Right: {plain(two.run.name)}, {two.tokenizer.tokens} tokens, {in_words(theirs['figures'])}.",
-            )
         except ValueError as e:
-            return gr.Column(visible=True), None, failed(e)
+            return {self.beside: gr.Column(visible=True), self.second: failed(e)}
+        left = enlarge(mine["reconstruction"], 400)
+        right = theirs["reconstruction"].resize(left.size, 0)  # 0: a pixel is seen as a pixel
+        return {
+            self.beside: gr.Column(visible=True),
+            self.swipe: (served(left), served(right)),
+            self.second: f"Left: {plain(lens.run.name)}, {in_words(mine['figures'])}. "
+            f"Right: {plain(two.run.name)}, {two.tokenizer.tokens} tokens, "
+            f"{in_words(theirs['figures'])}.",
+        }
 
-    def on_api(name, path):
-        "A file through a run's tokenizer: original, reconstruction, error map and figures."
+    def on_api(self, name, path):
+        "A file through a run's tokenizer: original, reconstruction, error map and metrics."
         try:
             if not path:
                 raise ValueError("No file was given.")
-            lens = open_lens(resolve(ctx.runs, name).path)
-            result = reconstruct(
-                lens, read_upload(path, lens.tokenizer.image_size), None, perceptual_soon(lens)
-            )
+            lens = self.ctx.open(name)
+            x = read_upload(path, lens.tokenizer.image_size)
+            result = reconstruct(lens, x, None, perceptual_soon(lens))
             return *three(result), told(lens, result, None)
         except ValueError as e:
             return None, None, None, failed(e)
 
-    out = [*pictures, message, download, several, rows, numbers, beside, swipe, second]
-    asked = [ctx.run, ctx.images, ctx.tab, kept, other]
-    draw = Newest(show, asked, out).event
-    offer = Newest(on_run, ctx.run, [kept, other], show_progress="hidden").event
-    ctx.run.change(**offer).then(**draw)
-    gr.on([ctx.images.change, ctx.tab.change, kept.input, other.input], **draw)
-    api_go.click(on_api, [ctx.run, api_file], [*pictures, message], api_name="reconstruct")
+    def wire(self):
+        ctx, kept, other = self.ctx, self.kept, self.other
+        asked = [ctx.run, ctx.images, ctx.tab, kept, other]
+        together = [self.several, self.rows, self.numbers]
+        beside = [self.beside, self.swipe, self.second]
+        shown = [*self.pictures, self.message, self.download, *together, *beside]
+        draw = Newest(self.show, asked, shown).event
+        offer = Newest(self.on_run, ctx.run, [kept, other], show_progress="hidden").event
+        ctx.run.change(**offer).then(**draw)
+        gr.on([ctx.images.change, ctx.tab.change, kept.input, other.input], **draw)
+        self.api_go.click(
+            self.on_api,
+            [ctx.run, self.api_file],
+            [*self.pictures, self.message],
+            api_name="reconstruct",
+        )
+
+
+def first_k(tokenizer, k) -> int | None:
+    "How many tokens are decoded; None: all of them."
+    return int(k) if can_keep(tokenizer) and k < tokenizer.tokens else None
+
+
+def called(i: int, key: str) -> str:
+    "The name of a chosen picture in the table and in the download."
+    return f"{i + 1}-{'upload' if key.startswith('file:') else key.replace(':', '-')}"
+
+
+def told(lens, result, kept) -> str:
+    t, f = lens.tokenizer, result["figures"]
+    tokens = t.tokens if kept is None else f"first {kept} of {t.tokens}"
+    says = f"### {in_words(f)}\n{tokens} tokens of width {t.latent_dim}"
+    if "effective_codewords" in f:
+        says += f"; a token mixes {f['effective_codewords']:.1f} codewords on average"
+    return says
+
+
+def three(result) -> list[str]:
+    return [served(enlarge(result[k])) for k in CAPTIONS]
+
+
+def numbers_of(figures, distance) -> list[float | None]:
+    "PSNR, SSIM and the perceptual distance, None where there is none."
+    names = ["psnr", "ssim", distance[0] if distance else None]
+    return [round(figures[n], 4) if n in figures else None for n in names]

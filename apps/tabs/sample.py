@@ -1,7 +1,20 @@
-"""Tab Sample: new images of a class, seen as they come out of the noise; where they came from, and whether they are only remembered."""
+"""Tab Sample: new images of a class, their way out of the noise, and the training images nearest
+to them."""
 
 import gradio as gr
-from tabs.picker import Context, Newest, View, failed, picture, plain, resolve, served
+from tabs.picker import (
+    QUIET,
+    Newest,
+    Tab,
+    View,
+    failed,
+    picture,
+    plain,
+    resolve,
+    served,
+    still,
+    tiles,
+)
 
 from softvq_lab.data.images import grid, to_pil
 from softvq_lab.explore.sampling import (
@@ -13,177 +26,167 @@ from softvq_lab.explore.sampling import (
 )
 from softvq_lab.explore.session import generator_for, open_lens, sample_steps
 
+ABOUT = (
+    "A generator turns noise into latent tokens, step by step, and the decoder paints them. "
+    "Guidance pulls towards the class: higher is clearer and less varied; 1 is none."
+)
 EACH = "one of each class"
-NONE = "**No generator for this tokenizer yet.** Train one: `papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`"
+NONE = (
+    "**No generator for this tokenizer yet.** Train one: "
+    "`papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`"
+)
 SWEEP = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+AT_WORK = dict(show_progress="minimal", concurrency_id="sample", concurrency_limit=2)
 
 
-def build(ctx: Context):
-    gr.Markdown(
-        "A generator turns noise into latent tokens, step by step, and the decoder paints them. Guidance pulls towards the class: higher is clearer and less varied; 1 is none."
-    )
-    with gr.Row():
-        with gr.Column(scale=2, min_width=280):
-            label = gr.Dropdown(
-                [],
-                value=[],
-                multiselect=True,
-                label="Classes (none: one of each in turn)",
-                elem_id="class",
-                allow_custom_value=True,
-            )  # on_go checks it: an API client has not seen the choices
-            count = gr.Slider(1, 32, 10, step=1, label="Images", elem_id="count")
-            guidance = gr.Slider(1, 8, 1.75, step=0.05, label="Guidance", elem_id="guidance")
-            with gr.Accordion("Where guidance acts (t: 1 is noise, 0 the latent)", open=False):
-                low, high = (
-                    gr.Slider(0, 1, 0, step=0.05, label="From t", elem_id="low"),
-                    gr.Slider(0, 1, 1, step=0.05, label="to t", elem_id="high"),
-                )
-            sampler = gr.Dropdown(
-                ["heun"], value="heun", label="Sampler", elem_id="sampler", allow_custom_value=True
-            )  # the generator's; on_go checks it
-            steps = gr.Slider(1, 250, 25, step=1, label="Steps", elem_id="steps")
-            temperature = gr.Slider(
-                0, 2, 1, step=0.05, label="Temperature", elem_id="temperature", visible=False
-            )  # of samplers that have one
-            seed = gr.Number(
-                0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed", elem_id="seed"
-            )
-            with gr.Row():
-                go = gr.Button(
-                    "Sample", variant="primary", elem_id="go", min_width=90, interactive=False
-                )  # until the generator's own settings stand beside it
-                stop = gr.Button("Stop", elem_id="stop", min_width=90)
-            sweep = gr.Button("Sweep guidance", elem_id="sweep")
-        with gr.Column(scale=5, min_width=300):
-            samples = picture("samples", "Samples")
-            message = gr.Markdown(elem_id="sample-message")
-            gr.Markdown("The first of them, on its way out of the noise")
-            strip = gr.Image(
-                show_label=False,
-                format="png",
-                interactive=False,
-                buttons=["download"],
-                elem_id="trajectory",
-                elem_classes="pixel",
-            )
-            gr.Markdown("One sample and the training images nearest to it (memorised?)")
-            which = gr.Slider(1, 10, 1, step=1, label="Sample number", elem_id="which")
-            near = gr.Gallery(
-                show_label=False,
-                columns=7,
-                height=150,
-                allow_preview=False,
-                object_fit="contain",
-                elem_id="nearest",
-                elem_classes="pixel",
-                buttons=[],
-            )
-            near_says = gr.Markdown(elem_id="nearest-says")
-    drawn = gr.State(None)  # (run, images (B, 3, H, W)) of the last sampling
-    view = gr.State(View())  # gradio gives each session a copy
+class Sample(Tab):
+    def layout(self):
+        gr.Markdown(ABOUT)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                self.layout_what()
+                self.layout_how()
+                self.layout_buttons()
+            with gr.Column(scale=5, min_width=300):
+                self.layout_samples()
+        self.drawn = gr.State(None)  # (run, images (B, 3, H, W)) of the last sampling
+        self.view = gr.State(View())  # gradio gives each session a copy
 
-    def find(name):
-        source = resolve(ctx.runs, name)
-        found = generator_for(source, ctx.runs)
+    def layout_what(self):
+        # `on_go` checks the classes: an API client has not seen the choices.
+        self.label = gr.Dropdown(
+            [],
+            value=[],
+            multiselect=True,
+            label="Classes (none: one of each in turn)",
+            elem_id="class",
+            allow_custom_value=True,
+        )
+        self.count = gr.Slider(1, 32, 10, step=1, label="Images", elem_id="count")
+        self.guidance = gr.Slider(1, 8, 1.75, step=0.05, label="Guidance", elem_id="guidance")
+        with gr.Accordion("Where guidance acts (t: 1 is noise, 0 the latent)", open=False):
+            self.low = gr.Slider(0, 1, 0, step=0.05, label="From t", elem_id="low")
+            self.high = gr.Slider(0, 1, 1, step=0.05, label="to t", elem_id="high")
+
+    def layout_how(self):
+        # The generator's samplers are not known yet; `on_go` checks the choice.
+        self.sampler = gr.Dropdown(
+            ["heun"], value="heun", label="Sampler", elem_id="sampler", allow_custom_value=True
+        )
+        self.steps = gr.Slider(1, 250, 25, step=1, label="Steps", elem_id="steps")
+        # Shown for samplers that have one.
+        self.temperature = gr.Slider(
+            0, 2, 1, step=0.05, label="Temperature", elem_id="temperature", visible=False
+        )
+        self.seed = gr.Number(
+            0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed", elem_id="seed"
+        )
+
+    def layout_buttons(self):
+        with gr.Row():
+            # Not before the generator's own settings stand beside it.
+            self.go = gr.Button(
+                "Sample", variant="primary", elem_id="go", min_width=90, interactive=False
+            )
+            self.stop = gr.Button("Stop", elem_id="stop", min_width=90)
+        self.sweep = gr.Button("Sweep guidance", elem_id="sweep")
+
+    def layout_samples(self):
+        self.samples = picture("samples", "Samples")
+        self.message = gr.Markdown(elem_id="sample-message")
+        gr.Markdown("The first of them, on its way out of the noise")
+        self.strip = still("trajectory")
+        gr.Markdown("One sample and the training images nearest to it (memorised?)")
+        self.which = gr.Slider(1, 10, 1, step=1, label="Sample number", elem_id="which")
+        self.near = tiles("nearest", 7, 150)
+        self.near_says = gr.Markdown(elem_id="nearest-says")
+
+    def find(self, name):
+        "The opened generator of a run; a `LookupError` that says how to train one."
+        runs = self.ctx.runs
+        found = generator_for(resolve(runs, name), runs)
         if found is None:
-            raise LookupError(NONE.format(plain(f"{ctx.runs}/{name}")))
+            raise LookupError(NONE.format(plain(f"{runs}/{name}")))
         return open_lens(found.path)
 
-    def on_run(name, tab, number, view):
+    def on_run(self, name, tab, number, view):
         "Settings of the run's generator; what a person has drawn or set meanwhile stays."
-        unchanged = [gr.skip()] * 11
         if tab != "sample" or not view.begin(name):
-            return unchanged
+            return gr.skip()
         try:
-            answer = (number, *filled(find(name)))
+            answer = self.filled(self.find(name))
         except (ValueError, LookupError) as e:
-            answer = (number, *emptied(says(e) if name else ""))
+            answer = self.emptied(says(e) if name else "")
             if not view.left(name):
                 view.forget()  # a generator may be trained meanwhile
-                return answer
-        return unchanged if view.left(name) or view.in_use(name) else answer
+                return {self.seed: number, **answer}
+        unwanted = view.left(name) or view.in_use(name)
+        return gr.skip() if unwanted else {self.seed: number, **answer}
 
-    def filled(lens):
+    def filled(self, lens):
+        "The settings of an opened generator."
         g = lens.generator
-        first = next(iter(g.samplers))
-        return (
-            gr.Dropdown(choices=list(lens.images.class_names), value=[]),
-            g.guidance.scale,
-            g.guidance.low,
-            g.guidance.high,
-            gr.Dropdown(choices=list(g.samplers), value=first),
-            g.samplers[first].steps,
-            gr.Slider(value=1, visible="temperature" in g.samplers[first].options),
-            gr.Button(interactive=True),
-            None,
-            "",
-        )
+        name, first = next(iter(g.samplers.items()))
+        return {
+            self.label: gr.Dropdown(choices=list(lens.images.class_names), value=[]),
+            self.guidance: g.guidance.scale,
+            self.low: g.guidance.low,
+            self.high: g.guidance.high,
+            self.sampler: gr.Dropdown(choices=list(g.samplers), value=name),
+            self.steps: first.steps,
+            self.temperature: gr.Slider(value=1, visible="temperature" in first.options),
+            self.go: gr.Button(interactive=True),
+            self.samples: None,
+            self.message: "",
+        }
 
-    def emptied(message):
-        return (
-            gr.Dropdown(choices=[], value=[]),
-            *[gr.skip()] * 6,
-            gr.Button(interactive=False),
-            None,
-            message,
-        )
+    def emptied(self, message):
+        "The tab without a generator."
+        return {
+            self.label: gr.Dropdown(choices=[], value=[]),
+            self.go: gr.Button(interactive=False),
+            self.samples: None,
+            self.message: message,
+        }
 
-    def says(e):
-        return str(e) if isinstance(e, LookupError) else failed(e)
-
-    def on_sampler(name, sampler):
+    def on_sampler(self, name, sampler):
         try:
-            choice = find(name).generator.samplers[sampler]
+            choice = self.find(name).generator.samplers[sampler]
             return choice.steps, gr.Slider(visible="temperature" in choice.options)
         except (ValueError, LookupError):
-            return gr.skip(), gr.skip()
-
-    def settings(lens, sampler, steps, seed, temperature, low, high):
-        told = (
-            {}
-            if temperature == 1
-            or "temperature" not in getattr(lens.generator.samplers.get(sampler), "options", ())
-            else {"temperature": temperature}
-        )
-        return dict(
-            sampler=sampler, steps=int(steps), seed=int(seed or 0), interval=(low, high), **told
-        )
-
-    def labels(lens, label):
-        chosen = [label] if isinstance(label, str) else label or []
-        return [] if chosen == [EACH] else chosen
+            return gr.skip()
 
     def on_go(
-        name, label, count, guidance, sampler, steps, seed, temperature=1, low=0, high=1, view=None
+        self,
+        name,
+        label,
+        count,
+        guidance,
+        sampler,
+        steps,
+        seed,
+        temperature=1,
+        low=0,
+        high=1,
+        view=None,
     ):
         "Samples of classes, after each step of the sampler; an end when another run is chosen."
         view = view or View()
         view.use(name)
         try:
-            lens = find(name)
-            chosen, names = labels(lens, label), lens.images.class_names
-            y, film = classes_of(lens, chosen, max(1, min(64, int(count)))), Film()
-            columns = min(len(y), 5 if len(y) <= 10 else 8 if chosen else 10)
-            for i, x in sample_steps(
-                lens,
-                y,
-                guidance=guidance,
-                **settings(lens, sampler, steps, seed, temperature, low, high),
-            ):
+            lens, film = self.find(name), Film()
+            y = classes_of(lens, labels(label), max(1, min(64, int(count))))
+            how = settings(lens, sampler, steps, seed, temperature, low, high)
+            for i, x in sample_steps(lens, y, guidance=guidance, **how):
                 if view.left(name):
                     return
                 film.add(x[0])
-                sheet = served(grid(x, columns, max(1, 96 // x.shape[-1])))
+                sheet = sample_sheet(x, bool(labels(label)))
                 yield sheet, f"step {i}", None, gr.skip(), gr.skip()
-            told = (
-                ", ".join(names[c] for c in y.tolist())
-                if len(chosen) != 1
-                else f"{len(y)} of class {chosen[0]}"
-            )
             yield (
                 sheet,
-                f"Done: {plain(told)}. Seed {int(seed or 0)} draws the same again.",
+                f"Done: {plain(drawn_of(lens, labels(label), y))}. "
+                f"Seed {int(seed or 0)} draws the same again.",
                 served(film.strip(max(1, 64 // x.shape[-1]))),
                 (name, x),
                 gr.Slider(maximum=max(2, len(y)), value=1),
@@ -191,79 +194,101 @@ def build(ctx: Context):
         except (ValueError, LookupError) as e:
             yield None, says(e), None, None, gr.skip()
 
-    def on_sweep(name, label, count, sampler, steps, seed, temperature, low, high, view=None):
+    def on_sweep(self, name, label, count, sampler, steps, seed, temperature, low, high, view=None):
         "The same samples, one row for each guidance scale."
         view = view or View()
         view.use(name)
         try:
-            lens = find(name)
-            y = classes_of(lens, labels(lens, label), min(10, int(count)))
-            for scales, x in guidance_sweep(
-                lens, y, SWEEP, **settings(lens, sampler, steps, seed, temperature, low, high)
-            ):
+            lens = self.find(name)
+            y = classes_of(lens, labels(label), min(10, int(count)))
+            how = settings(lens, sampler, steps, seed, temperature, low, high)
+            for scales, x in guidance_sweep(lens, y, SWEEP, **how):
                 if view.left(name):
                     return
-                yield (
-                    served(grid(x.flatten(0, 1), len(y), max(1, 64 // x.shape[-1]))),
-                    "Rows, from above: guidance "
-                    + ", ".join(f"{s:g}" for s in scales)
-                    + (
-                        ". The noise of a column is the same."
-                        if len(scales) == len(SWEEP)
-                        else " ..."
-                    ),
-                )
+                sheet = grid(x.flatten(0, 1), len(y), max(1, 64 // x.shape[-1]))
+                whole = len(scales) == len(SWEEP)
+                rows = "Rows, from above: guidance " + ", ".join(f"{s:g}" for s in scales)
+                end = ". The noise of a column is the same." if whole else " ..."
+                yield served(sheet), rows + end
         except (ValueError, LookupError) as e:
             yield None, says(e)
 
-    def on_near(drawn, which):
+    def on_near(self, drawn, which):
         "The training images nearest to a sample of the last sampling."
         if drawn is None:
             return [], ""
         try:
             name, x = drawn
-            lens = find(name)
             chosen = x[min(int(which), len(x)) - 1]
-            found = nearest_training(lens, chosen)
-            return [
-                (served(to_pil(chosen)), "sample"),
-                *((served(p), f"{c}: {d:.2f}") for _, c, d, p in found["nearest"]),
-            ], plain(memorised(found))
+            found = nearest_training(self.find(name), chosen)
         except (ValueError, LookupError) as e:
             return [], says(e)
+        near = [(served(p), f"{c}: {d:.2f}") for _, c, d, p in found["nearest"]]
+        return [(served(to_pil(chosen)), "sample"), *near], plain(memorised(found))
 
-    asked = [seed, label, guidance, low, high, sampler, steps, temperature, go, samples, message]
-    gr.on(
-        [ctx.run.change, ctx.tab.change],
-        on_run,
-        [ctx.run, ctx.tab, ctx.seed, view],
-        asked,
-        show_progress="hidden",
-        api_name=False,
-    )
-    chosen = Newest(on_sampler, [ctx.run, sampler], [steps, temperature], show_progress="hidden")
-    sampler.input(**chosen.event)
-    how = [sampler, steps, seed, temperature, low, high]
-    running = go.click(
-        on_go,
-        [ctx.run, label, count, guidance, *how, view],
-        [samples, message, strip, drawn, which],
-        show_progress="minimal",
-        concurrency_id="sample",
-        concurrency_limit=2,
-        api_name="sample",
-    )
-    sweeping = sweep.click(
-        on_sweep,
-        [ctx.run, label, count, *how, view],
-        [samples, message],
-        show_progress="minimal",
-        concurrency_id="sample",
-        concurrency_limit=2,
-        api_name="sweep",
-    )
-    stop.click(lambda: "Stopped.", None, message, cancels=[running, sweeping], api_name=False)
-    compare = Newest(on_near, [drawn, which], [near, near_says]).event
-    gr.on([drawn.change, which.input], **compare)
-    ctx.seed.change(lambda s: s, ctx.seed, seed, show_progress="hidden", api_name=False)
-    seed.input(lambda s: int(s or 0), seed, ctx.seed, show_progress="hidden", api_name=False)
+    def wire(self):
+        self.wire_settings()
+        how = [self.sampler, self.steps, self.seed, self.temperature, self.low, self.high]
+        what = [self.ctx.run, self.label, self.count]
+        running = self.go.click(
+            self.on_go,
+            [*what, self.guidance, *how, self.view],
+            [self.samples, self.message, self.strip, self.drawn, self.which],
+            api_name="sample",
+            **AT_WORK,
+        )
+        sweeping = self.sweep.click(
+            self.on_sweep,
+            [*what, *how, self.view],
+            [self.samples, self.message],
+            api_name="sweep",
+            **AT_WORK,
+        )
+        both = [running, sweeping]
+        self.stop.click(lambda: "Stopped.", None, self.message, cancels=both, api_name=False)
+        compare = Newest(self.on_near, [self.drawn, self.which], [self.near, self.near_says]).event
+        gr.on([self.drawn.change, self.which.input], **compare)
+
+    def wire_settings(self):
+        ctx, seed, steps, temperature = self.ctx, self.seed, self.steps, self.temperature
+        settings = [self.label, self.guidance, self.low, self.high, self.sampler]
+        shown = [seed, *settings, steps, temperature, self.go, self.samples, self.message]
+        changes = [ctx.run.change, ctx.tab.change]
+        gr.on(changes, self.on_run, [ctx.run, ctx.tab, ctx.seed, self.view], shown, **QUIET)
+        asked = [ctx.run, self.sampler]
+        chosen = Newest(self.on_sampler, asked, [steps, temperature], show_progress="hidden")
+        self.sampler.input(**chosen.event)
+        ctx.seed.change(lambda s: s, ctx.seed, seed, **QUIET)
+        seed.input(lambda s: int(s or 0), seed, ctx.seed, **QUIET)
+
+
+def says(e: Exception) -> str:
+    return str(e) if isinstance(e, LookupError) else failed(e)
+
+
+def labels(chosen) -> list[str]:
+    "The chosen classes; none: all in turn."
+    chosen = [chosen] if isinstance(chosen, str) else chosen or []
+    return [] if chosen == [EACH] else chosen
+
+
+def settings(lens, sampler, steps, seed, temperature, low, high) -> dict:
+    "The arguments of `sample_steps`; a temperature only for a sampler that has one."
+    how = dict(sampler=sampler, steps=int(steps), seed=int(seed or 0), interval=(low, high))
+    known = getattr(lens.generator.samplers.get(sampler), "options", ())
+    if temperature != 1 and "temperature" in known:
+        how["temperature"] = temperature
+    return how
+
+
+def sample_sheet(x, named: bool) -> str:
+    "Samples (B, 3, H, W) as one picture: rows of 10 where classes come in turn, else of 8."
+    wide = 8 if named else 10
+    return served(grid(x, min(len(x), 5 if len(x) <= 10 else wide), max(1, 96 // x.shape[-1])))
+
+
+def drawn_of(lens, chosen: list[str], y) -> str:
+    "Which classes were drawn."
+    if len(chosen) == 1:
+        return f"{len(y)} of class {chosen[0]}"
+    return ", ".join(lens.images.class_names[c] for c in y.tolist())

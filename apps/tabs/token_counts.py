@@ -1,7 +1,7 @@
-"""Tab Token counts: the same image from fewer and fewer tokens, and what that costs on the held-out set."""
+"""Tab Token counts: one image from fewer and fewer tokens, and what that costs over all images."""
 
 import gradio as gr
-from tabs.picker import Context, Newest, chooser, failed, focus, plain, resolve, served
+from tabs.picker import Chooser, Newest, Tab, failed, focus, plain, resolve, served, tiles
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.latent_map import adapt
@@ -15,106 +15,96 @@ from softvq_lab.explore.token_counts import (
 from softvq_lab.hub.models import find_tokenizer
 from softvq_lab.runs import Run
 
+ABOUT = (
+    "How many tokens does an image need? The runs that differ from the chosen one in the number "
+    "of tokens only, and the first k tokens of a run trained with `keep=uniform`, on one image "
+    "and over the held-out set."
+)
 ALONE = (
-    "*No other run differs from this one in the number of tokens only. Train one: the same command with another `-p tokens`, and a folder of its own. "
+    "*No other run differs from this one in the number of tokens only. Train one: the same command "
+    "with another `-p tokens`, and a folder of its own. "
     "Or train a single run that decodes its first k tokens for any k: `-p keep uniform`.*"
 )
 
 
-def build(ctx: Context):
-    gr.Markdown(
-        "How many tokens does an image need? The runs that differ from the chosen one in the number of tokens only, and the first k tokens of a run trained with `keep=uniform`, on one image and over the held-out set."
-    )
-    with gr.Row():
-        with gr.Column(scale=2, min_width=280):
-            chooser(ctx, "tc", height=260)
-        with gr.Column(scale=5, min_width=300):
-            message = gr.Markdown(elem_id="tc-message")
-            gallery = gr.Gallery(
-                show_label=False,
-                columns=4,
-                height="max-content",
-                fit_columns=False,
-                allow_preview=False,
-                object_fit="contain",
-                elem_id="tc-rows",
-                elem_classes="pixel",
-                buttons=[],
-            )
-            metric = gr.Radio(
-                [("PSNR", "psnr"), ("SSIM", "ssim")],
-                value="psnr",
-                label="Rate and distortion over the held-out set",
-                elem_id="tc-metric",
-            )
-            plot = gr.Plot(show_label=False, elem_id="tc-curve")
-            table = gr.Dataframe(
-                headers=["run", "tokens", "numbers", "PSNR", "SSIM", "images", "figures"],
-                interactive=False,
-                elem_id="tc-table",
-            )
-    rows = gr.State([])
+class TokenCounts(Tab):
+    def layout(self):
+        gr.Markdown(ABOUT)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                Chooser(self.ctx, "tc", height=260)
+            with gr.Column(scale=5, min_width=300):
+                self.message = gr.Markdown(elem_id="tc-message")
+                self.gallery = tiles("tc-rows", 4, "max-content", fit_columns=False)
+                self.metric = gr.Radio(
+                    [("PSNR", "psnr"), ("SSIM", "ssim")],
+                    value="psnr",
+                    label="Rate and distortion over the held-out set",
+                    elem_id="tc-metric",
+                )
+                self.plot = gr.Plot(show_label=False, elem_id="tc-curve")
+                self.table = gr.Dataframe(
+                    headers=["run", "tokens", "numbers", "PSNR", "SSIM", "images", "metrics"],
+                    interactive=False,
+                    elem_id="tc-table",
+                )
+        self.rows = gr.State([])  # of `rate_distortion`
 
-    def counts_of(name):
-        run = resolve(ctx.runs, name)
+    def counts_of(self, name):
+        "The opened run, the token counts to compare, and what could not be opened."
+        run = resolve(self.ctx.runs, name)
         lens = open_lens(run.path)
         if lens.generator is not None:  # the tokens are its tokenizer's
             run = Run(find_tokenizer(run.path))
-        return lens, *token_counts(run, ctx.runs)
+        return lens, *token_counts(run, self.ctx.runs)
 
-    def show(name, images, tab):
+    def show(self, name, images, tab):
+        "The chosen image from each number of tokens."
         if tab != "token-counts":
-            return gr.skip(), gr.skip()
+            return gr.skip()
         if not name:
             return [], ""
         try:
-            lens, counts, says = counts_of(name)
-            tiles = [(served(enlarge(to_pil(chosen_image(lens, focus(images))), 160)), "original")]
-            for c, r in zip(counts, one_image(counts, lens, focus(images))):
-                tiles += [
-                    (
-                        served(enlarge(r["reconstruction"], 160)),
-                        f"{c.tokens}: {r['figures']['psnr']:.1f} dB",
-                    )
-                ]
-            return tiles, "  \n".join(
-                [*([ALONE] if len(counts) < 2 else []), *(f"Left out: {plain(s)}" for s in says)]
-            )
+            lens, counts, skipped = self.counts_of(name)
+            key = focus(images)
+            pictures = [(served(enlarge(to_pil(chosen_image(lens, key)), 160)), "original")]
+            for c, r in zip(counts, one_image(counts, lens, key), strict=True):
+                caption = f"{c.tokens}: {r['figures']['psnr']:.1f} dB"
+                pictures.append((served(enlarge(r["reconstruction"], 160)), caption))
         except ValueError as e:
             return [], failed(e)
+        alone = [ALONE] if len(counts) < 2 else []
+        return pictures, "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])
 
-    def curve(name, tab, metric):
-        "Over the held-out set: stored figures where they are, measured now where not."
+    def curve(self, name, tab, metric):
+        "Over the held-out set: stored metrics where they are, measured now where not."
         if tab != "token-counts":
-            return gr.skip(), gr.skip(), gr.skip()
+            return gr.skip()
         try:
-            if not name:
-                return None, [], []
-            found = rate_distortion(counts_of(name)[1])
-            return (
-                adapt(rate_distortion_figure(found, metric)),
-                [
-                    [
-                        r["name"],
-                        r["tokens"],
-                        r["numbers"],
-                        round(r["psnr"], 2),
-                        None if r["ssim"] is None else round(r["ssim"], 4),
-                        r["images"],
-                        r["source"],
-                    ]
-                    for r in found
-                ],
-                found,
-            )
+            found = rate_distortion(self.counts_of(name)[1]) if name else []
+            return self.on_metric(found, metric), [table_row(r) for r in found], found
         except ValueError:
             return None, [], []
 
-    def on_metric(found, metric):
+    def on_metric(self, found, metric):
         return adapt(rate_distortion_figure(found, metric)) if found else None
 
-    draw = Newest(show, [ctx.run, ctx.images, ctx.tab], [gallery, message]).event
-    gr.on([ctx.run.change, ctx.images.change, ctx.tab.change], **draw)
-    measure = Newest(curve, [ctx.run, ctx.tab, metric], [plot, table, rows])
-    gr.on([ctx.run.change, ctx.tab.change], **measure.event)
-    metric.input(**Newest(on_metric, [rows, metric], plot, (measure,)).event)
+    def wire(self):
+        ctx, metric, plot = self.ctx, self.metric, self.plot
+        asked = [ctx.run, ctx.images, ctx.tab]
+        draw = Newest(self.show, asked, [self.gallery, self.message])
+        gr.on([c.change for c in asked], **draw.event)
+        measure = Newest(self.curve, [ctx.run, ctx.tab, metric], [plot, self.table, self.rows])
+        gr.on([ctx.run.change, ctx.tab.change], **measure.event)
+        metric.input(**Newest(self.on_metric, [self.rows, metric], plot, (measure,)).event)
+
+
+def table_row(r: dict) -> list:
+    "A row of `rate_distortion` under the table's headers."
+    ssim = None if r["ssim"] is None else round(r["ssim"], 4)
+    return [
+        *(r[k] for k in ("name", "tokens", "numbers")),
+        round(r["psnr"], 2),
+        ssim,
+        *(r[k] for k in ("images", "source")),
+    ]

@@ -1,0 +1,184 @@
+"""Start, in the tab Runs: a form for each workflow, and lines of text for its other parameters."""
+
+import re
+from pathlib import Path
+
+import gradio as gr
+from tabs.picker import QUIET, Tab, resolve
+
+from softvq_lab.core import ConfigError
+from softvq_lab.experiments.execute import TRAININGS
+from softvq_lab.experiments.job import read_lines, run_of, start
+from softvq_lab.explore.run_forms import Field, fields_of, keep_inside, overview, run_name
+
+SHOWN = {  # the fields a form shows; the rest are lines of text
+    "train": (
+        "dataset",
+        "quantizer",
+        "tokens",
+        "latent_dim",
+        "codebook_size",
+        "steps",
+        "batch_size",
+        "lr",
+        "seed",
+    ),
+    "train_generator": ("tokenizer_run", "generator", "size", "steps", "batch_size", "lr", "seed"),
+    "evaluate": ("samples", "sample_steps", "sample_guidance", "seed"),
+    "sampler_quality": ("samples", "seed"),
+    "latent_map": ("neighbors", "min_dist", "images", "seed"),
+}
+NOT_SHOWN = {  # workflows that the form leaves to a terminal, and why
+    "efficiency": "it measures a machine, not a run",
+    "profile": "likewise",
+    "sweep": "the tab Sweeps shows it",
+}
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}")
+
+
+class Start(Tab):
+    "`shown`: what turns to the job when it was started (dropdown of runs, tabs, timer)."
+
+    def __init__(self, ctx, shown: list):
+        self.shown = shown
+        super().__init__(ctx)
+
+    def layout(self):
+        self.layout_run()
+        self.controls, self.groups = {}, []
+        for flow in SHOWN:
+            self.layout_form(flow)
+        self.rest = gr.Textbox(
+            label="Any other parameter, one a line: name=value",
+            lines=3,
+            placeholder="tau=0.05\nkeep=uniform",
+            elem_id="start-rest",
+        )
+        self.go = gr.Button("Start", variant="primary", elem_id="start-go")
+        self.answer = gr.Textbox(
+            show_label=False,
+            lines=1,
+            max_lines=12,
+            interactive=False,
+            visible=False,
+            elem_id="start-answer",
+        )
+
+    def layout_run(self):
+        self.flow = gr.Dropdown(
+            list(SHOWN), value="train", label="Workflow", elem_id="start-workflow"
+        )
+        self.name = gr.Textbox(
+            label="Name of the new run",
+            placeholder="for example softvq-16",
+            elem_id="start-name",
+        )
+        self.resume = gr.Checkbox(
+            False, label="Go on with it, if it was stopped", elem_id="start-resume"
+        )
+        self.target = gr.Markdown("It works on the run chosen at the top.", visible=False)
+
+    def layout_form(self, flow: str):
+        "A control for each shown field of a workflow's config."
+        known = fields_of(flow)
+        with gr.Group(visible=flow == "train") as group, gr.Row():
+            for name in SHOWN[flow]:
+                self.controls[flow, name] = control(known[name], f"{flow}-{name}")
+        self.groups.append(group)
+
+    def on_flow(self, flow):
+        "The form of another workflow."
+        trains, rows = flow in TRAININGS, overview(self.ctx.runs)
+        tokenizers = [str(Path(self.ctx.runs, r["name"])) for r in rows if r["kind"] == "tokenizer"]
+        return (
+            gr.Textbox(visible=trains),
+            gr.Checkbox(visible=trains),
+            gr.Markdown(visible=not trains),
+            gr.Dropdown(choices=tokenizers, value=next(iter(tokenizers), None)),
+            *(gr.Group(visible=f == flow) for f in SHOWN),
+        )
+
+    def on_start(self, flow, run, name, resume, rest, *values):
+        """Start a job with the fields that were changed and the lines of text.
+
+        Whatever is wrong is said whole.
+        """
+        try:
+            params = self.params(flow, resume, rest, values)
+            job = start(flow, self.path(flow, run, name), params)
+        except ValueError as e:
+            lines = min(12, str(e).count("\n") + 2)
+            return gr.Textbox(value=str(e), visible=True, lines=lines), *[gr.skip()] * 3
+        label = run_name(run_of(job).path, self.ctx.runs)
+        names = [r["name"] for r in overview(self.ctx.runs)]
+        return (
+            gr.Textbox(value=f"{flow} of {label} has begun.", visible=True, lines=1),
+            gr.Dropdown(choices=names, value=label),
+            gr.Tabs(selected="watch"),
+            gr.Timer(active=True),
+        )
+
+    def params(self, flow, resume, rest, values) -> dict:
+        "The parameters that were given, in the form and in the lines."
+        known = fields_of(flow)
+        given = {
+            n: v
+            for (f, n), v in zip(self.controls, values, strict=True)
+            if f == flow and not same(known[n], v)
+        }
+        more = read_lines(rest)
+        if both := given.keys() & more.keys():
+            raise ConfigError(f"{min(both)} is given in the form and in the lines")
+        resumed = {"resume": True} if resume and flow in TRAININGS else {}
+        params = {**given, **more, **resumed}
+        keep_inside(params, self.ctx.data)
+        return params
+
+    def path(self, flow, run, name) -> Path:
+        "The folder that the job works in: of a new run, or of the run chosen at the top."
+        root = Path(self.ctx.runs)
+        if flow not in TRAININGS:
+            path = resolve(self.ctx.runs, run).path
+        elif NAME.fullmatch(name.strip()):
+            path = root / name.strip()
+        else:
+            raise ConfigError("Give the run a name of letters, digits, - and _ (folders by /).")
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise ConfigError("The run lies outside the folder of runs.")
+        return path
+
+    def wire(self):
+        what = [self.flow, self.ctx.run, self.name, self.resume, self.rest]
+        self.go.click(
+            self.on_start,
+            [*what, *self.controls.values()],
+            [self.answer, *self.shown],
+            show_progress="minimal",
+            api_name=False,
+        )
+        tokenizer = self.controls["train_generator", "tokenizer_run"]
+        shown = [self.name, self.resume, self.target, tokenizer, *self.groups]
+        self.flow.change(self.on_flow, self.flow, shown, **QUIET)
+
+
+def control(field: Field, elem_id: str) -> gr.components.Component:
+    "What sets a parameter in a form."
+    # Of choices, a comment explains one after the other.
+    many = field.choices and ";" in field.comment
+    info = None if many else field.comment.split(";")[0][:90]
+    look = dict(label=field.name, min_width=200, elem_id=elem_id, info=info)
+    if field.name == "tokenizer_run":
+        return gr.Dropdown([], value=None, allow_custom_value=True, **look)
+    if field.choices:
+        return gr.Dropdown(list(field.choices), value=field.default, **look)
+    if field.kind is bool:
+        return gr.Checkbox(field.default, **look)
+    if field.kind in (int, float) or field.default is None:
+        return gr.Number(field.default, precision=0 if field.kind is int else None, **look)
+    return gr.Textbox(field.default, **look)
+
+
+def same(field: Field, value) -> bool:
+    "Was this field of a form left as it was?"
+    empty = (None, "")
+    return value is None or value == field.default or (value in empty and field.default in empty)

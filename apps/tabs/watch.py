@@ -1,0 +1,161 @@
+"""Watch, in the tab Runs: state, curves and log of one run, and a button that stops its jobs."""
+
+import threading
+from pathlib import Path
+
+import gradio as gr
+from tabs.picker import Newest, Tab, failed, plain, resolve
+from tabs.tables import text
+
+from softvq_lab.experiments.job import (
+    cancel,
+    is_alive,
+    jobs,
+    jobs_of,
+    process_of,
+    progress,
+    run_of,
+)
+from softvq_lab.explore.latent_map import adapt
+from softvq_lab.explore.run_forms import run_name
+from softvq_lab.plots import curves
+from softvq_lab.runs import Run, describe, read_metrics
+from softvq_lab.training.health import alarms
+
+CURVES = [
+    "heldout_psnr",
+    "loss",
+    "rec",
+    "kl",
+    "perplexity",
+    "effective_codewords",
+    "window_usage",
+    "grad_norm",
+    "lr",
+    "adv",
+    "percep",
+    "align",
+    "commitment",
+    "d_loss",
+]
+ASKED = "Asked to stop: a training finishes its step and saves first."
+NO_JOB = (
+    "No job of this run is at work on this machine. "
+    "What papermill itself or a cluster started, stop there."
+)
+
+
+class Watch(Tab):
+    "`width` holds the width of the page."
+
+    def __init__(self, ctx, width: gr.Number):
+        self.width = width
+        super().__init__(ctx)
+
+    def layout(self):
+        self.watched = gr.Dropdown(
+            [], label="Run to watch", elem_id="watch", allow_custom_value=True
+        )
+        self.status = gr.HTML(elem_id="watch-status", apply_default_css=False)
+        with gr.Row():
+            self.stop = gr.Button(
+                "Stop", variant="stop", size="sm", scale=0, min_width=120, elem_id="watch-stop"
+            )
+            self.said = gr.Markdown(elem_id="watch-said")
+        self.health = gr.Markdown(elem_id="watch-health")
+        self.plot = gr.Plot(show_label=False, visible=False, elem_id="watch-curves")
+        self.log = gr.Textbox(
+            label="The end of the log",
+            lines=8,
+            max_lines=16,
+            interactive=False,
+            elem_id="watch-log",
+        )
+        self.drawn = gr.State(())  # what the curves were drawn of
+        self.asked = [self.watched, self.width, self.drawn]
+        self.shown = [self.status, self.health, self.plot, self.log, self.stop, self.drawn]
+
+    def folder(self, name: str) -> Run:
+        "The run of that name, also of a job that has no config yet."
+        for j in jobs(Path(self.ctx.runs)):
+            if run_name(run_of(j).path, self.ctx.runs) == name:
+                return run_of(j)
+        return resolve(self.ctx.runs, name)
+
+    def look(self, name, width, drawn):
+        "What the page shows of a run; curves only when there are new lines."
+        try:
+            run = self.folder(name)
+        except ValueError as e:
+            return self.nothing(e)
+        work, file = jobs_of(run), run.path / "metrics.jsonl"
+        mark = (name, file.stat().st_size if file.exists() else 0, width)
+        log = work[0].last_lines(12) if work else ""
+        return {
+            self.status: standing(run),
+            **({} if mark == drawn else self.draw(run, (width or 0) >= 700)),
+            self.log: gr.Textbox(value=log, visible=bool(work)),
+            self.stop: gr.Button(interactive=any(map(is_alive, work))),
+            self.drawn: mark,
+        }
+
+    def nothing(self, e):
+        "A run that is not there."
+        return {
+            self.status: f"<p>{text(e)}</p>",
+            self.health: "",
+            self.plot: gr.Plot(value=None, visible=False),
+            self.log: "",
+            self.stop: gr.Button(interactive=False),
+            self.drawn: (),
+        }
+
+    def draw(self, run, wide: bool):
+        "Curves, fewer of them on a narrow page, and what is alarming about them."
+        rows = read_metrics(run)
+        shown, columns = (CURVES, 3) if wide else (CURVES[:4], 1)
+        try:
+            fig = adapt(curves(rows, shown, log=("rec", "grad_norm"), columns=columns))
+        except ValueError:
+            fig = None
+        says = "  \n".join(map(plain, alarms(rows))) or ("No alarms." if rows else "")
+        return {self.health: says, self.plot: gr.Plot(value=fig, visible=fig is not None)}
+
+    def on_stop(self, name):
+        try:
+            alive = [j for j in jobs_of(self.folder(name)) if process_of(j)]
+        except ValueError as e:
+            return failed(e)
+        for j in alive:
+            threading.Thread(target=cancel, args=(j,)).start()
+        return ASKED if alive else NO_JOB
+
+    def wire(self):
+        self.watching = Newest(self.look, self.asked, self.shown, show_progress="hidden")
+        self.watched.change(**self.watching.event)
+        asked = dict(show_progress="hidden", api_name="stop")
+        self.stop.click(self.on_stop, self.watched, self.said, **asked)
+
+
+def standing(run: Run) -> str:
+    "State of a run and of its jobs, with a bar for what is at work."
+    d, status, parts = describe(run), run.status, []
+    if d["state"] != "unknown":
+        step = f", step {text(d['step'])}" if d["step"] else ""
+        told = status.get("error") and status["state"] != "unreadable"
+        why = f"<br>{text(status['error'])}" if told else ""
+        parts.append(f"<b>{text(run.name)}</b>: {text(d['state'])}{step}{why}")
+    parts += map(standing_of_job, jobs_of(run))
+    return "".join(f"<p>{p}</p>" for p in parts) or "<p>Nothing here yet.</p>"
+
+
+def standing_of_job(job) -> str:
+    info, (done, of, unit) = job.info, progress(job)
+    why = f"<br>{text(info['reason'])}" if info.get("reason") else ""
+    bar = ""
+    if info["state"] == "running" and of:
+        percent = 100 * done / max(of, 1)
+        bar = f'<div class="bar"><i style="width:{percent:.1f}%"></i></div>'
+        bar = f" &middot; {unit} {done} of {of}{bar}"
+    name = text(info.get("workflow") or job.output.name)
+    return f"job <i>{name}</i>: {text(info['state'])}{why}{bar}"

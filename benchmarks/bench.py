@@ -18,6 +18,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Iterator
 
 import torch
 from measure import agree, alternate, compare, exponent, grads, high_water, peak, seconds
@@ -425,19 +426,22 @@ def table(rows: dict) -> str:
             f"{r['hub_adds_s']:.2f} s, of which timm and torchvision {r['timm_adds_s']:.2f} s. "
             f"`explorer.py` answers after {r['explorer_s']:.1f} s."
         )
-    for name, r in rows.items():
-        if "fixed" in r:
-            lines.append(
-                f"\n{name}: {r['fixed']:.0%} of our step is matrix products, convolutions and "
-                "attention, which both ways share; were all else free, it would be "
-                f"{1 / r['fixed']:.2f}x as fast."
-            )
-        if r.get("utilisation"):
-            lines.append(
-                f"\n{name}: {r['images_s']:.0f} images a second in bf16, compiled; "
-                f"{r['utilisation']:.0%} of the data sheet's arithmetic."
-            )
-    return "\n".join(lines)
+    return "\n".join(lines + [line for name, r in rows.items() for line in notes(name, r)])
+
+
+def notes(name: str, r: dict) -> Iterator[str]:
+    "What is said of a row below the tables."
+    if "fixed" in r:
+        yield (
+            f"\n{name}: {r['fixed']:.0%} of our step is matrix products, convolutions and "
+            "attention, which both ways share; were all else free, it would be "
+            f"{1 / r['fixed']:.2f}x as fast."
+        )
+    if r.get("utilisation"):
+        yield (
+            f"\n{name}: {r['images_s']:.0f} images a second in bf16, compiled; "
+            f"{r['utilisation']:.0%} of the data sheet's arithmetic."
+        )
 
 
 def write_page(text: str, about: str):

@@ -294,45 +294,42 @@ class _Links(HTMLParser):
             self.loads.append(a["src"])
 
 
+def _wrong(p: Path, url: str, loaded: bool, pages: dict, site: Path) -> str:
+    "What is wrong with an address on page `p`; empty where nothing is."
+    u, here = urlsplit(url), p.relative_to(site)
+    if u.scheme or u.netloc:
+        return f"{here} loads {url}" if loaded and u.scheme != "data" else ""
+    to = (p.parent / unquote(u.path)).resolve() if u.path else p
+    if to.is_dir():
+        to = to / "index.html"
+    if not to.is_file():
+        return f"{here}: {url} is not there"
+    anchors = {*pages[to].ids, "", "__top"} if to in pages else {unquote(u.fragment)}
+    if unquote(u.fragment) not in anchors:
+        return f"{here}: no {u.fragment} in {to.relative_to(site)}"
+    return ""
+
+
 def check(site: Path = SITE) -> list[str]:
-    """What is wrong with the built pages: links and anchors that lead nowhere, and what would be
-    loaded from elsewhere.
+    """What is wrong with the built pages.
+
+    Links and anchors that lead nowhere, and what would be loaded from elsewhere.
     """
-    pages, wrong = {}, []
+    pages = {}
     for p in site.rglob("*.html"):
         pages[p] = _Links()
         pages[p].feed(p.read_text())
-    for p, found in pages.items():
-        if p.name == "404.html":
-            continue  # its addresses begin at the server's root
-        for url in found.loads + found.links:
-            u = urlsplit(url)
-            if u.scheme or u.netloc:
-                if url in found.loads and u.scheme != "data":
-                    wrong.append(f"{p.relative_to(site)} loads {url}")
-                continue
-            to = (p.parent / unquote(u.path)).resolve() if u.path else p
-            if to.is_dir():
-                to = to / "index.html"
-            if not to.is_file():
-                wrong.append(f"{p.relative_to(site)}: {url} is not there")
-            elif (
-                u.fragment
-                and to in pages
-                and unquote(u.fragment) not in pages[to].ids
-                and u.fragment != "__top"
-            ):
-                wrong.append(f"{p.relative_to(site)}: no {u.fragment} in {to.relative_to(site)}")
+    wrong = {
+        _wrong(p, url, url in found.loads, pages, site)
+        for p, found in pages.items()
+        if p.name != "404.html"  # its addresses begin at the server's root
+        for url in found.loads + found.links
+    }
+    elsewhere = re.compile(r'url\(["\']?(https?:[^)"\']+)|@import ["\'](https?:[^"\']+)')
     for p in site.rglob("*.css"):
-        wrong += [
-            f"{p.relative_to(site)} loads {u}"
-            for u in re.findall(
-                r'url\(["\']?(https?:[^)"\']+)|@import ["\'](https?:[^"\']+)', p.read_text()
-            )
-            for u in u
-            if u
-        ]
-    return sorted(set(wrong))
+        for found in elsewhere.finditer(p.read_text()):
+            wrong.add(f"{p.relative_to(site)} loads {found[1] or found[2]}")
+    return sorted(wrong - {""})
 
 
 def main() -> int:

@@ -249,6 +249,15 @@ def _replace(name: str, spelled: dict, found: dict, links: dict, left: LeftOut):
     spelled[path] = name
 
 
+def _add_image(m: tarfile.TarInfo, found: dict, links: dict, left: LeftOut) -> None:
+    if m.issym() or m.islnk():
+        links[m.name] = _target(m)
+    elif m.issparse():
+        left.add("images that a tar stores as sparse files", m.name)
+    elif m.isreg():
+        found[m.name] = (m.offset_data, m.size)
+
+
 def read_tar(path: str, left: LeftOut, wrong: list[str] | None = None) -> list[TarImage]:
     """The images in a tar, with the texts of their labels; what is left out is counted in `left`,
     tables that cannot be read are named in `wrong`. A `ValueError` says that the tar is damaged.
@@ -261,12 +270,7 @@ def read_tar(path: str, left: LeftOut, wrong: list[str] | None = None) -> list[T
             left.add("hidden files and files that programs leave", m.name)
         elif suffix_of(m.name) in suffixes:
             _replace(m.name, spelled, found, links, left)
-            if m.issym() or m.islnk():
-                links[m.name] = _target(m)
-            elif m.issparse():
-                left.add("images that a tar stores as sparse files", m.name)
-            elif m.isreg():
-                found[m.name] = (m.offset_data, m.size)
+            _add_image(m, found, links, left)
         elif data and _is_table(m.name):
             tables[m.name] = data
         elif data and (label := _label_member(data, kind)):

@@ -171,35 +171,40 @@ def _look(tasks: dict[str, Task], executor: Executor) -> dict[str, dict]:
     }
 
 
+def _settle(
+    tasks: dict[str, Task], states: dict[str, dict], attempts: int, before: dict, say
+) -> None:
+    "Tasks that cannot go on are failed; what changed since `before` is told."
+    for i, t in tasks.items():
+        state = states[i]
+        if t.needs and states[t.needs]["state"] == "failed" and state["state"] != "done":
+            behind = tasks[t.needs]
+            reason = f"not started: its {behind.stage} ({behind.label}) failed"
+            state = states[i] = {"state": "failed", "reason": reason}
+        if state["state"] in AGAIN and (why := _why_not_again(t, state, attempts)):
+            t.job.say("failed", reason=why)
+            state |= {"state": "failed", "reason": why}
+        old = before.get(i, {}).get("state")
+        if old and state["state"] != old and state["state"] in (*ENDED, *AGAIN):
+            _tell(say, t, states, old)
+
+
+def _why_not_again(t: Task, state: dict, attempts: int) -> str:
+    "Why a job that ended early is not started again; empty where it is."
+    if t.job.info.get("stopped"):
+        return "it was stopped; --retry goes on with it"
+    if (t.job.info.get("tries") or 0) < attempts:
+        return ""
+    reason = state["reason"] or "its process was killed"
+    return f"ended {attempts} times without an error of its own ({reason})"
+
+
 def _turn(
     tasks: dict[str, Task], executor: Executor, attempts: int, before: dict, say
 ) -> dict[str, dict]:
     "Look at all, start what may start."
     states = _look(tasks, executor)
-    for i, t in tasks.items():
-        if t.needs and states[t.needs]["state"] == "failed" and states[i]["state"] != "done":
-            states[i] = {
-                "state": "failed",
-                "reason": (
-                    f"not started: its {tasks[t.needs].stage} ({tasks[t.needs].label}) failed"
-                ),
-            }
-        if states[i]["state"] in AGAIN:
-            if t.job.info.get("stopped"):
-                why = "it was stopped; --retry goes on with it"
-            elif (t.job.info.get("tries") or 0) >= attempts:
-                why = (
-                    f"ended {attempts} times without an error of its own "
-                    f"({states[i]['reason'] or 'its process was killed'})"
-                )
-            else:
-                why = ""
-            if why:
-                t.job.say("failed", reason=why)
-                states[i] |= {"state": "failed", "reason": why}
-        old = before.get(i, {}).get("state")
-        if old and states[i]["state"] != old and states[i]["state"] in (*ENDED, *AGAIN):
-            _tell(say, t, states, old)
+    _settle(tasks, states, attempts, before, say)
     busy = [t for i, t in tasks.items() if states[i]["state"] in ("queued", "running")]
     ready = [
         t
@@ -216,9 +221,9 @@ def _turn(
             pass  # another driver was quicker: it is at work
         busy.append(t)
         states[t.id] |= {"state": "queued", "reason": None}
-    for i in tasks:
-        if states[i]["state"] in AGAIN:
-            states[i]["state"] = "planned"  # it waits for its next attempt
+    for state in states.values():
+        if state["state"] in AGAIN:
+            state["state"] = "planned"  # it waits for its next attempt
     return states
 
 

@@ -473,86 +473,113 @@ def _is_measured(run: Run, stage: str) -> bool:
     return stage == "generator" or (run.path / "evaluation" / "reconstruction.json").exists()
 
 # %% ../../nbs/experiments/04_sweep.ipynb #f0b9d2c4
-def plan(sweep: SweepConfig, root="runs", accept: str = "") -> list[Task]:
-    """The tasks of a sweep in the order in which they can run, equal ones once; a `ConfigError` for
-    the first whose parameters are wrong, before any work. `accept`: kinds (`softvq_lab.provenance`)
-    in which a run that is there may differ.
-    """
-    known, kinds = _Known.of(root), accepted_kinds(accept)
-    tasks: dict[str, Task] = {}
-    about: dict[str, tuple[str, dict]] = {}  # task -> digest of its settings, flat settings
+@dataclass
+class _Planner:
+    "The tasks of a sweep, equal ones once."
 
-    def parsed(stage: str, given: dict, vary: dict):
-        try:
-            return check_parameters(STAGES[stage], given)
-        except ConfigError as e:
-            raise ConfigError(
-                f"{sweep.name}, {stage} ({', '.join(f'{k}={v}' for k, v in vary.items())}): {e}"
-            ) from None
+    sweep: SweepConfig
+    root: str | Path
+    accept: str
+    known: _Known
+    tasks: dict[str, Task] = field(default_factory=dict)
+    # task -> digest of its settings, flat settings
+    about: dict[str, tuple[str, dict]] = field(default_factory=dict)
 
-    def add(stage: str, given: dict, vary: dict, before: Task | None) -> Task:
-        workflow, cfg = STAGES[stage], parsed(stage, given, vary)
-        inner, (alike, behind) = (before.id, about[before.id]) if before else ("", ("", {}))
+    def add(self, stage: str, given: dict, vary: dict, before: Task | None) -> Task:
+        "The task of these settings on the run of `before`."
+        workflow, cfg = STAGES[stage], self.parsed(stage, given, vary)
+        inner, (alike, behind) = (before.id, self.about[before.id]) if before else ("", ("", {}))
         if not before and given.get("tokenizer_run"):
             inner, alike, behind = _digests(Run(given["tokenizer_run"]))
         made = made_of(workflow, cfg, behind)
-        d, alike = digest(workflow, cfg, inner, made), settings_digest(workflow, cfg, alike)
+        d = digest(workflow, cfg, inner, made)
         if stage == "evaluation":
             output = f"{before.run}/evaluate-{d[:8]}.ipynb"
             task = Task(d, stage, workflow, given, output, before.run, vary, before.id)
-            return tasks.setdefault(d, task)
-        run, says = Run(f"{root}/pool/{readable_name(workflow, cfg, given)}-{d[:8]}"), ""
-        job = dict(given)
-        if Job(run.path / "notebook.ipynb").info["state"] == "planned":  # nothing there yet
-            other = known.done.get(d)
-            if not (other and _is_measured(other, stage)):
-                other, says = _older(known.alike.get(alike, []), stage, made, kinds)
-                job |= {"accept": accept} if other else {}
-            if other:
-                run, d = other, digest_of_run(other)
-        found = run.status["state"] == "done" and not _is_job(run) and _is_measured(run, stage)
-        about[d] = alike, flatten(cfg)
-        job |= {"run": str(run.path)}
-        output = str(run.path / "notebook.ipynb")
-        needs = before.id if before else ""
-        task = Task(d, stage, workflow, job, output, str(run.path), vary, needs, found, says)
-        return tasks.setdefault(d, task)
+            return self.tasks.setdefault(d, task)
+        alike = settings_digest(workflow, cfg, alike)
+        new = Run(f"{self.root}/pool/{readable_name(workflow, cfg, given)}-{d[:8]}")
+        run, says = self.run_of(new, d, alike, stage, made)
+        job = given | ({"accept": self.accept} if run.path != new.path and says is None else {})
+        d = d if run.path == new.path else digest_of_run(run)
+        self.about[d] = alike, flatten(cfg)
+        task = Task(
+            d,
+            stage,
+            workflow,
+            job | {"run": str(run.path)},
+            str(run.path / "notebook.ipynb"),
+            str(run.path),
+            vary,
+            before.id if before else "",
+            run.status["state"] == "done" and not _is_job(run) and _is_measured(run, stage),
+            says or "",
+        )
+        return self.tasks.setdefault(d, task)
 
+    def parsed(self, stage: str, given: dict, vary: dict):
+        try:
+            return check_parameters(STAGES[stage], given)
+        except ConfigError as e:
+            which = ", ".join(f"{k}={v}" for k, v in vary.items())
+            raise ConfigError(f"{self.sweep.name}, {stage} ({which}): {e}") from None
+
+    def run_of(
+        self, new: Run, d: str, alike: str, stage: str, made: dict
+    ) -> tuple[Run, str | None]:
+        """The run that a training works in, and what is said of an older one.
+
+        None is said of an older one that is taken because what differs was accepted.
+        """
+        if Job(new.path / "notebook.ipynb").info["state"] != "planned":  # it has begun there
+            return new, ""
+        same = self.known.done.get(d)
+        if same and _is_measured(same, stage):
+            return same, ""
+        older = self.known.alike.get(alike, [])
+        other, says = _older(older, stage, made, accepted_kinds(self.accept))
+        return (other, None) if other else (new, says)
+
+
+def _link(stage: str, before: Task | None) -> dict:
+    "The parameter by which a stage knows the run before it."
+    if before is None:
+        return {}
+    return {"run" if stage == "evaluation" else "tokenizer_run": before.run}
+
+
+def _varied(stage: str, before: Task | None, v: dict, seed: int) -> dict:
+    "What varies up to this stage; a name that the stage before has as well gets the stage's name."
+    if before is None:
+        return v | {"seed": seed}
+    own = {k if k not in before.parameters else f"{stage}.{k}": x for k, x in v.items()}
+    return before.vary | own | {"seed": seed}
+
+
+def plan(sweep: SweepConfig, root="runs", accept: str = "") -> list[Task]:
+    """The tasks of a sweep in the order in which they can run, equal ones once.
+
+    `accept`: kinds (`softvq_lab.provenance`) in which a run that is there may differ. A
+    `ConfigError` for the first task whose parameters are wrong, before any work.
+    """
+    accepted_kinds(accept)  # says so if one is wrong
+    planner = _Planner(sweep, root, accept, _Known.of(root))
     for seed in sweep.seeds:
         made: list[Task | None] = [None]
         for stage in STAGES:
             if not (s := getattr(sweep, stage)):
                 continue
-            rows = []
-            for before, v in itertools.product(made, settings_of(s)):
-                vary = (
-                    (before.vary if before else {})
-                    | {
-                        k if not before or k not in before.parameters else f"{stage}.{k}": x
-                        for k, x in v.items()
-                    }
-                    | {"seed": seed}
+            own = {"seed": s.set.get("seed", 0) if stage == "evaluation" else seed}
+            made = [
+                planner.add(
+                    stage,
+                    s.set | v | _link(stage, before) | own,
+                    _varied(stage, before, v, seed),
+                    before,
                 )
-                link = (
-                    {}
-                    if before is None
-                    else {"run": before.run}
-                    if stage == "evaluation"
-                    else {"tokenizer_run": before.run}
-                )
-                rows.append(
-                    add(
-                        stage,
-                        s.set
-                        | v
-                        | link
-                        | {"seed": s.set.get("seed", 0) if stage == "evaluation" else seed},
-                        vary,
-                        before,
-                    )
-                )
-            made = rows
-    return list(tasks.values())
+                for before, v in itertools.product(made, settings_of(s))
+            ]
+    return list(planner.tasks.values())
 
 # %% ../../nbs/experiments/04_sweep.ipynb #6eeb0b07
 class Sweep:

@@ -376,6 +376,28 @@ class StyleGANDiscriminator(nn.Module):
 DISCRIMINATORS = ("dino", "patchgan", "stylegan", "reference")
 
 
+def _refuse(name: str, width: int, file: str, norm: str) -> None:
+    "A `ValueError` for an option that the discriminator does not have."
+    on_features = name in ("dino", "reference")
+    if name not in DISCRIMINATORS:
+        raise ValueError(
+            f"discriminator={name!r}; possible: {', '.join(DISCRIMINATORS)}."
+            f"{closest(name, DISCRIMINATORS)}"
+        )
+    if width and on_features:
+        raise ValueError(
+            f"discriminator={name!r} takes no width: its heads are as wide as the features "
+            "(width is for patchgan and stylegan)"
+        )
+    if file and name != "dino":
+        raise ValueError(f"discriminator={name!r} takes no file: only dino has pretrained weights")
+    if norm != "virtual" and not on_features:
+        raise ValueError(
+            f"discriminator={name!r} takes no norm: only the heads of dino and reference have one "
+            "to choose"
+        )
+
+
 def make_discriminator(
     name: str,  # one of DISCRIMINATORS
     image_size: int | tuple[int, int],  # side in pixels, or (height, width)
@@ -385,24 +407,8 @@ def make_discriminator(
     norm: str = "virtual",  # dino, reference: of their heads, one of NORMS
 ) -> nn.Module:
     "A discriminator: images (B, 3, H, W) in [-1, 1] -> logits (B, n)."
+    _refuse(name, width, file, norm)
     h, w = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if name not in DISCRIMINATORS:
-        raise ValueError(
-            f"discriminator={name!r}; possible: "
-            f"{', '.join(DISCRIMINATORS)}.{closest(name, DISCRIMINATORS)}"
-        )
-    if width and name in ("dino", "reference"):
-        raise ValueError(
-            f"discriminator={name!r} takes no width: its heads are as wide as the features (width "
-            "is for patchgan and stylegan)"
-        )
-    if file and name != "dino":
-        raise ValueError(f"discriminator={name!r} takes no file: only dino has pretrained weights")
-    if norm != "virtual" and name not in ("dino", "reference"):
-        raise ValueError(
-            f"discriminator={name!r} takes no norm: only the heads of dino and reference have one "
-            "to choose"
-        )
     if name == "dino":
         return DinoDiscriminator(file, norm=norm)
     if name == "reference":

@@ -17,8 +17,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import torch
 from measure import agree, alternate, compare, exponent, grads, high_water, peak, seconds

@@ -424,18 +424,18 @@ def test_the_default_folder_is_found_again(trained, capsys, tmp_path):
 @pytest.mark.parametrize(
     "arguments,says",
     [
-        (["--count", "many"], "invalid int value"),
+        (["--count", "many"], "is not a valid int"),
         (["--count", "0"], "count=0"),
         (["--sampler", "hoin"], "SiT has heun"),
         (["--steps", "0"], "at least 1"),
-        (["--guidance", "x"], "invalid float value"),
+        (["--guidance", "x"], "is not a valid float"),
         (["--classes", "1,x"], "'1,x' is not a class"),
         (["--classes", "99"], "classes must be 0..9"),
         (["--option", "rtol"], "is not NAME=VALUE"),
         (["--option", "rtol=1"], "'heun' has no option rtol"),
         (["--processes", "0"], "at least 1"),
         (["--sampler", "sde", "--steps", "1"], "an SDE needs at least 2"),
-        (["--coun", "3"], "unrecognized arguments"),
+        (["--coun", "3"], "No such option"),
         (["--interval", "0.5", "0.2"], "guidance interval"),
     ],
 )

@@ -79,11 +79,10 @@ MISTAKE = 2  # the exit status of what cannot be done as it was asked for
 UsageError = typer.BadParameter.__base__  # typer has a click of its own, or that of the environment
 
 
-def _usage(e: UsageError) -> str:
+def _usage(e: UsageError, name: str) -> str:
     "What is wrong with the words, on one line, and where the possible ones are explained."
     says = " ".join(e.format_message().split())
-    path = getattr(e.ctx, "command_path", "")
-    return f"{says}  (all that is possible: {path} --help)" if path else says
+    return f"{says}  (all that is possible: {getattr(e.ctx, 'command_path', name)} --help)"
 
 
 def answer(app: typer.Typer, words: list[str] | None = None, name: str | None = None) -> int:
@@ -101,7 +100,7 @@ def answer(app: typer.Typer, words: list[str] | None = None, name: str | None = 
         except UsageError as e:
             status = e.exit_code
             if e.format_message():  # without words the help has been shown instead
-                tell(printable(_usage(e)), sys.stderr)
+                tell(printable(_usage(e, name or app.info.name)), sys.stderr)
         except (ConfigError, Unreadable) as e:
             tell("\n".join(map(printable, str(e).splitlines())), sys.stderr)
             status = MISTAKE

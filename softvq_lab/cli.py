@@ -73,7 +73,7 @@ def program(
 app.command()(train)
 app.command()(sample)
 
-
+# %% ../nbs/13_cli.ipynb #2d532b75
 def _console() -> Console:
     "Where tables go; names and states in them are text, never markup, escape codes or emoji."
     out = sys.stdout if sys.stdout and not sys.stdout.closed else io.StringIO()
@@ -230,7 +230,7 @@ def _remove_empty(*folders: Path):
         with suppress(OSError):
             f.rmdir()
 
-
+# %% ../nbs/13_cli.ipynb #01b30836
 def _output(workflow: str, given: dict, root: Path, resume: bool) -> Path:
     """Where the executed notebook of a command goes that does not say: the run's folder, else a new
     one with a readable name.
@@ -315,7 +315,7 @@ AcceptFound = Annotated[
     ),
 ]
 
-
+# %% ../nbs/13_cli.ipynb #a5cd2582
 @app.command()
 def sweep(
     files: SweepFiles,
@@ -404,7 +404,7 @@ def _row(run: "Run") -> list[str]:
     when = short_date(d["created"]), short_duration(_seconds(run))
     return [d["kind"], d["state"], step, *when, _headlines(run)]
 
-
+# %% ../nbs/13_cli.ipynb #ddb1d9b3
 def _seconds(run: "Run") -> float | None:
     "How long a run took until now; None where that cannot be known."
     from softvq_lab.experiments.execute import Job
@@ -475,7 +475,7 @@ def _failure(run: "Run") -> dict | None:
         return None
     return {"reason": told or info.get("reason"), "log": job.last_lines(15).splitlines()}
 
-
+# %% ../nbs/13_cli.ipynb #94e10f4a
 @app.command()
 def show(folder: Folder, as_json: Json = False):
     """One run: where it stands, what was measured of it, and why it failed.
@@ -537,7 +537,7 @@ def compare(
         title = f"{b.attrs['title']}; {b.attrs['ranked']}"
         _print_table(c, title, ["run", *b.columns], b.itertuples())
 
-
+# %% ../nbs/13_cli.ipynb #623e8b6f
 def _comparison(folders: list[Path], differs: list[tuple], tables: list) -> dict:
     "What `compare --json` says: each table of figures is best first where a metric ranks it."
     return {
@@ -599,7 +599,7 @@ def resume(
     _tell_end(Job(folder / "notebook.ipynb"))
     raise typer.Exit(status)
 
-
+# %% ../nbs/13_cli.ipynb #7c1b5d09
 @app.command()
 def stop(folder: Folder):
     """Ask a training to save and end (SIGTERM).

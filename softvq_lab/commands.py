@@ -216,6 +216,8 @@ Npz = Annotated[
         help="pack the samples as FOLDER.npz (arr_0 images, arr_1 labels) when all are there",
     ),
 ]
+
+# %% ../nbs/12_commands.ipynb #2ca87d4c
 PreparedRun = Annotated[
     Path,
     typer.Argument(
@@ -284,7 +286,7 @@ def sample(
 
     raise typer.Exit(draw(Request(**asked)))
 
-
+# %% ../nbs/12_commands.ipynb #38c21420
 def _class_numbers(text: str | None) -> list[int] | None:
     try:
         return None if text is None else [int(c) for c in text.split(",")]

@@ -227,8 +227,9 @@ def test_scripts_take_the_arguments_shown(command, tmp_path, monkeypatch):
     words = shlex.split(command)
     target, arguments = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
     if target in ("softvq_lab.sample", "softvq_lab.train"):
-        command = get_command(app).commands[target.rpartition(".")[2]]
-        assert command.make_context(target, arguments).params["run"] == Path(arguments[0])
+        program = get_command(app).commands[target.rpartition(".")[2]]
+        parsed = program.make_context(target, [*arguments]).params
+        assert parsed["run"] == Path(arguments[0])
     elif target == "apps/explorer.py":
         monkeypatch.syspath_prepend(str(ROOT / "apps"))
         (tmp_path / "FILE").write_text("me:a secret")
@@ -241,6 +242,9 @@ def test_scripts_take_the_arguments_shown(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", [c for c in COMMANDS if classify(c) == "cli"])
 def test_the_command_line_takes_the_arguments_shown(command, tmp_path):
     name, *arguments = shlex.split(command)[1:]
+    if "--help" in arguments:
+        assert name in get_command(app).commands
+        return
     if name.startswith("--"):
         assert name in {option for p in get_command(app).params for option in p.opts}
         return

@@ -32,6 +32,7 @@ ORDER = [
 MODULES = {
     "runs": "runs",
     "provenance": "runs",
+    "commands": "front doors",
     "train": "front doors",
     "sample": "front doors",
     "cli": "apps",

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONFIGS', 'PREEMPTED', 'load_config', 'refuse_without_plugins', 'images_of', 'identity_of', 'prepare', 'broken_files',
-           'make_task', 'train_here', 'launcher', 'launch', 'main']
+           'make_task', 'train_here', 'launcher', 'launch', 'train_folder', 'main']
 
 # %% ../nbs/10_train.ipynb #33ab8aba
-import argparse
 import ctypes
 import dataclasses
 import os
@@ -24,6 +23,8 @@ from accelerate import PartialState
 from pydantic import TypeAdapter
 
 from .checkpoints import newest_checkpoint
+from .commands import alone
+from .commands import train as train_command
 from .core import ConfigError, progress_bar, tell
 from .data.contents import contents
 from .data.datasets import load_data, training_view
@@ -457,17 +458,6 @@ def _explain(run: Run, code: int, before: str):
 PREEMPTED = 75  # EX_TEMPFAIL: try again later
 
 
-def _arguments(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m softvq_lab.train", description=main.__doc__)
-    says = "a folder that a notebook, the explorer or softvq_lab.train.prepare made"
-    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help=says)
-    says = "from a process that cannot be reached any more (a node that died)"
-    parser.add_argument("--take-over", action="store_true", help=says)
-    says = "the plug-ins that the run was made with: a folder names them and never brings them"
-    parser.add_argument("--plugins", default="", metavar="FILE", help=says)
-    return parser.parse_args(words)
-
-
 def _load(plugins: str):
     try:
         load_plugins(plugins)
@@ -475,28 +465,31 @@ def _load(plugins: str):
         raise ConfigError(str(e)) from None
 
 
-def main(arguments: list[str] | None = None) -> int:
-    "Train the run folder given; the exit status."
+def train_folder(folder: Path, take_over: bool = False, plugins: str = "") -> int:
+    """Train the prepared run in `folder` in this process; the exit status.
 
+    A `ConfigError` says why it cannot be trained as it is.
+    """
+    run, first = Run(folder), int(os.environ.get("RANK", "0")) == 0
+    _load(plugins)
+    if take_over and first:
+        take_over_run(run)
     try:
-        given = _arguments(arguments)
-    except SystemExit as e:  # argparse has said why
-        return e.code
-    run, first = Run(given.run), int(os.environ.get("RANK", "0")) == 0
-    try:
-        _load(given.plugins)
-        if given.take_over and first:
-            take_over_run(run)
         train_here(run)
-        if first:
-            tell(f"{run.path}: {run.status['state']} at step {run.status['step']}")
-    except ConfigError as e:
-        tell(e, sys.stderr)
-        return 2
     except Preempted as e:
         tell(e, sys.stderr)
         return PREEMPTED
+    except KeyboardInterrupt as e:
+        tell(f"{e or 'interrupted'}; the same command goes on", sys.stderr)
+        return 130
+    if first:
+        tell(f"{run.path}: {run.status['state']} at step {run.status['step']}")
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    "`python -m softvq_lab.train`, which is `softvq-lab train`; the exit status."
+    return alone(train_command, arguments, "python -m softvq_lab.train")
 
 # %% ../nbs/10_train.ipynb #7769cdec
 #| eval: false

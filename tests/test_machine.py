@@ -86,7 +86,9 @@ def test_a_training_goes_on_without_a_standard_output(monkeypatch, tmp_path, str
 
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
 @pytest.mark.parametrize(
-    "words", [["runs"], ["runs", "--root", "nowhere"], ["show", "a"], ["--help"]]
+    "words",
+    [["runs"], ["runs", "--root", "nowhere"], ["show", "a"], ["--help"], ["runs", "--json"]]
+    + [["--version"], ["sample", "--help"], ["train", "nowhere"]],
 )
 def test_the_command_line_needs_no_standard_output(monkeypatch, tmp_path, stream, words):
     monkeypatch.chdir(tmp_path)
@@ -114,7 +116,7 @@ def test_a_shell_may_close_the_output(root, tmp_path, redirect):
 @pytest.mark.parametrize(
     "words,own",
     [("runs", 0), ("--help", 0), ("run --help", 0), ("show r", 0), ("compare r s", 0)]
-    + [("show nowhere", 2), ("", 2)],
+    + [("show nowhere", 2), ("", 2), ("--version", 0), ("runs --json", 0), ("sample --help", 0)],
 )
 def test_an_output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none(
     root, tmp_path, words, own

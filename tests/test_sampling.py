@@ -16,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+from softvq_lab.cli import app
+from softvq_lab.commands import answer
 from softvq_lab.data.images import to_uint8
 from softvq_lab.evaluation.sampling import (
     pack_npz,
@@ -424,18 +426,20 @@ def test_the_default_folder_is_found_again(trained, capsys, tmp_path):
 @pytest.mark.parametrize(
     "arguments,says",
     [
-        (["--count", "many"], "invalid int value"),
+        (["--count", "many"], "a valid integer"),
         (["--count", "0"], "count=0"),
         (["--sampler", "hoin"], "SiT has heun"),
         (["--steps", "0"], "at least 1"),
-        (["--guidance", "x"], "invalid float value"),
+        (["--guidance", "x"], "a valid number"),
         (["--classes", "1,x"], "'1,x' is not a class"),
         (["--classes", "99"], "classes must be 0..9"),
         (["--option", "rtol"], "is not NAME=VALUE"),
         (["--option", "rtol=1"], "'heun' has no option rtol"),
+        (["--temperature", "0.9"], "'heun' has no option temperature"),
+        (["--temperature", "1", "--option", "temperature=2"], "temperature is given twice"),
         (["--processes", "0"], "at least 1"),
         (["--sampler", "sde", "--steps", "1"], "an SDE needs at least 2"),
-        (["--coun", "3"], "unrecognized arguments"),
+        (["--coun", "3"], "No such option"),
         (["--interval", "0.5", "0.2"], "guidance interval"),
     ],
 )
@@ -443,6 +447,15 @@ def test_bad_arguments_are_one_line_and_status_2(trained, tmp_path, capsys, argu
     assert main([str(trained / "generator"), "--out", str(tmp_path / "a"), *arguments]) == 2
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1 and not (tmp_path / "a").exists()
+
+
+def test_each_name_of_the_command_draws_the_same(trained, tmp_path):
+    how = ["--steps", "2", "--batch", "4", "--seed", "3", "--out"]
+    ask = ["sample", str(trained / "generator"), "--samples", "5", *how, str(tmp_path / "a")]
+    assert answer(app, ask) == 0
+    ask = [str(trained / "generator"), "--count", "5", *how, str(tmp_path / "b")]
+    assert main(ask) == 0
+    assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 def test_what_is_no_generator_is_said(trained, tmp_path, capsys):

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from softvq_lab import registry
-from softvq_lab.cli import read_settings
+from softvq_lab.commands import read_settings
 from softvq_lab.core import ConfigError, read_json, write_json
 from softvq_lab.experiments.execute import Job, _outcome, stop
 from softvq_lab.experiments.job import read_lines

@@ -27,7 +27,7 @@ from softvq_lab.checkpoints import (
     save_checkpoint,
     steps_of,
 )
-from softvq_lab.cli import read_settings
+from softvq_lab.commands import read_settings
 from softvq_lab.core import ConfigError, write_json
 from softvq_lab.experiments.execute import resume_job
 from softvq_lab.experiments.parameters import check_parameters

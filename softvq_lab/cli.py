@@ -391,9 +391,16 @@ def runs(root: Root = Path("runs"), as_json: Json = False):
     for name in ("created", "took"):
         table.add_column(name, no_wrap=True)
     table.add_column("figures")
+    reasons = []  # below the table, whole: a column would break them to pieces
     for r in found:
-        table.add_row(printable(r.path.relative_to(root)), *_row(r))
+        name, (kind, state, *rest) = printable(r.path.relative_to(root)), _row(r)
+        if state.startswith("unreadable: "):
+            reasons.append(f"{name} is {state}")
+            state = "unreadable"
+        table.add_row(name, kind, state, *rest)
     _console().print(table)
+    for reason in reasons:
+        tell(reason)
 
 
 def _row(run: "Run") -> list[str]:

@@ -25,7 +25,8 @@ NAMES = ("softvq", "vq", "sit")
 @pytest.fixture
 def old(tmp_path, monkeypatch) -> Path:
     with tarfile.open(Path(__file__).parent / "old" / "runs.tar.xz") as tar:
-        tar.extractall(tmp_path, filter="data")
+        careful = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # 3.11.4 has it
+        tar.extractall(tmp_path, **careful)
     monkeypatch.chdir(tmp_path)
     return Path("runs")
 

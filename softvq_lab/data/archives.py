@@ -18,7 +18,7 @@ import numpy as np
 from huggingface_hub import constants, get_session
 
 from ..core import cache_dir, cached, progress_bar, readable, write_cache
-from .folder import Pictures, hold_out, overlap
+from .folder import LocatedPictures, Pictures, hold_out, overlap
 from .images import ImageData, Size, pixels
 from .layout import LABEL_KEYS, class_name, looked_up, pick, read_table
 from .tars import TarImage, read_tar, tar_labels
@@ -221,7 +221,7 @@ def hf(path: str, size: Size) -> ImageData:
     )
 
 # %% ../../nbs/data/07_archives.ipynb #55b391a4
-class TarPictures(Pictures):
+class TarPictures(LocatedPictures):
     "Images at offsets in tar files."
 
     def __init__(self, shards: list[str], index: dict[str, np.ndarray], size: Size):

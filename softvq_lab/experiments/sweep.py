@@ -56,7 +56,8 @@ from ..settings.workflows import WORKFLOWS, as_older_versions_did
 def _one(value):
     "A setting is one value."
     if isinstance(value, list | dict | set | tuple):
-        raise ValueError("one value is expected here; what varies goes into grid, list or random")  # noqa: TRY004, pydantic's
+        # no TypeError: pydantic takes a ValueError for the reader's mistake
+        raise ValueError("one value is expected here; what varies goes into grid, list or random")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is no value of a setting")
     return value

@@ -259,22 +259,7 @@ def load_released_aligner(folder) -> "Aligner | None":
         info["repa_align"],
         info["repa_loss_weight"],
     )
-    fit_weights(
-        teacher.model,
-        {
-            k.removeprefix("repa_model."): v
-            for k, v in weights.items()
-            if k.startswith("repa_model.")
-        },
-        folder,
-    )
-    fit_weights(
-        a.projector,
-        {
-            k.removeprefix("projection."): v
-            for k, v in weights.items()
-            if k.startswith("projection.")
-        },
-        folder,
-    )
+    for module, prefix in ((teacher.model, "repa_model."), (a.projector, "projection.")):
+        own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+        fit_weights(module, own, folder)
     return a

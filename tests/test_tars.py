@@ -359,6 +359,7 @@ def test_classes_and_splits_are_the_same_in_folder_and_tar(tmp_path, counts, exp
 
 CSV = "file_name,label\n" + "".join(f"{i}.png,{'cat' if i % 3 else 'dog'}\n" for i in range(9))
 ANNOTATIONS = "".join(f"{i}.png\tcat\t0\n" for i in range(3))
+READERS = (folder, webdataset)
 JSONL = "".join(json.dumps({"file_name": f"{i}.png", "label": i % 2}) + "\n" for i in range(9))
 
 
@@ -388,6 +389,36 @@ def test_a_table_in_a_tar_gives_labels_as_in_a_folder(tmp_path, members):
         assert of_folder == of_tar
     assert np.add(*of_folder).tolist() == np.add(*of_tar).tolist()
     assert "labels are" in "\n".join(b.notes) and "left out" not in "\n".join(b.notes)
+
+
+@pytest.mark.parametrize(
+    "name,table",
+    [
+        ("metadata.jsonl", JSONL + '{"file_name": "0.png", "label": 1}\n'),
+        ("labels.json", '{"labels": [["0.png", 0], ["0.png", 1]]}'),
+        ("labels.csv", "file_name,label\n0.png,0\n0.png,1\n"),
+    ],
+)
+def test_two_labels_of_one_image_are_named_whatever_they_are(tmp_path, name, table):
+    for path, read in zip(pack(tmp_path, split_pictures(**{"": 9}) | {name: table}), READERS):
+        with pytest.raises(ValueError, match=f"{name} gives 0.png two labels, '0' and '1'"):
+            read(str(path), 8)
+
+
+@pytest.mark.parametrize(
+    "more,classes",
+    [
+        ({"metadata.jsonl": JSONL + '{"label": 0}\n{"label": 1}\n'}, ("0", "1")),
+        ({"metadata.csv": CSV + ",cat\n,dog\n"}, ("cat", "dog")),
+        ({"metadata.jsonl": JSONL.replace("0}", "0.0}") + JSONL}, ("0", "1")),
+        ({"metadata.csv": "name,category\nfoo,1\nfoo,2\n"}, None),
+        ({"metadata.csv": CSV + "away.png,cat\naway.png,dog\n"}, ("cat", "dog")),
+    ],
+)
+def test_rows_of_no_image_and_zeros_behind_a_point_are_no_second_label(tmp_path, more, classes):
+    for path, read in zip(pack(tmp_path, split_pictures(**{"": 9}) | more), READERS):
+        data = read(str(path), 8)
+        assert data.class_names == classes if classes else data.num_classes == 1
 
 
 @pytest.mark.parametrize(
@@ -449,6 +480,24 @@ def test_a_table_beside_the_tars_labels_them(tmp_path):
     (tmp_path / "d" / "labels.csv").write_text("file,label\n" + rows)
     found, said = classes_of(tmp_path / "d")
     assert by_number(found) == CAT_DOG and "labels.csv beside the tars is read" in said
+
+
+@pytest.mark.parametrize(
+    "members,labels",
+    [
+        (samples(lambda i: CAT_DOG[i], "txt"), ".txt members"),
+        (split_pictures(cat=5, dog=6), "the folders in the tars"),
+    ],
+)
+@pytest.mark.parametrize("table", ["file,label\n000.png,x\ncat/0.png,y\n", "\xff\0,\n"])
+def test_a_table_beside_tars_that_have_labels_is_neither_read_nor_needed(
+    tmp_path, members, labels, table
+):
+    write_tar(tmp_path / "d" / "p.tar", members)
+    (tmp_path / "d" / "labels.csv").write_bytes(table.encode("latin-1"))
+    _, said = classes_of(tmp_path / "d")
+    assert f"labels are in {labels}" in said or f"labels are {labels}" in said
+    assert "is read" not in said
 
 
 def test_held_out_tars_that_are_the_training_tars_are_refused(tmp_path):
@@ -677,3 +726,16 @@ def test_a_table_without_labels_says_so(tmp_path, datasets):
     table(datasets, 12, text=lambda i: f"picture {i}").save_to_disk(tmp_path / "d")
     d = hf(str(tmp_path / "d"), 8)
     assert d.class_names == ("d",) and "all images are one class" in describe_data(d)
+
+
+def test_what_says_the_split_is_named_and_a_second_table_too(tmp_path):
+    write_tar(tmp_path / "a" / "train-0.tar", split_pictures(cat=5, dog=6))
+    write_tar(tmp_path / "a" / "val-0.tar", split_pictures(val__cat=2, val__dog=2))
+    write_tar(tmp_path / "b.tar", split_pictures(train__cat=5, train__dog=6, val__cat=3))
+    by_folders = "what is held out is said by the folders in the tars"
+    assert by_folders not in classes_of(tmp_path / "a")[1]
+    assert by_folders in classes_of(tmp_path / "b.tar")[1]
+    tables = {"metadata.csv": CSV, "labels.csv": CSV}
+    write_tar(tmp_path / "c.tar", split_pictures(**{"": 9}) | tables)
+    said = classes_of(tmp_path / "c.tar")[1]
+    assert "tables of images that another table names: 1, such as labels.csv" in said

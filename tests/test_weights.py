@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from softvq_lab.core import ConfigError
 from softvq_lab.generators.model import make_generator
-from softvq_lab.hub.models import load_generator, load_tokenizer, save
+from softvq_lab.hub.models import load_generator, load_pair, load_tokenizer, save
 from softvq_lab.latents.stats import LatentStats
 from softvq_lab.pretrained.files import find, fit_weights, read_tensors, unwrap
 from softvq_lab.settings.parse import parse
@@ -167,6 +167,47 @@ def test_weights_that_float16_could_not_hold_are_refused(saved):
     in_type(saved, lambda v: (v + 1e6).half())
     with pytest.raises(ValueError, match="is not finite: .* Save it in bfloat16 or float32"):
         load_tokenizer(saved)
+
+
+def test_one_rounded_tensor_does_not_hide_the_weights_of_another_model(saved, tmp_path):
+    in_type(saved, lambda v: v * 1.5)
+    path = saved / "model.safetensors"
+    weights = load_file(path)
+    name = next(k for k, v in weights.items() if v.ndim > 1)
+    save_file(weights | {name: weights[name].half()}, path)
+    with pytest.raises(ValueError, match="do not belong together"):
+        load_tokenizer(saved)
+
+
+def test_a_number_that_float32_cannot_hold_is_refused(saved):
+    in_type(saved, lambda v: v.double() + 1e300)
+    with pytest.raises(ValueError, match="is not finite: .* too large for float32"):
+        load_tokenizer(saved)
+
+
+def test_whole_numbers_stay_whole(tmp_path):
+    net = torch.nn.BatchNorm1d(3)
+    state = net.state_dict()
+    fit_weights(net, state | {"num_batches_tracked": torch.tensor(7.0)}, "a.safetensors")
+    assert net.num_batches_tracked == 7
+    with pytest.raises(ValueError, match="num_batches_tracked is in float32 .* Save it in int64"):
+        fit_weights(net, state | {"num_batches_tracked": torch.tensor(0.5)}, "a.safetensors")
+
+
+@pytest.mark.parametrize("of", ["tokenizer", "generator", "both"])
+def test_a_pair_is_a_pair_when_it_was_saved_in_half_precision(tmp_path, of):
+    tokenizer = Tokenizer(TokenizerConfig(tokens=5, latent_dim=3, codebook_size=9))
+    save(tokenizer, tmp_path / "tokenizer")
+    save(a_generator(tokenizer.fingerprint), tmp_path / "generator")
+    for name in ("tokenizer", "generator"):
+        if of in (name, "both"):
+            in_type(tmp_path / name, lambda v: v.half() if v.is_floating_point() else v)
+    load_pair(tmp_path / "generator", tmp_path / "tokenizer")
+    other = Tokenizer(TokenizerConfig(tokens=5, latent_dim=3, codebook_size=8))
+    save(other, tmp_path / "other")
+    in_type(tmp_path / "other", lambda v: v.half() if v.is_floating_point() else v)
+    with pytest.raises(ValueError, match="was trained on latents of tokenizer"):
+        load_pair(tmp_path / "generator", tmp_path / "other")
 
 
 # timm's networks

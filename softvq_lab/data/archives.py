@@ -21,7 +21,7 @@ from ..core import cache_dir, cached, progress_bar, readable, write_cache
 from .folder import LocatedPictures, Pictures, hold_out, overlap
 from .images import ImageData, Size, pixels
 from .layout import LABEL_KEYS, class_name, looked_up, pick, read_table
-from .tars import TarImage, read_tar, tar_labels
+from .tars import IN_TABLES, TarImage, label_members, read_tar, tar_labels
 from .walk import LeftOut, split_in, split_of, suffix_of, walk, without_split
 
 # %% ../../nbs/data/07_archives.ipynb #6867204f
@@ -246,7 +246,8 @@ class TarPictures(LocatedPictures):
 
     def places(self, linked: bool) -> list:
         real = [os.path.realpath(s) for s in self.shards]
-        number = np.array([real.index(r) for r in real])
+        first = {r: i for i, r in enumerate(real)}
+        number = np.array([first[r] for r in real])
         return (number[self.index["shard"]] * 2**44 + self.index["offset"]).tolist()
 
 
@@ -295,7 +296,7 @@ def tar_index(shards: list[str]) -> dict[str, np.ndarray]:
     which tables cannot be read; read once and kept in the cache folder.
     """
     stamp = [(os.path.abspath(s), (st := os.stat(s)).st_size, st.st_mtime_ns) for s in shards]
-    key = json.dumps(["4", *stamp])
+    key = json.dumps(["5", *stamp])
     kept = cached("tars", f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz")
     if kept.exists():
         try:
@@ -332,25 +333,36 @@ def _listed_classes(top: Path, labels: np.ndarray, names: tuple[str, ...]) -> tu
     return listed
 
 
-def _tables_beside(path: str, index: dict, said: list[str]):
-    "Labels by a table in the folder `path` of the tars, where nothing in the tars holds labels."
+def _table_beside(path: str, index: dict, said: list[str]) -> str:
+    """The table in the folder `path` of the tars whose labels `index` takes; '' where it takes
+    none, as where the tars hold labels of their own.
+    """
     root = Path(path).expanduser()
-    if not root.is_dir() or any(index[k].any() for k in ("cls", "json", "table")):
-        return
-    if not (table := read_table(root)):
-        return
-    given = looked_up(table[1], [os.fsdecode(n) for n in index["name"].tolist()])
-    if any(given.values()):
-        index["table"] = np.array([os.fsencode(class_name(v or "")) for v in given.values()])
-    said.append(
-        f"{readable(table[0])} beside the tars is "
-        + ("read" if any(given.values()) else "not read: it names none of the images")
-    )
+    if not root.is_dir() or index["table"].any() or label_members(index):
+        return ""
+    try:
+        if not (table := read_table(root)):
+            return ""
+        given = looked_up(table[1], [os.fsdecode(n) for n in index["name"].tolist()])
+    except ValueError as e:  # matters where nothing else gives labels
+        index["wrong"] = np.append(index["wrong"], str(e))
+        return ""
+    if not any(given.values()):
+        said.append(
+            f"{readable(table[0])} beside the tars is not read: it names none of the images"
+        )
+        return ""
+    index["table"] = np.array([os.fsencode(class_name(v or "")) for v in given.values()])
+    return table[0]
 
 # %% ../../nbs/data/07_archives.ipynb #57c27d31
-def _splits(shards: list[str], top: str, index: dict, said: list[str]) -> list[str] | None:
-    """The split of each image, 'train', 'val' or 'test': by the names of the tars, else by the
-    folders in them where one is called train; None where there is none to hold out.
+def _splits(
+    shards: list[str], top: str, index: dict, said: list[str]
+) -> tuple[list[str] | None, bool]:
+    """The split of each image, 'train', 'val' or 'test', and whether folders in the tars say it.
+
+    By the names of the tars, else by the folders in them where one is called train; None where
+    there is none to hold out.
     """
     of_tars = [split_in(os.path.relpath(s, top)) for s in shards]
     folders = [split_in(os.path.dirname(os.fsdecode(n))) for n in index["name"].tolist()]
@@ -358,15 +370,15 @@ def _splits(shards: list[str], top: str, index: dict, said: list[str]) -> list[s
         kinds = set(found)
         if kinds & {"val", "test"} and kinds & {"train", None}:
             if found is folders and "train" not in kinds:
-                return None
-            return [s or "train" for s in found]
+                return None, False
+            return [s or "train" for s in found], found is folders
     if kinds <= {"val", "test"}:
         said.append("no folder in the tars is called train: all images are one set")
-    return None
+    return None, False
 
 
 def _held_out(
-    index: dict, split: list[str] | None, labels: np.ndarray, said: list[str]
+    index: dict, split: list[str] | None, by_folders: bool, labels: np.ndarray, said: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     "Which images (N) are held out, and which are not used."
     names = [os.fsdecode(n) for n in index["name"].tolist()]
@@ -374,19 +386,17 @@ def _held_out(
         return hold_out(names), np.zeros(len(names), dtype=bool)
     of = np.array(split)
     held, unused = of == "val", of == "test"
-    by_folders = "what is held out is said by the folders in the tars"
-    if any(split_in(os.path.dirname(n)) == s for n, s in zip(names, split) if s != "train"):
-        said.append(by_folders)
+    if not held.any() and (labels[unused] >= 0).all():
+        held, unused = unused, held
     if held.any():
+        if by_folders:
+            said.append("what is held out is said by the folders in the tars")
         if unused.any():
             said.append(
                 f"{unused.sum()} images of a test split are not used: a validation split is held "
                 "out"
             )
         return held, unused
-    if (labels[unused] >= 0).all():
-        return unused, held
-    said[:] = [s for s in said if s != by_folders]
     said.append(f"{unused.sum()} images of a test split are not used: they have no classes")
     held[~unused] = hold_out(n for n, x in zip(names, unused) if not x)
     return held, unused
@@ -407,12 +417,14 @@ def webdataset(path: str, size: Size) -> ImageData:
     if not len(index["name"]):
         said = "".join(f"\n  {line}" for line in left)
         raise ValueError(f"{readable(path)}: no images in {len(shards)} tar files{said}")
-    split = _splits(shards, top, index, said)
-    _tables_beside(path, index, said)
+    split, by_folders = _splits(shards, top, index, said)
+    beside = _table_beside(path, index, said)
     labels, names, where = tar_labels(shards, index, split)
+    if beside and where == [f"labels are {IN_TABLES}"]:
+        said.append(f"{readable(beside)} beside the tars is read")
     said += where
     names = _listed_classes(Path(top), labels, names) if any(names) else (title,)
-    is_held, unused = _held_out(index, split, labels, said)
+    is_held, unused = _held_out(index, split, by_folders, labels, said)
 
     def make(side: bool) -> TarPictures:
         chosen = (is_held == side) & ~unused

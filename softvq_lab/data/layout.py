@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Classes', 'LABEL_KEYS', 'FILE_KEYS', 'TABLES', 'MOST_TABLE', 'class_name', 'classes_in', 'pick', 'tables_in',
-           'labels_of_table', 'read_table', 'in_order', 'looked_up', 'classes_of_table', 'Layout', 'unknown_classes',
-           'few', 'read_layout']
+           'TwoLabels', 'labels_of_table', 'read_table', 'in_order', 'looked_up', 'classes_of_table', 'Layout',
+           'unknown_classes', 'few', 'read_layout']
 
 # %% ../../nbs/data/04_layout.ipynb #e77ad7d2
 import csv
@@ -135,6 +135,10 @@ def _rows(name: str, data: bytes) -> list[dict]:
 MOST_TABLE = 2**28  # bytes
 
 
+class TwoLabels(str):
+    "In the place of a label where a table gives an image two: what is said of it."
+
+
 def labels_of_table(table, data: bytes) -> dict[str, str] | None:
     """Image -> label by the content `data` of a table; None where it has no columns for them.
 
@@ -153,16 +157,18 @@ def labels_of_table(table, data: bytes) -> dict[str, str] | None:
     file, label = pick(columns, FILE_KEYS), pick(columns, LABEL_KEYS)
     if not file or not label:
         return None
+    empty = (None, "")
+    pairs = [(r.get(file), r.get(label)) for r in rows]
+    pairs = [(str(f), str(v).strip()) for f, v in pairs if f not in empty and v not in empty]
     labels: dict[str, str] = {}
-    for name, value in ((str(r.get(file)), r.get(label)) for r in rows):
-        if value in (None, ""):
-            continue
-        if labels.setdefault(name, str(value).strip()) != str(value).strip():
-            raise ValueError(
-                f"{readable(table)} gives {readable(name)} two labels, {readable(labels[name])!r} "
-                f"and {readable(value)!r}. Leave one row for each image"
+    for (name, _), text in zip(pairs, _whole_numbers([text for _, text in pairs])):
+        first = labels.setdefault(name, text)
+        if first != text and not isinstance(first, TwoLabels):
+            labels[name] = TwoLabels(
+                f"{readable(table)} gives {readable(name)} two labels, {readable(first)!r} and "
+                f"{readable(text)!r}. Leave one row for each image"
             )
-    return _whole_numbers(labels)
+    return labels
 
 # %% ../../nbs/data/04_layout.ipynb #6afdedfb
 def read_table(folder) -> tuple[str, dict[str, str]] | None:
@@ -182,10 +188,10 @@ def read_table(folder) -> tuple[str, dict[str, str]] | None:
     return None
 
 
-def _whole_numbers(labels: dict[str, str]) -> dict[str, str]:
+def _whole_numbers(labels: list[str]) -> list[str]:
     "`labels` without the .0 that programs append to whole numbers, where all are numbers."
-    whole = {k: re.fullmatch(r"(\d+)(\.0*)?", v) for k, v in labels.items()}
-    return {k: m[1] for k, m in whole.items()} if all(whole.values()) else labels
+    whole = [re.fullmatch(r"(\d+)(\.0*)?", v) for v in labels]
+    return [m[1] for m in whole] if all(whole) else labels
 
 
 def in_order(labels) -> list[str]:
@@ -204,6 +210,8 @@ def _plain(path) -> str:
 def looked_up(labels: dict[str, str], files: list[str]) -> dict[str, str | None]:
     """File -> its label, None where the table has none: by its path, by its path without the first
     folder, or by its name where no two files share one; with its suffix or without.
+
+    A `ValueError` where the table gives one of them two labels.
     """
     labels = {_plain(k): v for k, v in labels.items()}
     names = [os.path.basename(f) for f in files]
@@ -213,7 +221,10 @@ def looked_up(labels: dict[str, str], files: list[str]) -> dict[str, str | None]
     def label(file: str) -> str | None:
         path = Path(file)
         keys = [path, Path(*path.parts[1:])] + [path.name] * unique + [path.stem] * bare
-        return next((labels[k] for k in map(_plain, keys) if k in labels), None)
+        found = next((labels[k] for k in map(_plain, keys) if k in labels), None)
+        if isinstance(found, TwoLabels):
+            raise ValueError(found)
+        return found
 
     return {f: label(f) for f in files}
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLS', 'LONGEST', 'IN_FOLDERS', 'IN_TABLES', 'NO_LABELS', 'label_text', 'label_in', 'TarImage', 'read_tar',
-           'labels_by_place', 'tar_labels']
+           'labels_by_place', 'label_members', 'tar_labels']
 
 # %% ../../nbs/data/06_tars.ipynb #26816454
 import json
@@ -223,14 +223,18 @@ def _by_tables(
     places, found = {n: posixpath.normpath(n) for n in names}, {}
     for table in sorted(tables, key=order):
         top = posixpath.dirname(posixpath.normpath(table))
-        below = {n: posixpath.relpath(p, top or ".") for n, p in places.items() if n not in found}
-        below = {n: p for n, p in below.items() if not p.startswith("..")}
+        under = {n: posixpath.relpath(p, top or ".") for n, p in places.items()}
+        under = {n: p for n, p in under.items() if not p.startswith("..")}
+        below = {n: p for n, p in under.items() if n not in found}
+        if under and not below:
+            left.add("tables of images that another table names", table)
+            continue
         try:
             labels = labels_of_table(f"{path}/{table}", tables[table])
+            given = looked_up(labels or {}, list(below.values()))
         except ValueError as e:  # matters where nothing else gives labels
             wrong.append(str(e))
             continue
-        given = looked_up(labels or {}, list(below.values()))
         given = {n: class_name(v) for n, p in below.items() if (v := given[p]) is not None}
         if not given:
             left.add("tables without columns file_name and label, or of other images", table)
@@ -381,7 +385,7 @@ def labels_by_place(
     return None
 
 # %% ../../nbs/data/06_tars.ipynb #e647b268
-def _written(index: dict) -> tuple[list[bytes], str, str] | None:
+def label_members(index: dict) -> tuple[list[bytes], str, str] | None:
     """(label of each image, b'' for none; which members gave it; which could have) of the label
     members.
     """
@@ -483,7 +487,7 @@ def tar_labels(
     def where(i):
         return (shards[index["shard"][i]], names[i])
 
-    if found := _written(index):
+    if found := label_members(index):
         return _of_members(found, split, where)
     table = [os.fsdecode(t) for t in index["table"].tolist()]
     found = labels_by_place(shards, index["shard"], names, split, table)
@@ -509,7 +513,7 @@ def tar_labels(
 
 # %% ../../nbs/data/06_tars.ipynb #7e623aef
 def _of_members(found: tuple, split: list[str], where) -> tuple:
-    "`tar_labels` by what `_written` found."
+    "`tar_labels` by what `label_members` found."
     values, members, unused = found
 
     def place(i):

@@ -312,7 +312,11 @@ class Generator(nn.Module):
                 f"draws {own[0]} tokens of width {own[1]}, and this tokenizer has {other[0]} of "
                 f"width {other[1]}"
             )
-        elif self.tokenizer_fingerprint not in ("", tokenizer.fingerprint):
+        elif self.tokenizer_fingerprint not in (
+            "",
+            tokenizer.fingerprint,
+            getattr(tokenizer, "rounded_from", ""),  # by whoever saved it in half precision
+        ):
             says = (
                 f"was trained on latents of tokenizer {self.tokenizer_fingerprint}, not of "
                 f"{tokenizer.fingerprint}"

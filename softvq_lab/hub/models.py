@@ -153,12 +153,13 @@ def _open(folder, kind: str) -> tuple[Path, dict]:
 
 # %% ../../nbs/hub/02_models.ipynb #fd379f22
 def _is_rounded(weights: dict, own: dict) -> bool:
-    """Is any of the weights in float16 or bfloat16?
+    """Are all weights that are numbers with a point in float16 or bfloat16?
 
     Then they are others than those of the stored fingerprint.
     """
     half = (torch.float16, torch.bfloat16)
-    return any(w.dtype in half and own[k].dtype not in half for k, w in weights.items())
+    kinds = {w.dtype for k, w in weights.items() if own[k].is_floating_point()}
+    return bool(kinds) and kinds <= {*half}
 
 
 def _build(folder, kind: str, make):
@@ -172,11 +173,13 @@ def _build(folder, kind: str, make):
     own = model.state_dict()
     weights = read_tensors(folder / "model.safetensors", own)
     fit_weights(model, weights, folder / "model.safetensors")
-    if model.fingerprint != info.get("fingerprint") and not _is_rounded(weights, own):
-        raise ValueError(
-            f"{folder}: config.json and model.safetensors do not belong together (fingerprint "
-            f"{model.fingerprint}, stored {info.get('fingerprint')})"
-        )
+    if model.fingerprint != (stored := info.get("fingerprint")):
+        if not _is_rounded(weights, own):
+            raise ValueError(
+                f"{folder}: config.json and model.safetensors do not belong together (fingerprint "
+                f"{model.fingerprint}, stored {stored})"
+            )
+        model.rounded_from = stored
     return model.eval()
 
 

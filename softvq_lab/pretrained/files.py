@@ -219,21 +219,27 @@ def _as_computed_with(state: dict[str, Tensor], own: dict[str, Tensor], source) 
     "`state` in the types of `own`; a `ValueError` where that would not be the same weights."
     cast = {}
     for name, t in state.items():
-        whole = not own[name].is_floating_point()
-        same = t.dtype == own[name].dtype
-        exact = whole and t.is_floating_point() and bool((t.double() == t.double().round()).all())
-        if not (same or t.dtype in FLOATS and (exact or not whole) or whole and not t.is_complex()):
-            kind = str(t.dtype).removeprefix("torch.")
+        dtype = own[name].dtype
+        if t.dtype == dtype:
+            cast[name] = t
+            continue
+        kind = str(t.dtype).removeprefix("torch.")
+        if t.is_complex() or dtype.is_floating_point and t.dtype not in FLOATS:
             raise ValueError(
                 f"{source}: {name} is in {kind}, which cannot be computed with. Save the weights "
                 "in float32, float16, bfloat16 or float64."
             )
-        if not same and t.dtype in FLOATS and not t.isfinite().all():
+        cast[name] = t.to(dtype)
+        if dtype.is_floating_point and not cast[name].isfinite().all():
             raise ValueError(
                 f"{source}: {name} is not finite: a number was too large for the type that it was "
-                "saved in. Save it in bfloat16 or float32."
+                "saved in, or is too large for float32. Save it in bfloat16 or float32."
             )
-        cast[name] = t.to(own[name].dtype)
+        if not dtype.is_floating_point and (cast[name].double() != t.double()).any():
+            whole = str(dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{source}: {name} is in {kind} and holds what {whole} cannot. Save it in {whole}."
+            )
     return cast
 
 

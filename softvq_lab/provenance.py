@@ -48,6 +48,7 @@ NO_NUMBERS = (  # modules and rooms from which no number comes
     "__init__",
     "_modidx",
     "cli",
+    "commands",
     "experiments",
     "explore",
     "locks",

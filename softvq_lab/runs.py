@@ -187,8 +187,8 @@ def refuse_if_trained(run: Run):
 @contextlib.contextmanager
 def holding(run: Run) -> Iterator[Lock]:
     """Within it this process has the run's lock: the one that it trains with, else one for a
-    moment. Only here is config.json or status.json written. A `ConfigError` where another process
-    has it.
+    moment. Only here is config.json or status.json written, but for the status of ranks, who share
+    the lock of the first. A `ConfigError` where another process has it.
     """
     try:
         lock = Lock(run.lock, brief=True).acquire()
@@ -259,7 +259,7 @@ def refuse_if_opened_anew(run: Run):
         return
     there = info["config"] if asked is None else asked
     differs = _differing(learned_settings(there), learned_settings(info["config"]))
-    if asked is None or differs:
+    if asked is None or differs:  # a rank reads its settings from the record
         names = ", ".join(f"{n}={b!r} (here {a!r})" for n, a, b in differs) or "other settings"
         raise ConfigError(
             f"{run.path} was opened by another process meanwhile, with {names}. Wait until that "
@@ -568,7 +568,8 @@ def _write_segment(run: Run, info: dict, new: dict, said: list[str]):
         record["segments"] = [*info.get("segments", []), segment]
         print(f"{run.path} goes on from step {done}, with differences:\n  " + "\n  ".join(said))
     if record != info:
-        if "config" in new:
+        asked = [learned_settings(r["config"]) for r in (info, record)]
+        if asked[0] != asked[1]:
             record["opened"] = secrets.token_hex(4)
         with writable(run.path), holding(run):
             write_json(run.path / "config.json", record)

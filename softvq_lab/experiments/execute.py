@@ -45,11 +45,12 @@ from ..provenance import accepted_kinds
 from ..registry import load_plugins
 from ..runs import Run, refuse_if_trained, take_over_run
 from ..settings.parse import flatten
+from ..settings.workflows import TRAINS
 from ..signals import Handlers, Preempted, let_go_of_terminal
 
 # %% ../../nbs/experiments/02_execute.ipynb #e417466b
 PREEMPTED = 75  # exit status: asked to stop, saved, try again later (EX_TEMPFAIL)
-TRAININGS = ("train", "train_generator")
+TRAININGS = tuple(TRAINS.values())
 ENDED = ("done", "failed")
 
 
@@ -447,8 +448,7 @@ def resume_job(folder, take_over: bool = False, plugins: str = "", accept: str =
     refuse_if_trained(run)
     of_this_call = {"run": str(folder), "plugins": plugins, "take_over": False, "accept": accept}
     with job.planning():
-        workflow = {"tokenizer": "train", "generator": "train_generator"}[run.kind]
-        job.plan(workflow, flatten(config) | of_this_call)
+        job.plan(TRAINS[run.kind], flatten(config) | of_this_call)
         return execute(job)
 
 # %% ../../nbs/experiments/02_execute.ipynb #6372b883

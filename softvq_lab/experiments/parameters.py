@@ -20,7 +20,7 @@ from ..core import ConfigError, read_json
 from ..locks import writable
 from ..provenance import located_settings
 from ..settings.parse import closest, flatten, parameters, parse
-from ..settings.workflows import WORKFLOWS, as_older_versions_did
+from ..settings.workflows import TRAINS, WORKFLOWS, as_older_versions_did
 
 # %% ../../nbs/experiments/00_parameters.ipynb #418e4bd4
 def assigned_names(source: str) -> list[str]:
@@ -135,7 +135,6 @@ def check_parameters(workflow: str, given: dict, folder: Path | None = None):
     return parse(WORKFLOWS[workflow], {**_of_the_run(workflow, given, folder), **given})
 
 
-_WORKFLOW_OF = {"tokenizer": "train", "generator": "train_generator"}  # of runs -> their workflow
 OF_A_CALL = (
     "run",
     "resume",
@@ -156,7 +155,7 @@ def _of_the_run(workflow: str, given: dict, folder: Path | None) -> dict[str, ob
             stored = as_older_versions_did(located_settings(place, info))
             sections = [v if isinstance(v, dict) else {k: v} for k, v in stored.items()]
             known = parameters(WORKFLOWS[workflow]).keys() - set(OF_A_CALL)
-            if _WORKFLOW_OF[info["kind"]] == workflow:
+            if TRAINS[info["kind"]] == workflow:
                 return {k: v for s in sections for k, v in s.items() if k in known}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # not a run of this version: told when it is opened

@@ -50,7 +50,7 @@ from softvq_lab.provenance import (
 from ..runs import ANYHOW, Run, list_runs
 from ..settings.parse import closest, config, flatten, parameters
 from ..settings.typed_text import read_typed_file
-from ..settings.workflows import WORKFLOWS, as_older_versions_did
+from ..settings.workflows import TRAINS, WORKFLOWS, as_older_versions_did
 
 # %% ../../nbs/experiments/04_sweep.ipynb #08002960
 def _one(value):
@@ -169,11 +169,7 @@ class SweepConfig:
             raise ValueError(f"it would make {jobs:,} jobs. At most {MOST_JOBS:,} are possible")
 
 
-STAGES = {
-    "tokenizer": "train",
-    "generator": "train_generator",
-    "evaluation": "evaluate",
-}  # stage -> workflow
+STAGES = TRAINS | {"evaluation": "evaluate"}  # stage -> workflow
 
 # %% ../../nbs/experiments/04_sweep.ipynb #e415f304
 def _mistakes(e: ValidationError, lines: dict[tuple, int]) -> list[str]:
@@ -500,21 +496,20 @@ class _Planner:
             return self.tasks.setdefault(d, task)
         alike = settings_digest(workflow, cfg, alike)
         new = Run(f"{self.root}/pool/{readable_name(workflow, cfg, given)}-{d[:8]}")
-        run, says = self.run_of(new, d, alike, stage, made)
-        job = given | ({"accept": self.accept} if run.path != new.path and says is None else {})
+        run, says, more = self.run_of(new, d, alike, stage, made)
         d = d if run.path == new.path else digest_of_run(run)
         self.about[d] = alike, flatten(cfg)
         task = Task(
             d,
             stage,
             workflow,
-            job | {"run": str(run.path)},
+            given | more | {"run": str(run.path)},
             str(run.path / "notebook.ipynb"),
             str(run.path),
             vary,
             before.id if before else "",
             run.status["state"] == "done" and not _is_job(run) and _is_measured(run, stage),
-            says or "",
+            says,
         )
         return self.tasks.setdefault(d, task)
 
@@ -525,21 +520,16 @@ class _Planner:
             which = ", ".join(f"{k}={v}" for k, v in vary.items())
             raise ConfigError(f"{self.sweep.name}, {stage} ({which}): {e}") from None
 
-    def run_of(
-        self, new: Run, d: str, alike: str, stage: str, made: dict
-    ) -> tuple[Run, str | None]:
-        """The run that a training works in, and what is said of an older one.
-
-        None is said of an older one that is taken because what differs was accepted.
-        """
+    def run_of(self, new: Run, d: str, alike: str, stage: str, made: dict) -> tuple[Run, str, dict]:
+        "The run that a training works in, what is said of an older one, and further parameters."
         if Job(new.path / "notebook.ipynb").info["state"] != "planned":  # it has begun there
-            return new, ""
+            return new, "", {}
         same = self.known.done.get(d)
         if same and _is_measured(same, stage):
-            return same, ""
+            return same, "", {}
         older = self.known.alike.get(alike, [])
         other, says = _older(older, stage, made, accepted_kinds(self.accept))
-        return (other, None) if other else (new, says)
+        return (other, "", {"accept": self.accept}) if other else (new, says, {})
 
 
 def _link(stage: str, before: Task | None) -> dict:

@@ -315,15 +315,16 @@ def check(site: Path = SITE) -> list[str]:
 
     Links and anchors that lead nowhere, and what would be loaded from elsewhere.
     """
-    pages = {}
+    site, pages = site.resolve(), {}
     for p in site.rglob("*.html"):
         pages[p] = _Links()
         pages[p].feed(p.read_text())
     wrong = {
-        _wrong(p, url, url in found.loads, pages, site)
+        _wrong(p, url, loaded, pages, site)
         for p, found in pages.items()
         if p.name != "404.html"  # its addresses begin at the server's root
-        for url in found.loads + found.links
+        for loaded, urls in ((True, found.loads), (False, found.links))
+        for url in urls
     }
     elsewhere = re.compile(r'url\(["\']?(https?:[^)"\']+)|@import ["\'](https?:[^"\']+)')
     for p in site.rglob("*.css"):

@@ -85,6 +85,8 @@ def _opened(folder: Path) -> "Run":
     "The run in `folder`; a `ConfigError` that says what is there instead."
     from softvq_lab.runs import Run, list_runs
 
+    if not folder.exists():
+        raise ConfigError(f"there is no run folder {folder} (looked in {folder.resolve()})")
     if folder.is_file():
         raise ConfigError(f"{folder} is a file. A run is a folder that holds a config.json.")
     if folder.is_dir() and not os.path.lexists(folder / "config.json"):
@@ -164,7 +166,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[NAME=VALUE]...",
-        help="settings; the notebook and softvq_lab.settings.sections explain them",
+        help="settings; the notebook and softvq_lab.settings.workflows explain them",
     ),
 ]
 Output = Annotated[
@@ -253,6 +255,16 @@ def _output(workflow: str, given: dict, root: Path, resume: bool) -> Path:
     return numbered(root / readable_name(workflow, cfg, given), resume) / "notebook.ipynb"
 
 # %% ../nbs/13_cli.ipynb #2e6e9982
+def _kind(folder: Path) -> str:
+    "The kind of the run in `folder`; empty where that does not say."
+    from softvq_lab.runs import Run
+
+    try:
+        return Run(folder).kind
+    except (OSError, ValueError, KeyError):
+        return ""  # a folder of diffusers, or a file that is named when it is opened
+
+
 @app.command()
 def evaluate(
     folder: Annotated[
@@ -279,6 +291,12 @@ def evaluate(
     words |= {"sampler": sampler, "sample_steps": steps, "sample_guidance": guidance}
     words |= {"temperature": temperature, "seed": seed}
     words = {k: v for k, v in words.items() if v is not None}
+    of_a_generator = [k for k in words if k not in ("run", "seed")]
+    if of_a_generator and _kind(folder) == "tokenizer":
+        raise ConfigError(
+            f"{folder} is a tokenizer, which draws no samples: leave out "
+            f"{', '.join(of_a_generator)}"
+        )
     if twice := sorted(given.keys() & words.keys()):
         raise ConfigError(f"{', '.join(twice)} is given twice.")
     raise typer.Exit(_execute("evaluate", given | words, output, False, detach, root))
@@ -332,15 +350,16 @@ def sweep(
 
     Equal runs of several sweeps run once.
     """
-    sweeps = _open_sweeps(files, root, accept)
-    if dry:
-        return _show_plan(sweeps)
     from softvq_lab.experiments.scheduler import drive, make_executor
 
     options = read_typed(slurm, "--slurm")[0] or {}
     if not isinstance(options, dict):
         raise ConfigError(f"--slurm {slurm!r}: options are written {{partition: gpu, gpus: 8}}.")
-    ok = drive(sweeps, make_executor(executor, jobs, options), retry, take_over=take_over)
+    where = make_executor(executor, jobs, options)
+    sweeps = _open_sweeps(files, root, accept)
+    if dry:
+        return _show_plan(sweeps)
+    ok = drive(sweeps, where, retry, take_over=take_over)
     for s in sweeps:
         tell(f"{s.folder}/sweep.json")
     raise typer.Exit(0 if ok else 1)
@@ -611,18 +630,18 @@ def resume(
 def stop(folder: Folder):
     """Ask a training to save and end (SIGTERM).
 
-    `resume` goes on with it, the driver of its sweep does not. A sweep's folder: its driver, which
-    asks all its local jobs.
+    `resume` goes on with it, the driver of its sweep does not. Of a sweep, give its folder: its
+    driver asks all its local jobs.
     """
     from softvq_lab.experiments.execute import Job
     from softvq_lab.experiments.execute import stop as stop_job
     from softvq_lab.experiments.sweep import read_report
-    from softvq_lab.runs import Run
 
     job = Job(folder / "notebook.ipynb")
     if stop_job(job, for_good=True):
         return typer.echo(f"process {job.info['pid']} was asked to save and end")
-    s = read_report(folder)["driver"] if (folder / "sweep.json").exists() else Run(folder).status
+    sweep = (folder / "sweep.json").exists()
+    s = read_report(folder)["driver"] if sweep else _opened(folder).status
     if s["state"] != "running":
         raise ConfigError(f"{folder} is not running ({s['state']})")
     if s["host"] != platform.node():

@@ -85,6 +85,12 @@ def _usage(e: UsageError, name: str) -> str:
     return f"{says}  (all that is possible: {getattr(e.ctx, 'command_path', name)} --help)"
 
 
+def _called(command, words: list[str] | None, name: str) -> str:
+    "What was called: the program, and its command where the first word is one."
+    first = next(iter(sys.argv[1:] if words is None else words), "")
+    return f"{name} {first}" if first in getattr(command, "commands", ()) else name
+
+
 def answer(app: typer.Typer, words: list[str] | None = None, name: str | None = None) -> int:
     """Run a command line, `words` or what this process was called with; returns the exit status.
 
@@ -100,7 +106,9 @@ def answer(app: typer.Typer, words: list[str] | None = None, name: str | None = 
         except UsageError as e:
             status = e.exit_code
             if e.format_message():  # without words the help has been shown instead
-                tell(printable(_usage(e, name or app.info.name)), sys.stderr)
+                tell(
+                    printable(_usage(e, _called(command, words, name or app.info.name))), sys.stderr
+                )
         except (ConfigError, Unreadable) as e:
             tell("\n".join(map(printable, str(e).splitlines())), sys.stderr)
             status = MISTAKE

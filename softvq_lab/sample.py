@@ -60,8 +60,11 @@ def check_request(r: Request, world: int, gpus: int):
     "A `ConfigError` where a launcher's `world` processes, or `gpus` GPUs, cannot do it."
     if not r.run.is_dir():
         raise ConfigError(f"{r.run} is not a folder (looked in {r.run.resolve()})")
-    if r.processes < 1:
-        raise ConfigError(f"--processes {r.processes} must be at least 1")
+    for name in ("samples", "batch", "processes"):
+        if getattr(r, name) < 1:
+            raise ConfigError(f"--{name} {getattr(r, name)} must be at least 1")
+    if r.out and (r.out / "config.json").exists():
+        raise ConfigError(f"--out {r.out} holds a run or a model. Give a folder for the samples.")
     if gpus and gpus < r.processes:
         raise ConfigError(
             f"--processes {r.processes} on a machine with {gpus} GPUs: one each; on several nodes "

@@ -25,6 +25,9 @@ COMMANDS = ("train", "sample", "execute", "run", "evaluate", "runs", "show", "co
 COMMANDS += ("stop", "sweep")
 
 
+TAU = Path(__file__).parents[1] / "sweeps" / "digits-tau.yaml"
+
+
 def call(*words, status=0) -> str:
     done = CliRunner().invoke(cli.app, list(map(str, words)), env={"COLUMNS": "160"})
     if done.exception and not isinstance(done.exception, SystemExit):
@@ -67,7 +70,7 @@ for words in (['--help'], ['runs', '--root', sys.argv[1]], ['stop', 'nowhere'], 
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0 and "tokenizer" in done.stdout and "not running" in done.stderr, (
+    assert done.returncode == 0 and "tokenizer" in done.stdout and "no run folder nowhere" in done.stderr, (
         done.stderr
     )
 
@@ -257,7 +260,7 @@ def test_words_that_no_command_has_are_one_line(monkeypatch, capsys, words):
         (("show", "nowhere"), "no run folder nowhere"),
         (("sweep", "nowhere.yaml"), "no sweep file nowhere.yaml"),
         (("resume", "nowhere"), "no run folder nowhere"),
-        (("stop", "nowhere"), "is not running"),
+        (("stop", "nowhere"), "no run folder nowhere"),
         (("run", "train", "lr=1e-3", "lr=1e-4"), "lr is given twice"),
         (("compare", "nowhere", "neither"), "nowhere, neither"),
         (("runs", "--root", __file__), "is a file"),
@@ -265,6 +268,16 @@ def test_words_that_no_command_has_are_one_line(monkeypatch, capsys, words):
         (("compare", __file__, "."), "is a file"),
         (("show", "."), "holds no config.json"),
         (("sweep", __file__), "line 1"),
+        (("sweep", TAU, "--dry", "--executor", "slurmm"), "possible are local and slurm"),
+        (("sweep", TAU, "--dry", "--slurm", "[gpu]"), "options are written"),
+        (
+            ("sweep", TAU, "--dry", "--executor", "slurm", "--slurm", "{partishun: x}"),
+            "Did you mean 'partition'?",
+        ),
+        (("execute", "train_generator"), "Give tokenizer_run=FOLDER"),
+        (("execute", "evaluate"), "Give run=FOLDER"),
+        (("sample", ".", "--samples", "-3"), "--samples -3 must be at least 1"),
+        (("sample", ".", "--batch", "0"), "--batch 0 must be at least 1"),
     ],
 )
 def test_a_mistake_is_a_message(words, says, tmp_path, monkeypatch):
@@ -273,6 +286,15 @@ def test_a_mistake_is_a_message(words, says, tmp_path, monkeypatch):
         call(*words)
     assert says in str(e.value)
     assert not any(tmp_path.iterdir())
+
+
+def test_words_for_samples_are_refused_where_none_are_drawn(trained):
+    tokenizer = trained / "tokenizer"
+    with pytest.raises(ConfigError, match="draws no samples: leave out sampler, sample_steps"):
+        call("evaluate", tokenizer, "--sampler", "heun", "--steps", 3)
+    with pytest.raises(ConfigError, match="holds a run or a model"):
+        call("sample", trained / "generator", "--samples", 2, "--out", tokenizer)
+    assert not list(tokenizer.glob("*.png"))
 
 
 def test_main_prints_the_message_and_no_traceback(monkeypatch, capsys):

@@ -427,7 +427,7 @@ def test_the_default_folder_is_found_again(trained, capsys, tmp_path):
     "arguments,says",
     [
         (["--count", "many"], "a valid integer"),
-        (["--count", "0"], "count=0"),
+        (["--count", "0"], "--samples 0 must be at least 1"),
         (["--sampler", "hoin"], "SiT has heun"),
         (["--steps", "0"], "at least 1"),
         (["--guidance", "x"], "a valid number"),

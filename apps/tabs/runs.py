@@ -183,7 +183,7 @@ def table(runs) -> str:
     "All runs; the name of each is a button."
     rows = overview(runs)
     if not rows:
-        return "<p>No run yet: start one below, or by <code>make demo</code>.</p>"
+        return "<p>No run yet: start one in the tab <i>Start</i>, or by <code>make demo</code>.</p>"
 
     def button(name):
         return Raw(f'<td><button data-run="{escape(name, True)}">{escape(name)}</button></td>')

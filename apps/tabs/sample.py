@@ -30,7 +30,6 @@ ABOUT = (
     "A generator turns noise into latent tokens, step by step, and the decoder paints them. "
     "Guidance pulls towards the class: higher is clearer and less varied; 1 is none."
 )
-EACH = "one of each class"
 NONE = (
     "**No generator for this tokenizer yet.** Train one: "
     "`papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`"
@@ -136,8 +135,8 @@ class Sample(Tab):
             self.steps: first.steps,
             self.temperature: gr.Slider(value=1, visible="temperature" in first.options),
             self.go: gr.Button(interactive=True),
-            self.samples: None,
-            self.message: "",
+            self.message: f"{plain(lens.run.name)} draws.",
+            **self.cleared(),
         }
 
     def emptied(self, message):
@@ -145,9 +144,13 @@ class Sample(Tab):
         return {
             self.label: gr.Dropdown(choices=[], value=[]),
             self.go: gr.Button(interactive=False),
-            self.samples: None,
             self.message: message,
+            **self.cleared(),
         }
+
+    def cleared(self):
+        "Nothing that another generator has drawn stays; without `drawn`, nothing is near it."
+        return {self.samples: None, self.strip: None, self.drawn: None}
 
     def on_sampler(self, name, sampler):
         try:
@@ -252,7 +255,8 @@ class Sample(Tab):
     def wire_settings(self):
         ctx, seed, steps, temperature = self.ctx, self.seed, self.steps, self.temperature
         settings = [self.label, self.guidance, self.low, self.high, self.sampler]
-        shown = [seed, *settings, steps, temperature, self.go, self.samples, self.message]
+        shown = [seed, *settings, steps, temperature, self.go, self.message]
+        shown += [self.samples, self.strip, self.drawn]
         changes = [ctx.run.change, ctx.tab.change]
         gr.on(changes, self.on_run, [ctx.run, ctx.tab, ctx.seed, self.view], shown, **QUIET)
         asked = [ctx.run, self.sampler]
@@ -268,8 +272,7 @@ def says(e: Exception) -> str:
 
 def labels(chosen) -> list[str]:
     "The chosen classes; none: all in turn."
-    chosen = [chosen] if isinstance(chosen, str) else chosen or []
-    return [] if chosen == [EACH] else chosen
+    return [chosen] if isinstance(chosen, str) else chosen or []
 
 
 def settings(lens, sampler, steps, seed, temperature, low, high) -> dict:

@@ -44,8 +44,8 @@ from softvq_lab.locks import (
 from ..provenance import accepted_kinds
 from ..registry import load_plugins
 from ..runs import Run, refuse_if_trained, take_over_run
-from ..settings.parse import flatten
-from ..settings.workflows import TRAINS
+from ..settings.parse import flatten, parameters
+from ..settings.workflows import TRAINS, WORKFLOWS
 from ..signals import Handlers, Preempted, let_go_of_terminal
 
 # %% ../../nbs/experiments/02_execute.ipynb #e417466b
@@ -364,6 +364,17 @@ def stop(job: Job, for_good: bool = False) -> bool:
     return True
 
 
+def _refuse_defaults_that_are_not_there(workflow: str, given: dict):
+    "A `ConfigError` for a run that nobody named and that has not its usual name either."
+    for name in ("tokenizer_run", "run"):
+        usual = parameters(WORKFLOWS[workflow]).get(name)
+        if name not in given and usual and not Path(usual).exists():
+            raise ConfigError(
+                f"{workflow} needs {name}: which run? There is no {usual} (looked in "
+                f"{Path(usual).resolve()}), its default. Give {name}=FOLDER"
+            )
+
+
 @contextlib.contextmanager
 def _planned(workflow: str, output, resume: bool, parameters: dict) -> Iterator[Job]:
     """A planned job, after everything that can be checked was.
@@ -379,6 +390,7 @@ def _planned(workflow: str, output, resume: bool, parameters: dict) -> Iterator[
     if workflow in TRAININGS:
         parameters = {"run": str(job.output.parent)} | parameters
     config = check_parameters(workflow, parameters)
+    _refuse_defaults_that_are_not_there(workflow, parameters)
     if workflow == "train":
         preflight(config.tokenizer, config.loss)
     if parameters.pop("take_over", False):

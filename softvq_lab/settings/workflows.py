@@ -80,7 +80,7 @@ PAPER_MAR = dict(
 # %% ../../nbs/settings/03_workflows.ipynb #c7503a60
 def as_older_versions_did(config: dict) -> dict:
     """The settings of a run (sections of settings, as in its config.json), with those that its
-    version did not have yet as that version acted (`config.OLDER`). Nothing is changed in place.
+    version did not have yet as that version acted (`sections.OLDER`). Nothing is changed in place.
     """
     optim = config.get("optim")
     return config | {"optim": OLDER | optim} if isinstance(optim, dict) else config

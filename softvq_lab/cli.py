@@ -621,8 +621,12 @@ def resume(
     "Go on with a run that was stopped, killed or preempted."
     from softvq_lab.experiments.execute import Job, resume_job
 
+    job = Job(folder / "notebook.ipynb")
+    s = _opened(folder).status if folder.is_dir() else {"state": "unknown"}
+    if s["state"] == "done" and job.info["state"] in ("done", "planned"):  # planned: no job
+        return tell(f"{folder} is done: step {s.get('step')} of {s.get('steps', '?')}")
     status = resume_job(folder, take_over, plugins, accept)
-    _tell_end(Job(folder / "notebook.ipynb"))
+    _tell_end(job)
     raise typer.Exit(status)
 
 # %% ../nbs/13_cli.ipynb #7c1b5d09

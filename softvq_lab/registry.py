@@ -95,9 +95,8 @@ def registered(kind: str) -> dict[str, Callable]:
     return _registered[kind]
 
 # %% ../nbs/05_registry.ipynb #566dfae9
-sys.modules.setdefault(
-    "softvq_lab.plugins", sys.modules[__name__]
-)  # its name in plug-ins of older runs
+# plug-ins of older runs import it by the name that it had
+sys.modules.setdefault("softvq_lab.plugins", sys.modules[__name__])
 
 
 def load_plugins(more: str = ""):

@@ -70,9 +70,11 @@ for words in (['--help'], ['runs', '--root', sys.argv[1]], ['stop', 'nowhere'], 
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0 and "tokenizer" in done.stdout and "no run folder nowhere" in done.stderr, (
-        done.stderr
-    )
+    assert (
+        done.returncode == 0
+        and "tokenizer" in done.stdout
+        and "no run folder nowhere" in done.stderr
+    ), done.stderr
 
 
 def test_runs_show_and_compare_read_the_folders(trained, tmp_path):
@@ -286,6 +288,12 @@ def test_a_mistake_is_a_message(words, says, tmp_path, monkeypatch):
         call(*words)
     assert says in str(e.value)
     assert not any(tmp_path.iterdir())
+
+
+def test_what_is_done_is_not_done_again(trained):
+    before = {p: p.stat().st_mtime_ns for p in (trained / "tokenizer").rglob("*") if p.is_file()}
+    assert "is done: step 40 of 40" in call("resume", trained / "tokenizer")
+    assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
 def test_words_for_samples_are_refused_where_none_are_drawn(trained):

@@ -314,10 +314,9 @@ def test_parameter_counts_are_the_papers(preset, millions):
 
 @pytest.mark.parametrize("kind", ["axial", "mixed"])
 def test_rotary_positions_are_the_published_ones(kind):
-    """Against the formula of RoPE-ViT (Heo et al.
+    """Against the formula of RoPE-ViT (Heo et al. 2024), which the released code uses.
 
-    2024), which the released code uses: adjacent channels are a complex number, turned by x and y
-    of the patch.
+    Adjacent channels are a complex number, turned by x and y of the patch.
     """
     from timm.layers import apply_rot_embed_cat
 

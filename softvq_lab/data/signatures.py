@@ -130,8 +130,7 @@ def reading_archive(path, kind: str, helps: str = "fetch or write it again"):
     one).
 
     Whatever these raise about the file's content becomes one `ValueError` that names it; they raise
-    errors of
-    many kinds, those of their decompressors among them. Only such calls belong inside.
+    errors of many kinds, those of their decompressors among them. Only such calls belong inside.
 
     Args:
         path: the file

@@ -476,8 +476,8 @@ def tar_labels(
 
     Returns:
         Label numbers (N), -1 for images of a test split without labels; names of the classes (''
-        alone: no
-        labels); and in words where they were found. A `ValueError` names images without a label.
+        alone: no labels); and in words where they were found. A `ValueError` names images without
+        a label.
     """
     names, split = (
         [os.fsdecode(n) for n in index["name"].tolist()],

@@ -30,8 +30,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Structural similarity of each image (Wang et al. 2004), by torchmetrics: 1 for equal images.
 
     The formula takes intensities from 0, so images are brought to [0, 1] (data range 1). The mean
-    is
-    over windows that lie within the image, as in the authors' code: no border is mirrored.
+    is over windows that lie within the image, as in the authors' code: no border is mirrored.
 
     Args:
         x: images (B, 3, H, W) in [-1, 1], at least 11 x 11 pixels, else a `ValueError`

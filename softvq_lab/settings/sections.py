@@ -773,9 +773,9 @@ class GeneratorConfig:
 
 @config
 class RepaConfig:
-    """Alignment of a layer of the generator with a teacher's features (REPA, Yu et al.
+    """Alignment of a layer of the generator with a teacher's features.
 
-    2024, arXiv 2410.06940).
+    REPA: Yu et al. 2024, arXiv 2410.06940.
     """
 
     align: Annotated[str, Choice("teacher", ("none", "reference", "dinov2", "clip", "eva02"))] = (

@@ -231,9 +231,9 @@ class ReferenceFeatures(ReferenceMaps):
 
 # %% ../../nbs/training/02_discriminators.ipynb #73c14c0e
 class PatchGAN(nn.Module):
-    """Logits (B, n) of overlapping patches (Isola et al.
+    """Logits (B, n) of overlapping patches (Isola et al. 2017).
 
-    2017; three layers of 64, 128, 256 channels as in VQGAN).
+    Three layers of 64, 128, 256 channels, as in VQGAN.
     """
 
     def __init__(self, width: int = 64, layers: int = 3):

@@ -33,7 +33,7 @@ def _flush(folder: Path):
         finally:
             os.close(fd)
 
-
+# %% ../nbs/06_checkpoints.ipynb #b7aa9e39
 def save_checkpoint(
     root,
     step: int,
@@ -75,7 +75,7 @@ def save_checkpoint(
             shutil.rmtree(old, ignore_errors=True)
     return final
 
-
+# %% ../nbs/06_checkpoints.ipynb #61dfb33c
 def steps_of(root) -> list[Path]:
     """Checkpoint folders under `root`, oldest first.
 

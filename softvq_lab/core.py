@@ -164,7 +164,7 @@ def _too_deep(data: bytes, value) -> bool:
         level = [x for v in inner for x in v if isinstance(x, dict | list)]
     return bool(level)
 
-
+# %% ../nbs/00_core.ipynb #84843eb6
 def read_json(path, schema: type[Entries] | None = None) -> dict:
     """The JSON object in `path`, whose entries have the types of `schema`.
 

@@ -71,7 +71,7 @@ def this_process() -> dict[str, object]:
     me = psutil.Process()
     return {"host": platform.node(), "pid": me.pid, "created": me.create_time()}
 
-
+# %% ../nbs/02_locks.ipynb #7499bbe0
 def meeting_place() -> str | None:
     """Where the ranks that train together meet, the same for all of them; None for a process that
     trains alone.
@@ -154,7 +154,7 @@ def _probe(path) -> str:
     finally:
         os.close(fd)
 
-
+# %% ../nbs/02_locks.ipynb #4342ab5a
 def _alive(file, said: dict, how: str) -> bool:
     "Is the owner that `file` names alive, where the kernel does not hold its lock?"
     if said.get("released"):
@@ -197,7 +197,7 @@ def _locked(path) -> tuple[int, str]:
                 raise
     raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(path))
 
-
+# %% ../nbs/02_locks.ipynb #049f2feb
 def _said_now(path) -> dict:
     "What the file of a lock that is held says: its owner writes it a moment after taking it."
     for _ in range(10):
@@ -523,7 +523,7 @@ def writable(path):
             "folder that can be written"
         ) from None
 
-
+# %% ../nbs/02_locks.ipynb #79199015
 def sweep_up(folder, *patterns: str, older: float = 0.0):
     """Remove what writers that were killed have left in `folder`: all of it for whoever holds its
     lock, for others what is `older` (seconds).

@@ -108,7 +108,7 @@ def is_headline(name: str, said: Declared | None = None) -> bool:
     m = find_metric(name, said)
     return bool(m and m.headline)
 
-
+# %% ../nbs/04_metrics.ipynb #dc4b6a65
 def leading(names: Iterable[str], said: Declared | None = None) -> str:
     """By which of `names` a table is ranked: the first headline of the registry, then of `said`,
     then the first with a direction; '' where there is none.

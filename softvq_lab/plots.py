@@ -68,7 +68,7 @@ class PngWithin(MimetypeRenderer):
         self.works = png is not None
         return {"image/png": base64.b64encode(png).decode()} if png else {}
 
-
+# %% ../nbs/09_plots.ipynb #7c853c20
 def static_fallback():
     """Keep figures as data, and as PNG too where a Chromium can draw it: for notebooks read outside
     JupyterLab.
@@ -146,7 +146,7 @@ def class_colours(labels: list[str]) -> dict[str, str]:
         )
     )
 
-
+# %% ../nbs/09_plots.ipynb #b15ea558
 def latent_map(
     maps: dict[str, np.ndarray],
     labels: list[str],

@@ -91,7 +91,7 @@ def code_record() -> dict[str, str]:
         pass  # a cache that cannot be written costs a second
     return found
 
-
+# %% ../nbs/07_provenance.ipynb #e6606810
 def code_hash(rooms=None) -> str:
     "Eight hex digits of the library's sources, or of some `rooms` of it."
     known = code_record()
@@ -138,7 +138,7 @@ def _file_of(thing) -> Path | None:
     file = getattr(sys.modules.get(_module_of(thing)), "__file__", None)
     return Path(file).resolve() if file else None
 
-
+# %% ../nbs/07_provenance.ipynb #9b82bd32
 def plugin_record(settings: dict) -> dict[str, str]:
     """What of the flat `settings` is of a plug-in ('quantizer mine'), and the files that they name
     -> hash of the source.
@@ -200,7 +200,7 @@ def _data_difference(there: dict, now: dict) -> str:
 
     return contents_difference(there, now)
 
-
+# %% ../nbs/07_provenance.ipynb #6a56271a
 COMPARE = {
     "data": _data_difference,
     "classes": _classes_difference,
@@ -265,7 +265,7 @@ def _same_path(name: str, a, b) -> bool:
 
     return name in PATHS and strings and plain(a) == plain(b)
 
-
+# %% ../nbs/07_provenance.ipynb #e1531b0b
 def steps_note(was: int, new: int, done: int, schedule: str) -> str:
     """What another number of steps means for a run that is at step `done`; a `ConfigError` when it
     is behind that.
@@ -336,7 +336,7 @@ def _located_setting(name: str, value, folder, root: str):
         return value if value in LATENTS else there
     return located(folder, root, value)
 
-
+# %% ../nbs/07_provenance.ipynb #9b191ffd
 def located_settings(folder, info: dict) -> dict:
     """The config in the record `info` of the run in `folder`, with its paths as they are to be read
     here.

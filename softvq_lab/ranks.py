@@ -84,7 +84,7 @@ class WholeStep:
     def forget(self):
         "Drop what was kept of the parts of a step; called when the step is over, or broke off."
 
-
+# %% ../nbs/01_ranks.ipynb #8213088c
 class StepMean(WholeStep, nn.Module):
     """The mean of a tensor over a step, in value and gradient what one process with the uncut batch
     computes. A subclass may define `arrived`.

@@ -66,7 +66,7 @@ def register(
 
     return keep
 
-
+# %% ../nbs/05_registry.ipynb #25a6c0cc
 def _declaration(kind: str, name: str, better: str | None, about: dict) -> Metric | None:
     if better is None and not about:
         return None
@@ -124,7 +124,7 @@ def load_plugins(more: str = ""):
 def _installed() -> tuple[str, ...]:
     return tuple(e.module for e in entry_points(group="softvq_lab.registry"))
 
-
+# %% ../nbs/05_registry.ipynb #15e61507
 def _load(name: str):
     if name in _loaded:
         return
@@ -196,7 +196,7 @@ def _on_path(name: str) -> list[Path]:
         *_sources([file.parent.parent if spec.submodule_search_locations else file.parent], name),
     ]
 
-
+# %% ../nbs/05_registry.ipynb #8dca378a
 def _imported(file: Path) -> list[Path]:
     "The files that a Python file imports, without those of Python and of installed packages."
     try:

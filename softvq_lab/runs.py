@@ -216,7 +216,7 @@ def take_over_run(run: Run):
     if status["state"] == "running":
         run.set_status("interrupted")
 
-
+# %% ../nbs/08_runs.ipynb #221aaf83
 def _tell(run: Run, error: BaseException, first: bool, lock: Lock | None):
     "Note how training ended, unless that was told already or is another process's to tell."
     try:
@@ -248,7 +248,7 @@ def mark_of(run: Run) -> str | None:
     """
     return _opened.get(os.path.realpath(run.path), (os.environ.get(OPENED), {}))[0]
 
-
+# %% ../nbs/08_runs.ipynb #f6801f49
 def refuse_if_opened_anew(run: Run):
     """A `ConfigError` where another process has opened the run with other settings since this one
     did.
@@ -266,7 +266,7 @@ def refuse_if_opened_anew(run: Run):
             "one has ended and open it again, or give another run folder"
         )
 
-
+# %% ../nbs/08_runs.ipynb #422817e2
 @contextlib.contextmanager
 def at_work(run: Run):
     """Within it this process (of several ranks: the first) alone trains the run.
@@ -349,7 +349,7 @@ def read_metrics(run: Run) -> list[dict]:
     """
     return [row for _, row in _logged(run, MOST_LOGGED)]
 
-
+# %% ../nbs/08_runs.ipynb #cb58b7b6
 def trim_metrics(run: Run, step: int):
     "Forget what was logged after `step`."
     if (run.path / "metrics.jsonl").is_file():
@@ -403,7 +403,7 @@ def learned_settings(config: dict) -> dict[str, object]:
         if k not in ANYHOW
     }
 
-
+# %% ../nbs/08_runs.ipynb #1586f41f
 def _differing(*settings: dict) -> list[tuple]:
     "(name, its value in each of `settings`, None where it is not there) where they differ."
     rows = [
@@ -411,7 +411,7 @@ def _differing(*settings: dict) -> list[tuple]:
     ]
     return [r for r in rows if any(v != r[1] for v in r[2:])]
 
-
+# %% ../nbs/08_runs.ipynb #a627b3ce
 def open_run(
     path,
     kind: str,
@@ -453,7 +453,7 @@ def open_run(
             _opened[os.path.realpath(run.path)] = info.get("opened"), info["config"]
     return run
 
-
+# %% ../nbs/08_runs.ipynb #79059c58
 def _check_free(run: Run, resume: bool):
     "A `ConfigError` where the run of another process is at work, or is not to be gone on with."
     status = run.status
@@ -530,7 +530,7 @@ def go_on(run: Run, config: dict, extra: dict, accept: str, defaults: dict) -> R
     _write_segment(run, info, extra | {"config": config, "root": os.getcwd()}, said)
     return run
 
-
+# %% ../nbs/08_runs.ipynb #216d5cd6
 def _with_named_plugins(config: dict, there: dict) -> dict:
     """`config` with the plug-ins that the record names, where it names none: who resumes may have
     loaded them by other means.
@@ -574,7 +574,7 @@ def _write_segment(run: Run, info: dict, new: dict, said: list[str]):
         with writable(run.path), holding(run):
             write_json(run.path / "config.json", record)
 
-
+# %% ../nbs/08_runs.ipynb #cb779623
 def made_of(run: Run) -> dict:
     "What a run says it is made of besides its settings; {} where it does not."
     try:
@@ -624,7 +624,7 @@ def list_runs(root, unreadable: bool = False) -> list[Run]:
             found.append((created, run.name, run))
     return [r for *_, r in sorted(found, key=lambda f: f[:2], reverse=True)]
 
-
+# %% ../nbs/08_runs.ipynb #edf646b5
 def _claims_to_be_a_run(run: Run) -> bool:
     """Is a config.json that cannot be used perhaps one of ours?
 
@@ -719,7 +719,7 @@ def differences(runs: list[Run]) -> list[tuple]:
     """
     return _differing(*map(_facts, runs))
 
-
+# %% ../nbs/08_runs.ipynb #8fdf0037
 def _facts(run: Run) -> dict[str, object]:
     "What `differences` compares: of a run whose config.json cannot be used, why."
     try:

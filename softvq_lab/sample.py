@@ -55,7 +55,7 @@ class Request:
         names = ("classes", "sampler", "steps", "guidance", "interval", "schedule", "seed")
         return {k: getattr(self, k) for k in names} | self.options
 
-
+# %% ../nbs/11_sample.ipynb #05994d49
 def check_request(r: Request, world: int, gpus: int):
     "A `ConfigError` where a launcher's `world` processes, or `gpus` GPUs, cannot do it."
     if not r.run.is_dir():

@@ -57,7 +57,7 @@ class Handlers:
     def handle(self, number, frame):
         raise NotImplementedError
 
-
+# %% ../nbs/03_signals.ipynb #cbe322c1
 class Requests(Handlers):
     """Within it, SIGTERM, SIGUSR2, SIGHUP and the first SIGINT are noted in `asked` instead of
     ending the process.

@@ -105,7 +105,7 @@ def _tokenizer_of(run: Run, written: str) -> str:
     except ValueError:
         return written
 
-
+# %% ../nbs/10_train.ipynb #de7be779
 def _without_code(config):
     """A folder names the plug-ins that its run was made with, and never brings them: whoever goes
     on with it says so.
@@ -148,7 +148,7 @@ def _data_of(tokenizer_run: str) -> DataConfig:
             "tokenizer)"
         ) from None
 
-
+# %% ../nbs/10_train.ipynb #718805d5
 def identity_of(config: TrainConfig | TrainGeneratorConfig, images: ImageData) -> dict:
     """What a run is made of besides its settings (see `softvq_lab.provenance`): images, classes,
     tokenizer, plug-ins, pretrained files, sources of the library.
@@ -189,7 +189,7 @@ def prepare(config: TrainConfig | TrainGeneratorConfig, folder, images: ImageDat
         identity=identity_of(config, images),
     )
 
-
+# %% ../nbs/10_train.ipynb #eec0b0df
 def _start_of(run: Run, start_from: str) -> Tokenizer | None:
     """The tokenizer that training starts from; None where there is none, or where it is gone and a
     checkpoint holds what became of it.
@@ -219,7 +219,7 @@ def _behind(run: Run, folder: str) -> Tokenizer:
             f"now: softvq-lab run train_generator run={run.path} tokenizer_run=FOLDER --resume"
         ) from None
 
-
+# %% ../nbs/10_train.ipynb #33ff1559
 def make_task(
     run: Run, config: TrainConfig | TrainGeneratorConfig, images: ImageData | None = None
 ) -> Task:
@@ -254,7 +254,7 @@ def make_task(
         training_view(images, config.data, seed),
     )
 
-
+# %% ../nbs/10_train.ipynb #15a213eb
 def train_here(run: Run, images: ImageData | None = None):
     "Train a prepared run in this process, from its newest checkpoint if it has one."
     config = load_config(run)
@@ -305,7 +305,7 @@ def launcher(run: Run, config, endpoint: str = "") -> list[str]:
         str(run.path),
     ]
 
-
+# %% ../nbs/10_train.ipynb #47e97039
 def _everywhere(run: Run, config) -> list[str]:
     """The launcher of this machine, or by srun those of all nodes of the Slurm allocation that this
     process is in.
@@ -340,7 +340,7 @@ def _die_with_parent():
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
-
+# %% ../nbs/10_train.ipynb #2a0196f8
 def launch(run: Run, images: ImageData | None = None):
     """Train a prepared run with as many processes as its settings say; returns when training has
     ended. Raises `RuntimeError` with the last lines of train.log when it failed.
@@ -387,7 +387,7 @@ def launch(run: Run, images: ImageData | None = None):
     if p.returncode:
         _explain(run, p.returncode, before)
 
-
+# %% ../nbs/10_train.ipynb #9dcb8621
 class _Asked(Requests):
     SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 
@@ -432,7 +432,7 @@ def _follow(p: subprocess.Popen, run: Run, steps: int, requests: Requests, ask):
                 return
             time.sleep(0.3)
 
-
+# %% ../nbs/10_train.ipynb #1c7f531d
 def _explain(run: Run, code: int, before: str):
     """Raise what ended the ranks: what they said themselves, unless the status is that of `before`
     they began.

@@ -105,7 +105,7 @@ def contents(images: ImageData) -> dict:
         _known[images] = _contents(images)
     return _known[images]
 
-
+# %% ../../nbs/data/08_contents.ipynb #64d38c69
 def _contents(images: ImageData) -> dict:
     counts = [len(images.train), len(images.heldout)]
     if is_drawn(images):

@@ -97,7 +97,7 @@ def _polygon(kind: str) -> list[complex]:
     n = {"triangle": 3, "square": 4, "pentagon": 5}[kind]
     return [turn(n, i) for i in range(n)]
 
-
+# %% ../../nbs/data/09_datasets.ipynb #1c2b7553
 def draw_scene(kind: str, size: int, seed: int) -> Image.Image:
     """One scene of a `kind` of SHAPES at `size` x `size` pixels; equal seeds draw the same scene at
     every size.
@@ -221,7 +221,7 @@ class WithMirrors(Dataset):
         x, y = self.data[index % len(self.data)]
         return (x.flip(-1) if index >= len(self.data) else x), y
 
-
+# %% ../../nbs/data/09_datasets.ipynb #15f470c3
 def training_view(images: ImageData, cfg: DataConfig, seed: int) -> Dataset:
     "The training split as `cfg` wants it seen: itself, or `Augmented`."
     return (
@@ -286,7 +286,7 @@ def describe_data(images: ImageData, sample: int = 64) -> str:
         + [f"  {b}" for b in broken[:10]]
     )
 
-
+# %% ../../nbs/data/09_datasets.ipynb #81b2d2bd
 def _picture_size(pictures: Pictures, i: int) -> tuple[int, int] | str:
     "Width and height of a picture as it is seen, or what is wrong with it."
     try:

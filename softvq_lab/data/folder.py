@@ -143,7 +143,7 @@ class Pictures(Dataset):
             self.broken.check()  # in whichever process it is: a loader hands the error on
         raise ValueError(f"none of {len(self)} images can be read, from {self.name(i)} on")
 
-
+# %% ../../nbs/data/05_folder.ipynb #45ef76bf
 class LocatedPictures(Pictures, ABC):
     "Pictures of which it can be said where their bytes lie, so that splits can be compared."
 
@@ -283,7 +283,7 @@ def _copies(train: LocatedPictures, held: LocatedPictures) -> tuple[list[int], i
 
     return [j for j, i in pairs if same(j, i)], len(pairs)
 
-
+# %% ../../nbs/data/05_folder.ipynb #93ae0263
 def _linked(splits: list[LocatedPictures]) -> list[str]:
     """Says which pictures of one or two splits are the same files; a `ValueError` where both splits
     are.

@@ -138,7 +138,7 @@ def _grey(image: Image.Image, white_is_zero: bool = False) -> Image.Image:
     a = a.clip(0, 255).astype(np.uint8)
     return Image.fromarray(255 - a if white_is_zero else a)
 
-
+# %% ../../nbs/data/00_images.ipynb #a54acd36
 def _has_16_bit_colours(image: Image.Image) -> bool:
     "Will PIL keep only the upper halves of its 16-bit colours? Known before the image is loaded."
     deep = re.compile(r"^(L|LA|RGB|RGBA|RGBa|RGBX|CMYK);16[BLN]")
@@ -170,7 +170,7 @@ def orientation(image: Image.Image) -> int:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
-
+# %% ../../nbs/data/00_images.ipynb #086ace13
 def upright(image: Image.Image) -> Image.Image:
     "The image as it is meant to be seen: turned by its EXIF tag."
     image.load()
@@ -192,7 +192,7 @@ def upright(image: Image.Image) -> Image.Image:
     image.info = {k: v for k, v in image.info.items() if k not in says}  # it is turned once
     return image
 
-
+# %% ../../nbs/data/00_images.ipynb #518f242a
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image as 8-bit RGB: upright by its EXIF tag, alpha over white, LAB as sRGB, deep
     greys scaled.

@@ -114,7 +114,7 @@ def _rows_of_json(value) -> list[dict]:
         if pair(x) or isinstance(x, dict)
     ]
 
-
+# %% ../../nbs/data/04_layout.ipynb #352f22e0
 def _rows(name: str, data: bytes) -> list[dict]:
     text, kind = data.decode("utf-8-sig"), suffix_of(name)
     if kind == ".jsonl":
@@ -228,7 +228,7 @@ def looked_up(labels: dict[str, str], files: list[str]) -> dict[str, str | None]
 
     return {f: label(f) for f in files}
 
-
+# %% ../../nbs/data/04_layout.ipynb #d2d61930
 def classes_of_table(root, below: str, found: Classes) -> tuple[Classes, str] | None:
     """The files of `found` sorted by the table of labels in their only folder, in `root/below` or,
     for a split, in `root`, and which table it was; None where there is none.
@@ -456,7 +456,7 @@ def _refuse_other_spellings(root: Path, folders: list[str]):
             f"{splits[other]}, or, if they are classes, leave these words out of their names"
         )
 
-
+# %% ../../nbs/data/04_layout.ipynb #e9171727
 def _splits_inside(found: Classes) -> tuple[Classes, Classes, list[str]] | None:
     """Training and held-out files, and the splits that are not used, where every class folder holds
     folders of splits and nothing else.

@@ -66,7 +66,7 @@ def _jpeg(data: bytes, keep: bool) -> bytes:
         at = end
     return b"".join([*kept, data[at:]])
 
-
+# %% ../../nbs/data/03_reading.ipynb #3337bcc2
 def _tiff(data: bytes, keep: bool) -> bytes:
     order = "little" if data[:2] == b"II" else "big"
     at = int.from_bytes(data[4:8], order)
@@ -112,7 +112,7 @@ def _bytes(file) -> bytes:
     with open(file, "rb") as f:
         return f.read(MOST_BYTES)
 
-
+# %% ../../nbs/data/03_reading.ipynb #ba622697
 def read_picture(file, use=to_rgb, formats=None, most: int | None = None):
     """`use` of the image in a file, its pixels by default: 8-bit RGB, upright.
 

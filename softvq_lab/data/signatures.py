@@ -25,6 +25,7 @@ _PICKLE = (
 )
 _HEIF = "Save it as JPEG or PNG first, for example: heif-convert IN.heic OUT.png"
 
+# %% ../../nbs/data/02_signatures.ipynb #b36b85d2
 SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (rb"$", "empty", "Fetch or write it again."),
     (rb"\0+$", "nothing but zeros", "Fetch it again: the transfer or the disk failed."),
@@ -123,7 +124,7 @@ def what_it_is(path, unless: str = "\0") -> str:
         return ""
     return f" is {kind}. {helps}".rstrip()
 
-
+# %% ../../nbs/data/02_signatures.ipynb #63bbc70c
 @contextmanager
 def reading_archive(path, kind: str, helps: str = "fetch or write it again"):
     """Around calls of a library that reads the archive at `path` (a zip, a tar, NumPy's arrays in

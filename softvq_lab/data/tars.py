@@ -122,7 +122,7 @@ def _label_member(data: bytes, kind: str) -> str | None:
         return None
     return text or None
 
-
+# %% ../../nbs/data/06_tars.ipynb #4c61534e
 def _target(member: tarfile.TarInfo) -> str:
     "The name of the member that a link means."
     if member.islnk():
@@ -261,7 +261,7 @@ def _add_image(m: tarfile.TarInfo, found: dict, links: dict, left: LeftOut) -> N
     elif m.isreg():
         found[m.name] = (m.offset_data, m.size)
 
-
+# %% ../../nbs/data/06_tars.ipynb #ca8f661f
 def read_tar(path: str, left: LeftOut, wrong: list[str] | None = None) -> list[TarImage]:
     """The images in a tar, with the texts of their labels; what is left out is counted in `left`,
     tables that cannot be read are named in `wrong`. A `ValueError` says that the tar is damaged.

@@ -187,7 +187,7 @@ def generator_table(lengths=LENGTHS, kinds=("sit", "dit", "mar")) -> list[dict]:
                 )
     return rows
 
-
+# %% ../../nbs/evaluation/06_efficiency.ipynb #68986228
 def tokenizer_table(lengths=LENGTHS) -> list[dict]:
     "The same of tokenizers: GFLOPs of encoding and of decoding an image of 256 pixels."
 
@@ -247,7 +247,7 @@ def wide_table(rows: list[dict], value: str, digits: int = 2) -> str:
         )
     return "\n".join(lines)
 
-
+# %% ../../nbs/evaluation/06_efficiency.ipynb #4844170c
 def gflops_figure(rows: list[dict]) -> go.Figure:
     """GFLOPs against tokens, both logarithmic, a line for each model; the paper's numbers as open
     diamonds, named where they are far from the count.
@@ -384,7 +384,7 @@ def generator_step(
     z, y = torch.randn(batch, tokens, latent_dim, device=device), torch.arange(batch, device=device)
     return _step(g, lambda: g.loss(z, y).mean(), batch, device, precision)
 
-
+# %% ../../nbs/evaluation/06_efficiency.ipynb #14f9c908
 def decoding(
     config: TokenizerConfig, batch: int, device: torch.device, precision: str = "fp32"
 ) -> Load:

@@ -105,7 +105,7 @@ class TimmFeatures(FeatureExtractorBase):
         ).clamp(0, 1)
         return (self.model((x - self.mean) / self.std).float(),)
 
-
+# %% ../../nbs/evaluation/01a_extractors.ipynb #778e9dbd
 class ReferenceFeatures(FeatureExtractorBase):
     "Features (B, 64) and class logits of the reference network."
 
@@ -162,7 +162,7 @@ class Extractor(nn.Module):
         out = self.net(images.to(next(self.parameters()).device))
         return out[0].float().cpu(), out[1].float().cpu() if len(out) > 1 else None
 
-
+# %% ../../nbs/evaluation/01a_extractors.ipynb #3a16f065
 def make_extractor(
     name: str,  # 'inception', 'reference', 'dinov2', or 'timm:NAME'
     data: ImageData | None = None,  # reference: the images whose training split it knows

@@ -64,7 +64,7 @@ def frechet(a: Moments, b: Moments, root: Tensor | None = None) -> float:
         0.0, ((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross).item()
     )
 
-
+# %% ../../nbs/evaluation/02_fidelity.ipynb #8cf23f87
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Squared Fréchet distance of the Gaussians of two feature clouds (N, F), (M, F), in float64;
     N, M >= 2.
@@ -108,7 +108,7 @@ def kid(a: Tensor, b: Tensor, seed: int = 2020) -> dict[str, float]:
 def kid_subset(*counts: int) -> int:
     return min(1000, *counts)
 
-
+# %% ../../nbs/evaluation/02_fidelity.ipynb #4faa03e7
 def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> dict[str, float]:
     """`precision` and `recall` of features (N, F) against real ones (M, F), by torch-fidelity, a
     block of 1,000 rows at a time.
@@ -160,7 +160,7 @@ def _distance_to(samples: Tensor, real: Moments | Tensor) -> Callable[[Tensor], 
     root = _root(real.cov)
     return lambda i: frechet(real, Moments.of(samples[i]), root)
 
-
+# %% ../../nbs/evaluation/02_fidelity.ipynb #123e6ec8
 def bootstrap(
     figure: Callable[[Tensor], float],
     count: int,
@@ -220,7 +220,7 @@ def remarks(features: Tensor, what: str, distance: float, infinity: float | None
         )
     return notes
 
-
+# %% ../../nbs/evaluation/02_fidelity.ipynb #89e94f1e
 def fidelity_figures(
     features: Tensor,  # (N, F) of the samples
     logits: Tensor | None,  # (N, C), for the score

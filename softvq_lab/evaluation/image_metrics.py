@@ -109,7 +109,7 @@ def _of_plugins(x: Tensor, y: Tensor) -> dict[str, Tensor]:
         found[PLUGIN + name] = values
     return found
 
-
+# %% ../../nbs/evaluation/01_image_metrics.ipynb #40d4560c
 @torch.no_grad()
 def reconstruct_split(
     tokenizer: Tokenizer,  # in eval mode
@@ -173,7 +173,7 @@ def _evaluator(result: dict, lpips_says: str) -> str:
             parts.append(f"{k} by {measure.__module__} ({direction(k)})")
     return "; ".join(parts)
 
-
+# %% ../../nbs/evaluation/01_image_metrics.ipynb #4b9924bf
 def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = "") -> Measured:
     """Mean figures of `reconstruct_split`, the worst PSNR, and their passport.
 
@@ -213,7 +213,7 @@ def worst_and_best(result: dict, count: int = 8, by: str = "psnr") -> tuple[list
     order = result[by].argsort(descending=lower).tolist()  # worst first
     return order[:count], order[::-1][:count]
 
-
+# %% ../../nbs/evaluation/01_image_metrics.ipynb #2f5001bd
 @torch.no_grad()
 def pairs(tokenizer: Tokenizer, split: Dataset, numbers: list[int]) -> Tensor:
     "Originals and below them reconstructions of some images, (2 x count, 3, H, W)."

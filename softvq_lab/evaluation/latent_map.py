@@ -108,7 +108,7 @@ def cknna_by_chance(a: Tensor, b: Tensor, k: int = 10, times: int = 5, seed: int
         )
     )
 
-
+# %% ../../nbs/evaluation/03_latent_map.ipynb #1dc1af8b
 @torch.no_grad()
 def teacher_features(
     teacher: nn.Module,

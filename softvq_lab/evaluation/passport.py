@@ -46,7 +46,7 @@ def versioned(package: str) -> str:
     "'torch-fidelity 0.4.0'"
     return f"{package} {version(package)}"
 
-
+# %% ../../nbs/evaluation/00_passport.ipynb #1fc884f2
 def write_figures(
     folder,
     name: str,
@@ -79,7 +79,7 @@ def write_figures(
     )
     return path
 
-
+# %% ../../nbs/evaluation/00_passport.ipynb #6d7f7d63
 @dataclass
 class Measured:
     """Figures, where known their confidence intervals, and their passport; `notes` are what a

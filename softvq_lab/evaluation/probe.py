@@ -97,7 +97,7 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
     "Features (N, F) in parts of 64 MiB."
     return x.split(max(1, 2**24 // max(1, x.shape[1])))
 
-
+# %% ../../nbs/evaluation/04_probe.ipynb #21e1488a
 def linear_probe(
     train: tuple[Tensor, Tensor],  # features (N, F) and labels (N)
     held: tuple[Tensor, Tensor],
@@ -139,7 +139,7 @@ def linear_probe(
             optimizer.step()
     return _accuracy(probe.eval(), x, y, hx, hy)
 
-
+# %% ../../nbs/evaluation/04_probe.ipynb #c855e828
 def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if x.ndim != 2 or len(x) != len(y):
         raise ValueError(
@@ -204,7 +204,7 @@ def _ridge(x: Tensor, y: Tensor):
     model = RidgeClassifierCV(alphas=ALPHAS).fit(norm(x), y.numpy())
     return lambda rows: torch.from_numpy(model.predict(norm(rows)))
 
-
+# %% ../../nbs/evaluation/04_probe.ipynb #73f6cf05
 def streamed_ridge(x: Tensor, y: Tensor):
     """The same for features (N, F) and labels (N) that are read in parts: what predicts the classes
     of features (M, F).
@@ -280,7 +280,7 @@ def is_grey(x: Tensor) -> bool:
     "Are the three colours of images (N, 3, H, W) equal?"
     return torch.equal(x[:, 0], x[:, 1]) and torch.equal(x[:, 0], x[:, 2])
 
-
+# %% ../../nbs/evaluation/04_probe.ipynb #df59177f
 def shrink_to(x: Tensor, values: int, grey: bool | None = None) -> Tensor:
     """Images (N, 3, H, W) as features of at most `values` numbers, the sides in proportion as far
     as they go; grey ones by one channel. `grey`: None looks at these images.
@@ -340,7 +340,7 @@ def _check_block(generator: Generator, block: int, t: float):
             "this generator was trained with class_dropout=0, so it has no null class to be shown"
         )
 
-
+# %% ../../nbs/evaluation/04_probe.ipynb #af76a9ee
 @torch.no_grad()
 def _hidden(
     generator: Generator, batches: Iterable[Tensor], block: int, t: float, seed: int
@@ -373,7 +373,7 @@ def _hidden(
         handle.remove()
         generator.train(was)
 
-
+# %% ../../nbs/evaluation/04_probe.ipynb #d988997b
 def block_sites(
     generator: Generator,
     tokenizer,
@@ -434,7 +434,7 @@ def default_probe(data: ImageData) -> tuple[str, str]:
         "Ask for it with -p probe ridge (closed form) or -p probe lamb (the paper's, 90 epochs).",
     )
 
-
+# %% ../../nbs/evaluation/04_probe.ipynb #63240452
 def probe_figures(
     sites: Sites,
     data: ImageData,
@@ -485,7 +485,7 @@ def probe_figures(
         )
     return found
 
-
+# %% ../../nbs/evaluation/04_probe.ipynb #a314798f
 def probe_table(found: dict[str, Probed]) -> str:
     "The probes of `probe_figures` as text, best first."
     rows = sorted(found.items(), key=lambda kv: -kv[1].figures["top1"])

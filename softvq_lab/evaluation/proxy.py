@@ -67,7 +67,7 @@ def train_proxy(tokenizer, images: ImageData, budget: Proxy = PROXY) -> Generato
         fit(GeneratorTask(config, tokenizer, images, run, budget.seed), run, optim, budget.seed)
         return load_generator(run.path).to(next(tokenizer.parameters()).device)
 
-
+# %% ../../nbs/evaluation/05_proxy.ipynb #68c72c4a
 def proxy_figures(
     tokenizer,
     images: ImageData,
@@ -136,7 +136,7 @@ class Agreement:
             f"{self.chance:.2g}"
         )
 
-
+# %% ../../nbs/evaluation/05_proxy.ipynb #6ff8ffa0
 def rank_agreement(
     proxy: list[float], full: list[float], draws: int = 2000, seed: int = 0
 ) -> Agreement:

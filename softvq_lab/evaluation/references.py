@@ -111,7 +111,7 @@ def _zip(path):
         with zipfile.ZipFile(path) as z:
             yield z
 
-
+# %% ../../nbs/evaluation/02a_references.ipynb #a7c15c2b
 def _header(path, name: str) -> _Header:
     "Of the array `name`; a `ValueError` where it claims more than there is, or holds objects."
     with _zip(path) as z:
@@ -221,7 +221,7 @@ def _numbers(path, name: str, ndim: int) -> Tensor:
         )
     return x
 
-
+# %% ../../nbs/evaluation/02a_references.ipynb #f089650f
 def _moments(path, count: int | None = None) -> Moments:
     """`mu` (F) and `sigma` (F, F) of an `.npz`; a `ValueError` where they are no mean and
     covariance.
@@ -269,7 +269,7 @@ def npz_reference(path, extractor: Extractor, batch_size: int = 64) -> Reference
     says = f"{path.name} ({sha256(path)[:8]})"
     return _of_npz(path, has, says, extractor, batch_size)
 
-
+# %% ../../nbs/evaluation/02a_references.ipynb #6b1d81f7
 def _of_npz(
     path: Path, has: set[str], says: str, extractor: Extractor, batch_size: int
 ) -> Reference:
@@ -334,7 +334,7 @@ def _saved(path: Path, has: set[str], says: str, extractor: Extractor) -> Refere
             )
     return Reference(str(_whole(path, "name")), of, moments, features)
 
-
+# %% ../../nbs/evaluation/02a_references.ipynb #995f56d5
 def make_reference(
     what: str,  # 'train' or 'heldout' of `data`, a folder of images, or an `.npz`
     extractor: Extractor,

@@ -74,7 +74,7 @@ def sample_settings(
         settings["latent_stats"] = dataclasses.asdict(generator.stats)
     return json.loads(json.dumps(settings))  # as it will be read back
 
-
+# %% ../../nbs/evaluation/00a_sampling.ipynb #58ce3cc5
 def sample_labels(settings: dict, start: int, stop: int) -> list[int]:
     "Classes of the samples start..stop - 1."
     turn = settings["classes"] or range(max(1, settings["num_classes"]))
@@ -124,7 +124,7 @@ def _remove_asides(folder: Path, blocks: list[range]):
         if p.name[1:].rsplit(".", 2)[0] in own:
             p.unlink(missing_ok=True)
 
-
+# %% ../../nbs/evaluation/00a_sampling.ipynb #42e1a68e
 def _promised(folder: Path, settings: dict) -> int:
     """How many samples the folder is meant to hold, 0 for a new one; a `ValueError` when they are
     others.
@@ -177,7 +177,7 @@ def _draw(generator: Generator, tokenizer, settings: dict, block: range) -> np.n
         )
     return rearrange(to_uint8(x), "b c h w -> b h w c").cpu().numpy()
 
-
+# %% ../../nbs/evaluation/00a_sampling.ipynb #c6be1814
 def sample_to_folder(
     generator: Generator,
     # the one the generator was trained on; both in eval mode, on the devices that compute
@@ -260,7 +260,7 @@ def _pixels(path: Path, size: list[int]) -> np.ndarray:
         )
     return pixels
 
-
+# %% ../../nbs/evaluation/00a_sampling.ipynb #8106f883
 def _stream(
     folder: Path, count: int, size: list[int], progress: bool = False
 ) -> Iterator[np.ndarray]:
@@ -309,7 +309,7 @@ class SampleFolder(Dataset):
             )
         ), self.labels[i]
 
-
+# %% ../../nbs/evaluation/00a_sampling.ipynb #b180e993
 def pack_npz(folder, path=None, count: int | None = None, progress: bool = False) -> Path:
     """Pack a folder of samples (`count`: the first so many) as `arr_0` (N, H, W, 3) uint8 and
     `arr_1` (N) int64 at `path`, by default beside the folder and named like it; returns the path.

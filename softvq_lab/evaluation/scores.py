@@ -83,7 +83,7 @@ def diversity(features: Tensor, labels: Tensor, real: Tensor, real_labels: Tenso
     own, other = within(features, labels), within(real, real_labels)
     return (torch.stack(own).mean() / torch.stack(other).mean()).item() if own and other else None
 
-
+# %% ../../nbs/evaluation/02b_scores.ipynb #0ee0f514
 def sample_figures(
     images,  # samples: a tensor (N, 3, H, W) in [-1, 1], or a data set such as `SampleFolder`
     labels: Tensor,  # (N) their classes
@@ -130,7 +130,7 @@ def sample_figures(
         notes,
     )
 
-
+# %% ../../nbs/evaluation/02b_scores.ipynb #aec2c75a
 def _by_class(
     f: Tensor, logits: Tensor, labels: Tensor, extractor: Extractor, data: ImageData
 ) -> dict[str, float]:

@@ -81,7 +81,7 @@ class JobInfo(Entries):
     tries: Count = 0
     attempts: Count = 0
 
-
+# %% ../../nbs/experiments/02_execute.ipynb #3fcb96d6
 class Job:
     "A workflow executed into the notebook `output`. Making the object touches nothing."
 
@@ -196,7 +196,7 @@ class Job:
             ][-n:]
         )
 
-
+# %% ../../nbs/experiments/02_execute.ipynb #60ddb83e
 def _tries(file) -> int:
     "How often a job was begun by whoever plans it; a cluster's requeues do not count."
     try:
@@ -244,7 +244,7 @@ class Signals(Handlers):
                 f"{signal.Signals(number).name} asked to stop while no kernel was there"
             )
 
-
+# %% ../../nbs/experiments/02_execute.ipynb #6efe38c6
 def execute(job: Job) -> int:
     """Execute a planned job in this process; the exit status: 0 done, 1 failed, `PREEMPTED` stopped
     or died on the way and worth another try.
@@ -292,7 +292,7 @@ def _talk_by_files(folder: str) -> Config:
         Config(KernelManager={"transport": "ipc", "ip": path}) if len(path) < 90 else Config()
     )  # a Unix socket's path has at most 107 bytes
 
-
+# %% ../../nbs/experiments/02_execute.ipynb #78c2e1dc
 def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | None]:
     "State and reason after papermill has executed the notebook."
     from papermill import execute_notebook  # 2 seconds: not for those who only read states
@@ -374,7 +374,7 @@ def _refuse_defaults_that_are_not_there(workflow: str, given: dict):
                 f"{Path(usual).resolve()}), its default. Give {name}=FOLDER"
             )
 
-
+# %% ../../nbs/experiments/02_execute.ipynb #feb2414d
 @contextlib.contextmanager
 def _planned(workflow: str, output, resume: bool, parameters: dict) -> Iterator[Job]:
     """A planned job, after everything that can be checked was.
@@ -419,7 +419,7 @@ def _take_over(job: Job, run: Run):
         job.say("interrupted")
     take_over_run(run)
 
-
+# %% ../../nbs/experiments/02_execute.ipynb #b06ef2bb
 def run_workflow(workflow: str, output, resume: bool = False, **parameters) -> int:
     """Execute `workflow` with `parameters` into the notebook `output` (runs/NAME/notebook.ipynb for
     a training, whose run folder is then runs/NAME) and wait; the exit status of `execute`.

@@ -151,7 +151,7 @@ def _kill(some: list[psutil.Process]):
         except psutil.Error:
             pass
 
-
+# %% ../../nbs/experiments/03_job.ipynb #1b83fd76
 def cancel(job: Job, grace: float = 60.0) -> bool:
     """End a job and all its processes, and wait for it; False when there was nothing to end.
 

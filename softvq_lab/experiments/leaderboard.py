@@ -116,7 +116,7 @@ def declared_in(table: pd.DataFrame) -> Declared:
     """What the evaluation files behind a table declare of their metrics."""
     return table.attrs.get("said", {})
 
-
+# %% ../../nbs/experiments/07_leaderboard.ipynb #4387ffee
 def rows_with(table: pd.DataFrame, figure: str) -> pd.DataFrame:
     """The rows of `table` that have a number for `figure`; a `ValueError` where their passports
     differ.
@@ -160,7 +160,7 @@ def _value_of_setting(v):
         return "default"
     return str(v) if isinstance(v, list | dict) else v
 
-
+# %% ../../nbs/experiments/07_leaderboard.ipynb #912258c8
 def effect(table: pd.DataFrame, parameter: str, figure: str) -> pd.DataFrame:
     """How `figure` goes with one parameter: mean over everything else, and the spread that the
     seeds alone make (pooled over equal settings).

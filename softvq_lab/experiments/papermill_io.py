@@ -38,7 +38,7 @@ def _execution(notebook: str) -> str:
     "When papermill began with this notebook: of the many times it is written, the same."
     return (re.findall(r'"start_time": "([^"]*)"', notebook) or [""])[-1]
 
-
+# %% ../../nbs/experiments/01_papermill_io.ipynb #85599308
 class RunsHandler:
     """Papermill's local files, with folders made and earlier outputs kept as NAME.1.ipynb,
     NAME.2.ipynb, ...

@@ -143,7 +143,7 @@ OF_A_CALL = (
     "plugins",  # code: a folder brings none
 )
 
-
+# %% ../../nbs/experiments/00_parameters.ipynb #89245407
 def _of_the_run(workflow: str, given: dict, folder: Path | None) -> dict[str, object]:
     """The settings of the run that is gone on with, by name; those of a tokenizer that training
     starts from; else none.

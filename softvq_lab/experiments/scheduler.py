@@ -119,7 +119,7 @@ def drive(
             driven.enter_context(s.driving(take_over))
         return _drive(sweeps, executor, retry, attempts, poll, say)
 
-
+# %% ../../nbs/experiments/06_scheduler.ipynb #ce300a32
 def _drive(sweeps, executor, retry: bool, attempts: int, poll: float, say) -> bool:
     tasks = {t.id: t for s in sweeps for t in s.tasks}
     if retry:
@@ -158,7 +158,7 @@ def _stop(tasks: dict[str, Task], executor: Executor) -> dict[str, dict]:
             tasks[i].job.say(state, tries=tries - 1)
     return states
 
-
+# %% ../../nbs/experiments/06_scheduler.ipynb #73005a6d
 def _look(tasks: dict[str, Task], executor: Executor) -> dict[str, dict]:
     "The state of every task now, without waiting for anything."
     jobs = executor.states([t for t in tasks.values() if not t.found])
@@ -198,7 +198,7 @@ def _why_not_again(t: Task, state: dict, attempts: int) -> str:
     reason = state["reason"] or "its process was killed"
     return f"ended {attempts} times without an error of its own ({reason})"
 
-
+# %% ../../nbs/experiments/06_scheduler.ipynb #4b7dbadb
 def _turn(
     tasks: dict[str, Task], executor: Executor, attempts: int, before: dict, say
 ) -> dict[str, dict]:

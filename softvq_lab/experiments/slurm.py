@@ -97,7 +97,7 @@ class SlurmConfig:
     )  # shell lines before a job: modules, environments
     more: dict = Field(default_factory=dict)  # other options of sbatch, by name
 
-
+# %% ../../nbs/experiments/05_slurm.ipynb #7de578e3
 class Slurm:
     "Jobs as Slurm jobs; options as `SlurmConfig` explains them."
 
@@ -169,7 +169,7 @@ class Slurm:
             self.last = dict(line.split()[:2] for line in p.stdout.splitlines() if line.strip())
         return self.last
 
-
+# %% ../../nbs/experiments/05_slurm.ipynb #f66b98c0
 QUEUED = (
     "PENDING",
     "CONFIGURING",

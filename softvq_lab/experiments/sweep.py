@@ -204,7 +204,7 @@ def _sweep_of(given: dict, name: str, lines: dict[tuple, int]) -> SweepConfig:
         says = "\n".join(_mistakes(e, lines))
         raise ConfigError(f"{name} cannot be used:\n{says}") from None
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #ffbaa731
 def read_sweep(source) -> SweepConfig:
     "A sweep of a YAML file or a dict; a `ConfigError` that says what is wrong with it, and where."
     if isinstance(source, SweepConfig):
@@ -313,7 +313,7 @@ def made_of(workflow: str, cfg, behind: dict) -> dict:
     found = {"code": code_record(), "plugins": plugin_record(settings)}
     return found | ({"data": _data_now(cfg)} if workflow == "train" else {})
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #9aa36da4
 def _data_now(cfg) -> dict | None:
     """The contents of a job's images; None where they cannot be read (the job itself will say so)
     or are drawn.
@@ -355,7 +355,7 @@ def digest_of_run(run: Run) -> str:
     """
     return _digests(run)[0]
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #b82f7733
 def readable_name(workflow: str, cfg, given: dict) -> str:
     "A name for a run's folder: what it is, and what of `given` differs from the defaults."
     defaults = parameters(WORKFLOWS[workflow])
@@ -531,7 +531,7 @@ class _Planner:
         other, says = _older(older, stage, made, accepted_kinds(self.accept))
         return (other, "", {"accept": self.accept}) if other else (new, says, {})
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #9d2a73c7
 def _link(stage: str, before: Task | None) -> dict:
     "The parameter by which a stage knows the run before it."
     if before is None:
@@ -640,7 +640,7 @@ class Sweep:
             },
         )
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #ba1e310f
 def open_sweep(source, root="runs", accept: str = "") -> Sweep:
     "The sweep of a file or dict, planned; `accept` as `plan` has it."
     spec, place = read_sweep(source), root if os.path.isabs(root) else os.path.relpath(root)
@@ -673,7 +673,7 @@ class _Report(Entries):
     counts: dict[str, Count]
     tasks: list[_TaskRow]
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #b18cec63
 def read_report(path) -> dict:
     """sweep.json of a sweep's folder; its driver 'gone' when it was killed.
 
@@ -692,7 +692,7 @@ def read_report(path) -> dict:
         d["state"] = "gone"
     return report
 
-
+# %% ../../nbs/experiments/04_sweep.ipynb #7fe56879
 def join_reports(reports: list[dict]) -> dict:
     """Several sweeps as one report; a task of several counts once.
 

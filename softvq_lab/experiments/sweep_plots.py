@@ -71,7 +71,7 @@ def progress_bar(report: dict) -> go.Figure:
         yaxis_showticklabels=False,
     )
 
-
+# %% ../../nbs/experiments/08_sweep_plots.ipynb #20e02232
 def overlaid(table: pd.DataFrame, metric: str = "rec", log: bool = True) -> go.Figure:
     "The curves of all runs in one panel: a colour for each setting, a line for each seed."
     fig, colours, shown = go.Figure(), _colours(table["label"]), set()
@@ -106,7 +106,7 @@ def overlaid(table: pd.DataFrame, metric: str = "rec", log: bool = True) -> go.F
         margin=dict(l=60, r=20, t=20, b=40),
     )
 
-
+# %% ../../nbs/experiments/08_sweep_plots.ipynb #1e21dfff
 def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
     "Every run as a dot, settings from worst to best, their means as bars of the eye."
     ranked, fig, said = settings(table, figure)[::-1], go.Figure(), declared_in(table)
@@ -138,7 +138,7 @@ def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
         margin=dict(l=20, r=20, t=20, b=40),
     ).update_yaxes(automargin=True)
 
-
+# %% ../../nbs/experiments/08_sweep_plots.ipynb #d6043495
 def effects(table: pd.DataFrame, figure: str) -> go.Figure | None:
     """A panel for each parameter that varied: the mean of `figure`, with the spread that the seeds
     alone make.
@@ -185,7 +185,7 @@ def effects(table: pd.DataFrame, figure: str) -> go.Figure | None:
 def _tick(v) -> str:
     return str(v) if isinstance(v, str | bool) or v != int(v) else str(int(v))
 
-
+# %% ../../nbs/experiments/08_sweep_plots.ipynb #8898eb0f
 def costs(table: pd.DataFrame) -> pd.DataFrame:
     """`table` of tokenizers with `tokens`, `numbers` (L x D, what an image becomes) and `gflops` of
     each run.
@@ -202,7 +202,7 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
         rows.append(counted[c])
     return table.assign(**{k: [r[k] for r in rows] for k in ("tokens", "numbers", "gflops")})
 
-
+# %% ../../nbs/experiments/08_sweep_plots.ipynb #8a6c42f1
 def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> go.Figure | None:
     """`figure` over the rate (tokens, or numbers an image), mean and spread of each rate; None
     where the rate does not vary.
@@ -242,7 +242,7 @@ def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> g
         margin=dict(l=60, r=20, t=20, b=40),
     )
 
-
+# %% ../../nbs/experiments/08_sweep_plots.ipynb #1a1009dd
 def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
     """Settings by cost and quality (means over seeds), and the line of those that nothing beats in
     both; no line where `figure` has no direction.

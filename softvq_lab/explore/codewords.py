@@ -96,7 +96,7 @@ def strongest(q: Tensor, codebooks: int = 1, top: int = 24) -> tuple[list[tuple[
 def codeword_name(codebook: int, codeword: int, codebooks: int = 1) -> str:
     return f"{codeword}" if codebooks == 1 else f"{codebook}:{codeword}"
 
-
+# %% ../../nbs/explore/01_codewords.ipynb #6fded7b5
 def heatmap(q: Tensor, codebooks: int = 1, top: int = 24, token: int | None = None) -> go.Figure:
     "Tokens by their strongest codewords, from weights (L, K); `token` is marked."
     columns, w = strongest(q, codebooks, top)
@@ -181,7 +181,7 @@ class Edit:
     swap: tuple[int, ...] = ()  # tokens taken from another image
     knock: tuple[int, ...] = ()  # tokens taken away
 
-
+# %% ../../nbs/explore/01_codewords.ipynb #0a0c06dd
 def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
     """Weights (K) with some of them set; the others are scaled so that all add up to 1 (set weights
     that exceed 1 together are scaled themselves).
@@ -204,7 +204,7 @@ def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
     q[at] = w / given if given > 1 or rest <= 1e-8 else w
     return q
 
-
+# %% ../../nbs/explore/01_codewords.ipynb #52b76272
 @torch.no_grad()
 def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = None) -> dict:
     """Image x (3, H, W) with its tokens changed (`other` (3, H, W) lends the tokens of

@@ -36,7 +36,7 @@ class Atlas:
     tokenizer: str  # fingerprint
     about: str
 
-
+# %% ../../nbs/explore/05_latent_map.ipynb #41be6d52
 def read_atlas(run: Run) -> Atlas | None:
     """The latent map in the run folder; None when there is none, a `ValueError` when it cannot be
     used.
@@ -97,7 +97,7 @@ def adapt(fig: go.Figure) -> go.Figure:
         modebar=dict(bgcolor="rgba(0,0,0,0)", color="#7f8793"),
     )
 
-
+# %% ../../nbs/explore/05_latent_map.ipynb #6d2891ac
 def draw(atlas: Atlas, which: str, colour: str = "class", height: int = 560) -> go.Figure:
     "One map, coloured by class or by a figure. `customdata` of a point is its place in the atlas."
     if which not in atlas.maps:
@@ -158,7 +158,7 @@ def draw(atlas: Atlas, which: str, colour: str = "class", height: int = 560) -> 
         )
     )  # a finger scrolls the page; boxes by the button
 
-
+# %% ../../nbs/explore/05_latent_map.ipynb #f893cda6
 def _safe(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")  # plotly reads some HTML
 

@@ -67,7 +67,7 @@ def hover_script(thumbnails: list[Image.Image], show: int = 96) -> str:
   figure.on('plotly_unhover', () => box.style.display = 'none');
 }}"""
 
-
+# %% ../../nbs/explore/04_map_figure.ipynb #3a144dfb
 def hover_page(
     path, title: str, figures: dict[str, go.Figure], thumbnails: list[Image.Image]
 ) -> Path:
@@ -123,7 +123,7 @@ def _spread(xy: np.ndarray, count: int, distance: float) -> list[int]:
             chosen.append(i)
     return chosen
 
-
+# %% ../../nbs/explore/04_map_figure.ipynb #528bc11b
 def _panel(
     xy: np.ndarray,
     colours: list[str],
@@ -170,7 +170,7 @@ def _rgb(colour: str) -> str:
         else colour
     )
 
-
+# %% ../../nbs/explore/04_map_figure.ipynb #5a9996f2
 def map_picture(
     maps: dict[str, np.ndarray],
     labels: list[str],
@@ -243,7 +243,7 @@ def entropy_histogram(entropy: np.ndarray, most: float) -> go.Figure:
         margin=dict(l=60, r=20, t=20, b=50),
     )
 
-
+# %% ../../nbs/explore/04_map_figure.ipynb #98bac658
 def position_profile(
     profile: dict[str, list[float]], chance: dict[str, float] | None = None
 ) -> go.Figure:

@@ -86,7 +86,7 @@ def fields_of(workflow: str) -> dict[str, Field]:
     add(WORKFLOWS[workflow])
     return found
 
-
+# %% ../../nbs/explore/06_run_forms.ipynb #0e353cc5
 def keep_inside(params: dict, folders):
     """A `ConfigError` when a parameter names a file outside `folders`: a form in a browser must not
     reach further than its server was told.

@@ -83,7 +83,7 @@ class MissingImages(Dataset):
     def __getitem__(self, i):
         raise ValueError(self.why)
 
-
+# %% ../../nbs/explore/00_session.ipynb #df4e1f0f
 def remembered(f):
     """`f(lens, *args)` is computed once for an open lens, by whoever asks first; others wait for
     it. `known(lens, *args)`: is it there already?
@@ -129,7 +129,7 @@ def open_lens(path, capacity: int = 4) -> Lens:
                 _cache.popitem(last=False)
         return lens
 
-
+# %% ../../nbs/explore/00_session.ipynb #3cd01065
 def _load(run: Run) -> Lens:
     try:
         of_generator = run.kind == "generator"
@@ -174,7 +174,7 @@ def _images(run: Run, generator: Generator | None, tokenizer: Tokenizer) -> tupl
         gone, gone, names, f"{run.info.get('data_source', 'images')}, not there"
     ), missing
 
-
+# %% ../../nbs/explore/00_session.ipynb #fb2684de
 def open_external(folder, data: DataConfig, image_size: int) -> Lens:
     """A diffusers autoencoder (KL-f8, DC-AE) on a data set, for the same measurements as a run's
     tokenizer.
@@ -275,7 +275,7 @@ def perceptual(lens: Lens) -> tuple[str, torch.nn.Module]:
         "reference", net=reference_network(lens.images, seed=1)
     ).eval()
 
-
+# %% ../../nbs/explore/00_session.ipynb #e14528fe
 def perceptual_soon(lens: Lens) -> tuple[str, torch.nn.Module] | None:
     "`perceptual` where it is known; else None, and it is prepared meanwhile."
     if perceptual.known(lens):
@@ -317,7 +317,7 @@ def can_keep(tokenizer) -> bool:
     "Does it decode the first k tokens as well?"
     return getattr(getattr(tokenizer, "config", None), "keep", "all") == "uniform"
 
-
+# %% ../../nbs/explore/00_session.ipynb #c30f2566
 def in_words(figures: dict[str, float]) -> str:
     "PSNR, SSIM and the perceptual distance in a line."
     similarity = f", SSIM {figures['ssim']:.3f}" if "ssim" in figures else ""

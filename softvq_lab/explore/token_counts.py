@@ -69,7 +69,7 @@ class Count:
             self.lens.run.name if self.kept is None else f"{self.lens.run.name}, first {self.kept}"
         )
 
-
+# %% ../../nbs/explore/02_token_counts.ipynb #48283421
 def token_counts(run: Run, root, most: int = 8) -> tuple[list[Count], list[str]]:
     """The numbers of tokens that can be compared with `run`, fewest first: its siblings, and where
     a run keeps any first k tokens its 1, 2, 4, ... (`most` of them). With it, what could not be
@@ -127,7 +127,7 @@ def some_heldout(images: ImageData, limit: int) -> ImageData:
         source=f"{images.source}, {limit} images spread evenly",
     )
 
-
+# %% ../../nbs/explore/02_token_counts.ipynb #d31bbbae
 @remembered
 def measured(lens: Lens, kept: int | None = None, limit: int = 512) -> dict:
     """`figures`, `passport` and `stored` (whether they were read from the run) of held-out
@@ -174,7 +174,7 @@ def rate_distortion(counts: list[Count]) -> list[dict]:
         )
     return rows
 
-
+# %% ../../nbs/explore/02_token_counts.ipynb #ff6c5565
 def rate_distortion_figure(rows: list[dict], metric: str = "psnr") -> go.Figure:
     """Tokens against `metric`, from `rate_distortion`: a line for the siblings (those of equal
     passport), one for the kept tokens of each nested run.

@@ -87,7 +87,7 @@ class SamplerChoice:
     steps: int
     options: tuple[str, ...] = ()
 
-
+# %% ../../nbs/generators/00_base.ipynb #59416b6f
 class Generator(nn.Module):
     """Class-conditional model of latents (B, L, D).
 

@@ -44,7 +44,7 @@ class FinalLayer(nn.Module):
             shift, scale = self.adaLN_modulation(c).chunk(2, -1)
             return self.linear(self.norm_final(x) * (1 + scale) + shift)
 
-
+# %% ../../nbs/generators/07_diffusion_head.ipynb #891ea193
 class DiffusionHead(nn.Module):
     "Noised tokens (N, D), times (N) and conditions (N, C) -> (N, 2 D): noise, then variance."
 

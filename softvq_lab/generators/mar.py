@@ -192,7 +192,7 @@ PRESETS = {
     "H": dict(width=1280, depth=20, heads=16, head_width=1536, head_depth=12, **RELEASED),  # 942 M
 }
 
-
+# %% ../../nbs/generators/08_mar.ipynb #bfe3ef75
 class MAR(Generator):
     "Masked autoregressive model of latents (B, L, D) with a diffusion head."
 

@@ -90,7 +90,7 @@ class _Field:
     def callback_accept_step(self, time, z, dt):
         self.tell(z)
 
-
+# %% ../../nbs/generators/04_samplers.ipynb #2c5831ce
 def dopri5(
     field: Callable,
     x: Tensor,

@@ -104,7 +104,7 @@ PRESETS = {
     "XL": dict(width=1152, depth=28, heads=16),  # 675 M
 }
 
-
+# %% ../../nbs/generators/03_transformer.ipynb #8034f00e
 class DiffusionTransformer(nn.Module):
     """Noised latents (B, L, D), times (B), or (1) for all, and classes (B) -> prediction (B, L,
     out_dim).
@@ -188,7 +188,7 @@ class DiffusionTransformer(nn.Module):
             else x
         )
 
-
+# %% ../../nbs/generators/03_transformer.ipynb #417569b7
 def make_transformer(
     config: GeneratorConfig,
     tokens: int,

@@ -96,7 +96,7 @@ def fetch(folder_or_repo) -> Path:
             f"{nowhere}, and as a hub repository it could not be had: {type(e).__name__}"
         ) from None
 
-
+# %% ../../nbs/hub/02_models.ipynb #67a3ce5d
 def push(folder, repo_id: str, private: bool = True) -> str:
     "Upload a saved folder to the hub and return its address. What is not loadable is not uploaded."
     folder = Path(folder)
@@ -188,7 +188,7 @@ def is_released_folder(folder) -> bool:
     path = Path(folder) / "config.json"
     return path.is_file() and is_released(read_json(path))
 
-
+# %% ../../nbs/hub/02_models.ipynb #a46b871b
 def load_tokenizer(folder) -> Tokenizer:
     """The tokenizer in a saved folder, a run folder, or a folder of the authors' release, in eval
     mode on the CPU. Weights that were saved in float16, bfloat16 or float64 become float32, and the
@@ -213,7 +213,7 @@ def _stats(info: dict, dim: int, folder) -> LatentStats | None:
         return None
     return LatentStats.read(stats, dim, f"config.json of {folder}, latent_stats")
 
-
+# %% ../../nbs/hub/02_models.ipynb #aed014e4
 def load_generator(
     folder,
     interpolant: str | None = None,  # of a released SiT whose config does not say: linear, cosine
@@ -297,7 +297,7 @@ def fingerprint_of(folder) -> str | None:
 def _recorded_tokenizer(info: dict) -> str | None:
     return (info.get("identity", {}).get("tokenizer") or {}).get("tokenizer_run")
 
-
+# %% ../../nbs/hub/02_models.ipynb #96b84c70
 def _said(folder: Path, key: str):
     """An entry of the newest checkpoint's config.json, or of a saved model's, None where there is
     none. Reads no weights.

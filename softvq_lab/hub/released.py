@@ -56,7 +56,7 @@ def _rope(info: dict) -> str:
         return "none"
     return "mixed" if info.get("rope_mixed") else "axial"
 
-
+# %% ../../nbs/hub/00_released.ipynb #25d0327a
 def tokenizer_config(info: dict, weights: dict[str, Tensor]) -> TokenizerConfig:
     "Our config for a released one; what cannot be rebuilt is refused by name."
     cnn = info["enc_type"] == info["dec_type"] == "cnn"
@@ -111,7 +111,7 @@ def tokenizer_config(info: dict, weights: dict[str, Tensor]) -> TokenizerConfig:
         flat |= dict(quantizer="ae")
     return parse(TokenizerConfig, flat)
 
-
+# %% ../../nbs/hub/00_released.ipynb #fc99003a
 def released_stats(info: dict, dim: int, where) -> LatentStats | None:
     """The statistics of the latents (width `dim`) that a released config states as `vq_mean` and
     `vq_std`, one number or one a channel; None where it states neither, a `ValueError` that names
@@ -165,7 +165,7 @@ CONV = (  # VQGAN's names (as in LlamaGen) -> diffusers'
     (r"(attentions\.\d+)\.proj_out\.", r"\1.to_out.0."),
 )
 
-
+# %% ../../nbs/hub/00_released.ipynb #04d09f3b
 def rename(weights: dict[str, Tensor], cnn: bool = False) -> dict[str, Tensor]:
     """Released names as ours, without what is left out; 1 x 1 convolutions that are linear layers
     here lose their last axes.
@@ -208,7 +208,7 @@ def _positions(state: dict[str, Tensor], model: torch.nn.Module) -> dict[str, Te
             )
     return state
 
-
+# %% ../../nbs/hub/00_released.ipynb #90f7ce1a
 def _frequencies(state: dict[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
     "Learned rotary directions: (2, depth, heads x d) as (2, depth, heads, d)."
     for part in ("encoder", "decoder"):

@@ -51,6 +51,8 @@ NO_MATTER = {
     "torch_dtype",
     "_name_or_path",
 }  # in the model; some are checked below
+
+# %% ../../nbs/hub/01_released_generators.ipynb #d8bf77da
 MAR_USED = {
     "seq_len",
     "token_embed_dim",
@@ -98,7 +100,7 @@ def is_released_generator(info) -> bool:
         )
     )
 
-
+# %% ../../nbs/hub/01_released_generators.ipynb #fcb9825e
 def is_mar(info: dict) -> bool:
     "Is it MAR's?"
     return {"seq_len", "token_embed_dim", "encoder_embed_dim"} <= info.keys()
@@ -117,7 +119,7 @@ def refuse(info: dict, possible: dict[str, tuple], known: set[str]):
     if cannot:
         raise ValueError(f"this released config cannot be rebuilt: {'; '.join(cannot)}")
 
-
+# %% ../../nbs/hub/01_released_generators.ipynb #da652ca4
 def process(info: dict, **asked: str | None) -> tuple[dict, tuple[str, ...]]:
     """The process a released model was trained with, as settings: `interpolant` of a SiT,
     `noise_schedule` of a DiT; and a note where it is assumed.
@@ -148,7 +150,7 @@ def process(info: dict, **asked: str | None) -> tuple[dict, tuple[str, ...]]:
         ),
     )
 
-
+# %% ../../nbs/hub/01_released_generators.ipynb #fdaf15a9
 def generator_config(info: dict, **asked: str | None) -> GeneratorConfig:
     """Our config for a released one; what cannot be rebuilt is refused by name.
 
@@ -176,7 +178,7 @@ def generator_config(info: dict, **asked: str | None) -> GeneratorConfig:
     flat |= process(info, **asked)[0]
     return parse(GeneratorConfig, flat | dict(class_dropout=info.get("class_dropout_prob", 0.1)))
 
-
+# %% ../../nbs/hub/01_released_generators.ipynb #de4d2b3e
 def mar_config(info: dict) -> GeneratorConfig:
     """Our config for a released MAR, whose entries are the arguments of the authors' class; what
     cannot be rebuilt is refused by name.
@@ -247,7 +249,7 @@ def rename(weights: dict[str, Tensor], num_classes: int) -> dict[str, Tensor]:
         found[f"net.{name}"] = w
     return found
 
-
+# %% ../../nbs/hub/01_released_generators.ipynb #ad5931c1
 def load_released_generator(folder, **asked: str | None) -> Generator:
     """A released SiT, DiT or MAR folder as a `Generator` in eval mode, which gets the statistics of
     its latents from its tokenizer (`pair_with`); a `ValueError` says what does not fit.

@@ -70,7 +70,7 @@ def _plan_differences(there: dict, plan: dict) -> list[str]:
         if k not in free and there.get(k) != v
     ]
 
-
+# %% ../../nbs/latents/01_cache.ipynb #f39b0a52
 def _claim(folder: Path, plan: dict) -> dict:
     """Write plan.json, or make sure that the one that is there is the same; the plan by which the
     cache was begun.
@@ -127,7 +127,7 @@ def _record(folder: Path, s: int, plan: dict) -> dict | None:
         return None
     return about if about.get("plan") == _key(plan) and _shard(folder, s).is_file() else None
 
-
+# %% ../../nbs/latents/01_cache.ipynb #81590923
 def _pictures_of(split: Dataset, s: int, plan: dict, content: bool) -> dict | None:
     """By what the pictures of a shard are known: names, sizes, labels and time stamps, and with
     `content` their bytes, which are all read; None where there are no files.
@@ -169,7 +169,7 @@ def _intact(folder: Path, s: int, plan: dict) -> bool:
     about = _record(folder, s, plan)
     return about is not None and sha256(_shard(folder, s)) == about["sha256"]
 
-
+# %% ../../nbs/latents/01_cache.ipynb #367a049f
 def _to_encode(folder: Path, plan: dict, split: Dataset, mine: range) -> list[int]:
     "Shards that are missing, damaged, or of pictures that have changed; the last are told of."
     found = [s for s in mine if _intact(folder, s, plan)]
@@ -226,7 +226,7 @@ def _ranks(rank: int | None, world: int | None) -> tuple[int, int]:
         )
     return rank, world
 
-
+# %% ../../nbs/latents/01_cache.ipynb #04bbf5d6
 @torch.no_grad()
 def cache_latents(
     tokenizer,
@@ -265,7 +265,7 @@ def cache_latents(
         return None
     return open_cache(folder, plan["tokenizer"], verify=False)
 
-
+# %% ../../nbs/latents/01_cache.ipynb #83db721b
 def _sweep(folder: Path, rank: int, world: int):
     """Remove what those who were killed have left of a rank's shards; at once, unless the work is
     parted in another way as well.
@@ -317,7 +317,7 @@ def _finish(folder: Path, plan: dict, broken: list[str]):
         },
     )
 
-
+# %% ../../nbs/latents/01_cache.ipynb #fcc8b1ed
 def open_cache(folder, tokenizer_fingerprint: str, verify: bool = True) -> "LatentData":
     """The finished cache in `folder`; a `ValueError` that says what to do when it is another
     tokenizer's, unfinished or (with `verify`: reads it all once) damaged.

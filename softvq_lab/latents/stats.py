@@ -53,7 +53,7 @@ def _fault(mean: tuple, std: tuple, count: object) -> str:
 def _values(v: object) -> tuple:
     return tuple(v) if isinstance(v, (list, tuple)) else ()
 
-
+# %% ../../nbs/latents/00_stats.ipynb #3306ba87
 @dataclass(frozen=True)
 class LatentStats:
     """Mean and standard deviation of latents, channel by channel.
@@ -142,7 +142,7 @@ class LatentStats:
         mean, std = self._rows(z)
         return z * std + mean
 
-
+# %% ../../nbs/latents/00_stats.ipynb #9cff888f
 def stats_of(tokenizer) -> LatentStats | None:
     """What a tokenizer knows of its latents: what was measured or published with it; mean 0 and
     deviation 1 where a diffusers autoencoder has a published scaling factor, which its latents are

@@ -53,7 +53,7 @@ class Needed:
             f"of: {supply}, or the parameter that names the file"
         )
 
-
+# %% ../../nbs/pretrained/00_files.ipynb #8c39bd71
 def find(name: str, purpose: str, given: str = "") -> Needed:
     "Look for the weights of timm's model `name`."
     if given:
@@ -118,7 +118,7 @@ def _other(path: Path) -> str:
         else " is not a readable safetensors file."
     )
 
-
+# %% ../../nbs/pretrained/00_files.ipynb #20e4e8ea
 def read_tensors(path, wanted=()) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name, without what wrapped models put before the names
     (see `unwrap`).
@@ -158,7 +158,7 @@ def _common_prefix(names: list[str], wanted: set[str]) -> str:
             before[name[:at]] += 1
     return max(before, key=before.get, default="")
 
-
+# %% ../../nbs/pretrained/00_files.ipynb #6dd8485a
 def unwrap(state: dict[str, Tensor], wanted=(), source="the file") -> dict[str, Tensor]:
     """`state` without what wrapped models put before its names (DataParallel, torch.compile, FSDP,
     Lightning).
@@ -242,7 +242,7 @@ def _as_computed_with(state: dict[str, Tensor], own: dict[str, Tensor], source) 
             )
     return cast
 
-
+# %% ../../nbs/pretrained/00_files.ipynb #17714626
 def fit_weights(model: nn.Module, state: dict[str, Tensor], source):
     """Load `state` into `model`, wrapped names or not; float16, bfloat16 and float64 become
     float32. A `ValueError` names `source` and the first of the missing, surplus and mis-shaped
@@ -288,7 +288,7 @@ def _left_random(model: nn.Module, fresh: dict[str, Tensor], state: dict[str, Te
         and not same(given(k), p)
     ]
 
-
+# %% ../../nbs/pretrained/00_files.ipynb #f2be5b14
 def timm_with_weights(name: str, file, **kwargs) -> nn.Module:
     """timm's model `name` (with its `kwargs`) and the weights of a local safetensors `file`; a
     `ValueError` where they do not fit.
@@ -360,7 +360,7 @@ def loss_weights(c: LossConfig) -> dict[str, Needed]:
         found["align"] = find(TEACHERS[c.align], "teacher of the latents", c.align_file)
     return found
 
-
+# %% ../../nbs/pretrained/00_files.ipynb #715f3b59
 def preflight(
     c: TokenizerConfig,
     loss: LossConfig = LossConfig(),

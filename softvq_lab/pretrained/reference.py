@@ -109,7 +109,7 @@ def _train(
                 break
     return net.cpu().eval().requires_grad_(False)
 
-
+# %% ../../nbs/pretrained/01_reference.ipynb #43163efd
 def _load(net: ReferenceNet, path: Path) -> bool:
     "Read a cached network; False where there is none, or a damaged one, which is made again."
     try:

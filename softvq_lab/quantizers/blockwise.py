@@ -145,7 +145,7 @@ class SoftMix(torch.autograd.Function):
                 )
         return du, ds, dC, None, None, None, None
 
-
+# %% ../../nbs/quantizers/00a_blockwise.ipynb #8d7dbd85
 def _from_logits(
     da: Tensor,
     u: Tensor,

@@ -40,7 +40,7 @@ def _stack(posteriors: list[Tensor | None]) -> Tensor | None:
         return None
     return torch.cat([q if q.ndim == 4 else q[:, :, None] for q in posteriors], 2)
 
-
+# %% ../../nbs/quantizers/05_composed.ipynb #64758e54
 class Product(Quantizer):
     "`groups` quantizers, each of D / groups channels (equation 12)."
 
@@ -68,7 +68,7 @@ class Product(Quantizer):
             [q.posterior(z) for q, z in zip(self.parts, z_hat.chunk(len(self.parts), -1))]
         )
 
-
+# %% ../../nbs/quantizers/05_composed.ipynb #664ccf5f
 class Residual(Quantizer):
     """`layers` quantizers, each of what those before it left over; the token is their sum (equation
     13).

@@ -54,7 +54,7 @@ def _mean_of_lfq(mean: StepMean):
     finally:
         lfq.maybe_distributed_mean = theirs
 
-
+# %% ../../nbs/quantizers/06_external.ipynb #c131e778
 class External(WholeStep, Quantizer):
     """A quantizer of `vector-quantize-pytorch`: 'fsq', 'lfq', 'simvq' or 'rotation';
     `TokenizerConfig` says which codebook sizes they take.

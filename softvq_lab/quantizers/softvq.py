@@ -40,7 +40,7 @@ def unit(v: Tensor) -> Tensor:
 
 KL_LOGITS = ("fixed", "posterior")  # as released; as equations 4 and 11 state it
 
-
+# %% ../../nbs/quantizers/01_softvq.ipynb #260a9ddf
 class SoftVQ(Quantizer):
     "Softmax-weighted sum of codewords; see the module's page for the equations and the choices."
 

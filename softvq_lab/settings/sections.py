@@ -133,7 +133,7 @@ def _latents_fit(c: "TokenizerConfig"):
             f"possible groups: {divisors(c.latent_dim, 1, 64)}"
         )
 
-
+# %% ../../nbs/settings/02_sections.ipynb #a65a8cf8
 def _cnn_is_a_grid(c: "TokenizerConfig"):
     if not c.preset.startswith("cnn"):
         return
@@ -175,7 +175,7 @@ def _encoder_has_weights(c: "TokenizerConfig"):
     if c.encoder_weights and c.encoder_init == "scratch":
         yield "encoder_weights is for encoder_init='dinov2', 'clip' or 'eva02', not for 'scratch'"
 
-
+# %% ../../nbs/settings/02_sections.ipynb #ff9471ec
 def _patches_are_placed(c: "TokenizerConfig"):
     if c.encoder_init == "eva02" and c.rope != "none":
         yield (
@@ -404,7 +404,7 @@ class OptimConfig:
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}")
 
-
+# %% ../../nbs/settings/02_sections.ipynb #c7564c21
 # setting -> what versions did that did not have it yet, where that is not today's default
 OLDER = {
     "beta1": 0.9,
@@ -412,7 +412,7 @@ OLDER = {
     "ema_warmup": True,  # no choice: the decay grew to ema_decay
 }
 
-
+# %% ../../nbs/settings/02_sections.ipynb #5cd53467
 @config
 class EngineConfig:
     """What computes. None of it changes what is learned, but for rounding: what is about a whole
@@ -474,7 +474,7 @@ class EngineConfig:
                 f"nodes: {divisors(self.processes, 1, 1024)}"
             )
 
-
+# %% ../../nbs/settings/02_sections.ipynb #2183e281
 @config
 class LossConfig:
     """What the training of a tokenizer makes small: rec_weight rec + percep_weight percep +
@@ -564,7 +564,7 @@ class LossConfig:
                 f"adv={self.adv!r}"
             )
 
-
+# %% ../../nbs/settings/02_sections.ipynb #c02b5684
 @config
 class RunConfig:
     "Where a run lives, and its seed."
@@ -770,7 +770,7 @@ class GeneratorConfig:
                 f"latent_patch={self.latent_patch}"
             )
 
-
+# %% ../../nbs/settings/02_sections.ipynb #b6ee406b
 @config
 class RepaConfig:
     """Alignment of a layer of the generator with a teacher's features.

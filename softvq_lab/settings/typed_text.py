@@ -59,7 +59,7 @@ def _number(loader, node):
 _Loader.add_constructor("tag:yaml.org,2002:int", _number)
 _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
-
+# %% ../../nbs/settings/01_typed_text.ipynb #02de566f
 def read_word(text: str):
     """A value as it is typed after `NAME=`: a number, true, false, null, a list in [], a quoted
     text, else the text itself.
@@ -107,7 +107,7 @@ def _count(node, sizes: dict, above: frozenset = frozenset()) -> int:
         )
     return sizes[id(node)]
 
-
+# %% ../../nbs/settings/01_typed_text.ipynb #d6b7611f
 def _check(node, done: set):
     """Values are texts, numbers, truth values, null, lists and mappings; keys are names, and given
     once.
@@ -143,7 +143,7 @@ def _check(node, done: set):
     for n in _inner(node):
         _check(n, done)
 
-
+# %% ../../nbs/settings/01_typed_text.ipynb #b8b8a885
 def _lines(node, path: tuple = (), found: dict | None = None) -> dict[tuple, int]:
     "Where things stand: (key, index, ...) -> line."
     found = {} if found is None else found

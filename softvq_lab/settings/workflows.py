@@ -95,7 +95,7 @@ def _shares(optim: OptimConfig, engine: EngineConfig):
             f"{max(1, round(optim.batch_size / parts)) * parts}"
         )
 
-
+# %% ../../nbs/settings/03_workflows.ipynb #dadf5af6
 @config
 class TrainConfig:
     "nbs/train.ipynb: a tokenizer."
@@ -149,7 +149,7 @@ class TrainConfig:
         if self.engine.recompute and t.preset.startswith("cnn"):
             raise ValueError(f"recompute is for ViT presets, not for preset={t.preset!r}")
 
-
+# %% ../../nbs/settings/03_workflows.ipynb #3a3cb517
 @config
 class TrainGeneratorConfig:
     "nbs/train_generator.ipynb: a generator on the latents of a trained tokenizer."
@@ -202,7 +202,7 @@ class TrainGeneratorConfig:
                 f"generator={self.generator.generator!r}"
             )
 
-
+# %% ../../nbs/settings/03_workflows.ipynb #05427e9a
 @config
 class EvaluateConfig:
     "nbs/evaluate.ipynb: the figures of a run, each with its passport."
@@ -259,7 +259,7 @@ class EvaluateConfig:
     sample: SampleConfig = SampleConfig()
     seed: int = Field(0, ge=0, lt=2**31, description="of the samples")
 
-
+# %% ../../nbs/settings/03_workflows.ipynb #bd7a76c3
 @config
 class SamplerQualityConfig:
     "nbs/sampler_quality.ipynb: quality against network evaluations, by sampler."
@@ -294,7 +294,7 @@ class SweepPageConfig:
     sample_figure: str = Field("reference_frechet", description="by which generators are ranked")
     curve: str = Field("rec", description="which metric of the training is overlaid")
 
-
+# %% ../../nbs/settings/03_workflows.ipynb #92a4d4e1
 @config
 class LatentMapConfig:
     "nbs/latent_map.ipynb: UMAP of the latents."
@@ -329,7 +329,7 @@ class LatentMapConfig:
     teacher_file: str = Field("", description="its weights, if they lie elsewhere")
     seed: int = Field(0, ge=0, lt=2**31, description="of UMAP")
 
-
+# %% ../../nbs/settings/03_workflows.ipynb #d70403a2
 @config
 class ProfileConfig(TrainConfig):
     """nbs/profile.ipynb: where the time of a training step goes.
@@ -349,7 +349,7 @@ class ProfileConfig(TrainConfig):
                 f"steps={self.optim.steps}"
             )
 
-
+# %% ../../nbs/settings/03_workflows.ipynb #d78f5de6
 @config
 class EfficiencyConfig:
     """nbs/efficiency.ipynb: parameters, FLOPs, throughput and memory.
@@ -409,7 +409,7 @@ class EfficiencyConfig:
                 f"possible patch sizes: {divisors(self.image_size, 2, 64)}"
             )
 
-
+# %% ../../nbs/settings/03_workflows.ipynb #60a48231
 WORKFLOWS = {
     "train": TrainConfig,
     "train_generator": TrainGeneratorConfig,

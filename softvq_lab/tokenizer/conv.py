@@ -47,7 +47,7 @@ class ConvEncoder(nn.Module):
     def forward(self, x: Tensor, hide: float = 0.0) -> Tensor:
         return rearrange(self.model(x), "b c h w -> b (h w) c")
 
-
+# %% ../../nbs/tokenizer/01_conv.ipynb #0a05e2cf
 class ConvDecoder(nn.Module):
     "(B, L, C) on a square grid, row by row -> images (B, 3, H, W)."
 

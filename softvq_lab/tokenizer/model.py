@@ -84,7 +84,7 @@ def make_quantizer(c: TokenizerConfig) -> Quantizer:
     layers = (lambda d: Residual(c.residual, d, plain)) if c.residual > 1 else plain
     return Product(c.groups, c.latent_dim, layers) if c.groups > 1 else layers(c.latent_dim)
 
-
+# %% ../../nbs/tokenizer/02_model.ipynb #0874ee5d
 def make_ends(c: TokenizerConfig) -> tuple[nn.Module, nn.Module]:
     "Encoder (images -> (B, L, C)) and decoder (back) of the preset."
     if c.preset.startswith("cnn"):

@@ -63,7 +63,7 @@ def make_trunk(
     trunk.embed_std = std
     return trunk
 
-
+# %% ../../nbs/tokenizer/00_vit.ipynb #3ca04bea
 def pretrained_trunk(
     name: str, file, image_size: int | tuple[int, int], patch_size: int
 ) -> VisionTransformer:
@@ -92,7 +92,7 @@ class _RopeAttention(AttentionRope):
     def forward(self, x, attn_mask=None, is_causal=False):
         return super().forward(x, rope=self.table, attn_mask=attn_mask)
 
-
+# %% ../../nbs/tokenizer/00_vit.ipynb #9bd7511e
 def add_rope(trunk: VisionTransformer, kind: str, theta: float = 10.0):
     """Turn queries and keys of patches by their place on the grid (rotary positions), in each
     block: `axial`, or `mixed` with learned directions (Heo et al. 2024). Latent and class tokens
@@ -128,7 +128,7 @@ def add_lora(trunk: nn.Module, rank: int = 8) -> nn.Module:
         raise ValueError("encoder_tuning='lora' needs the package peft: pip install peft") from None
     return inject_adapter_in_model(LoraConfig(r=rank, target_modules=r".*\.mlp\.fc\d.*"), trunk)
 
-
+# %% ../../nbs/tokenizer/00_vit.ipynb #891bceb8
 def _run(trunk: VisionTransformer, x: Tensor, patches: int) -> Tensor:
     "Blocks and norm over (B, 1+L+N, C), the N patches last."
     if isinstance(trunk, Eva):  # rotary positions of its own
@@ -195,7 +195,7 @@ class Encoder(nn.Module):
         x = _run(self.model, _insert(x, latents, first), x.shape[1] - first)  # (B, 1+L+N, C)
         return x[:, first : first + self.tokens]  # (B, L, C)
 
-
+# %% ../../nbs/tokenizer/00_vit.ipynb #8918156c
 class Decoder(nn.Module):
     "Latents (B, l <= L, C) -> images (B, 3, H, W) by a ViT over N mask tokens and the latents."
 

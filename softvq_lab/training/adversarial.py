@@ -110,7 +110,7 @@ def _held(module: nn.Module):
         for p in params:
             p.requires_grad_(True)
 
-
+# %% ../../nbs/training/03_adversarial.ipynb #c03b61de
 class Adversary(nn.Module):
     "A discriminator with its augmentation, losses and regularisation."
 

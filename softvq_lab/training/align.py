@@ -60,7 +60,7 @@ class ReferenceTeacher(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return rearrange(self.net.maps(x)[2], "b c h w -> b (h w) c")
 
-
+# %% ../../nbs/training/04_align.ipynb #9dc39363
 class Aligner(nn.Module):
     "The alignment loss of latents (B, L, D) and images, with its projector."
 

@@ -57,7 +57,7 @@ class VirtualBatchNorm(nn.Module):
         )
         return rearrange(y, "b (g c) n -> (g b) c n", g=groups)
 
-
+# %% ../../nbs/training/02_discriminators.ipynb #fdd28311
 class SyncedBatchNorm(nn.BatchNorm1d):
     """Batch norm of (B, C, N) by the statistics of the whole batch, over all processes (equally
     many images in each), with running averages for use. torch's `SyncBatchNorm` is the same for
@@ -99,7 +99,7 @@ class _Residual(nn.Module):
 def _conv(c: int, out: int, kernel: int) -> nn.Module:
     return spectral_norm(nn.Conv1d(c, out, kernel, padding=kernel // 2, padding_mode="circular"))
 
-
+# %% ../../nbs/training/02_discriminators.ipynb #9f3d1312
 def make_head(channels: int, kernel: int = 9, norm: str = "virtual") -> nn.Sequential:
     """(B, C, N) -> (B, 1, N). `norm`: one of `NORMS`.
 
@@ -193,7 +193,7 @@ class DinoFeatures(nn.Module):
                 kept.append(x)
         return [(a[:, 1:] + a[:, :1]).mT for a in kept]  # (B, C, N)
 
-
+# %% ../../nbs/training/02_discriminators.ipynb #ee906693
 class DinoDiscriminator(FeatureDiscriminator):
     "The paper's discriminator: heads on frozen DINO ViT-S/16 features, of images of any size."
 
@@ -302,7 +302,7 @@ class _EqualConv(nn.Module):
         )
         return F.leaky_relu(x, 0.2) * math.sqrt(2) if self.act else x
 
-
+# %% ../../nbs/training/02_discriminators.ipynb #aa82d5d6
 class _DownBlock(nn.Module):
     def __init__(self, c: int, out: int):
         super().__init__()
@@ -336,7 +336,7 @@ def minibatch_std(x: Tensor, group: int = 4) -> Tensor:
         1,
     )
 
-
+# %% ../../nbs/training/02_discriminators.ipynb #c94eec8c
 class StyleGANDiscriminator(nn.Module):
     "StyleGAN2's residual discriminator of square images of a power of two: logits (B, 1)."
 
@@ -397,7 +397,7 @@ def _refuse(name: str, width: int, file: str, norm: str) -> None:
             "to choose"
         )
 
-
+# %% ../../nbs/training/02_discriminators.ipynb #65e2c94e
 def make_discriminator(
     name: str,  # one of DISCRIMINATORS
     image_size: int | tuple[int, int],  # side in pixels, or (height, width)

@@ -25,7 +25,7 @@ def _finite(*values) -> bool:
     ]
     return all(t.isfinite().all() for t in tensors)
 
-
+# %% ../../nbs/training/07_health.ipynb #5ee6431f
 def blame(module: nn.Module, batch: list[Tensor], *stream) -> str:
     """The first part of `module` that goes wrong on `batch` with the noise of `stream`, in words.
 

@@ -161,7 +161,7 @@ def load_batches(
         pin_memory=accelerator.device.type == "cuda",
     )
 
-
+# %% ../../nbs/training/08_loop.ipynb #4113fd07
 def fit(
     task: Task,
     run: Run,
@@ -222,7 +222,7 @@ def way_on(run: Run, lower: str, precision: str) -> str:
         )
     return says
 
-
+# %% ../../nbs/training/08_loop.ipynb #582ea7a6
 class Loop:
     "A step, and what comes after it."
 
@@ -408,7 +408,7 @@ class Loop:
             f"{self.optim.steps}; it was saved, resume=True goes on"
         )
 
-
+# %% ../../nbs/training/08_loop.ipynb #31298cc1
 def _pixels(path):
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))

@@ -155,7 +155,7 @@ class _VggMaps(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         return list(self.net(self.scale(x)))
 
-
+# %% ../../nbs/training/00_losses.ipynb #b6317182
 def _lpips(file: str = "") -> Perceptual:
     "LPIPS with torchvision's VGG16 from a local file; nothing is fetched."
     import lpips  # 0.2 s, needed here only

@@ -150,7 +150,7 @@ class StepProfile:
             ]
         )
 
-
+# %% ../../nbs/training/11_profile.ipynb #d38aef57
 def profile_steps(
     task: Task,
     run: Run,

@@ -38,7 +38,7 @@ def make_teacher(name: str, file: str, t: TokenizerConfig, images: ImageData) ->
     (needed,) = require(list(loss_weights(LossConfig(align=name, align_file=file)).values()))
     return TimmTeacher(needed.name, t.image_shape, t.patch_size, str(needed.path))
 
-
+# %% ../../nbs/training/09_tokenizer_task.ipynb #f0a52294
 def make_judges(
     c: LossConfig, t: TokenizerConfig, images: ImageData
 ) -> tuple[nn.Module | None, Aligner | None, Adversary | None]:
@@ -206,7 +206,7 @@ class TokenizerTask(Task):
             model.latent_stats = measure_latents(model, self.images.train)
         return model.describe()
 
-
+# %% ../../nbs/training/09_tokenizer_task.ipynb #56bf98da
 @torch.no_grad()
 def side_by_side(model: Tokenizer, x: Tensor, path):
     "Write a picture: images (N, 3, H, W) above their reconstructions."

@@ -94,14 +94,13 @@ def test_what_the_page_shows_serves_papermill_command_line_and_explorer(add, tmp
 
     t, g = tmp_path / "t", tmp_path / "g"
     settings = "quantizer top kept 2 dataset stripes rec huber adv patches percep edges align edges"
-    small = (
-        "tokens 4 image_size 16 patch_size 4 steps 6 batch_size 8 eval_every 3 checkpoint_every 3"
-    )
-    words = f"{settings} {small}".split()
+    small = "tokens 4 image_size 16 patch_size 4 batch_size 8"
+    short = "steps 6 warmup_steps 1 eval_every 3 checkpoint_every 3"
+    words = f"{settings} {small} {short}".split()
     given = [a for k, v in zip(words[::2], words[1::2]) for a in ("-p", k, v)]
     papermill = [*python, "papermill", "--no-log-output", "--no-progress-bar"]
     run(*papermill, root / "nbs/train.ipynb", t / "notebook.ipynb", *given)
-    config = json.loads((t / "config.json").read_text())
+    config = json.loads((t / "config.json").read_text())["config"]
     assert (config["tokenizer"]["quantizer"], config["tokenizer"]["kept"]) == ("top", 2)
     metrics = [json.loads(line) for line in (t / "metrics.jsonl").read_text().splitlines()]
     assert {"rec", "percep", "align", "adv"} <= set().union(*metrics)
@@ -114,7 +113,14 @@ def test_what_the_page_shows_serves_papermill_command_line_and_explorer(add, tmp
     run(*lab, "execute", "train", "--output", t / "notebook.ipynb", "--resume", "steps=8")
     assert json.loads((t / "status.json").read_text())["step"] == 8
 
-    tiny = ["generator=late", "steps=6", "batch_size=8", "eval_every=3", "checkpoint_every=3"]
+    tiny = [
+        "generator=late",
+        "steps=6",
+        "warmup_steps=1",
+        "batch_size=8",
+        "eval_every=3",
+        "checkpoint_every=3",
+    ]
     run(
         *lab,
         "execute",
@@ -141,7 +147,7 @@ def test_what_the_page_shows_serves_papermill_command_line_and_explorer(add, tmp
     )
     measured = [json.loads(p.read_text()) for p in (t / "evaluation").glob("*.json")]
     figures = set().union(*(m["figures"] for m in measured))
-    assert {"plugin_worst_pixel", "edges_frechet"} <= figures
+    assert {"plugin_worst_pixel", "r_edges_frechet"} <= figures
 
     code = (
         "import sys; sys.path.insert(0, 'apps')\n"

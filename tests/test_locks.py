@@ -95,8 +95,13 @@ def test_of_six_that_begin_at_once_one_works(tmp_path, file_system):
     def take() -> int:
         while time.time() < begin:
             pass
-        with Lock(tmp_path / "a.lock"):
-            time.sleep(1.5)
+        try:
+            with Lock(tmp_path / "a.lock"):  # until the others were refused, however late they come
+                while len(list(tmp_path.glob("refused-*"))) < 5 and time.time() < begin + 60:
+                    time.sleep(0.05)
+        except Taken:
+            (tmp_path / f"refused-{os.getpid()}").touch()
+            raise
         return 0
 
     assert sorted(end_of(p) for p in [fork(take) for _ in range(6)]) == [0] + [7] * 5

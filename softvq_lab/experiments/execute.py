@@ -389,7 +389,8 @@ def _planned(workflow: str, output, resume: bool, parameters: dict) -> Iterator[
     job, notebook = Job(output), workflow_notebook(workflow)
     if workflow in TRAININGS:
         parameters = {"run": str(job.output.parent)} | parameters
-    config = check_parameters(workflow, parameters)
+    resumed = {"resume": True} if resume and workflow in TRAININGS else {}
+    config = check_parameters(workflow, parameters | resumed)  # what is not given is the run's
     _refuse_defaults_that_are_not_there(workflow, parameters)
     if workflow == "train":
         preflight(config.tokenizer, config.loss)

@@ -198,7 +198,7 @@ def _options(e: dict) -> list[str]:
 def _nested(cls, given: dict) -> dict:
     "Flat parameters by section; a section's other fields are as the workflow has them."
     nested = {}
-    for f in dataclasses.fields(cls):
+    for f in dataclasses.fields(extended(cls, given)):
         if dataclasses.is_dataclass(f.default):
             own = dataclasses.asdict(f.default)
             wider = extended(type(f.default), own | given)

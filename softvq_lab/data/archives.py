@@ -23,6 +23,7 @@ from .images import ImageData, Size, pixels
 from .layout import LABEL_KEYS, class_name, looked_up, pick, read_table
 from .tars import IN_TABLES, TarImage, label_members, read_tar, tar_labels
 from .walk import LeftOut, split_in, split_of, suffix_of, walk, without_split
+from ..registry import register
 
 # %% ../../nbs/data/07_archives.ipynb #6867204f
 def held_out_files(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -207,6 +208,7 @@ def _refuse_too_few(what: str, train, held):
         )
 
 # %% ../../nbs/data/07_archives.ipynb #7d911ead
+@register("dataset", "hf")
 def hf(path: str, size: Size) -> ImageData:
     """A Hugging Face data set: hub name (`owner/name`, `owner/name:config`), folder of
     `save_to_disk`, or folder of parquet files. Held out: its validation or test split, else a tenth
@@ -440,6 +442,7 @@ def _labelled(
     return labels, names
 
 # %% ../../nbs/data/07_archives.ipynb #380216ad
+@register("dataset", "webdataset")
 def webdataset(path: str, size: Size) -> ImageData:
     """WebDataset tars: a folder of them or a pattern.
 

@@ -341,6 +341,21 @@ def _die_with_parent():
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 # %% ../nbs/10_train.ipynb #2a0196f8
+def _environment(run: Run, ranks: int) -> dict[str, str]:
+    "The environment in which this machine's `ranks` are launched."
+    cores = int(os.environ.get("SLURM_CPUS_ON_NODE", 0)) or os.cpu_count() or 1
+    env = {
+        **os.environ,
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300",  # seconds to save where a whole group is asked
+        "OMP_NUM_THREADS": str(max(1, cores // ranks)),
+    }
+    if not torch.cuda.device_count():
+        env["ACCELERATE_USE_CPU"] = "true"
+    if mark := mark_of(run):
+        env[OPENED] = mark
+    return env
+
+# %% ../nbs/10_train.ipynb #614483d2
 def launch(run: Run, images: ImageData | None = None):
     """Train a prepared run with as many processes as its settings say; returns when training has
     ended. Raises `RuntimeError` with the last lines of train.log when it failed.
@@ -358,16 +373,7 @@ def launch(run: Run, images: ImageData | None = None):
             f"processes={processes} on nodes={config.engine.nodes} are {here} on a machine with "
             f"{gpus} GPUs: more nodes, or fewer processes"
         )
-    command, cores = (
-        _everywhere(run, config),
-        int(os.environ.get("SLURM_CPUS_ON_NODE", 0)) or os.cpu_count() or 1,
-    )
-    env = {
-        **os.environ,
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300",  # seconds to save where a whole group is asked
-        "OMP_NUM_THREADS": str(max(1, cores // here)),
-    } | ({} if gpus else {"ACCELERATE_USE_CPU": "true"})
-    env |= {OPENED: mark} if (mark := mark_of(run)) else {}
+    command, env = _everywhere(run, config), _environment(run, here)
     before = _written(run)
     with open(run.path / "train.log", "a") as log:
         p = subprocess.Popen(

@@ -95,54 +95,63 @@ def _label_column(features) -> str | None:
     return next(iter(classes), None) or pick(fitting, LABEL_KEYS)
 
 # %% ../../nbs/data/07_archives.ipynb #60a0f993
+def _parquet_files(root: Path) -> dict[str, list[str]]:
+    "Split name -> its parquet files in a folder; a split without files is left out."
+    files = sorted(
+        os.path.join(root, f) for f in walk(root, LeftOut()) if suffix_of(f) == ".parquet"
+    )
+    if not files:
+        raise ValueError(
+            f"{root} is neither a folder of save_to_disk nor one with parquet files (a folder "
+            "of images is dataset='folder', of tars dataset='webdataset')"
+        )
+    held, unused = held_out_files([os.path.relpath(f, root) for f in files])
+    sides = {"train": ~(held | unused), "validation": held, "test": unused}
+    split = {k: [f for f, x in zip(files, of) if x] for k, of in sides.items()}
+    real = {k: set(map(os.path.realpath, v)) for k, v in split.items()}
+    if real["train"] and real["train"] == real["validation"]:
+        raise ValueError(
+            f"{readable(root)}: the held-out files are the training files themselves, by "
+            f"links ({readable(split['validation'][0])} is {readable(split['train'][0])}). "
+            "Hold out other files, or take these away: a tenth of the rows is held out then"
+        )
+    return {k: v for k, v in split.items() if v}
+
+
+def _load_from_hub(path: str, nowhere: str):
+    """A data set of the Hugging Face hub, `owner/name` or `owner/name:config`; `nowhere` opens the
+    message when it cannot be had.
+    """
+    name, _, config = path.partition(":")
+    datasets = _datasets()
+    if not _hub_answers():
+        raise ValueError(
+            f"{nowhere}, and the Hugging Face hub cannot be reached. A data set that lies in "
+            "its local cache is taken from there when HF_HUB_OFFLINE=1 is set"
+        )
+    try:
+        return datasets.load_dataset(
+            name, config or None, download_config=datasets.DownloadConfig(max_retries=1)
+        )
+    except Exception as e:
+        raise ValueError(
+            f"{nowhere}, and as a data set of the Hugging Face hub it could not be had: "
+            f"{type(e).__name__}: {e}"
+        ) from None
+
+# %% ../../nbs/data/07_archives.ipynb #2187b5c9
 def _open_tables(path: str) -> dict:
     "Split name -> table, of a saved folder, a folder of parquet files, or a data set of the hub."
     datasets, root = _datasets(), Path(path).expanduser()
     if (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
         tables = datasets.load_from_disk(str(root))
     elif root.is_dir():
-        files = sorted(
-            os.path.join(root, f) for f in walk(root, LeftOut()) if suffix_of(f) == ".parquet"
-        )
-        if not files:
-            raise ValueError(
-                f"{root} is neither a folder of save_to_disk nor one with parquet files (a folder "
-                "of images is dataset='folder', of tars dataset='webdataset')"
-            )
-        held, unused = held_out_files([os.path.relpath(f, root) for f in files])
-        sides = {"train": ~(held | unused), "validation": held, "test": unused}
-        split = {k: [f for f, x in zip(files, of) if x] for k, of in sides.items()}
-        real = {k: set(map(os.path.realpath, v)) for k, v in split.items()}
-        if real["train"] and real["train"] == real["validation"]:
-            raise ValueError(
-                f"{readable(root)}: the held-out files are the training files themselves, by "
-                f"links ({readable(split['validation'][0])} is {readable(split['train'][0])}). "
-                "Hold out other files, or take these away: a tenth of the rows is held out then"
-            )
         tables = datasets.load_dataset(
-            "parquet",
-            data_files={k: v for k, v in split.items() if v},
-            cache_dir=str(cache_dir() / "parquet"),
+            "parquet", data_files=_parquet_files(root), cache_dir=str(cache_dir() / "parquet")
         )
     else:
-        nowhere, (name, _, config) = (
-            f"data_path={path!r} is not a folder (looked in {root.absolute()})",
-            path.partition(":"),
-        )
-        if not _hub_answers():
-            raise ValueError(
-                f"{nowhere}, and the Hugging Face hub cannot be reached. A data set that lies in "
-                "its local cache is taken from there when HF_HUB_OFFLINE=1 is set"
-            )
-        try:
-            tables = datasets.load_dataset(
-                name, config or None, download_config=datasets.DownloadConfig(max_retries=1)
-            )
-        except Exception as e:
-            raise ValueError(
-                f"{nowhere}, and as a data set of the Hugging Face hub it could not be had: "
-                f"{type(e).__name__}: {e}"
-            ) from None
+        nowhere = f"data_path={path!r} is not a folder (looked in {root.absolute()})"
+        tables = _load_from_hub(path, nowhere)
     return dict(tables) if isinstance(tables, dict) else {"train": tables}
 
 # %% ../../nbs/data/07_archives.ipynb #f358b5d3
@@ -162,6 +171,43 @@ def _labels(table, column: str | None, names: tuple | None) -> tuple[np.ndarray,
     return np.array([number.get(v, -1) for v in values]), names
 
 # %% ../../nbs/data/07_archives.ipynb #b65b7bbb
+def _train_and_held_out(tables: dict) -> tuple[str, list[str]]:
+    "Name of the training table, and names of those that may be held out, the best first."
+    ranked = sorted((*split_of(n), n.lower() != n, n) for n in tables if split_of(n))
+    order = [(kind, name) for kind, *_, name in ranked]
+    train = next((n for s, n in order if s == "train"), next(iter(tables)))
+    return train, [n for kind in ("val", "test") for s, n in order if s == kind and n != train]
+
+
+def _held_out_table(
+    tables: dict, candidates: list[str], image: str, label: str | None, names: tuple
+) -> tuple[tuple | None, list[str]]:
+    """The first of `candidates` that has the columns and classes of the training table, with its
+    label numbers (N), None where none has; and notes on the others.
+    """
+    found, notes = None, []
+    for name in candidates:
+        table = tables[name]
+        fits = image in table.features and (label is None or label in table.features)
+        y = _labels(table, label, names)[0] if fits else ()
+        usable = len(y) and 0 <= y.min() and y.max() < len(names)
+        if usable and found is None:
+            found = table, y
+        else:
+            why = "another split is held out" if usable else "it has no labels, or others"
+            notes.append(f"split {name!r} ({len(table)} rows) is not used: {why}")
+    return found, notes
+
+
+def _refuse_too_few(what: str, train, held):
+    "A `ValueError` where two splits are too small to learn from one and to look at the other."
+    if len(train) < 2 or not len(held):
+        raise ValueError(
+            f"{what} holds {len(train)} training and {len(held)} held-out images; at least 3 are "
+            "needed"
+        )
+
+# %% ../../nbs/data/07_archives.ipynb #7d911ead
 @register("dataset", "hf")
 def hf(path: str, size: Size) -> ImageData:
     """A Hugging Face data set: hub name (`owner/name`, `owner/name:config`), folder of
@@ -169,9 +215,7 @@ def hf(path: str, size: Size) -> ImageData:
     by hash.
     """
     tables, title = _open_tables(path), readable(Path(path).name)
-    ranked = sorted((*split_of(n), n.lower() != n, n) for n in tables if split_of(n))
-    order = [(kind, name) for kind, *_, name in ranked]
-    train = next((n for s, n in order if s == "train"), next(iter(tables)))
+    train, candidates = _train_and_held_out(tables)
     main = tables[train]
     image, label = _image_column(main.features), _label_column(main.features)
     labels, names = _labels(main, label, None)
@@ -181,46 +225,26 @@ def hf(path: str, size: Size) -> ImageData:
             f"{bad.argmax()})"
         )
 
-    def undecoded(t):
-        return t.cast_column(image, _datasets().Image(decode=False))
+    def make(table, rows, y):
+        undecoded = table.cast_column(image, _datasets().Image(decode=False))
+        return ArrowPictures(undecoded, image, rows, y, size, title)
 
-    def make(t, rows, y):
-        return ArrowPictures(undecoded(t), image, rows, y, size, title)
-
-    train_split, held_split, notes = make(main, range(len(main)), labels), None, []
+    found, notes = _held_out_table(tables, candidates, image, label, names)
     if label is None:
-        notes.append(f"no labels among the columns {list(main.features)}: all images are one class")
-    held_out = [n for kind in ("val", "test") for s, n in order if s == kind and n != train]
-    for name in held_out:
-        here = tables[name].features
-        fits = image in here and (label is None or label in here)
-        y = _labels(tables[name], label, names)[0] if fits else ()
-        usable = len(y) and 0 <= y.min() and y.max() < len(names)
-        if usable and held_split is None:
-            held_split = make(tables[name], range(len(y)), y)
-        else:
-            why = "another split is held out" if usable else "it has no labels, or others"
-            notes.append(f"split {name!r} ({len(tables[name])} rows) is not used: {why}")
-    rest = [n for n in tables if n not in (train, *held_out)]
+        columns = list(main.features)
+        notes = [f"no labels among the columns {columns}: all images are one class", *notes]
+    rest = [n for n in tables if n not in (train, *candidates)]
     notes += [f"split {n!r} is not used: neither training nor held out" for n in rest]
-    if held_split is None:
+    if found:
+        splits = [make(t, range(len(y)), y) for t, y in ((main, labels), found)]
+    else:
         is_held = hold_out(map(str, range(len(main))))
-        train_split, held_split = (
-            make(main, np.flatnonzero(is_held == side), labels[is_held == side])
-            for side in (False, True)
-        )
-    if len(train_split) < 2 or not len(held_split):
-        raise ValueError(
-            f"{title} holds {len(train_split)} training and {len(held_split)} held-out images; at "
-            "least 3 are needed"
-        )
-    return ImageData(
-        train_split,
-        held_split,
-        tuple(class_name(str(n)) or title for n in names),
-        f"hf {title} ({len(train_split)} + {len(held_split)} images) at {pixels(size)}",
-        tuple(notes),
-    )
+        rows = [np.flatnonzero(is_held == side) for side in (False, True)]
+        splits = [make(main, i, labels[i]) for i in rows]
+    _refuse_too_few(title, *splits)
+    classes = tuple(class_name(str(n)) or title for n in names)
+    counts = f"{len(splits[0])} + {len(splits[1])} images"
+    return ImageData(*splits, classes, f"hf {title} ({counts}) at {pixels(size)}", tuple(notes))
 
 # %% ../../nbs/data/07_archives.ipynb #55b391a4
 class TarPictures(LocatedPictures):
@@ -404,6 +428,20 @@ def _held_out(
     return held, unused
 
 # %% ../../nbs/data/07_archives.ipynb #9900e54c
+def _labelled(
+    path: str, shards: list[str], index: dict, split: list[str] | None, said: list[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Label numbers (N) and names of the classes, by the tars or else by a table beside them; adds
+    where they were found to `said`.
+    """
+    beside = _table_beside(path, index, said)
+    labels, names, where = tar_labels(shards, index, split)
+    if beside and where == [f"labels are {IN_TABLES}"]:
+        said.append(f"{readable(beside)} beside the tars is read")
+    said += where
+    return labels, names
+
+# %% ../../nbs/data/07_archives.ipynb #380216ad
 @register("dataset", "webdataset")
 def webdataset(path: str, size: Size) -> ImageData:
     """WebDataset tars: a folder of them or a pattern.
@@ -418,14 +456,10 @@ def webdataset(path: str, size: Size) -> ImageData:
     top = os.path.commonpath([os.path.dirname(os.path.abspath(s)) for s in shards])
     title = readable(Path(top).name)
     if not len(index["name"]):
-        said = "".join(f"\n  {line}" for line in left)
-        raise ValueError(f"{readable(path)}: no images in {len(shards)} tar files{said}")
+        lines = "".join(f"\n  {line}" for line in left)
+        raise ValueError(f"{readable(path)}: no images in {len(shards)} tar files{lines}")
     split, by_folders = _splits(shards, top, index, said)
-    beside = _table_beside(path, index, said)
-    labels, names, where = tar_labels(shards, index, split)
-    if beside and where == [f"labels are {IN_TABLES}"]:
-        said.append(f"{readable(beside)} beside the tars is read")
-    said += where
+    labels, names = _labelled(path, shards, index, split, said)
     names = _listed_classes(Path(top), labels, names) if any(names) else (title,)
     is_held, unused = _held_out(index, split, by_folders, labels, said)
 
@@ -435,19 +469,8 @@ def webdataset(path: str, size: Size) -> ImageData:
         return TarPictures(shards, part | {"label": labels[chosen]}, size)
 
     train, held = make(False), make(True)
-    if len(train) < 2 or not len(held):
-        raise ValueError(
-            f"{readable(path)} holds {len(train)} training and {len(held)} held-out images; at "
-            "least 3 are needed"
-        )
+    _refuse_too_few(readable(path), train, held)
     said += overlap(train, held, copies=split is not None)
-    return ImageData(
-        train,
-        held,
-        names,
-        (
-            f"webdataset {title} ({len(train)} + {len(held)} images in {len(shards)} tars) at "
-            f"{pixels(size)}"
-        ),
-        (*said, *left),
-    )
+    counts = f"{len(train)} + {len(held)} images in {len(shards)} tars"
+    source = f"webdataset {title} ({counts}) at {pixels(size)}"
+    return ImageData(train, held, names, source, (*said, *left))

@@ -245,49 +245,51 @@ def load_data(cfg: DataConfig, size: Size) -> ImageData:
     return call(registered("dataset")[cfg.dataset], cfg.data_path, size, config=cfg)
 
 # %% ../../nbs/data/09_datasets.ipynb #146a1e32
-def describe_data(images: ImageData, sample: int = 64) -> str:
-    """Images of each class, what was left out, and smallest and largest size and broken files in a
-    sample of the training pictures, in words.
-    """
+def _class_counts(images: ImageData) -> str:
+    "Training and held-out images of each class, in words; of many classes the extremes."
     train, held = (
         np.bincount(labels_of(s), minlength=images.num_classes)
         for s in (images.train, images.heldout)
     )
-    lines = [
-        (
-            f"{images.source}: {len(images.train)} for training, {len(images.heldout)} held out, "
-            f"{images.num_classes} class"
-        )
-        + "es" * (images.num_classes > 1)
-    ]
     words = [f"{n}: {t} + {h}" for n, t, h in zip(images.class_names, train, held)]
     if len(words) > 20:
         words = [words[i] for i in np.argsort(train, kind="stable")[[0, 1, 2, -3, -2, -1]]]
         words.insert(3, "...")
-    lines.append("training + held-out images of a class: " + ", ".join(words))
-    lines += images.notes
-    if not isinstance(images.train, Pictures):
-        return "\n".join(lines)
-    looked = [_picture_size(images.train, i) for i in spread(len(images.train), sample)]
+    return ", ".join(words)
+
+
+def _picture_sizes(pictures: Pictures, sample: int) -> list[str]:
+    "Lines on smallest and largest size, and on broken files, in a sample of pictures."
+    looked = [_picture_size(pictures, i) for i in spread(len(pictures), sample)]
     sizes = sorted((s for s in looked if isinstance(s, tuple)), key=math.prod)
-    H, W = height_width(images.train.size)
+    H, W = height_width(pictures.size)
     small = sum(w < W or h < H for w, h in sizes)
+    lines = []
     if sizes:
+        enlarged = f"; {small} are smaller than {pixels(pictures.size)} and are enlarged"
         lines.append(
             f"pictures in a sample of {len(looked)}: from {sizes[0][0]} x {sizes[0][1]} to "
-            f"{sizes[-1][0]} x {sizes[-1][1]} pixels"
-            + (
-                f"; {small} are smaller than {pixels(images.train.size)} and are enlarged"
-                if small
-                else ""
-            )
+            f"{sizes[-1][0]} x {sizes[-1][1]} pixels" + (enlarged if small else "")
         )
     broken = [s for s in looked if isinstance(s, str)]
-    return "\n".join(
-        lines
-        + [f"broken in that sample: {len(broken)}"] * bool(broken)
-        + [f"  {b}" for b in broken[:10]]
-    )
+    if broken:
+        lines.append(f"broken in that sample: {len(broken)}")
+    return lines + [f"  {b}" for b in broken[:10]]
+
+# %% ../../nbs/data/09_datasets.ipynb #5850fe5f
+def describe_data(images: ImageData, sample: int = 64) -> str:
+    """Images of each class, what was left out, and smallest and largest size and broken files in a
+    sample of the training pictures, in words.
+    """
+    lines = [
+        f"{images.source}: {len(images.train)} for training, {len(images.heldout)} held out, "
+        f"{images.num_classes} class" + "es" * (images.num_classes > 1),
+        "training + held-out images of a class: " + _class_counts(images),
+        *images.notes,
+    ]
+    if isinstance(images.train, Pictures):
+        lines += _picture_sizes(images.train, sample)
+    return "\n".join(lines)
 
 # %% ../../nbs/data/09_datasets.ipynb #81b2d2bd
 def _picture_size(pictures: Pictures, i: int) -> tuple[int, int] | str:

@@ -479,10 +479,8 @@ def tar_labels(
         alone: no labels); and in words where they were found. A `ValueError` names images without
         a label.
     """
-    names, split = (
-        [os.fsdecode(n) for n in index["name"].tolist()],
-        split or [""] * len(index["name"]),
-    )
+    names = [os.fsdecode(n) for n in index["name"].tolist()]
+    split = split or [""] * len(names)
 
     def where(i):
         return (shards[index["shard"][i]], names[i])
@@ -496,20 +494,25 @@ def tar_labels(
     if not found:
         _refuse_classes_held_out(names, split, where)
         return np.zeros(len(names), dtype=np.int64), ("",), [NO_LABELS]
-    words, training = [class_name(w) for w in found[0]], [s in ("", "train") for s in split]
+    return _of_places(*found, split, where)
+
+
+def _of_places(texts: list[str], place: str, split: list[str], where) -> tuple:
+    "`tar_labels` by what `labels_by_place` found: the label of each image, and where it was found."
+    words, training = [class_name(t) for t in texts], [s in ("", "train") for s in split]
     lacking = [i for i, w in enumerate(words) if training[i] and not w]
     if lacking:
+        tar, name = where(lacking[0])
         raise ValueError(
-            f"{len(lacking)} of {sum(training)} training images have no label {found[1]}, such as "
-            f"{readable(names[lacking[0]])} in {readable(where(lacking[0])[0])}. Add their rows, "
-            "or take these images out"
+            f"{len(lacking)} of {sum(training)} training images have no label {place}, such as "
+            f"{readable(name)} in {readable(tar)}. Add their rows, or take these images out"
         )
-    ordered = in_order if found[1] == IN_TABLES else sorted
+    ordered = in_order if place == IN_TABLES else sorted
     classes = ordered({w for w, x in zip(words, training) if x})
     _known(words, split, where, classes)
     number = {c: y for y, c in enumerate(classes)}
     labels = np.array([number.get(w, -1) for w in words])
-    return labels, tuple(classes), [f"labels are {found[1]}"]
+    return labels, tuple(classes), [f"labels are {place}"]
 
 # %% ../../nbs/data/06_tars.ipynb #7e623aef
 def _of_members(found: tuple, split: list[str], where) -> tuple:

@@ -248,49 +248,50 @@ def wide_table(rows: list[dict], value: str, digits: int = 2) -> str:
     return "\n".join(lines)
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #4844170c
+def _model_line(name: str, rows: list[dict], colour: str, dash: str) -> go.Scatter:
+    "GFLOPs of a model over tokens. SiT is wide and pale: it costs what DiT does and lies under it."
+    under = name.startswith("SiT")
+    return go.Scatter(
+        x=[r["tokens"] for r in rows],
+        y=[r["gflops"] for r in rows],
+        mode="lines+markers",
+        name=name,
+        line=dict(color=colour, dash=dash, width=6 if under else 2),
+        opacity=0.45 if under else 1,
+    )
+
+
+def _paper_points(rows: list[dict]) -> go.Scatter:
+    "The paper's GFLOPs, with a text where they are more than 2% from the count."
+
+    def far(r):
+        return abs(r["gflops_paper"] / r["gflops"] - 1) > 0.02
+
+    return go.Scatter(
+        x=[r["tokens"] for r in rows],
+        y=[r["gflops_paper"] for r in rows],
+        mode="markers+text",
+        name="paper",
+        textposition="bottom right",
+        text=[f"{r['model']}: {r['gflops_paper']} in the paper" if far(r) else "" for r in rows],
+        marker=dict(symbol="diamond-open", size=13, color="black", line_width=2),
+    )
+
+# %% ../../nbs/evaluation/06_efficiency.ipynb #549c7ce5
 def gflops_figure(rows: list[dict]) -> go.Figure:
     """GFLOPs against tokens, both logarithmic, a line for each model; the paper's numbers as open
     diamonds, named where they are far from the count.
     """
     models = list(dict.fromkeys(r["model"] for r in rows))
-    fig, colours = go.Figure(), px.colors.qualitative.D3 * 3
-    shade = {k: c for k, c in zip(dict.fromkeys(m.split("-")[0] for m in models), colours)}
-    dash = {
-        k: d
-        for k, d in zip(
-            dict.fromkeys(m.split("-")[-1] for m in models),
-            ["dot", "dashdot", "dash", "solid", "longdash"],
-        )
-    }
+    kinds = dict.fromkeys(m.split("-")[0] for m in models)
+    sizes = dict.fromkeys(m.split("-")[-1] for m in models)
+    shade = dict(zip(kinds, px.colors.qualitative.D3 * 3))
+    dash = dict(zip(sizes, ["dot", "dashdot", "dash", "solid", "longdash"]))
+    fig = go.Figure()
     for m in models:
         own = [r for r in rows if r["model"] == m]
-        fig.add_scatter(
-            x=[r["tokens"] for r in own],
-            y=[r["gflops"] for r in own],
-            mode="lines+markers",
-            name=m,
-            line=dict(
-                color=shade[m.split("-")[0]],
-                dash=dash[m.split("-")[-1]],
-                width=6 if m.startswith("SiT") else 2,
-            ),
-            opacity=0.45 if m.startswith("SiT") else 1,
-        )  # SiT lies under DiT: they cost the same
-    told = [r for r in rows if r["gflops_paper"]]
-    fig.add_scatter(
-        x=[r["tokens"] for r in told],
-        y=[r["gflops_paper"] for r in told],
-        mode="markers+text",
-        name="paper",
-        textposition="bottom right",
-        text=[
-            f"{r['model']}: {r['gflops_paper']} in the paper"
-            if abs(r["gflops_paper"] / r["gflops"] - 1) > 0.02
-            else ""
-            for r in told
-        ],
-        marker=dict(symbol="diamond-open", size=13, color="black", line_width=2),
-    )
+        fig.add_trace(_model_line(m, own, shade[m.split("-")[0]], dash[m.split("-")[-1]]))
+    fig.add_trace(_paper_points([r for r in rows if r["gflops_paper"]]))
     ticks = sorted({r["tokens"] for r in rows})
     fig.update_xaxes(
         type="log", title="tokens", tickvals=ticks, ticktext=[str(t) for t in ticks]

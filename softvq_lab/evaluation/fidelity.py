@@ -221,6 +221,22 @@ def remarks(features: Tensor, what: str, distance: float, infinity: float | None
     return notes
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #89e94f1e
+def _compared_by_neighbours(
+    features: Tensor, real: Tensor | None, paired: bool
+) -> tuple[dict[str, float], list[str]]:
+    "KID, precision and recall of features (N, F) against real ones (M, F), or a note why not."
+    if real is None:
+        return {}, ["The reference has mean and covariance only: no KID, precision and recall."]
+    if paired:
+        return {}, [
+            "KID, precision and recall are left out: they suppose that images are drawn "
+            "independently, and a reconstruction is not independent of its original."
+        ]
+    if (count := min(len(features), len(real))) <= 3:
+        return {}, [f"{count} images are too few for precision and recall."]
+    return kid(features, real) | precision_recall(features, real), []
+
+# %% ../../nbs/evaluation/02_fidelity.ipynb #375fb7a8
 def fidelity_figures(
     features: Tensor,  # (N, F) of the samples
     logits: Tensor | None,  # (N, C), for the score
@@ -238,29 +254,15 @@ def fidelity_figures(
     """
     if len(features) < 2:
         raise ValueError("figures of one image alone mean nothing: at least 2 are needed")
-    name, to, notes = prefix + "frechet" if prefix else "fid", real_features if paired else real, []
+    name = prefix + "frechet" if prefix else "fid"
+    to = real_features if paired else real
     figures = {name: frechet(real, Moments.of(features))}
     if len(features) >= 40:
         figures[f"{name}_infinity"] = frechet_infinity(features, to)
-    notes += remarks(features, name, figures[name], figures.get(f"{name}_infinity"))
+    notes = remarks(features, name, figures[name], figures.get(f"{name}_infinity"))
     if logits is not None:
         figures |= {(prefix or "inception_") + k: v for k, v in inception_score(logits).items()}
-    if real_features is None:
-        notes.append("The reference has mean and covariance only: no KID, precision and recall.")
-    elif paired:
-        notes.append(
-            "KID, precision and recall are left out: they suppose that images are drawn "
-            "independently, and a reconstruction is not independent of its original."
-        )
-    elif min(len(features), len(real_features)) <= 3:
-        notes.append(
-            f"{min(len(features), len(real_features))} images are too few for precision and recall."
-        )
-    else:
-        figures |= {
-            prefix + k: v
-            for k, v in (
-                kid(features, real_features) | precision_recall(features, real_features)
-            ).items()
-        }
-    return figures, {name: frechet_interval(features, to, draws)} if draws else {}, notes
+    more, said = _compared_by_neighbours(features, real_features, paired)
+    figures |= {prefix + k: v for k, v in more.items()}
+    intervals = {name: frechet_interval(features, to, draws)} if draws else {}
+    return figures, intervals, notes + said

@@ -435,6 +435,25 @@ def default_probe(data: ImageData) -> tuple[str, str]:
     )
 
 # %% ../../nbs/evaluation/04_probe.ipynb #63240452
+def _ridge_name(x: Tensor) -> str:
+    "What a passport calls `ridge_probe` on training features (N, F)."
+    solver = versioned("scikit-learn") if _fits(x) else "normal equations in float64"
+    return f"ridge probe ({solver}, strength by leaving one out)"
+
+
+def _lamb_name() -> str:
+    "What a passport calls `linear_probe`."
+    return (
+        "linear probe (batch norm without weights, linear layer; LAMB of "
+        f"{versioned('timm')}, cosine)"
+    )
+
+
+def _wilson(right: Tensor) -> tuple[float, float]:
+    "The 95% interval (Wilson) of the fraction of `right` (M)."
+    return tuple(binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson"))
+
+# %% ../../nbs/evaluation/04_probe.ipynb #ed4b00ac
 def probe_figures(
     sites: Sites,
     data: ImageData,
@@ -455,34 +474,17 @@ def probe_figures(
         )
     found = {}
     for site, (train, held) in sites.items():
+        x, shape = train[0], list(train[0].shape[1:])
         if method == "ridge":
             figures, right = ridge_probe(train, held)
-            fits = _fits(train[0])
-            solver = versioned("scikit-learn") if fits else "normal equations in float64"
-            how, more = f"ridge probe ({solver}, strength by leaving one out)", {}
+            how, more = _ridge_name(x), {}
         else:
             figures, right = linear_probe(train, held, epochs, lr, batch_size, seed, device)
-            how = (
-                "linear probe (batch norm without weights, linear layer; LAMB of "
-                f"{versioned('timm')}, cosine)"
-            )
-            batch = probe_batch(len(train[0]), batch_size)
+            how, batch = _lamb_name(), probe_batch(len(x), batch_size)
             more = dict(epochs=epochs, lr=lr, batch_size=batch, seed=seed)
-        about = passport(
-            how,
-            f"{len(train[0])} training images of {data.source}; held-out split",
-            len(held[0]),
-            data,
-            site=site,
-            shape=list(train[0].shape[1:]),
-            **more,
-        )
-        found[site] = Probed(
-            figures,
-            about,
-            {"top1": tuple(binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson"))},
-            right=right,
-        )
+        against = f"{len(x)} training images of {data.source}; held-out split"
+        about = passport(how, against, len(held[0]), data, site=site, shape=shape, **more)
+        found[site] = Probed(figures, about, {"top1": _wilson(right)}, right=right)
     return found
 
 # %% ../../nbs/evaluation/04_probe.ipynb #a314798f

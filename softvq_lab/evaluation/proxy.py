@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.stats import kendalltau, spearmanr
+from torch import Tensor
 
 from ..core import rng
 from ..data.images import ImageData
@@ -68,6 +69,18 @@ def train_proxy(tokenizer, images: ImageData, budget: Proxy = PROXY) -> Generato
         return load_generator(run.path).to(next(tokenizer.parameters()).device)
 
 # %% ../../nbs/evaluation/05_proxy.ipynb #68c72c4a
+@torch.no_grad()
+def _draw_samples(generator: Generator, tokenizer, y: Tensor, budget: Proxy) -> Tensor:
+    "Images (N, 3, H, W) of classes y (N), a hundred at a time, on the CPU."
+    images = []
+    for i, part in enumerate(y.split(100)):
+        z = generator.sample(
+            part, "heun", budget.sample_steps, guidance=1.0, seed=budget.seed, start=100 * i
+        )
+        images.append(tokenizer.decode(z).clamp(-1, 1).cpu())
+    return torch.cat(images)
+
+
 def proxy_figures(
     tokenizer,
     images: ImageData,
@@ -80,22 +93,8 @@ def proxy_figures(
     """
     g = train_proxy(tokenizer, images, budget)
     y = torch.arange(budget.samples) % max(1, images.num_classes)
-
-    def draw(i, part):
-        return (
-            tokenizer.decode(
-                g.sample(
-                    part, "heun", budget.sample_steps, guidance=1.0, seed=budget.seed, start=100 * i
-                )
-            )
-            .clamp(-1, 1)
-            .cpu()
-        )
-
-    with torch.no_grad():
-        x = torch.cat([draw(i, part) for i, part in enumerate(y.split(100))])
     m = sample_figures(
-        x,
+        _draw_samples(g, tokenizer, y, budget),
         y,
         images,
         extractor,

@@ -28,6 +28,14 @@ from ..data.images import from_uint8, to_uint8
 from ..generators.base import Generator
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #0fb40acf
+def _classes_in_turn(generator: Generator, classes) -> list[int] | None:
+    "The classes that samples take in turn; None where these are all, in order."
+    if classes is None:
+        return None
+    turn = generator.check_classes(torch.as_tensor(classes).flatten()).tolist()
+    return None if turn == list(range(max(1, generator.num_classes))) else turn
+
+
 def sample_settings(
     generator: Generator,
     tokenizer,  # a `Tokenizer` or `ExternalTokenizer`, the one the generator was trained on
@@ -46,22 +54,15 @@ def sample_settings(
     """
     generator.check_tokenizer(tokenizer)
     sampler, steps = generator.check_sampler(sampler, steps, options)
-    g, every = (
-        generator.check_guidance(guidance, interval, schedule),
-        list(range(max(1, generator.num_classes))),
-    )
-    turn = (
-        every
-        if classes is None
-        else generator.check_classes(torch.as_tensor(classes).flatten()).tolist()
-    )
+    g = generator.check_guidance(guidance, interval, schedule)
+    turn = _classes_in_turn(generator, classes)
     settings = {
         "format": "softvq_lab-samples-1",
         "generator": generator.fingerprint,
         "tokenizer": tokenizer.fingerprint,
         "image_size": tokenizer.image_size,
         "num_classes": generator.num_classes,
-        "classes": None if turn == every else turn,
+        "classes": turn,
         "sampler": sampler,
         "steps": steps,
         "guidance": float(g.scale),
@@ -178,6 +179,16 @@ def _draw(generator: Generator, tokenizer, settings: dict, block: range) -> np.n
     return rearrange(to_uint8(x), "b c h w -> b h w c").cpu().numpy()
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #c6be1814
+def _own_blocks(count: int, batch_size: int, rank: int, world: int) -> list[range]:
+    "The blocks of the samples 0..count - 1 that process `rank` of `world` draws."
+    if count < 1 or batch_size < 1:
+        raise ValueError(f"count={count} and batch_size={batch_size} must be at least 1")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank={rank} must lie in 0..{world - 1}")
+    starts = range(rank * batch_size, count, world * batch_size)
+    return [range(i, min(i + batch_size, count)) for i in starts]
+
+
 def sample_to_folder(
     generator: Generator,
     # the one the generator was trained on; both in eval mode, on the devices that compute
@@ -199,18 +210,11 @@ def sample_to_folder(
     beside `samples.json`; good files that are there stay. A `ValueError` when the folder holds
     other samples.
     """
-    if count < 1 or batch_size < 1:
-        raise ValueError(f"count={count} and batch_size={batch_size} must be at least 1")
-    if not 0 <= rank < world:
-        raise ValueError(f"rank={rank} must lie in 0..{world - 1}")
+    blocks = _own_blocks(count, batch_size, rank, world)
     if generator.training or tokenizer.training:
         raise ValueError("generator and tokenizer must be in eval mode: call .eval() on both")
     folder, settings = Path(folder), sample_settings(generator, tokenizer, **how)
     _promised(folder, settings)
-    blocks = [
-        range(i, min(i + batch_size, count))
-        for i in range(rank * batch_size, count, world * batch_size)
-    ]
     _remove_asides(folder, blocks)
     bar = progress_bar(total=sum(map(len, blocks)), desc=folder.name, disable=not progress)
     with bar, ThreadPoolExecutor(4) as pool:  # PIL compresses without holding Python's lock

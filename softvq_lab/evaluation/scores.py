@@ -103,34 +103,29 @@ def sample_figures(
     figures, intervals, notes = fidelity_figures(
         f, logits, reference.moments, reference.features, False, extractor.prefix, draws
     )
-    held, _ = extract(
-        extractor,
-        data.heldout
-        if len(data.heldout) <= 50_000
-        else Subset(data.heldout, spread(len(data.heldout), 50_000)),
-    )
-    beside = "heldout_" + ("frechet" if extractor.prefix else "fid")
-    if len(held) > 1:
-        figures[beside] = frechet(reference.moments, Moments.of(held))
-    if len(held) >= 40:
-        figures[f"{beside}_infinity"] = frechet_infinity(held, reference.moments)
+    figures |= _of_heldout(data, extractor, reference.moments)
     if logits is not None and logits.shape[1] == data.num_classes:
         figures |= _by_class(f, logits, labels, extractor, data)
     count = len(reference.features) if reference.features is not None else 0
-    return Measured(
-        figures,
-        passport(
-            _evaluator(extractor, logits is not None, len(f), count),
-            reference.name,
-            len(f),
-            data,
-            **protocol,
-        ),
-        intervals,
-        notes,
-    )
+    evaluator = _evaluator(extractor, logits is not None, len(f), count)
+    about = passport(evaluator, reference.name, len(f), data, **protocol)
+    return Measured(figures, about, intervals, notes)
 
 # %% ../../nbs/evaluation/02b_scores.ipynb #aec2c75a
+def _of_heldout(data: ImageData, extractor: Extractor, real: Moments) -> dict[str, float]:
+    "The Fréchet distance of the held-out images (at most 50,000) to the reference's moments."
+    images = data.heldout
+    if len(images) > 50_000:
+        images = Subset(images, spread(len(images), 50_000))
+    held, _ = extract(extractor, images)
+    name, found = "heldout_" + ("frechet" if extractor.prefix else "fid"), {}
+    if len(held) > 1:
+        found[name] = frechet(real, Moments.of(held))
+    if len(held) >= 40:
+        found[f"{name}_infinity"] = frechet_infinity(held, real)
+    return found
+
+
 def _by_class(
     f: Tensor, logits: Tensor, labels: Tensor, extractor: Extractor, data: ImageData
 ) -> dict[str, float]:

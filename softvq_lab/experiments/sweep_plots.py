@@ -6,9 +6,7 @@
 __all__ = ['STATES', 'progress_bar', 'overlaid', 'ranking', 'effects', 'costs', 'rate_distortion', 'pareto_front']
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #84912d7c
-import numpy as np
 import pandas as pd
-import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -21,7 +19,7 @@ from softvq_lab.experiments.leaderboard import (
     settings,
 )
 from ..metrics import direction, lower_is_better, metric_title
-from ..plots import TEMPLATE
+from ..plots import TEMPLATE, distinct_colours
 from ..runs import Run, read_metrics
 from ..train import load_config
 
@@ -36,15 +34,7 @@ STATES = {
 
 
 def _colours(labels) -> dict[str, str]:
-    names = list(dict.fromkeys(labels))
-    return dict(
-        zip(
-            names,
-            px.colors.qualitative.D3
-            if len(names) <= 10
-            else px.colors.sample_colorscale("Turbo", np.linspace(0.05, 0.95, len(names)).tolist()),
-        )
-    )
+    return distinct_colours(list(dict.fromkeys(labels)), 0.05, 0.95)
 
 
 def progress_bar(report: dict) -> go.Figure:
@@ -139,6 +129,25 @@ def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
     ).update_yaxes(automargin=True)
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #d6043495
+def _effect_curve(e: pd.DataFrame) -> go.Scatter:
+    "Means of `effect` by value, with the spread of the seeds; a line where the values are numbers."
+    e = e.loc[
+        sorted(e.index, key=lambda v: (isinstance(v, str), v if not isinstance(v, str) else 0))
+    ]
+    named = any(isinstance(v, str | bool) for v in e.index)
+    return go.Scatter(
+        x=[_tick(v) for v in e.index],
+        y=e["mean"],
+        error_y=dict(type="data", array=e["spread"].fillna(0)),
+        mode="markers" if named else "lines+markers",
+        marker_color="#3b6ea8",
+        customdata=e[["spread", "runs"]],
+        hovertemplate=(
+            "%{x}: %{y:.4g}, spread %{customdata[0]:.2g}, %{customdata[1]} runs<extra></extra>"
+        ),
+    )
+
+
 def effects(table: pd.DataFrame, figure: str) -> go.Figure | None:
     """A panel for each parameter that varied: the mean of `figure`, with the spread that the seeds
     alone make.
@@ -151,25 +160,8 @@ def effects(table: pd.DataFrame, figure: str) -> go.Figure | None:
         -(-len(names) // columns), columns, subplot_titles=names, vertical_spacing=0.18
     )
     for i, name in enumerate(names):
-        e = effect(table, name, figure)
-        e = e.loc[
-            sorted(e.index, key=lambda v: (isinstance(v, str), v if not isinstance(v, str) else 0))
-        ]
-        fig.add_scatter(
-            x=[_tick(v) for v in e.index],
-            y=e["mean"],
-            error_y=dict(type="data", array=e["spread"].fillna(0)),
-            mode="lines+markers"
-            if not any(isinstance(v, str | bool) for v in e.index)
-            else "markers",
-            marker_color="#3b6ea8",
-            customdata=e[["spread", "runs"]],
-            hovertemplate=(
-                "%{x}: %{y:.4g}, spread %{customdata[0]:.2g}, %{customdata[1]} runs<extra></extra>"
-            ),
-            row=i // columns + 1,
-            col=i % columns + 1,
-        )
+        curve = _effect_curve(effect(table, name, figure))
+        fig.add_trace(curve, row=i // columns + 1, col=i % columns + 1)
     fig.update_xaxes(type="category").update_yaxes(
         title=metric_title(figure, declared_in(table)), col=1
     )

@@ -97,29 +97,25 @@ def codeword_name(codebook: int, codeword: int, codebooks: int = 1) -> str:
     return f"{codeword}" if codebooks == 1 else f"{codebook}:{codeword}"
 
 # %% ../../nbs/explore/01_codewords.ipynb #6fded7b5
+def _sharpness_told(q: Tensor) -> list[str]:
+    "Entropy and effective codewords of each token of weights (L, K), in words."
+    entropy, effective = token_figures(q)
+    return [
+        f"entropy {e:.2f} nats, {n:.1f} effective codewords"
+        for e, n in zip(entropy.tolist(), effective.tolist())
+    ]
+
+
 def heatmap(q: Tensor, codebooks: int = 1, top: int = 24, token: int | None = None) -> go.Figure:
     "Tokens by their strongest codewords, from weights (L, K); `token` is marked."
     columns, w = strongest(q, codebooks, top)
-    names, (entropy, effective) = (
-        [codeword_name(g, k, codebooks) for g, k in columns],
-        token_figures(q),
-    )
-    told = np.repeat(
-        np.array(
-            [
-                f"entropy {e:.2f} nats, {n:.1f} effective codewords"
-                for e, n in zip(entropy.tolist(), effective.tolist())
-            ]
-        )[:, None],
-        len(names),
-        1,
-    )
+    names = [codeword_name(g, k, codebooks) for g, k in columns]
     fig = go.Figure(
         go.Heatmap(
             z=w.numpy().round(4),
             x=names,
             y=list(range(len(q))),
-            customdata=told,
+            customdata=np.repeat(np.array(_sharpness_told(q))[:, None], len(names), 1),
             colorscale=[[0, "rgba(33,113,181,0)"], [1, "rgba(33,113,181,1)"]],
             zmin=0,
             zmax=max(0.05, float(w.max())),

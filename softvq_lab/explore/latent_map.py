@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import plotly.express as px
 import plotly.graph_objects as go
 import torch
 from PIL import Image
@@ -19,7 +18,7 @@ from torch import Tensor
 from ..core import printable, read_json
 from ..data.images import to_pil
 from .session import Lens
-from ..plots import TEMPLATE
+from ..plots import TEMPLATE, class_colours
 from ..runs import Run
 
 # %% ../../nbs/explore/05_latent_map.ipynb #96ccfab7
@@ -37,6 +36,33 @@ class Atlas:
     about: str
 
 # %% ../../nbs/explore/05_latent_map.ipynb #41be6d52
+def _coordinates(points: list[dict]) -> dict[str, np.ndarray]:
+    "The maps (N, 2) of the points by name: entries of two numbers."
+    maps = {
+        k: np.array([p[k] for p in points], float)
+        for k, v in points[0].items()
+        if isinstance(v, list) and len(v) == 2
+    }
+    if not maps or any(
+        m.shape != (len(points), 2) or not np.isfinite(m).all() for m in maps.values()
+    ):
+        raise ValueError("no coordinates")
+    return maps
+
+
+def _numbers(points: list[dict]) -> dict[str, np.ndarray]:
+    "The numbers (N) of the points by name; NaN where a point has none."
+
+    def number(v):
+        return isinstance(v, int | float) and not isinstance(v, bool)
+
+    return {
+        k: np.array([p.get(k) if number(p.get(k)) else math.nan for p in points], float)
+        for k, v in points[0].items()
+        if k not in ("index", "class") and number(v)
+    }
+
+# %% ../../nbs/explore/05_latent_map.ipynb #e5523c6d
 def read_atlas(run: Run) -> Atlas | None:
     """The latent map in the run folder; None when there is none, a `ValueError` when it cannot be
     used.
@@ -46,30 +72,12 @@ def read_atlas(run: Run) -> Atlas | None:
         return None
     try:
         d = read_json(path)
-        points, first = d["points"], d["points"][0]
-
-        def number(v):
-            return isinstance(v, int | float) and not isinstance(v, bool)
-
-        maps = {
-            k: np.array([p[k] for p in points], float)
-            for k, v in first.items()
-            if isinstance(v, list) and len(v) == 2
-        }
-        numbers = {
-            k: np.array([p.get(k) if number(p.get(k)) else math.nan for p in points], float)
-            for k, v in first.items()
-            if k not in ("index", "class") and number(v)
-        }
-        if not maps or any(
-            m.shape != (len(points), 2) or not np.isfinite(m).all() for m in maps.values()
-        ):
-            raise ValueError("no coordinates")
+        points = d["points"]
         about = ", ".join(f"{k} {d[k]}" for k in ("neighbors", "min_dist", "seed") if k in d)
         return Atlas(
-            maps,
+            _coordinates(points),
             [printable(p["class"]) for p in points],
-            numbers,
+            _numbers(points),
             [int(p["index"]) for p in points],
             printable(d.get("tokenizer", "")),
             f"{len(points)} images; UMAP with {about}",
@@ -98,53 +106,51 @@ def adapt(fig: go.Figure) -> go.Figure:
     )
 
 # %% ../../nbs/explore/05_latent_map.ipynb #6d2891ac
+def _points(atlas: Atlas, which: str, at: list[int], **settings) -> go.Scatter | go.Scattergl:
+    "The points numbered `at` of one map; many are drawn by WebGL."
+    xy = atlas.maps[which]
+    kind = go.Scattergl if len(xy) > 3000 else go.Scatter
+    return kind(
+        x=xy[at, 0],
+        y=xy[at, 1],
+        mode="markers",
+        customdata=at,
+        text=[f"class {_safe(atlas.classes[i])}" for i in at],
+        hovertemplate="%{text}<extra></extra>",
+        **settings,
+    )
+
+
+def _by_class(atlas: Atlas, which: str) -> list:
+    "The points of each class, in its colour."
+    traces = []
+    for name, c in class_colours(atlas.classes).items():
+        at = [i for i, x in enumerate(atlas.classes) if x == name]
+        mark = dict(size=6, opacity=0.8, color=c)
+        traces.append(_points(atlas, which, at, marker=mark, name=_safe(name)))
+    return traces
+
+
+def _by_figure(atlas: Atlas, which: str, figure: str) -> list:
+    "All points, coloured by a figure."
+    mark = dict(
+        size=6,
+        opacity=0.9,
+        color=atlas.figures[figure],
+        colorscale="Viridis",
+        colorbar=dict(title=_safe(figure), thickness=12),
+    )
+    return [_points(atlas, which, list(range(len(atlas.classes))), marker=mark, showlegend=False)]
+
+# %% ../../nbs/explore/05_latent_map.ipynb #ac89a1d9
 def draw(atlas: Atlas, which: str, colour: str = "class", height: int = 560) -> go.Figure:
     "One map, coloured by class or by a figure. `customdata` of a point is its place in the atlas."
     if which not in atlas.maps:
         raise ValueError(f"map {which!r}: there are {', '.join(atlas.maps)}")
-    xy, fig = atlas.maps[which], go.Figure()
-    kind = go.Scattergl if len(xy) > 3000 else go.Scatter
-
-    def mark(at, **kw):
-        return fig.add_trace(
-            kind(
-                x=xy[at, 0],
-                y=xy[at, 1],
-                mode="markers",
-                customdata=at,
-                text=[f"class {_safe(atlas.classes[i])}" for i in at],
-                hovertemplate="%{text}<extra></extra>",
-                **kw,
-            )
-        )
-
-    if colour == "class":
-        names = sorted(set(atlas.classes), key=lambda n: (len(n), n))
-        colours = (
-            px.colors.qualitative.D3
-            if len(names) <= 10
-            else px.colors.sample_colorscale("Turbo", np.linspace(0, 1, len(names)).tolist())
-        )
-        for name, c in zip(names, colours):
-            mark(
-                [i for i, x in enumerate(atlas.classes) if x == name],
-                marker=dict(size=6, opacity=0.8, color=c),
-                name=_safe(name),
-            )
-    elif colour in atlas.figures:
-        mark(
-            list(range(len(xy))),
-            marker=dict(
-                size=6,
-                opacity=0.9,
-                color=atlas.figures[colour],
-                colorscale="Viridis",
-                colorbar=dict(title=_safe(colour), thickness=12),
-            ),
-            showlegend=False,
-        )
-    else:
+    if colour != "class" and colour not in atlas.figures:
         raise ValueError(f"colour {colour!r}: there are class, {', '.join(atlas.figures)}")
+    traces = _by_class(atlas, which) if colour == "class" else _by_figure(atlas, which, colour)
+    fig = go.Figure(traces)
     fig.update_xaxes(showticklabels=False).update_yaxes(showticklabels=False)
     legend = dict(orientation="h", y=-0.04, itemsizing="constant")
     return adapt(

@@ -171,6 +171,18 @@ def _rgb(colour: str) -> str:
     )
 
 # %% ../../nbs/explore/04_map_figure.ipynb #5a9996f2
+def _legend(pen: ImageDraw.ImageDraw, names: list[str], colour: dict[str, str], x: int, font):
+    "Draw a legend from x on: a dot for each name that has a colour, a cross for another."
+    for i, n in enumerate(names):
+        y = 36 + 19 * i
+        if n in colour:
+            pen.ellipse([x + 4, y + 3, x + 14, y + 13], fill=colour[n])
+        else:
+            for s in (-4, 4):
+                pen.line([x + 5, y + 8 - s, x + 13, y + 8 + s], fill="black", width=2)
+        pen.text((x + 22, y - 1), n, fill="#333333", font=font)
+
+
 def map_picture(
     maps: dict[str, np.ndarray],
     labels: list[str],
@@ -181,36 +193,23 @@ def map_picture(
 ) -> Image.Image:
     "The panels of `latent_map` as a picture, with a legend (up to 24 classes)."
     colour = {n: _rgb(c) for n, c in class_colours(labels).items()}
-    names, font, gap = (
-        list(colour)[:24] + (["codewords"] if codewords else []),
-        ImageFont.load_default(15),
-        12,
-    )
+    names = list(colour)[:24] + (["codewords"] if codewords else [])
+    font, gap = ImageFont.load_default(15), 12
     wide = max(60, 34 + max(int(font.getlength(n)) for n in names))
     image = Image.new("RGB", (len(maps) * (side + gap) + wide, side + 30), "white")
     pen = ImageDraw.Draw(image)
     for i, (title, xy) in enumerate(maps.items()):
         pen.text((i * (side + gap) + 4, 5), title, fill="#333333", font=font)
-        image.paste(
-            _panel(
-                np.asarray(xy, float),
-                [colour[l] for l in labels],
-                thumbnails,
-                codewords and np.asarray(codewords[title], float),
-                side,
-                tile,
-            ),
-            (i * (side + gap), 30),
+        panel = _panel(
+            np.asarray(xy, float),
+            [colour[l] for l in labels],
+            thumbnails,
+            codewords and np.asarray(codewords[title], float),
+            side,
+            tile,
         )
-    x = len(maps) * (side + gap)
-    for i, n in enumerate(names):
-        y = 36 + 19 * i
-        if n in colour:
-            pen.ellipse([x + 4, y + 3, x + 14, y + 13], fill=colour[n])
-        else:
-            for s in (-4, 4):
-                pen.line([x + 5, y + 8 - s, x + 13, y + 8 + s], fill="black", width=2)
-        pen.text((x + 22, y - 1), n, fill="#333333", font=font)
+        image.paste(panel, (i * (side + gap), 30))
+    _legend(pen, names, colour, len(maps) * (side + gap), font)
     return image
 
 # %% ../../nbs/explore/04_map_figure.ipynb #46f309d9

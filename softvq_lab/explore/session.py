@@ -9,6 +9,7 @@ __all__ = ['MAX_BYTES', 'MAX_PIXELS', 'KNOWN', 'Lens', 'MissingImages', 'remembe
            'poster']
 
 # %% ../../nbs/explore/00_session.ipynb #9b4f8399
+import contextlib
 import functools
 import io
 import itertools
@@ -18,7 +19,7 @@ import queue
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -434,6 +435,40 @@ class _Stopped(Exception):
     pass
 
 
+def _from_thread(work: Callable[[Callable], None]) -> Iterator:
+    """Yield what `work(put)` hands to `put`, in a thread of its own; what it raises is raised here.
+
+    It waits until an item is taken, and ends at its next `put` when nobody reads on.
+    """
+    handed, stop = queue.Queue(maxsize=1), threading.Event()
+
+    def put(item):
+        while not stop.is_set():
+            try:
+                return handed.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+        raise _Stopped
+
+    def run():
+        try:
+            work(put)
+            put(None)
+        except _Stopped:
+            pass
+        except BaseException as e:
+            put(e)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        while (item := handed.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+
+# %% ../../nbs/explore/00_session.ipynb #96c8effe
 def sample_steps(
     lens: Lens,
     classes: Tensor,
@@ -450,42 +485,19 @@ def sample_steps(
         raise ValueError(
             f"{lens.run.path} is a tokenizer; sampling needs a generator trained on it"
         )
-    handed, stop = queue.Queue(maxsize=1), threading.Event()
 
-    def put(item):
-        while not stop.is_set():
-            try:
-                return handed.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-        raise _Stopped
+    def work(put):
+        def on_step(i: int, z: Tensor):
+            put((i, z))
 
-    def work():
-        try:
-            lens.generator.sample(
-                classes,
-                sampler,
-                steps,
-                guidance,
-                seed=seed,
-                on_step=lambda i, z: put((i, z)),
-                **options,
-            )
-            put(None)
-        except _Stopped:
-            pass
-        except BaseException as e:
-            put(e)
+        lens.generator.sample(
+            classes, sampler, steps, guidance, seed=seed, on_step=on_step, **options
+        )
 
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        while (item := handed.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
+    with contextlib.closing(_from_thread(work)) as drawn:
+        for step, z in drawn:
             with torch.no_grad():
-                yield item[0], lens.tokenizer.decode(item[1]).clamp(-1, 1)
-    finally:
-        stop.set()
+                yield step, lens.tokenizer.decode(z).clamp(-1, 1)
 
 # %% ../../nbs/explore/00_session.ipynb #fac4cb61
 @torch.no_grad()

@@ -175,50 +175,56 @@ def rate_distortion(counts: list[Count]) -> list[dict]:
     return rows
 
 # %% ../../nbs/explore/02_token_counts.ipynb #ff6c5565
+def _line_of(row: dict) -> tuple[str, str]:
+    "What rows of one line share: the nested run ('' for siblings), and the passport."
+    return row["run"] if row["kept"] else "", str(sorted(row["passport"].items()))
+
+
+def _lines(rows: list[dict]) -> list[tuple[str, list[dict]]]:
+    """(nested run or '', its rows) of each line; that of a nested run ends in the whole run, which
+    is no line of its own where it is the only sibling.
+    """
+    nested, lines = {r["run"] for r in rows if r["kept"]}, []
+    for run, passport in dict.fromkeys(map(_line_of, rows)):
+        mine = [
+            r
+            for r in rows
+            if _line_of(r) == (run, passport)
+            or (run and r["run"] == run and _line_of(r) == ("", passport))
+        ]
+        if run or len(mine) > 1 or mine[0]["run"] not in nested:
+            lines.append((run, mine))
+    return lines
+
+
+def _told(row: dict) -> str:
+    "What the pointer shows of a row, as HTML."
+    similarity = "" if row["ssim"] is None else f", SSIM {row['ssim']:.3f}"
+    return html.escape(
+        f"{row['name']}: {row['tokens']} tokens, {row['numbers']} numbers, {row['psnr']:.2f} "
+        f"dB{similarity}; {row['source']}"
+    )
+
+# %% ../../nbs/explore/02_token_counts.ipynb #2bc3c053
 def rate_distortion_figure(rows: list[dict], metric: str = "psnr") -> go.Figure:
     """Tokens against `metric`, from `rate_distortion`: a line for the siblings (those of equal
     passport), one for the kept tokens of each nested run.
     """
     fig, rows = go.Figure(), [r for r in rows if r[metric] is not None]
-
-    def similarity(r):
-        return "" if r["ssim"] is None else f", SSIM {r['ssim']:.3f}"
-
-    def line(r):
-        return (r["run"] if r["kept"] else "", str(sorted(r["passport"].items())))
-
-    nested = {r["run"] for r in rows if r["kept"]}
-    for key in dict.fromkeys(line(r) for r in rows):
-        mine = [
-            r
-            for r in rows
-            if line(r) == key
-            or (key[0] and r["run"] == key[0] and not r["kept"] and line(r)[1] == key[1])
-        ]  # the curve of a nested run ends in the whole run
-        if not key[0] and len(mine) == 1 and mine[0]["run"] in nested:
-            continue
+    for run, mine in _lines(rows):
+        siblings = f"runs of their own ({mine[0]['images']} images)"
         fig.add_scatter(
             x=[r["tokens"] for r in mine],
             y=[r[metric] for r in mine],
             mode="lines+markers",
-            name=html.escape(f"first k tokens of {key[0]}")
-            if key[0]
-            else f"runs of their own ({mine[0]['images']} images)",
-            line_dash="dot" if key[0] else "solid",
-            text=[
-                html.escape(
-                    f"{r['name']}: {r['tokens']} tokens, {r['numbers']} numbers, {r['psnr']:.2f} "
-                    f"dB{similarity(r)}; {r['source']}"
-                )
-                for r in mine
-            ],
+            name=html.escape(f"first k tokens of {run}") if run else siblings,
+            line_dash="dot" if run else "solid",
+            text=[_told(r) for r in mine],
             hovertemplate="%{text}<extra></extra>",
         )
+    ticks = sorted({r["tokens"] for r in rows})
     fig.update_xaxes(
-        type="log",
-        title="tokens",
-        tickvals=sorted({r["tokens"] for r in rows}),
-        ticktext=[str(n) for n in sorted({r["tokens"] for r in rows})],
+        type="log", title="tokens", tickvals=ticks, ticktext=[str(n) for n in ticks]
     ).update_yaxes(title=metric_title(metric))
     return fig.update_layout(
         template=TEMPLATE,

@@ -56,6 +56,23 @@ def hidden_after(tokens: int, steps: int) -> list[int]:
     return [*hidden, 0]
 
 # %% ../../nbs/generators/08_mar.ipynb #68e0850a
+_norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+def _row(n: int, width: int) -> nn.Parameter:
+    "A learned row of tokens (1, n, width)."
+    return nn.Parameter(torch.empty(1, n, width))
+
+
+def _stack(part: str, width: int, depth: int, heads: int, **block) -> nn.ModuleList:
+    "`depth` blocks of the encoder or decoder."
+    if width % heads:
+        raise ValueError(f"width={width} of the {part} must be a multiple of heads={heads}")
+    return nn.ModuleList(
+        [Block(width, heads, qkv_bias=True, norm_layer=_norm, **block) for _ in range(depth)]
+    )
+
+# %% ../../nbs/generators/08_mar.ipynb #7748efd0
 class MaskedTransformer(nn.Module):
     "Visible tokens of x (B, L, D) and classes (B) -> a condition z (B, L, C) of every token."
 
@@ -73,53 +90,23 @@ class MaskedTransformer(nn.Module):
         std: float = 0.02,  # of positions, classes and learned tokens at the start
     ):
         super().__init__()
-        self.num_classes, self.buffer, self.std, self.grad_checkpointing = (
-            num_classes,
-            buffer,
-            std,
-            False,
-        )
-        for part, (w, _, h) in (("encoder", encoder), ("decoder", decoder)):
-            if w % h:
-                raise ValueError(f"width={w} of the {part} must be a multiple of heads={h}")
+        self.num_classes, self.buffer, self.std = num_classes, buffer, std
+        self.grad_checkpointing = False
         (width, *_), (out, *_) = encoder, decoder
-        norm = partial(nn.LayerNorm, eps=1e-6)
-
-        def row(n, width):
-            return nn.Parameter(torch.empty(1, n, width))
-
-        def stack(width, depth, heads):
-            return nn.ModuleList(
-                [
-                    Block(
-                        width,
-                        heads,
-                        mlp_ratio,
-                        qkv_bias=True,
-                        qk_norm=qk_norm,
-                        proj_drop=dropout,
-                        attn_drop=dropout,
-                        norm_layer=norm,
-                    )
-                    for _ in range(depth)
-                ]
-            )
-
+        block = dict(mlp_ratio=mlp_ratio, qk_norm=qk_norm, proj_drop=dropout, attn_drop=dropout)
         self.class_emb = nn.Embedding(num_classes, width) if num_classes else None
         self.fake_latent = nn.Parameter(torch.empty(1, width))  # the null class
-        self.z_proj, self.z_proj_ln = nn.Linear(latent_dim, width), norm(width)
-        self.encoder_pos_embed_learned, self.encoder_blocks, self.encoder_norm = (
-            row(buffer + tokens, width),
-            stack(*encoder),
-            norm(width),
-        )
-        self.decoder_embed, self.mask_token = nn.Linear(width, out), row(1, out)
-        self.decoder_pos_embed_learned, self.decoder_blocks, self.decoder_norm = (
-            row(buffer + tokens, out),
-            stack(*decoder),
-            norm(out),
-        )
-        self.diffusion_pos_embed_learned = row(tokens, out)
+        self.z_proj = nn.Linear(latent_dim, width)
+        self.z_proj_ln = _norm(width)
+        self.encoder_pos_embed_learned = _row(buffer + tokens, width)
+        self.encoder_blocks = _stack("encoder", *encoder, **block)
+        self.encoder_norm = _norm(width)
+        self.decoder_embed = nn.Linear(width, out)
+        self.mask_token = _row(1, out)
+        self.decoder_pos_embed_learned = _row(buffer + tokens, out)
+        self.decoder_blocks = _stack("decoder", *decoder, **block)
+        self.decoder_norm = _norm(out)
+        self.diffusion_pos_embed_learned = _row(tokens, out)
         self.apply(self._init)
 
     def _init(self, m):
@@ -277,6 +264,18 @@ class MAR(Generator):
         )
         return losses.view(R, len(x), hidden).mean((0, 2))
 
+    def _conditions(
+        self, x: Tensor, visible: Tensor, places: Tensor, y: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Conditions (B V, C) of the tokens at `places` (B, V) by the visible ones of x (B, L, D),
+        for classes y (B) and for the null class; None where guidance of `scale` does nothing.
+        """
+        if scale == 1:
+            return at_places(self.net(x, visible, y), places).flatten(0, 1), None
+        x, visible, places = (torch.cat([v, v]) for v in (x, visible, places))
+        z = self.net(x, visible, torch.cat([y, torch.full_like(y, self.null_class)]))
+        return at_places(z, places).flatten(0, 1).chunk(2)
+
     def draw_tokens(
         self,
         y: Tensor,
@@ -293,22 +292,8 @@ class MAR(Generator):
         orders, x, left = noise.uniform(L).argsort(1), torch.zeros(B, L, D, device=y.device), L
         for i, after in enumerate(hidden_after(L, steps)):
             visible, now = visible_places(orders, left), orders[:, after:left]
-            scale, twice = guidance.at(max(after, 1) / L), lambda v: torch.cat([v, v])
-            if scale == 1:
-                c, null = at_places(self.net(x, visible, y), now).flatten(0, 1), None
-            else:
-                c, null = (
-                    at_places(
-                        self.net(
-                            twice(x),
-                            twice(visible),
-                            torch.cat([y, torch.full_like(y, self.null_class)]),
-                        ),
-                        twice(now),
-                    )
-                    .flatten(0, 1)
-                    .chunk(2)
-                )
+            scale = guidance.at(max(after, 1) / L)
+            c, null = self._conditions(x, visible, now, y, scale)
             drawn = self.diffloss.sample(
                 c,
                 lambda: noise(left - after, D).flatten(0, 1),

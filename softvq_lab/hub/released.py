@@ -57,9 +57,8 @@ def _rope(info: dict) -> str:
     return "mixed" if info.get("rope_mixed") else "axial"
 
 # %% ../../nbs/hub/00_released.ipynb #25d0327a
-def tokenizer_config(info: dict, weights: dict[str, Tensor]) -> TokenizerConfig:
-    "Our config for a released one; what cannot be rebuilt is refused by name."
-    cnn = info["enc_type"] == info["dec_type"] == "cnn"
+def _refuse(info: dict, cnn: bool):
+    "A `ValueError` that names what of a released config cannot be rebuilt."
     possible = (
         {"encoder_ch_mult": [1, 1, 2, 2, 4], "decoder_ch_mult": [1, 1, 2, 2, 4], "z_channels": 256}
         if cnn
@@ -73,43 +72,53 @@ def tokenizer_config(info: dict, weights: dict[str, Tensor]) -> TokenizerConfig:
             f"patch sizes of encoder ({info['enc_patch_size']}) and decoder "
             f"({info['dec_patch_size']}) differ"
         )
-    dim = info["codebook_embed_dim"]
-    flat = dict(image_size=info["image_size"], latent_dim=dim)
+
+
+def _networks(info: dict, cnn: bool) -> dict:
+    "The settings of a released encoder and decoder."
     if cnn:
-        flat |= dict(preset="cnn", patch_size=16, tokens=(info["image_size"] // 16) ** 2)
-    else:
-        flat |= dict(
-            preset=_preset(info),
-            patch_size=info["enc_patch_size"],
-            tokens=info["num_latent_tokens"],
-            decoder_cls=info.get("dec_cls_token", True),
-            rope=_rope(info),
-            rope_theta=info.get("rope_theta", 10.0),
-        )
+        return dict(preset="cnn", patch_size=16, tokens=(info["image_size"] // 16) ** 2)
+    return dict(
+        preset=_preset(info),
+        patch_size=info["enc_patch_size"],
+        tokens=info["num_latent_tokens"],
+        decoder_cls=info.get("dec_cls_token", True),
+        rope=_rope(info),
+        rope_theta=info.get("rope_theta", 10.0),
+    )
+
+# %% ../../nbs/hub/00_released.ipynb #3479311b
+def _quantizer(info: dict, weights: dict[str, Tensor]) -> dict:
+    "The settings of a released quantizer, whose kind its weights tell."
     norm = "cosine" if info.get("codebook_l2_norm", True) else None
     if "quantize.embedding" in weights:
-        flat |= dict(
+        codebooks, codebook_size = weights["quantize.embedding"].shape[:2]
+        return dict(
             quantizer="softvq",
             similarity=norm or "dot",
             tau=info["tau"],
             kl_weight=info["entropy_loss_ratio"],
+            codebooks=codebooks,
+            codebook_size=codebook_size,
         )
-        flat |= dict(
-            codebooks=weights["quantize.embedding"].shape[0],
-            codebook_size=weights["quantize.embedding"].shape[1],
-        )
-    elif "quantize.embedding.weight" in weights:
-        flat |= dict(
+    if "quantize.embedding.weight" in weights:
+        return dict(
             quantizer="vq",
             similarity=norm or "l2",
             commitment=info["commit_loss_beta"],
             codebook_size=weights["quantize.embedding.weight"].shape[0],
         )
-    elif weights["quant_conv.weight"].shape[0] == 2 * dim:
-        flat |= dict(quantizer="kl", vae_weight=info["kl_loss_weight"])
-    else:
-        flat |= dict(quantizer="ae")
-    return parse(TokenizerConfig, flat)
+    if weights["quant_conv.weight"].shape[0] == 2 * info["codebook_embed_dim"]:
+        return dict(quantizer="kl", vae_weight=info["kl_loss_weight"])
+    return dict(quantizer="ae")
+
+
+def tokenizer_config(info: dict, weights: dict[str, Tensor]) -> TokenizerConfig:
+    "Our config for a released one; what cannot be rebuilt is refused by name."
+    cnn = info["enc_type"] == info["dec_type"] == "cnn"
+    _refuse(info, cnn)
+    flat = dict(image_size=info["image_size"], latent_dim=info["codebook_embed_dim"])
+    return parse(TokenizerConfig, flat | _networks(info, cnn) | _quantizer(info, weights))
 
 # %% ../../nbs/hub/00_released.ipynb #fc99003a
 def released_stats(info: dict, dim: int, where) -> LatentStats | None:

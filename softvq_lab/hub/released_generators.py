@@ -179,50 +179,39 @@ def generator_config(info: dict, **asked: str | None) -> GeneratorConfig:
     return parse(GeneratorConfig, flat | dict(class_dropout=info.get("class_dropout_prob", 0.1)))
 
 # %% ../../nbs/hub/01_released_generators.ipynb #de4d2b3e
+def _transformer(info: dict, part: str, prefix: str) -> dict:
+    "Width, depth and heads of the encoder or decoder of a released MAR, as settings."
+    names = {"width": "embed_dim", "depth": "depth", "heads": "num_heads"}
+    return {f"{prefix}{ours}": info[f"{part}_{theirs}"] for ours, theirs in names.items()}
+
+
 def mar_config(info: dict) -> GeneratorConfig:
     """Our config for a released MAR, whose entries are the arguments of the authors' class; what
     cannot be rebuilt is refused by name.
     """
     steps, dropout = str(info.get("num_sampling_steps", "100")), info.get("proj_dropout", 0.0)
-    refuse(
-        info,
-        {
-            "model": ("MAR",),
-            "attn_dropout": (dropout,),
-            "num_sampling_steps": (info.get("num_sampling_steps"),)
-            if steps.isdigit()
-            else ("a number of steps",),
-        },
-        MAR_USED | NO_MATTER | {"grad_checkpointing"},
-    )
-
-    def part(name, ours):
-        return {
-            f"{ours}{k}": info[f"{name}_{v}"]
-            for k, v in (("width", "embed_dim"), ("depth", "depth"), ("heads", "num_heads"))
-        }
-
-    flat = (
-        part("encoder", "")
-        | part("decoder", "decoder_")
-        | dict(
-            mlp_ratio=info.get("mlp_ratio", 4.0),
-            buffer_tokens=info["buffer_size"],
-            head_width=info["diffloss_w"],
-            head_depth=info["diffloss_d"],
-            head_steps=int(steps),
-            head_clip=0.0,
-        )
-    )
-    flat |= dict(
+    given = (info.get("num_sampling_steps"),)
+    possible = {
+        "model": ("MAR",),
+        "attn_dropout": (dropout,),
+        "num_sampling_steps": given if steps.isdigit() else ("a number of steps",),
+    }
+    refuse(info, possible, MAR_USED | NO_MATTER | {"grad_checkpointing"})
+    ends = _transformer(info, "encoder", "") | _transformer(info, "decoder", "decoder_")
+    flat = dict(
+        mlp_ratio=info.get("mlp_ratio", 4.0),
+        buffer_tokens=info["buffer_size"],
+        head_width=info["diffloss_w"],
+        head_depth=info["diffloss_d"],
+        head_steps=int(steps),
+        head_clip=0.0,
         head_repeats=info.get("diffusion_batch_mul", 4),
         mask_min=info.get("mask_ratio_min", 0.7),
         dropout=dropout,
+        generator="mar",
+        class_dropout=info.get("label_drop_prob", 0.1),
     )
-    return parse(
-        GeneratorConfig,
-        flat | dict(generator="mar", class_dropout=info.get("label_drop_prob", 0.1)),
-    )
+    return parse(GeneratorConfig, ends | flat)
 
 # %% ../../nbs/hub/01_released_generators.ipynb #2b3b414f
 RENAMED = {

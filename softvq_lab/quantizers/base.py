@@ -6,7 +6,9 @@
 __all__ = ['QuantOut', 'Quantizer', 'codebook_stats', 'weight_stats', 'count', 'use_stats', 'UsageWindow', 'check_quantizer']
 
 # %% ../../nbs/quantizers/00_base.ipynb #c2714134
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -147,6 +149,61 @@ class UsageWindow(WholeStep, nn.Module):
         return stats
 
 # %% ../../nbs/quantizers/00_base.ipynb #4ad5b948
+_Promises = Iterator[tuple[bool, str]]  # does it hold, and what it says
+
+
+def _output_promises(out: QuantOut, shape: tuple[int, int, int]) -> _Promises:
+    "z is of `shape` (B, L, D); losses and statistics are scalars."
+    yield isinstance(out, QuantOut), f"forward must return a QuantOut, not {type(out).__name__}"
+    yield out.z.shape == shape, f"z must be {shape}, is {tuple(out.z.shape)}"
+    yield out.z_hat.shape == out.z.shape, "z_hat must have the shape of z"
+    for k, v in out.losses.items():
+        yield v.ndim == 0 and v.isfinite(), f"loss {k!r} must be a finite scalar"
+    for k, v in out.stats.items():
+        scalar = v.ndim == 0 and not v.requires_grad
+        yield scalar, f"stat {k!r} must be a scalar without gradient"
+
+
+def _gradient_promise(quantizer: Quantizer, out: QuantOut, z_hat: Tensor) -> _Promises:
+    "The encoder learns: a gradient reaches z_hat (B, L, .)."
+    (out.z.square().sum() + sum(out.losses.values())).backward()
+    g = z_hat.grad
+    reaches = g is not None and g.isfinite().all() and g.abs().sum() > 0
+    yield reaches, "a gradient must reach z_hat"
+    quantizer.zero_grad()
+
+# %% ../../nbs/quantizers/00_base.ipynb #c92d54bb
+@torch.no_grad()
+def _eval_promises(quantizer: Quantizer, z_hat: Tensor) -> _Promises:
+    "In eval mode z follows from its own z_hat (B, L, .) alone, and is finite for any."
+    quantizer.eval()
+    a, b = quantizer(z_hat).z, quantizer(z_hat).z
+    yield torch.equal(a, b), "eval mode must be deterministic"
+    alone = quantizer(z_hat[:1]).z
+    same = torch.allclose(alone, a[:1], atol=1e-5)
+    yield same, "one image must not depend on the others in eval mode"
+    edges = {
+        "zero": torch.zeros_like(z_hat),
+        "constant": torch.full_like(z_hat, 3.0),
+        "huge": 1e4 * z_hat,
+    }
+    for name, edge in edges.items():
+        yield quantizer(edge).z.isfinite().all(), f"{name} latents must give finite z"
+
+
+@torch.no_grad()
+def _codeword_promises(quantizer: Quantizer, out: QuantOut, z_hat: Tensor) -> _Promises:
+    "Where there are codewords: their weights sum to 1, and indices are (B, L) or (B, L, M)."
+    if (q := quantizer.posterior(z_hat)) is not None:
+        fits = q.shape[:2] == z_hat.shape[:2]
+        yield fits, f"posterior must be (B, L, ..., K), is {tuple(q.shape)}"
+        sums = torch.allclose(q.sum(-1), torch.ones_like(q[..., 0]), atol=1e-4)
+        yield sums and (q >= 0).all(), "posterior must be weights that sum to 1"
+    if (indices := out.indices) is not None:
+        fits = indices.shape[:2] == z_hat.shape[:2]
+        yield fits, f"indices must be (B, L) or (B, L, M), are {tuple(indices.shape)}"
+
+# %% ../../nbs/quantizers/00_base.ipynb #12da0acc
 def check_quantizer(quantizer: Quantizer, tokens: int, batch: int = 3):
     """Raise an `AssertionError` that names the broken promise when `quantizer` does not keep the
     contract for `tokens` tokens.
@@ -154,61 +211,18 @@ def check_quantizer(quantizer: Quantizer, tokens: int, batch: int = 3):
     D, D_in = quantizer.latent_dim, quantizer.input_dim or quantizer.latent_dim
     params = list(quantizer.parameters())
     device = params[0].device if params else torch.device("cpu")
-
-    def must(ok, says):
-        if not ok:
-            raise AssertionError(f"{type(quantizer).__name__}: {says}")
-
     was_training = quantizer.training
     try:
         z_hat = torch.randn(batch, tokens, D_in, device=device, requires_grad=True)
         out = quantizer.train()(z_hat)
-        must(isinstance(out, QuantOut), f"forward must return a QuantOut, not {type(out).__name__}")
-        must(
-            out.z.shape == (batch, tokens, D),
-            f"z must be {(batch, tokens, D)}, is {tuple(out.z.shape)}",
+        promises = itertools.chain(
+            _output_promises(out, (batch, tokens, D)),
+            _gradient_promise(quantizer, out, z_hat),
+            _eval_promises(quantizer, z_hat),
+            _codeword_promises(quantizer, out, z_hat),
         )
-        must(out.z_hat.shape == out.z.shape, "z_hat must have the shape of z")
-        for k, v in out.losses.items():
-            must(v.ndim == 0 and v.isfinite(), f"loss {k!r} must be a finite scalar")
-        for k, v in out.stats.items():
-            must(
-                v.ndim == 0 and not v.requires_grad, f"stat {k!r} must be a scalar without gradient"
-            )
-        (out.z.square().sum() + sum(out.losses.values())).backward()
-        must(
-            z_hat.grad is not None and z_hat.grad.isfinite().all() and z_hat.grad.abs().sum() > 0,
-            "a gradient must reach z_hat",
-        )
-        quantizer.zero_grad()
-        quantizer.eval()
-        with torch.no_grad():
-            a, b = quantizer(z_hat).z, quantizer(z_hat).z
-            must(torch.equal(a, b), "eval mode must be deterministic")
-            must(
-                torch.allclose(quantizer(z_hat[:1]).z, a[:1], atol=1e-5),
-                "one image must not depend on the others in eval mode",
-            )
-            for name, edge in [
-                ("zero", torch.zeros_like(z_hat)),
-                ("constant", torch.full_like(z_hat, 3.0)),
-                ("huge", 1e4 * z_hat),
-            ]:
-                must(quantizer(edge).z.isfinite().all(), f"{name} latents must give finite z")
-            if (q := quantizer.posterior(z_hat)) is not None:
-                must(
-                    q.shape[:2] == z_hat.shape[:2],
-                    f"posterior must be (B, L, ..., K), is {tuple(q.shape)}",
-                )
-                must(
-                    torch.allclose(q.sum(-1), torch.ones_like(q[..., 0]), atol=1e-4)
-                    and (q >= 0).all(),
-                    "posterior must be weights that sum to 1",
-                )
-            if out.indices is not None:
-                must(
-                    out.indices.shape[:2] == z_hat.shape[:2],
-                    f"indices must be (B, L) or (B, L, M), are {tuple(out.indices.shape)}",
-                )
+        for holds, says in promises:
+            if not holds:
+                raise AssertionError(f"{type(quantizer).__name__}: {says}")
     finally:
         quantizer.train(was_training)

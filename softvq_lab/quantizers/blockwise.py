@@ -109,9 +109,8 @@ class SoftMix(torch.autograd.Function):
         du, ds, dC = (
             torch.zeros_like(v) if ask else None for v, ask in zip((u, s, C), ctx.needs_input_grad)
         )
-        through = (
-            du is not None or ds is not None or (dC is not None and not detach_logits)
-        )  # the logits
+        # through the logits
+        through = du is not None or ds is not None or (dC is not None and not detach_logits)
         todo = blocks(G, N, K, u.device)
         buffers = _Buffers(u, 3, todo, K)
         with full_precision(u.device):
@@ -134,15 +133,9 @@ class SoftMix(torch.autograd.Function):
                     ratio = 1 / (kl_tau * s[g, n])
                     p = torch.softmax(a.mul_(ratio).clamp_min_(-80), -1, out=q)
                     da += _jacobian(a.mul_(-gh / (G * N)).add_(gp / (G * N)), p).mul_(ratio)
-                _from_logits(
-                    da,
-                    u[g, n],
-                    s[g, n],
-                    C[g],
-                    far,
-                    du[g, n] if du is not None else None,
-                    dC[g] if dC is not None and not detach_logits else None,
-                )
+                to_u = None if du is None else du[g, n]
+                to_C = None if dC is None or detach_logits else dC[g]
+                _from_logits(da, u[g, n], s[g, n], C[g], far, to_u, to_C)
         return du, ds, dC, None, None, None, None
 
 # %% ../../nbs/quantizers/00a_blockwise.ipynb #8d7dbd85

@@ -9,6 +9,7 @@ __all__ = ['blame', 'ema_ready', 'alarms', 'demo_metrics']
 import json
 import math
 import statistics
+from contextlib import contextmanager
 from importlib.resources import files
 
 from torch import Tensor, nn
@@ -26,50 +27,58 @@ def _finite(*values) -> bool:
     return all(t.isfinite().all() for t in tensors)
 
 # %% ../../nbs/training/07_health.ipynb #5ee6431f
+def _some(names: list[str]) -> str:
+    "The first three names, and how many others there are."
+    more = f" and {len(names) - 3} others" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _drop_gradients(module: nn.Module):
+    for p in module.parameters():
+        p.grad = None
+
+
+@contextmanager
+def _watched(module: nn.Module):
+    """Within it, forward passes list the parts of `module` whose output is not finite, and whether
+    their input was; the innermost come first.
+    """
+    names, found = {m: n or type(module).__name__ for n, m in module.named_modules()}, []
+
+    def look(m, args, out):
+        if not _finite(out):
+            found.append((f"{names[m]} ({type(m).__name__})", _finite(args)))
+
+    hooks = [m.register_forward_hook(look) for m in names]
+    try:
+        yield found
+    finally:
+        for h in hooks:
+            h.remove()
+
+# %% ../../nbs/training/07_health.ipynb #8d746736
 def blame(module: nn.Module, batch: list[Tensor], *stream) -> str:
     """The first part of `module` that goes wrong on `batch` with the noise of `stream`, in words.
 
     No weight is changed.
     """
-    names, found = {m: n or type(module).__name__ for n, m in module.named_modules()}, []
     weights = [n for n, p in module.named_parameters() if not p.isfinite().all()]
     if weights:
-        return f"weights are not finite any more: {', '.join(weights[:3])}" + (
-            f" and {len(weights) - 3} others" if len(weights) > 3 else ""
-        )
-
-    def forward(m, args, out):
-        if not _finite(out):
-            found.append(
-                f"{names[m]} ({type(m).__name__}) gave it in the forward pass"
-                + ("" if _finite(args) else ", having received it")
-            )
-
-    hooks = [m.register_forward_hook(forward) for m in names]
-    for p in module.parameters():
-        p.grad = None
-    try:
+        return f"weights are not finite any more: {_some(weights)}"
+    _drop_gradients(module)
+    with _watched(module) as found:
         seed_everything(*stream)
         module(batch)["loss"].backward()
-    finally:
-        for h in hooks:
-            h.remove()
-    inner = [f for f in found if not f.endswith("received it")]
-    if inner:
-        return inner[0]  # hooks fire from the inside out: the first is the innermost
+    for part, received_finite in found:
+        if received_finite:
+            return f"{part} gave it in the forward pass"
     bad = [
         n
         for n, p in module.named_parameters()
         if p.grad is not None and not p.grad.isfinite().all()
     ]
-    for p in module.parameters():
-        p.grad = None
-    return (
-        f"gradients only: of {', '.join(bad[:3])}"
-        + (f" and {len(bad) - 3} others" if len(bad) > 3 else "")
-        if bad
-        else "nothing when the step was done again"
-    )
+    _drop_gradients(module)
+    return f"gradients only: of {_some(bad)}" if bad else "nothing when the step was done again"
 
 # %% ../../nbs/training/07_health.ipynb #37f5bcba
 def ema_ready(decay: float, warmup: bool = False, share: float = 0.01) -> int:
@@ -84,61 +93,83 @@ def ema_ready(decay: float, warmup: bool = False, share: float = 0.01) -> int:
     return step
 
 # %% ../../nbs/training/07_health.ipynb #8a76c9d9
-def alarms(metrics: list[dict]) -> list[str]:
-    """What should worry one in the lines of metrics.jsonl, each with what to try; empty when
-    nothing does.
-    """
+def _known(m: dict, name: str) -> bool:
+    "Does a line of metrics have a finite `name`?"
+    return math.isfinite(m.get(name, math.nan))
 
-    def known(m, name):
-        return math.isfinite(m.get(name, math.nan))
 
-    rows, found = [m for m in metrics if known(m, "grad_norm")], []
-    if len(rows) < 5:
-        return found
-    late = rows[-max(3, len(rows) // 5) :]
+def _mean(rows: list[dict], name: str) -> float | None:
+    "Mean of the finite values of a metric; None where there are none."
+    values = [m[name] for m in rows if _known(m, name)]
+    return sum(values) / len(values) if values else None
 
-    def mean(name, rows=late):
-        return (
-            sum(values) / len(values)
-            if (values := [m[name] for m in rows if known(m, name)])
-            else None
-        )
 
+def _high_gradient(rows: list[dict], late: list[dict]) -> str | None:
+    "The gradient norm has lately been ten times its median."
     usual, norm = statistics.median(m["grad_norm"] for m in rows), max(m["grad_norm"] for m in late)
     if norm > 10 * usual > 0:
-        found.append(
+        return (
             f"gradient norm {norm:.3g} at its highest, {norm / usual:.0f} times the usual "
             f"{usual:.3g}: a lower lr, a longer warmup_steps or a smaller clip"
         )
-    usage, codewords = mean("window_usage"), mean("perplexity")
+
+
+def _collapse(late: list[dict]) -> str | None:
+    "Few codewords are used, or all tokens mix the same ones."
+    usage, codewords = _mean(late, "window_usage"), _mean(late, "perplexity")
     if usage is not None and usage < 0.1:
-        found.append(
+        return (
             f"codebook collapse: {usage:.1%} of the codewords were used lately: a larger "
             "kl_weight or tau (softvq, gmmvq), revive or codebook_ema (vq), or a smaller "
             "codebook_size"
         )
-    elif codewords is not None and codewords < 2:
-        found.append(
+    if codewords is not None and codewords < 2:
+        return (
             f"codebook collapse: perplexity {codewords:.2f}, all tokens mix the same codewords: a "
             "larger kl_weight, a smaller tau"
         )
+
+# %% ../../nbs/training/07_health.ipynb #d8134315
+def _tokens_unused(metrics: list[dict]) -> str | None:
+    "Reconstructions are no better than the mean image."
     reached, floor = (
-        [m[name] for m in metrics if known(m, name)]
+        [m[name] for m in metrics if _known(m, name)]
         for name in ("heldout_psnr", "heldout_mean_image")
     )
     if reached and floor and reached[-1] < floor[-1] + 0.5:
-        found.append(
+        return (
             f"held-out PSNR {reached[-1]:.1f} dB, no better than the mean image ({floor[-1]:.1f} "
             "dB): the decoder does not listen to the tokens yet; if that lasts, a smaller tau or "
             "another lr"
         )
-    right = [r for r in (mean("d_real_right"), mean("d_fake_right")) if r is not None]
-    if right and (right := sum(right) / len(right)) > 0.97:
-        found.append(
+
+
+def _discriminator_wins(late: list[dict]) -> str | None:
+    "The discriminator is hardly ever wrong."
+    verdicts = _mean(late, "d_real_right"), _mean(late, "d_fake_right")
+    known = [r for r in verdicts if r is not None]
+    if known and (right := sum(known) / len(known)) > 0.97:
+        return (
             f"the discriminator wins outright: {right:.1%} of its verdicts were right lately, so "
             "its gradients say little: a lower adv_lr, a larger lecam, diffaug or adv_start"
         )
-    return found
+
+# %% ../../nbs/training/07_health.ipynb #cf230ebc
+def alarms(metrics: list[dict]) -> list[str]:
+    """What should worry one in the lines of metrics.jsonl, each with what to try; empty when
+    nothing does.
+    """
+    rows = [m for m in metrics if _known(m, "grad_norm")]
+    if len(rows) < 5:
+        return []
+    late = rows[-max(3, len(rows) // 5) :]
+    found = (
+        _high_gradient(rows, late),
+        _collapse(late),
+        _tokens_unused(metrics),
+        _discriminator_wins(late),
+    )
+    return [f for f in found if f]
 
 # %% ../../nbs/training/07_health.ipynb #ec0e5abb
 def demo_metrics() -> list[dict]:

@@ -151,6 +151,19 @@ class StepProfile:
         )
 
 # %% ../../nbs/training/11_profile.ipynb #d38aef57
+_ALL_STEPS = "all steps"  # the range of the profiled steps
+
+
+def _step_means(events, steps: int, images: int, cuda: bool) -> StepProfile:
+    "A profiler's events of `steps` steps of `images` images, as means over the steps."
+    whole = next(e for e in events if e.name == _ALL_STEPS).time_range.elapsed_us() * 1e-6
+    parts = {
+        part: {k: v / steps for k, v in phases.items()}
+        for part, phases in shares(events, cuda).items()
+    }
+    return StepProfile(whole / steps, images, parts)
+
+
 def profile_steps(
     task: Task,
     run: Run,
@@ -174,21 +187,11 @@ def profile_steps(
             step, batch = next(batches)
             loop.step(step, [b.to(accelerator.device, non_blocking=True) for b in batch])
 
-    with marked(
-        {task.model: "model"} if engine.compile else parts_of(task)
-    ):  # a compiled model is one part
+    # a compiled model is one part
+    with marked({task.model: "model"} if engine.compile else parts_of(task)):
         take(warm)
-        with recorded(cuda) as p, record_function("all steps"):
+        with recorded(cuda) as p, record_function(_ALL_STEPS):
             take(steps)
             if cuda:
                 accelerator.wait_for_everyone()
-    events = p.events()
-    whole = next(e for e in events if e.name == "all steps").time_range.elapsed_us() * 1e-6 / steps
-    return StepProfile(
-        whole,
-        optim.batch_size,
-        {
-            part: {k: v / steps for k, v in phases.items()}
-            for part, phases in shares(events, cuda).items()
-        },
-    )
+    return _step_means(p.events(), steps, optim.batch_size, cuda)

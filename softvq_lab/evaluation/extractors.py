@@ -79,16 +79,8 @@ def _inception(file: str) -> FeatureExtractorBase:
     )
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #0c39c291
-class TimmFeatures(FeatureExtractorBase):
-    "Pooled features of a timm model."
-
-    def __init__(self, name: str, features_list=("features",), file: str = ""):
-        super().__init__(name, list(features_list))
-        self.model = frozen_timm(name, file, num_classes=0).eval().requires_grad_(False)
-        about = resolve_model_data_config(self.model)
-        self.size = tuple(about["input_size"][-2:])
-        for k in ("mean", "std"):
-            self.register_buffer(k, torch.tensor(about[k]).view(3, 1, 1), persistent=False)
+class _Features(FeatureExtractorBase):
+    "What torch-fidelity asks of an extractor: this one gives features and nothing else."
 
     @staticmethod
     def get_provided_features_list():
@@ -102,6 +94,18 @@ class TimmFeatures(FeatureExtractorBase):
     def can_be_compiled():
         return False
 
+
+class TimmFeatures(_Features):
+    "Pooled features of a timm model."
+
+    def __init__(self, name: str, features_list=("features",), file: str = ""):
+        super().__init__(name, list(features_list))
+        self.model = frozen_timm(name, file, num_classes=0).eval().requires_grad_(False)
+        about = resolve_model_data_config(self.model)
+        self.size = tuple(about["input_size"][-2:])
+        for k in ("mean", "std"):
+            self.register_buffer(k, torch.tensor(about[k]).view(3, 1, 1), persistent=False)
+
     def forward(self, x: Tensor) -> tuple[Tensor]:
         x = F.interpolate(
             x.float() / 255, self.size, mode="bicubic", antialias=True, align_corners=False
@@ -109,7 +113,7 @@ class TimmFeatures(FeatureExtractorBase):
         return (self.model((x - self.mean) / self.std).float(),)
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #778e9dbd
-class ReferenceFeatures(FeatureExtractorBase):
+class ReferenceFeatures(_Features):
     "Features (B, 64) and class logits of the reference network."
 
     def __init__(
@@ -125,10 +129,6 @@ class ReferenceFeatures(FeatureExtractorBase):
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str):
         return "logits" if metric == "isc" else "features"
-
-    @staticmethod
-    def can_be_compiled():
-        return False
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         f = self.net.features(from_uint8(x))
@@ -199,24 +199,12 @@ def _timm_extractor(kind: str, model: str, file: str) -> Extractor:
     return Extractor(kind, TimmFeatures(model, file=str(needed.path)), name)
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #3a16f0a2
-class ModuleFeatures(FeatureExtractorBase):
+class ModuleFeatures(_Features):
     "Features (B, F) of a module that takes images (B, 3, H, W) in [-1, 1]."
 
     def __init__(self, name: str, net: nn.Module, features_list=("features",)):
         super().__init__(name, list(features_list))
         self.net = net
-
-    @staticmethod
-    def get_provided_features_list():
-        return ("features",)
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str):
-        return "features"
-
-    @staticmethod
-    def can_be_compiled():
-        return False
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         return (self.net(from_uint8(x)),)

@@ -113,7 +113,7 @@ def options_of(sampler: Callable) -> tuple[str, ...]:
 class Generator(nn.Module):
     """Class-conditional model of latents (B, L, D).
 
-    A kind defines `loss`, the class variables, and what it `offers` to samplers.
+    A kind defines `build`, `loss`, the class variables, and what it `offers` to samplers.
     """
 
     family: ClassVar[str]  # whose samplers it has: the `of` that they are registered with
@@ -140,6 +140,10 @@ class Generator(nn.Module):
         )
         self.known_stats, self.tokenizer_fingerprint = stats, tokenizer_fingerprint
         self.notes = ()  # what was assumed where a released folder does not say
+        self.build(config)
+
+    def build(self, config: GeneratorConfig) -> None:
+        "Make the networks, for `tokens`, `latent_dim` and `num_classes`."
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
         """Training loss of latents z (B, L, D) as the tokenizer makes them, of classes y (B): one

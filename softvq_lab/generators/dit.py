@@ -27,18 +27,10 @@ class DiT(Generator):
     family = "dit"
     paper_guidance = {64: 1.35, 32: 1.45}
 
-    def __init__(
-        self,
-        config: GeneratorConfig,
-        tokens: int,
-        latent_dim: int,
-        num_classes: int,
-        stats: LatentStats | None,
-        tokenizer_fingerprint: str,
-    ):
-        super().__init__(config, tokens, latent_dim, num_classes, stats, tokenizer_fingerprint)
+    def build(self, config: GeneratorConfig) -> None:
         self.diffusion = Diffusion(config.noise_schedule or "linear")
-        self.net = make_transformer(config, tokens, latent_dim, num_classes, out_dim=2 * latent_dim)
+        sizes = self.tokens, self.latent_dim, self.num_classes
+        self.net = make_transformer(config, *sizes, out_dim=2 * self.latent_dim)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
         """Hybrid loss of latents z (B, L, D) and classes y (B) at random timesteps, labels dropped

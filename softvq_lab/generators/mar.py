@@ -189,8 +189,7 @@ class MAR(Generator):
     paper_guidance = {64: 3.0, 32: 3.0}
     default_schedule = "linear"
 
-    def __init__(self, config, tokens, latent_dim, num_classes, stats, tokenizer_fingerprint):
-        super().__init__(config, tokens, latent_dim, num_classes, stats, tokenizer_fingerprint)
+    def build(self, config: GeneratorConfig) -> None:
         s = {k: getattr(config, k, 0) or v for k, v in PRESETS[config.size].items()}
         encoder = s["width"], s["depth"], s["heads"]
         decoder = (
@@ -199,9 +198,9 @@ class MAR(Generator):
             config.decoder_heads or encoder[2],
         )
         self.net = MaskedTransformer(
-            tokens,
-            latent_dim,
-            num_classes,
+            self.tokens,
+            self.latent_dim,
+            self.num_classes,
             encoder,
             decoder,
             s["buffer_tokens"],
@@ -212,7 +211,7 @@ class MAR(Generator):
         )
         self.head_repeats, self.head_steps = s["head_repeats"], s["head_steps"]
         self.diffloss = DiffusionLoss(
-            latent_dim,
+            self.latent_dim,
             decoder[0],
             s["head_width"],
             s["head_depth"],

@@ -49,18 +49,9 @@ class SiT(Generator):
     family = "sit"
     paper_guidance = {64: 1.75, 32: 2.25}
 
-    def __init__(
-        self,
-        config: GeneratorConfig,
-        tokens: int,
-        latent_dim: int,
-        num_classes: int,
-        stats: LatentStats | None,
-        tokenizer_fingerprint: str,
-    ):
-        super().__init__(config, tokens, latent_dim, num_classes, stats, tokenizer_fingerprint)
+    def build(self, config: GeneratorConfig) -> None:
         self.path = make_path(config.interpolant)
-        self.net = make_transformer(config, tokens, latent_dim, num_classes)
+        self.net = make_transformer(config, self.tokens, self.latent_dim, self.num_classes)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
         """Training loss of latents z (B, L, D) and classes y (B) at random times, labels dropped at

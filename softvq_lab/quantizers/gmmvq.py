@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .softvq import SoftVQ
+from .softvq import SoftVQ, soft_settings
 from ..registry import register
 from ..settings.sections import TokenizerConfig
 
@@ -63,14 +63,4 @@ class GMMVQ(SoftVQ):
 @register("quantizer", "gmmvq")
 def make_gmmvq(c: TokenizerConfig, width: int) -> GMMVQ:
     "GMMVQ of the settings, for latents of `width` channels."
-    return GMMVQ(
-        width,
-        c.codebook_size,
-        c.codebooks,
-        c.similarity,
-        c.tau,
-        c.detach_logits,
-        c.kl_tau,
-        c.kl_weight,
-        c.kl_logits,
-    )
+    return GMMVQ(width, **soft_settings(c))

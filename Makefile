@@ -25,12 +25,12 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 PAPERMILL = $(BIN)/papermill --no-log-output --progress-bar
-demo: setup  ## trains tokenizer and generator on digits, evaluates both, draws the latent map
+demo: setup  ## trains a tokenizer and a generator on digits, measures both, maps the latents
 	@echo '1/5 a tokenizer: 32 tokens an image (2 minutes on two cores)'
 	@$(PAPERMILL) nbs/train.ipynb $(RUNS)/tokenizer/notebook.ipynb -p run $(RUNS)/tokenizer -p tokens 32 -p resume True
 	@echo '2/5 a generator on its latents (3 minutes)'
 	@$(PAPERMILL) nbs/train_generator.ipynb $(RUNS)/generator/notebook.ipynb -p run $(RUNS)/generator -p tokenizer_run $(RUNS)/tokenizer -p resume True
-	@echo '3/5 and 4/5 figures of both'
+	@echo '3/5 and 4/5 metrics of both'
 	@$(PAPERMILL) nbs/evaluate.ipynb $(RUNS)/tokenizer/evaluate.ipynb -p run $(RUNS)/tokenizer
 	@$(PAPERMILL) nbs/evaluate.ipynb $(RUNS)/generator/evaluate.ipynb -p run $(RUNS)/generator
 	@echo '5/5 a map of the latent space'
@@ -50,7 +50,7 @@ PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly
 test: check  ## the quick tests: layout, notebooks and library in step, cells of the notebooks, tests/
 	$(PYTEST)
 
-test-slow: setup  ## the others: kills, a real Slurm, compilation, every command of the README (30 minutes)
+test-slow: setup  ## the others: kills, a real Slurm, compilation, every command of the README and its pages (30 minutes)
 	$(PYTEST) -m slow
 
 check: setup
@@ -62,10 +62,11 @@ check: setup
 bench: setup  ## speed and memory beside the plain way: benchmarks/README.md (10 minutes)
 	$(BIN)/python benchmarks/bench.py
 
-export: setup  ## notebooks formatted -> library, outputs cleaned
+export: setup  ## notebooks formatted -> library and docs/settings.md, outputs cleaned
 	$(BIN)/ruff format --quiet .
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
+	$(BIN)/python docs/settings.py
 
 docs: setup  ## the documentation site in build/site, from the notebooks, links checked
 	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings, mkdocstrings_handlers.python, latex2mathml' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock $$(sed -n '/^docs = \[/,/^]/s/^ *"\(.*\)",*$$/\1/p' pyproject.toml)  # -c: nothing that is installed changes

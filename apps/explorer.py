@@ -6,12 +6,15 @@
 """
 
 import argparse
+import importlib
 import ipaddress
+import math
 import os
 import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 # Nothing goes to the outside network, and no folder is served.
@@ -29,23 +32,12 @@ if __name__ == "__main__":  # before gradio, which makes folders when it is impo
 import gradio as gr
 import safehttpx
 from tabs import latent_map, picker, runs
-from tabs.codewords import Codewords
-from tabs.latent_map import LatentMap
-from tabs.reconstruct import Reconstruct
-from tabs.runs import Runs
-from tabs.sample import Sample
-from tabs.token_counts import TokenCounts
 
 from softvq_lab.registry import registered
 
-TABS = [  # title and builder, which fills the tab from what all tabs share (`picker.Context`)
-    ("Reconstruct", Reconstruct),
-    ("Codewords", Codewords),
-    ("Token counts", TokenCounts),
-    ("Sample", Sample),
-    ("Latent map", LatentMap),
-    ("Runs", Runs),
-]
+for file in sorted((Path(__file__).parent / "tabs").glob("*.py")):
+    importlib.import_module(f"tabs.{file.stem}")  # a file of a tab registers it
+
 ABOUT = (
     "# softvq_lab explorer\nAn image becomes a few latent tokens and an image again; "
     "a generator draws new ones. Choose a run, then edit its tokens."
@@ -78,13 +70,19 @@ def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
         gr.Markdown(ABOUT)
         ctx = picker.build(app, runs, data)
         with gr.Tabs(elem_id="tabs") as ctx.tabs:
-            for title, fill in [*TABS, *registered("tab").items()]:
+            for title, fill in tabs():
                 name = title.lower().replace(" ", "-")
                 with gr.Tab(title, id=name) as tab:
                     fill(ctx)
                 tab.select(lambda name=name: name, None, ctx.tab, **picker.QUIET)
         picker.Address(ctx)
     return app
+
+
+def tabs() -> list[tuple[str, Callable]]:
+    "Title and builder of each registered tab, in their places; those without one come last."
+    known = registered("tab")
+    return sorted(known.items(), key=lambda tab: known.about(tab[0]).get("place", math.inf))
 
 
 def credentials(told: str) -> list[tuple[str, str]]:

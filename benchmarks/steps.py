@@ -129,7 +129,7 @@ def flops(config: TokenizerConfig, batch: int) -> int:
         model, x = Tokenizer(config), torch.empty(batch, 3, *config.image_shape)
     with FlopCounterMode(display=False) as counter:
         y, out = model(x)
-        (reconstruction_loss("l2", y, x).mean() + sum(out.losses.values())).backward()
+        (reconstruction_loss("l2")(y, x).mean() + sum(out.losses.values())).backward()
     return counter.get_total_flops()
 
 

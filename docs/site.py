@@ -171,6 +171,14 @@ def nav(modules: dict[str, str]) -> list:
     }
     return [
         {"Home": "README.md"},
+        {
+            "Guide": [
+                "docs/commands.md",
+                "docs/catalogue.md",
+                "docs/settings.md",
+                "docs/outputs.md",
+            ]
+        },
         {"Tutorials": [p for p in pages if p.startswith(TUTORIALS)]},
         {"Workflows": [p for p in pages if room(p) == "" and p not in modules]},
         {"Library": [{r or "softvq_lab": ps} for r, ps in rooms.items() if ps]},
@@ -179,6 +187,7 @@ def nav(modules: dict[str, str]) -> list:
             "About": [
                 "docs/architecture.md",
                 "docs/decisions.md",
+                "docs/reliability.md",
                 "docs/reproduction.md",
                 "benchmarks/README.md",
                 "CONTRIBUTING.md",

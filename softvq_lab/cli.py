@@ -484,7 +484,7 @@ def _changed_settings(run: "Run") -> dict:
     from softvq_lab.train import load_config
 
     cfg = load_config(run)
-    defaults = parameters(type(cfg))
+    defaults = parameters(type(cfg), flatten(cfg))
     return {
         k: v for k, v in flatten(cfg).items() if defaults[k] != v and k not in ("run", "resume")
     }

@@ -114,23 +114,30 @@ def _sources_hash(path: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 
 
-USES = {  # setting -> kind of plug-in that it names
-    "quantizer": "quantizer",
-    "dataset": "dataset",
-    "align": "teacher",
-    "metric": "metric",
+USES = {  # setting -> kinds of entries that it names
+    "quantizer": ("quantizer",),
+    "dataset": ("dataset",),
+    "generator": ("generator",),
+    "sampler": ("sampler",),
+    "rec": ("loss",),
+    "percep": ("perceptual", "network"),
+    "adv": ("discriminator", "network"),
+    "align": ("teacher", "network"),
+    "extractor": ("extractor", "network"),
+    "metric": ("metric",),
 }
 
 
 def _uses(settings: dict) -> list[tuple[str, str]]:
-    "(kind, name) of what `settings` name, one or several of a kind, that is registered."
+    "(kind, name) of what `settings` name, one or several of a kind, that a plug-in registered."
     named = [
         (kind, name)
-        for setting, kind in USES.items()
+        for setting, kinds in USES.items()
         for value in [settings.get(setting)]
         for name in (value if isinstance(value, list) else [value])
+        for kind in kinds
     ]
-    return [(kind, name) for kind, name in named if name in registered(kind)]
+    return [(kind, name) for kind, name in named if name in registered(kind).plugged]
 
 
 def _file_of(thing) -> Path | None:

@@ -52,7 +52,7 @@ from softvq_lab.runs import (
     refuse_if_trained,
     take_over_run,
 )
-from .settings.parse import closest, parameters, parse
+from .settings.parse import closest, flatten, parameters, parse
 from .settings.sections import DataConfig
 from .settings.workflows import TrainConfig, TrainGeneratorConfig, as_older_versions_did
 from .signals import BeforeFirstStep, Preempted, Requests
@@ -183,7 +183,7 @@ def prepare(config: TrainConfig | TrainGeneratorConfig, folder, images: ImageDat
         config.where.resume,
         config.where.take_over,
         config.where.accept,
-        defaults=parameters(type(config)),
+        defaults=parameters(type(config), flatten(config)),
         class_names=images.class_names,
         data_source=images.source,
         identity=identity_of(config, images),

@@ -19,11 +19,11 @@ from softvq_lab.core import ConfigError
 from softvq_lab.data.datasets import digits
 from softvq_lab.pretrained.files import DINO, loss_weights, preflight
 from softvq_lab.pretrained.reference import ReferenceNet
+from softvq_lab.registry import registered
 from softvq_lab.settings.sections import LossConfig, TokenizerConfig
 from softvq_lab.training.adversarial import Adversary, d_loss
 from softvq_lab.training.augment import DiffAug
 from softvq_lab.training.discriminators import (
-    DISCRIMINATORS,
     PatchGAN,
     StyleGANDiscriminator,
     SyncedBatchNorm,
@@ -337,7 +337,7 @@ def test_patchgan_is_the_network_of_vqgan():
     assert net(x).shape == (1, 900) and rows.max() - rows.min() + 1 == 70
 
 
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize("name", registered("discriminator"))
 def test_gradients_reach_the_image_and_all_that_learns_and_nothing_frozen(name):
     d, x = make(name), torch.randn(4, 3, 32, 32, requires_grad=True)
     d(x).square().mean().backward()
@@ -351,7 +351,7 @@ def test_gradients_reach_the_image_and_all_that_learns_and_nothing_frozen(name):
         )
 
 
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize("name", registered("discriminator"))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_training_discriminators_stay_finite_under_autocast(name, dtype):
     a, x = Adversary(make(name), DiffAug()), torch.randn(3, 3, 32, 32, requires_grad=True)
@@ -565,7 +565,7 @@ def test_without_weights_there_are_no_parts():
 # ---------------------------------------------------------------- round trips
 
 
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize("name", registered("discriminator"))
 def test_an_adversary_is_restored_from_what_learns(name):
     real, fake = torch.randn(3, 3, 32, 32), torch.randn(3, 3, 32, 32)
     a = Adversary(make(name), DiffAug())

@@ -1,7 +1,9 @@
 """The documentation: rooms as they are, links that lead somewhere, a site that asks nobody."""
 
 import importlib.util
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +30,24 @@ def test_imports_go_one_way_and_the_picture_shows_them():
     assert rooms.against({("quantizers", "training"): 1, ("training", "quantizers"): 1}) == [
         "quantizers uses training"
     ]
+
+
+def test_the_page_of_settings_is_what_the_settings_say():
+    "In a process of its own: tests beside this one may have registered parts."
+    plain = {k: v for k, v in os.environ.items() if k != "SOFTVQ_LAB_PLUGINS"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "settings.py", "--check"],
+        env={**plain, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_page_has_its_place_in_the_site():
+    placed = str(script("site").nav({}))
+    pages = [p.relative_to(ROOT) for p in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]]
+    assert [str(p) for p in pages if f"'{p}'" not in placed] == []
 
 
 def texts():

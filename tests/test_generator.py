@@ -5,16 +5,18 @@ import torch
 
 from softvq_lab.core import ConfigError
 from softvq_lab.data.datasets import digits
-from softvq_lab.generators.base import Generator
-from softvq_lab.generators.model import GENERATORS, make_generator
+from softvq_lab.generators.base import Generator, samplers_of
+from softvq_lab.generators.model import make_generator
 from softvq_lab.hub.models import load_generator, load_tokenizer, save
 from softvq_lab.latents.stats import LatentStats
+from softvq_lab.registry import registered
 from softvq_lab.settings.parse import parse
 from softvq_lab.settings.sections import GeneratorConfig, SampleConfig, TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
 
 STATS = LatentStats((1.0, -2.0, 0.0), (2.0, 0.5, 1.0), 100)
-SAMPLERS = [(k, s) for k, c in GENERATORS.items() for s in c.samplers]
+GENERATORS = list(registered("generator"))
+SAMPLERS = [(k, s) for k in GENERATORS for s in samplers_of(k)]
 
 
 def make(generator="sit", num_classes=7, tokens=5, **kw) -> Generator:

@@ -23,7 +23,7 @@ from softvq_lab.settings.sections import TokenizerConfig
 from softvq_lab.settings.workflows import TrainConfig
 from softvq_lab.tokenizer.model import Tokenizer, make_quantizer
 from softvq_lab.train import load_config
-from softvq_lab.training.tokenizer_task import make_teacher
+from softvq_lab.training.align import make_teacher
 
 MINE = """
 import torch
@@ -164,9 +164,9 @@ def test_the_last_registration_counts(mine):
     [
         ("metric", dict(better="smaller"), "Possible: higher, lower, neither"),
         ("metric", dict(unit="px"), "no direction"),
-        ("metric", dict(better="lower", colour="red"), "Possible: better, unit"),
-        ("teacher", dict(better="lower"), "Only a metric has them"),
-        ("dataset", dict(unit="px"), "Only a metric has them"),
+        ("metric", dict(better="lower", colour="red"), "given colour. Possible: better, unit"),
+        ("teacher", dict(better="lower"), "was given better. Possible: settings"),
+        ("dataset", dict(unit="px"), "was given unit. Possible: settings"),
     ],
 )
 def test_a_declaration_that_makes_no_sense_is_refused(kind, about, says):

@@ -1,8 +1,9 @@
-"""Every command of the README: run in a few steps where it can be, checked by the strict parser
-where it cannot; an unknown one fails and says what to add.
+"""Every command of the README and of the pages that it leads to: run in a few steps where it can
+be, checked by the strict parser where it cannot; an unknown one fails and says what to add.
 """
 
 import os
+import pty
 import re
 import runpy
 import shlex
@@ -28,9 +29,19 @@ from softvq_lab.settings.workflows import WORKFLOWS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in (
+        "README.md",
+        "docs/commands.md",
+        "docs/catalogue.md",
+        "docs/settings.md",
+        "docs/outputs.md",
+    )
+}  # what a new user reads, by path
 BIN = Path(sys.executable).parent
 
-# The tables of this test. A new command of the README that is a papermill or make line, or a `-p`
+# The tables of this test. A new command of these pages that is a papermill or make line, or a `-p`
 # continuation, needs no row here.
 STEPS = dict(steps=6, warmup_steps=2, batch_size=8, eval_every=6, checkpoint_every=6, log_every=2)
 SMALL = {
@@ -80,7 +91,7 @@ NOT_RUN = {  # other commands -> why they are not run here
 TOGETHER = {
     "train_only": {"start_from": "runs/a"},
     "encoder_init": {"preset": "B", "patch_size": 16, "image_size": 256},
-}  # settings that only make sense beside others, where the README shows them alone
+}  # settings that only make sense beside others, where a page shows them alone
 PLACEHOLDERS = {
     "NAME_OR_FOLDER": "user/name",
     "FOLDER_OR_REPO": "user/name",
@@ -94,12 +105,12 @@ PLACEHOLDERS = {
 
 def commands(text: str) -> list[str]:
     """Every command in code blocks, in cells of tables and inline: papermill, make, python, nbdev
-    and continuations '... -p x y' or '-p x y'.
+    and continuations '... -p x y' or '-p x y'. A line that ends in a backslash goes on in the next.
     """
     blocks = [
         line
         for block in re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.S | re.M)
-        for line in block.splitlines()
+        for line in re.sub(r"\s*\\\n\s*", " ", block).splitlines()
     ]
     inline = re.findall(
         r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
@@ -128,7 +139,7 @@ def commands(text: str) -> list[str]:
             for c in found
             if c.startswith(starts)
             and not c.startswith("softvq_lab/")
-            and c != "softvq-lab"
+            and c not in ("softvq-lab", "softvq")  # the program, and a quantizer
             and not re.fullmatch(r"softvq_lab(\.[a-z_.]+)?", c)
         )
     )
@@ -178,21 +189,26 @@ def classify(command: str) -> str:
     return ""
 
 
-COMMANDS = commands(README)
+COMMANDS = list(dict.fromkeys(c for text in PAGES.values() for c in commands(text)))
 
 
-def test_the_readme_has_commands_and_those_run_here_are_in_it():
-    assert len(COMMANDS) > 20
+def test_the_pages_have_commands_and_those_run_here_are_in_them():
+    assert len(COMMANDS) > 100 and len(commands(README)) > 15
     assert not [c for c in RUN if c not in COMMANDS], (
-        "RUN in tests/test_readme.py holds commands that the README does not: take them out, or "
-        "mend them"
+        "RUN in tests/test_readme.py holds commands that no page does: take them out, or mend them"
+    )
+
+
+def test_the_readme_is_read_in_three_minutes():
+    assert len(README.splitlines()) <= 90 and len(README.encode()) <= 7000, (
+        "long tables belong to the pages under docs/"
     )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_known(command):
     assert classify(command), (
-        f"the README holds a command that nothing tests: {command!r}. If it can be run in a few "
+        f"a page holds a command that nothing tests: {command!r}. If it can be run in a few "
         "steps, add it to RUN in tests/test_readme.py (and what makes it short to SMALL); if it "
         "cannot, add it to NOT_RUN with the reason"
     )
@@ -235,6 +251,8 @@ def test_scripts_take_the_arguments_shown(command, tmp_path, monkeypatch):
         (tmp_path / "FILE").write_text("me:a secret")
         monkeypatch.chdir(tmp_path)
         runpy.run_path(str(ROOT / target))["options"](arguments)
+    elif target == "docs/settings.py":
+        runpy.run_path(str(ROOT / target))["parser"]().parse_args(arguments)
     else:
         pytest.fail(f"say here how the arguments of {target} are checked")
 
@@ -275,6 +293,7 @@ SCRIPTS = [
     ),
     "docs/site.py",
     "docs/rooms.py",
+    "docs/settings.py",
     "-m softvq_lab.train",
     "-m softvq_lab.sample",
     "-m softvq_lab.cli",
@@ -303,22 +322,95 @@ def test_help(script, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_python_of_the_readme_names_what_exists():
-    for name in re.findall(r"`(load_\w+)\(", README):
+def test_python_of_the_pages_names_what_exists():
+    named = {n for text in PAGES.values() for n in re.findall(r"`(load_\w+)\(", text)}
+    assert named == {"load_tokenizer", "load_pair"}
+    for name in named:
         assert callable(getattr(models, name))
 
 
-def test_files_and_anchors_of_the_readme_are_there():
-    for target in re.findall(r"\]\(([^)\s]+)\)", README):
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_anchors_of_the_pages_are_there(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
         if "://" in target:
             continue
         path, _, anchor = target.partition("#")
-        assert (ROOT / path).exists(), f"README links to {path}, which is not there"
+        there = (ROOT / page).parent / path if path else ROOT / page
+        assert there.exists(), f"{page} links to {path}, which is not there"
         if anchor:
             assert anchor in {
                 re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-")
-                for h in re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.M)
+                for h in re.findall(r"^#+ (.+)$", there.read_text(), re.M)
             }, target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_in_code_on_the_pages_are_there(page):
+    folders = "nbs|docs|apps|sweeps|tests|benchmarks|softvq_lab"
+    named = re.findall(rf"`((?:{folders})/[\w./-]*)`", PAGES[page])
+    assert [n for n in named if "..." not in n and not (ROOT / n).exists()] == []
+
+
+def test_every_reader_finds_the_pages():
+    "The README leads to each of them."
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", README)
+    assert {*PAGES, *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))} - {
+        "README.md"
+    } <= set(links)
+
+
+CHOICES = ["quantizer", "preset", "generator", "sampler", "dataset", "percep", "adv", "align"]
+
+
+@pytest.mark.parametrize("setting", CHOICES)
+def test_the_catalogue_names_every_choice(setting):
+    "By the page of settings, which is made from the code."
+    rows = re.findall(rf"^\| `{setting}` \| [^|]* \| ([^|]*) \|", PAGES["docs/settings.md"], re.M)
+    options = {name for cell in rows for name in re.findall(r"`([^`]+)`", cell)} - {"None"}
+    page = PAGES["docs/catalogue.md"]
+    named = {*re.findall(r"`([^` ]+)`", page), *re.findall(rf"-p {setting} ([^\s`]+)", page)}
+    assert len(options) > 1 and options - named == set()
+
+
+def test_papermill_asks_for_an_output_in_a_terminal(tmp_path):
+    "As the README says of `papermill nbs/train.ipynb -p tokens 32`."
+    terminal, other = pty.openpty()
+    done = subprocess.run(
+        [BIN / "papermill", ROOT / "nbs" / "train.ipynb", "-p", "tokens", "32"],
+        cwd=tmp_path,
+        stdin=other,
+        stdout=other,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    os.close(terminal)
+    os.close(other)
+    assert done.returncode == 2 and "Missing argument 'OUTPUT_PATH'" in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command, folder",
+    [
+        ("papermill nbs/train.ipynb -p tokens 32 > out.ipynb", "runs/digits-softvq-32"),
+        ("softvq-lab execute train tokens=32", "runs/softvq-32x8"),
+    ],
+)
+def test_a_run_without_an_output_gets_the_folder_that_the_page_says(command, folder, tmp_path):
+    page = PAGES["docs/commands.md"]
+    assert command in commands(page) and f"`{folder}`" in page
+    short = (" {}={}" if command.startswith("softvq-lab") else " -p {} {}").format
+    line = command.replace(" nbs/", f" {ROOT}/nbs/")
+    line += "".join(short(k, v) for k, v in STEPS.items())
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [p.relative_to(tmp_path) for p in (tmp_path / "runs").iterdir()] == [Path(folder)]
+    assert Run(tmp_path / folder).status["state"] == "done"
 
 
 @pytest.mark.slow
@@ -357,5 +449,8 @@ def test_the_path_of_a_newcomer(tmp_path):
         and Run(runs / "b").info["config"]["data"]["data_path"] == "my_photos"
     )
     assert "broken.jpg" in (runs / "b" / "broken.jsonl").read_text()
+    page = PAGES["docs/outputs.md"]
+    left = {p.name for n in "abg" for p in (runs / n).iterdir()}
+    assert {n for n in left if n not in page} == set(), "docs/outputs.md says nothing of these"
     (packed,) = (runs / "g").rglob("*.npz")
     assert np.load(packed)["arr_0"].shape == (6, 32, 32, 3)

@@ -31,6 +31,7 @@ from softvq_lab.explore.codewords import (
 )
 from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.session import chosen_image, enlarge
+from softvq_lab.registry import register
 
 ABOUT = (
     "A token is a weighted sum of codewords. Click one in the map, look at its codewords one by "
@@ -68,6 +69,7 @@ CLICK = """() => {
 LATER = f"() => {{ for (const ms of [100, 600, 2000]) setTimeout({CLICK}, ms); }}"
 
 
+@register("tab", "Codewords", place=2)
 class Codewords(Tab):
     def layout(self):
         gr.Markdown(ABOUT)

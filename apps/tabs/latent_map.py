@@ -17,6 +17,7 @@ from softvq_lab.explore.latent_map import (
     thumbnails,
 )
 from softvq_lab.explore.session import enlarge, open_lens
+from softvq_lab.registry import register
 
 ABOUT = (
     "Every dot is an image: UMAP lays images with similar latents side by side. "
@@ -70,6 +71,7 @@ setInterval(hook, 250);
 """
 
 
+@register("tab", "Latent map", place=5)
 class LatentMap(Tab):
     def layout(self):
         gr.Markdown(ABOUT)

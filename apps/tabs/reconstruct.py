@@ -26,6 +26,7 @@ from softvq_lab.explore.session import (
     same_image,
     sheet,
 )
+from softvq_lab.registry import register
 
 ABOUT = (
     "Pick a held-out image (the tokenizer has never seen it) or upload your own: "
@@ -40,6 +41,7 @@ NOBODY = "no second run"
 WAIT = "The perceptual distance comes with the next picture: its network is being trained, once."
 
 
+@register("tab", "Reconstruct", place=1)
 class Reconstruct(Tab):
     def layout(self):
         gr.Markdown(ABOUT)

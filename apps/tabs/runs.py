@@ -14,6 +14,7 @@ from tabs.tables import Raw, sheet, text
 from tabs.watch import Watch
 
 from softvq_lab.explore.run_forms import notebook_html, notebooks, overview, run_name
+from softvq_lab.registry import register
 from softvq_lab.runs import comparable, differences, list_runs, strange_figures
 
 ABOUT = (
@@ -46,6 +47,7 @@ CLICK = """element.addEventListener('click', e => {
 });"""
 
 
+@register("tab", "Runs", place=6)
 class Runs(Tab):
     def layout(self):
         gr.Markdown(ABOUT)

@@ -25,6 +25,7 @@ from softvq_lab.explore.sampling import (
     nearest_training,
 )
 from softvq_lab.explore.session import generator_for, open_lens, sample_steps
+from softvq_lab.registry import register
 
 ABOUT = (
     "A generator turns noise into latent tokens, step by step, and the decoder paints them. "
@@ -38,6 +39,7 @@ SWEEP = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 AT_WORK = dict(show_progress="minimal", concurrency_id="sample", concurrency_limit=2)
 
 
+@register("tab", "Sample", place=4)
 class Sample(Tab):
     def layout(self):
         gr.Markdown(ABOUT)

@@ -13,6 +13,7 @@ from softvq_lab.explore.token_counts import (
     token_counts,
 )
 from softvq_lab.hub.models import find_tokenizer
+from softvq_lab.registry import register
 from softvq_lab.runs import Run
 
 ABOUT = (
@@ -27,6 +28,7 @@ ALONE = (
 )
 
 
+@register("tab", "Token counts", place=3)
 class TokenCounts(Tab):
     def layout(self):
         gr.Markdown(ABOUT)

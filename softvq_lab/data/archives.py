@@ -23,6 +23,7 @@ from .images import ImageData, Size, pixels
 from .layout import LABEL_KEYS, class_name, looked_up, pick, read_table
 from .tars import IN_TABLES, TarImage, label_members, read_tar, tar_labels
 from .walk import LeftOut, split_in, split_of, suffix_of, walk, without_split
+from ..registry import register
 
 # %% ../../nbs/data/07_archives.ipynb #6867204f
 def held_out_files(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -161,6 +162,7 @@ def _labels(table, column: str | None, names: tuple | None) -> tuple[np.ndarray,
     return np.array([number.get(v, -1) for v in values]), names
 
 # %% ../../nbs/data/07_archives.ipynb #b65b7bbb
+@register("dataset", "hf")
 def hf(path: str, size: Size) -> ImageData:
     """A Hugging Face data set: hub name (`owner/name`, `owner/name:config`), folder of
     `save_to_disk`, or folder of parquet files. Held out: its validation or test split, else a tenth
@@ -402,6 +404,7 @@ def _held_out(
     return held, unused
 
 # %% ../../nbs/data/07_archives.ipynb #9900e54c
+@register("dataset", "webdataset")
 def webdataset(path: str, size: Size) -> ImageData:
     """WebDataset tars: a folder of them or a pattern.
 

@@ -27,6 +27,7 @@ from .images import ImageData, Place, Size, from_pil, pixels, spread, to_uint8
 from .layout import read_layout
 from .reading import read_picture
 from .walk import without_split
+from ..registry import register
 
 # %% ../../nbs/data/05_folder.ipynb #4fba2a32
 class BrokenFiles:
@@ -341,6 +342,7 @@ def overlap(train: LocatedPictures, held: LocatedPictures, copies: bool = True) 
     return said
 
 # %% ../../nbs/data/05_folder.ipynb #e6e937d5
+@register("dataset", "folder")
 def folder(path, size: Size) -> ImageData:
     """An image folder: one sub-folder a class, or images of one class, or such folders under
     `train` and `val`; `ValueError` when there is nothing to train on.

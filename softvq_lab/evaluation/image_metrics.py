@@ -20,7 +20,7 @@ from ..pretrained.files import find_vgg
 from ..provenance import plugin_record
 from ..registry import registered
 from ..tokenizer.model import Tokenizer
-from ..training.losses import make_perceptual, psnr, reconstruction_loss
+from ..training.losses import mae, make_perceptual, psnr
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #c3298f96
 WINDOW = 11  # pixels: side of SSIM's Gaussian window, of standard deviation 1.5
@@ -134,7 +134,7 @@ def reconstruct_split(
     for x, y, z_hat in reconstructions(tokenizer, data.heldout, batch_size):
         if sum(map(len, latents)) < most:
             latents.append(z_hat)
-        row = pixel_metrics(x, y) | {"l1": reconstruction_loss("l1", x, y)}
+        row = pixel_metrics(x, y) | {"l1": mae(x, y)}
         if lpips is not None:
             row["lpips"] = lpips(x, y)
         row |= _of_plugins(x, y)

@@ -154,9 +154,10 @@ def _of_the_run(workflow: str, given: dict, folder: Path | None) -> dict[str, ob
             info = read_json(place / "config.json")
             stored = as_older_versions_did(located_settings(place, info))
             sections = [v if isinstance(v, dict) else {k: v} for k, v in stored.items()]
-            known = parameters(WORKFLOWS[workflow]).keys() - set(OF_A_CALL)
+            flat = {k: v for s in sections for k, v in s.items()}
+            known = parameters(WORKFLOWS[workflow], flat).keys() - set(OF_A_CALL)
             if TRAINS[info["kind"]] == workflow:
-                return {k: v for s in sections for k, v in s.items() if k in known}
+                return {k: v for k, v in flat.items() if k in known}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # not a run of this version: told when it is opened
     return _architecture(given.get("start_from", ""))
@@ -181,7 +182,7 @@ def _architecture(start_from: str) -> dict[str, object]:
 
 def show_config(config) -> None:
     "Print the settings that differ from the defaults."
-    defaults = parameters(type(config))
+    defaults = parameters(type(config), flatten(config))
     changed = {k: v for k, v in flatten(config).items() if defaults[k] != v}
     print(
         "settings that differ from the defaults:",

@@ -358,7 +358,7 @@ def digest_of_run(run: Run) -> str:
 # %% ../../nbs/experiments/04_sweep.ipynb #b82f7733
 def readable_name(workflow: str, cfg, given: dict) -> str:
     "A name for a run's folder: what it is, and what of `given` differs from the defaults."
-    defaults = parameters(WORKFLOWS[workflow])
+    defaults = parameters(WORKFLOWS[workflow], given)
     what = (
         f"{cfg.tokenizer.quantizer}-{cfg.tokenizer.tokens}x{cfg.tokenizer.latent_dim}"
         if workflow == "train"

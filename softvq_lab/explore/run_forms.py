@@ -9,12 +9,11 @@ __all__ = ['POLICY', 'STYLE', 'overview', 'run_name', 'Field', 'fields_of', 'kee
 import dataclasses
 import os
 from pathlib import Path
-from typing import Literal, get_args, get_origin
 
 from ..core import MOST_BYTES, ConfigError, printable
 from ..experiments.job import is_alive, jobs, run_of
 from ..runs import Run, describe, list_runs
-from ..settings.parse import Choice, parameters
+from ..settings.parse import options_of, parameters
 from ..settings.workflows import WORKFLOWS
 
 # %% ../../nbs/explore/06_run_forms.ipynb #026056f3
@@ -54,7 +53,7 @@ class Field:
     name: str
     kind: type  # bool, int, float or str
     default: object
-    choices: tuple[str, ...]  # of a Literal or a Choice, else ()
+    choices: tuple[str, ...]  # that its annotation offers, else ()
     comment: str
 
 
@@ -68,20 +67,9 @@ def fields_of(workflow: str) -> dict[str, Field]:
             if dataclasses.is_dataclass(f.default):
                 add(type(f.default))
             else:
-                offered = next(
-                    (
-                        m.options
-                        for m in getattr(f.type, "__metadata__", ())
-                        if isinstance(m, Choice)
-                    ),
-                    (),
-                )
-                choices = (
-                    tuple(map(str, get_args(f.type))) if get_origin(f.type) is Literal else offered
-                )
                 kind = next((k for k in (bool, int, float) if isinstance(known[f.name], k)), str)
                 says = described[f.name].description or ""
-                found[f.name] = Field(f.name, kind, known[f.name], choices, says)
+                found[f.name] = Field(f.name, kind, known[f.name], options_of(f.type), says)
 
     add(WORKFLOWS[workflow])
     return found

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RELEASED', 'PRESETS', 'draw_orders', 'draw_hidden', 'visible_places', 'at_places', 'hidden_after',
-           'MaskedTransformer', 'MAR']
+           'MaskedTransformer', 'MAR', 'sample_mar']
 
 # %% ../../nbs/generators/08_mar.ipynb #dd9c2c88
 import math
@@ -16,8 +16,9 @@ from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from .base import Generator, Guidance, SamplerChoice
+from .base import Generator, Guidance
 from .diffusion_head import DiffusionLoss
+from ..registry import register
 
 # %% ../../nbs/generators/08_mar.ipynb #b0709cdf
 def draw_orders(n: int, tokens: int, generator: torch.Generator | None = None) -> Tensor:
@@ -193,10 +194,11 @@ PRESETS = {
 }
 
 # %% ../../nbs/generators/08_mar.ipynb #bfe3ef75
+@register("generator", "mar", sizes=("tiny", "B", "L", "H"))
 class MAR(Generator):
     "Masked autoregressive model of latents (B, L, D) with a diffusion head."
 
-    samplers = {"mar": SamplerChoice(64, ("temperature",))}
+    family = "mar"
     paper_guidance = {64: 3.0, 32: 3.0}
     default_schedule = "linear"
 
@@ -275,11 +277,10 @@ class MAR(Generator):
         )
         return losses.view(R, len(x), hidden).mean((0, 2))
 
-    def draw(
+    def draw_tokens(
         self,
         y: Tensor,
         noise: Callable,
-        sampler: str,
         steps: int,
         guidance: Guidance,
         on_step: Callable | None = None,
@@ -321,3 +322,18 @@ class MAR(Generator):
             if on_step:
                 on_step(i + 1, x)
         return x
+
+# %% ../../nbs/generators/08_mar.ipynb #bfe3ef76
+@register("sampler", "mar", of="mar", steps=64, default=True)
+def sample_mar(
+    generator: MAR,
+    y: Tensor,
+    noise: Callable,
+    steps: int,
+    guidance: Guidance,
+    on_step: Callable | None = None,
+    *,
+    temperature: float = 1.0,
+) -> Tensor:
+    "Tokens (B, L, D) in random orders, more and more of them at a time."
+    return generator.draw_tokens(y, noise, steps, guidance, on_step, temperature)

@@ -14,6 +14,7 @@ from torch import Tensor
 from .base import Guidance
 from .diffusion import Diffusion
 from .paths import Path
+from ..registry import register
 from ..settings.parse import closest
 
 # %% ../../nbs/generators/04_samplers.ipynb #b39f752b
@@ -43,6 +44,7 @@ def guided(
     return field
 
 # %% ../../nbs/generators/04_samplers.ipynb #baac3b05
+@register("sampler", "euler", of="sit", steps=100)
 def euler(field: Callable, x: Tensor, steps: int, on_step: Callable | None = None) -> Tensor:
     "Euler from t = 1 to 0 in `steps` equal steps; `on_step(i, x)` after each."
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
@@ -54,6 +56,7 @@ def euler(field: Callable, x: Tensor, steps: int, on_step: Callable | None = Non
     return z.to(x.dtype)
 
 
+@register("sampler", "heun", of="sit", steps=25, default=True)
 def heun(field: Callable, x: Tensor, steps: int, on_step: Callable | None = None) -> Tensor:
     "Heun (second order: two evaluations a step, one in the last) from t = 1 to 0."
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
@@ -91,14 +94,16 @@ class _Field:
         self.tell(z)
 
 # %% ../../nbs/generators/04_samplers.ipynb #2c5831ce
+@register("sampler", "dopri5", of="sit", steps=1)
 def dopri5(
     field: Callable,
     x: Tensor,
     steps: int = 1,
     on_step: Callable | None = None,
+    jumps: tuple[float, ...] = (),
+    *,
     rtol: float = 1e-3,
     atol: float = 1e-6,
-    jumps: tuple[float, ...] = (),
 ) -> Tensor:
     """Dormand-Prince with steps of its own choice (`steps` is not used) within relative and
     absolute tolerances; at the times `jumps` the field may jump.
@@ -141,6 +146,7 @@ def score(path: Path, v: Tensor, x: Tensor, t: Tensor) -> Tensor:
     return (ratio * v - x) / (path.sigma(t) ** 2 - ratio * path.d_sigma(t) * path.sigma(t))
 
 
+@register("sampler", "sde", of="sit", steps=250)
 def sde(
     field: Callable,
     x: Tensor,

@@ -12,11 +12,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .base import Generator, Guidance, SamplerChoice
+from .base import Generator, Guidance
 from .paths import make_path
-from .samplers import dopri5, euler, guided, heun, sde
+from .samplers import guided
 from .transformer import make_transformer
 from ..latents.stats import LatentStats
+from ..registry import register
 from ..settings.sections import GeneratorConfig
 
 # %% ../../nbs/generators/05_sit.ipynb #194faae0
@@ -38,20 +39,15 @@ NEAREST = {
 }  # t between which a prediction becomes a velocity
 
 
+@register("generator", "sit", sizes=("tiny", "S", "B", "L", "XL"), guidance_high=0.7)
 class SiT(Generator):
     """Class-conditional flow model of latents (B, L, D).
 
-    Samplers: `heun`, `euler`, `dopri5` (rtol, atol), `sde` (diffusion: 2t or sigma; last_step).
+    Samplers: see `softvq_lab.generators.samplers`.
     """
 
-    samplers = {
-        "heun": SamplerChoice(25),
-        "euler": SamplerChoice(100),
-        "dopri5": SamplerChoice(1, ("rtol", "atol")),
-        "sde": SamplerChoice(250, ("diffusion", "last_step")),
-    }
+    family = "sit"
     paper_guidance = {64: 1.75, 32: 2.25}
-    default_high = 0.7
 
     def __init__(
         self,
@@ -99,28 +95,18 @@ class SiT(Generator):
         x, noise = ((x_t - s * says) / a, says) if kind == "noise" else (says, (x_t - a * says) / s)
         return da * x + ds * noise
 
-    def draw(
-        self,
-        y: Tensor,
-        noise: Callable,
-        sampler: str,
-        steps: int,
-        guidance: Guidance,
-        on_step: Callable | None = None,
-        **options,
-    ) -> Tensor:
-        """Normalised latents (B, L, D) of classes y (B); `noise(L, D)` gives the start, and then
-        what `sde` adds.
+    def offers(self, y: Tensor, noise: Callable, guidance: Guidance) -> dict[str, object]:
+        """What samplers of a flow may name: the guided velocity `field(x, t)`, the start `x`
+        (B, L, D), `noise()` of its shape, the `path`, and the `jumps` of guidance over t.
         """
 
         def normal():
             return noise(self.tokens, self.latent_dim)
 
-        if sampler == "sde":
-            options |= dict(noise=normal, path=self.path)
-        if sampler == "dopri5":
-            options |= dict(jumps=() if guidance.scale == 1 else (guidance.low, guidance.high))
-        solve = {"heun": heun, "euler": euler, "dopri5": dopri5, "sde": sde}[sampler]
-        return solve(
-            guided(self.velocity, y, self.null_class, guidance), normal(), steps, on_step, **options
-        )
+        return super().offers(y, noise, guidance) | {
+            "field": guided(self.velocity, y, self.null_class, guidance),
+            "x": normal(),
+            "noise": normal,
+            "path": self.path,
+            "jumps": () if guidance.scale == 1 else (guidance.low, guidance.high),
+        }

@@ -32,7 +32,7 @@ def shrink(x: Tensor) -> Tensor:
 class ReferenceNet(nn.Module):
     "A four-stage convolutional classifier of 32-pixel images with 64 features."
 
-    features_dim = 64
+    features_dim, widths = 64, (32, 32, 64, 64)
 
     def __init__(self, num_classes: int):
         super().__init__()

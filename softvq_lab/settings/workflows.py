@@ -8,11 +8,11 @@ __all__ = ['PAPER', 'PAPER_GENERATOR', 'PAPER_MAR', 'WORKFLOWS', 'TRAINS', 'as_o
            'ProfileConfig', 'EfficiencyConfig']
 
 # %% ../../nbs/settings/03_workflows.ipynb #f7c9d02e
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .parse import config
+from .parse import Choice, config
 from softvq_lab.settings.sections import (
     OLDER,
     PRETRAINED,
@@ -215,9 +215,8 @@ class EvaluateConfig:
     )
     data: DataConfig = DataConfig()  # for a diffusers autoencoder only: a run knows its own data
     image_size: int = Field(32, ge=8, le=2048, description="likewise")
-    extractor: str = Field(
+    extractor: Annotated[str, Choice(("extractor", "network"), prefix="timm:")] = Field(
         "reference",
-        pattern="^(reference|inception|dinov2|timm:.+)$",
         description=(
             "network in whose features images are compared: the small reference network; "
             "Inception (FID); DINOv2; a model of timm, timm:NAME"

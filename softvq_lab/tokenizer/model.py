@@ -16,11 +16,6 @@ from torch import Tensor, nn
 from ..pretrained.files import preflight
 from ..quantizers.base import Quantizer, QuantOut
 from ..quantizers.composed import Product, Residual
-from ..quantizers.continuous import AE, KL
-from ..quantizers.external import External
-from ..quantizers.gmmvq import GMMVQ
-from ..quantizers.softvq import SoftVQ
-from ..quantizers.vq import VQ
 from ..registry import registered
 from ..settings.sections import PRESETS, TokenizerConfig
 from .conv import ConvDecoder, ConvEncoder
@@ -36,50 +31,10 @@ from softvq_lab.tokenizer.vit import (
 # %% ../../nbs/tokenizer/02_model.ipynb #ff0cdd16
 def make_quantizer(c: TokenizerConfig) -> Quantizer:
     "The quantizer that the config names, residual and product wrapped around it where asked for."
+    make = registered("quantizer")[c.quantizer]
 
     def plain(d: int) -> Quantizer:
-        if c.quantizer == "ae":
-            return AE(d)
-        if c.quantizer == "kl":
-            return KL(d, c.vae_weight)
-        if c.quantizer == "vq":
-            return VQ(
-                d,
-                c.codebook_size,
-                c.codebooks,
-                c.similarity,
-                c.commitment,
-                c.codebook_ema,
-                c.revive,
-            )
-        if c.quantizer == "softvq":
-            return SoftVQ(
-                d,
-                c.codebook_size,
-                c.codebooks,
-                c.similarity,
-                c.tau,
-                c.detach_logits,
-                c.kl_tau,
-                c.kl_weight,
-                c.learn_tau,
-                c.kl_logits,
-            )
-        if c.quantizer == "gmmvq":
-            return GMMVQ(
-                d,
-                c.codebook_size,
-                c.codebooks,
-                c.similarity,
-                c.tau,
-                c.detach_logits,
-                c.kl_tau,
-                c.kl_weight,
-                c.kl_logits,
-            )
-        if (own := registered("quantizer").get(c.quantizer)) is not None:
-            return own(c, d)
-        return External(c.quantizer, d, c.codebook_size)
+        return make(c, d)
 
     layers = (lambda d: Residual(c.residual, d, plain)) if c.residual > 1 else plain
     return Product(c.groups, c.latent_dim, layers) if c.groups > 1 else layers(c.latent_dim)

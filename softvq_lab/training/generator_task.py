@@ -20,9 +20,8 @@ from ..latents.stats import LatentStats, encode_dataset, measure_latents
 from ..runs import Run
 from ..settings.sections import GeneratorConfig, RepaConfig
 from ..tokenizer.model import Tokenizer
-from .align import Aligner
+from .align import Aligner, make_teacher
 from .task import Task
-from .tokenizer_task import make_teacher
 
 # %% ../../nbs/training/10_generator_task.ipynb #26aaed5b
 def load_latents(

@@ -1,0 +1,189 @@
+"""The page of all settings, docs/settings.md, from the classes of `softvq_lab.settings`.
+
+    python docs/settings.py [--check]
+
+Names, defaults, bounds and descriptions are data of these classes: nothing is written twice.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import get_args
+
+from pydantic import TypeAdapter
+
+from softvq_lab.settings.parse import Choice
+from softvq_lab.settings.workflows import WORKFLOWS
+
+PAGE = Path(__file__).resolve().parent / "settings.md"
+HEAD = """# Settings
+
+*Written by `python docs/settings.py` from the classes of `softvq_lab.settings`. Do not edit it.*
+
+Each setting is a parameter of papermill (`-p tokens 32`), of the command line
+(`softvq-lab execute train tokens=32`) and of a sweep file (`tokens: 32`). An unknown name, a wrong
+type, a value out of range and a combination that makes no sense stop a workflow before any work,
+and the message says what is possible. The classes, with the rules for combinations:
+[`nbs/settings/02_sections.ipynb`](../nbs/settings/02_sections.ipynb) and
+[`nbs/settings/03_workflows.ipynb`](../nbs/settings/03_workflows.ipynb).
+"""
+
+
+def sections(workflow) -> dict[str, object]:
+    "The sections of settings that a workflow takes, by field name: instances with its defaults."
+    return {
+        f.name: f.default
+        for f in dataclasses.fields(workflow)
+        if dataclasses.is_dataclass(f.default)
+    }
+
+
+def title(section) -> str:
+    "`TokenizerConfig` is the section Tokenizer."
+    return type(section).__name__.removesuffix("Config")
+
+
+def parent(workflow) -> str:
+    "The workflow whose settings `workflow` extends; empty for most."
+    return next((name for name, cls in WORKFLOWS.items() if cls in workflow.__mro__[1:]), "")
+
+
+def _code(value) -> str:
+    return f"`{value}`".replace("|", r"\|")
+
+
+def _bounds(schema: dict) -> str:
+    "The range of a number in words."
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    if "minimum" in schema and "maximum" in schema:
+        return f"{schema['type']}, {schema['minimum']} to {schema['maximum']}"
+    says = [f"{said} {schema[key]}" for key, said in words.items() if key in schema]
+    return ", ".join([schema["type"], *says])
+
+
+def _possible(schema: dict) -> str:
+    "What a JSON schema allows."
+    if "anyOf" in schema:
+        return "; ".join(map(_possible, schema["anyOf"]))
+    if "const" in schema or "enum" in schema:
+        return ", ".join(map(_code, schema.get("enum", [schema.get("const")])))
+    if pattern := re.fullmatch(r"\^\((.+)\)\$", schema.get("pattern", "")):
+        return ", ".join(_code(v.replace(".+", "NAME")) for v in pattern[1].split("|"))
+    kind = schema["type"]
+    if kind in ("integer", "number"):
+        return _bounds(schema)
+    return {"boolean": "`True`, `False`", "null": "`None`", "string": "text"}[kind]
+
+
+def _choices(annotation, metadata=()) -> list[Choice]:
+    "The choices among names, of one's own too, in the type of a setting."
+    inner = [c for a in get_args(annotation) for c in _choices(a)]
+    return [c for c in (*metadata, annotation) if isinstance(c, Choice)] + inner
+
+
+def possible(field, schema: dict) -> str:
+    "What a setting may be, in one cell."
+    for choice in _choices(field.annotation, field.metadata):
+        none = "; `None`" if type(None) in get_args(field.annotation) else ""
+        return f"{', '.join(map(_code, choice.options))}, or a {choice.kind} of your own{none}"
+    return _possible(schema)
+
+
+def table(cls, names: list[str], defaults: dict) -> list[str]:
+    "The settings `names` of a class as a Markdown table."
+    schema = TypeAdapter(cls).json_schema()["properties"]
+    rows = ["| setting | default | possible | what it is |", "| --- | --- | --- | --- |"]
+    for name in names:
+        field = cls.__pydantic_fields__[name]
+        about = (field.description or "").replace("|", r"\|").replace("<", "&lt;")
+        cells = [_code(name), _code(repr(defaults[name])), possible(field, schema[name]), about]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _listed(values: dict) -> str:
+    return ", ".join(_code(f"{k}={v!r}") for k, v in values.items())
+
+
+def other_defaults(workflow) -> list[str]:
+    "Sentences: defaults that are not those of the sections, and the values of recipe=paper."
+    own = dataclasses.asdict(workflow())
+    says = []
+    for name, section in sections(workflow).items():
+        usual = dataclasses.asdict(type(section)())
+        if differs := {k: v for k, v in own[name].items() if v != usual[k]}:
+            link = f"[{title(section)}](#{title(section).lower()})"
+            says.append(f"Other defaults than in {link}: {_listed(differs)}.")
+    if "recipe" not in own:
+        return says
+    paper = workflow.defaults({"recipe": "paper"})
+    says.append(f"`recipe=paper` changes the defaults to {_listed(paper)}.")
+    mar = workflow.defaults({"recipe": "paper", "generator": "mar"})
+    if differs := {k: v for k, v in mar.items() if paper.get(k) != v}:
+        says.append(f"With `generator=mar` as well: {_listed(differs)}.")
+    return says
+
+
+def of_workflow(name: str, workflow) -> list[str]:
+    "What a workflow takes: the sections by link, and the settings that it alone has."
+    about = inspect.getdoc(workflow).partition(": ")[2].splitlines()[0]
+    base = parent(workflow)
+    inherited = {f.name for f in dataclasses.fields(WORKFLOWS[base])} if base else set()
+    own = [
+        f.name
+        for f in dataclasses.fields(workflow)
+        if f.name not in sections(workflow) and f.name not in inherited
+    ]
+    lines = [f"### {name}", "", f"[`nbs/{name}.ipynb`](../nbs/{name}.ipynb): {about}", ""]
+    if base:
+        lines += [f"All settings of [{base}](#{base}), and:", ""]
+    elif named := [f"[{title(s)}](#{title(s).lower()})" for s in sections(workflow).values()]:
+        lines += [f"Sections: {', '.join(named)}.", ""]
+    for sentence in [] if base else other_defaults(workflow):
+        lines += [sentence, ""]
+    return [*lines, *table(workflow, own, dataclasses.asdict(workflow())), ""] if own else lines
+
+
+def page() -> str:
+    "docs/settings.md."
+    lines = [HEAD, "## Workflow by workflow", ""]
+    for name, workflow in WORKFLOWS.items():
+        lines += of_workflow(name, workflow)
+    known = {title(s): type(s) for w in WORKFLOWS.values() for s in sections(w).values()}
+    for name, cls in known.items():
+        about = inspect.getdoc(cls).replace("<", "&lt;")
+        defaults = dataclasses.asdict(cls())
+        lines += [f"## {name}", "", about, "", *table(cls, list(defaults), defaults), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument(
+        "--check", action="store_true", help="write nothing; exit status 1 if the page is old"
+    )
+    return made
+
+
+def main() -> int:
+    check, text = parser().parse_args().check, page()
+    if not check:
+        PAGE.write_text(text, encoding="utf-8")
+    elif text != PAGE.read_text(encoding="utf-8"):
+        print("docs/settings.md is not what the settings say: run python docs/settings.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

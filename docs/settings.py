@@ -8,14 +8,13 @@ Names, defaults, bounds and descriptions are data of these classes: nothing is w
 import argparse
 import dataclasses
 import inspect
-import re
 import sys
 from pathlib import Path
 from typing import get_args
 
 from pydantic import TypeAdapter
 
-from softvq_lab.settings.parse import Choice
+from softvq_lab.settings.parse import Choice, choice_of
 from softvq_lab.settings.workflows import WORKFLOWS
 
 PAGE = Path(__file__).resolve().parent / "settings.md"
@@ -75,25 +74,20 @@ def _possible(schema: dict) -> str:
         return "; ".join(map(_possible, schema["anyOf"]))
     if "const" in schema or "enum" in schema:
         return ", ".join(map(_code, schema.get("enum", [schema.get("const")])))
-    if pattern := re.fullmatch(r"\^\((.+)\)\$", schema.get("pattern", "")):
-        return ", ".join(_code(v.replace(".+", "NAME")) for v in pattern[1].split("|"))
     kind = schema["type"]
     if kind in ("integer", "number"):
         return _bounds(schema)
     return {"boolean": "`True`, `False`", "null": "`None`", "string": "text"}[kind]
 
 
-def _choices(annotation, metadata=()) -> list[Choice]:
-    "The choices among names, of one's own too, in the type of a setting."
-    inner = [c for a in get_args(annotation) for c in _choices(a)]
-    return [c for c in (*metadata, annotation) if isinstance(c, Choice)] + inner
-
-
 def possible(field, schema: dict) -> str:
     "What a setting may be, in one cell."
-    for choice in _choices(field.annotation, field.metadata):
+    named = [m for m in field.metadata if isinstance(m, Choice)]
+    if choice := next(iter(named), None) or choice_of(field.annotation):
+        names = [*choice.options, *[f"{choice.prefix}NAME"] * bool(choice.prefix)]
         none = "; `None`" if type(None) in get_args(field.annotation) else ""
-        return f"{', '.join(map(_code, choice.options))}, or a {choice.kind} of your own{none}"
+        kinds = " or ".join(map(_code, choice.kinds))
+        return f"{', '.join(map(_code, names))}, or your own (a registered {kinds}){none}"
     return _possible(schema)
 
 

@@ -48,7 +48,7 @@ class Choice:
             return name
         options = ", ".join(map(repr, self.options)) + f", '{self.prefix}NAME'" * bool(self.prefix)
         says = (
-            f"should be one of {options}, or a registered {' or '.join(self.kinds)} "
+            f"should be one of {options}, or your own {' or '.join(self.kinds)} "
             f"(plugins=FILE.py).{closest(name, self.options)}"
         )
         raise PydanticCustomError("choice", "{says}", {"says": says})

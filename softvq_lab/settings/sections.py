@@ -42,7 +42,9 @@ class DataConfig:
     crop: Literal["center", "random"] = Field(
         "center", description="in training; random: ADM's crop of 0.8 to 1 of the shorter side"
     )
-    flip: bool = Field(False, description="mirror every other image in training: not for digits")
+    flip: bool = Field(
+        False, description="mirror a random half of the images in training; not for digits"
+    )
     workers: int = Field(
         0,
         ge=0,
@@ -267,12 +269,15 @@ class TokenizerConfig:
         ),
     )
     mask_patches: float = Field(
-        0.0, ge=0, lt=1, description="share of patches hidden from the encoder in training (MAETok)"
+        0.0,
+        ge=0,
+        lt=1,
+        description="fraction of patches masked for the encoder in training (MAETok)",
     )
     latent_noise: float = Field(
         0.0,
         ge=0,
-        description="deviation of noise on the latents in training (denoising tokenizers)",
+        description="standard deviation of the noise on latents in training (denoising tokenizers)",
     )
     quantizer: Annotated[
         str,
@@ -313,9 +318,9 @@ class TokenizerConfig:
     kl_logits: Literal["fixed", "posterior"] = Field(
         "fixed",
         description=(
-            "softvq, gmmvq: what the KL term is about. fixed: softmax(similarity / kl_tau), as "
-            "released; posterior: the posterior itself (equations 4 and 11), so that a learned "
-            "tau and gmmvq's omega are trained by it"
+            "softvq, gmmvq: the weights whose KL term is minimised. fixed: "
+            "softmax(similarity / kl_tau), as released; posterior: the posterior itself "
+            "(equations 4 and 11), so that a learned tau and gmmvq's omega are trained by it"
         ),
     )
     kl_tau: float = Field(
@@ -337,7 +342,9 @@ class TokenizerConfig:
         lt=1,
         description="vq: codewords as moving averages of this decay; 0: learned by gradient",
     )
-    revive: bool = Field(False, description="vq: put dead codewords at latents of the batch")
+    revive: bool = Field(
+        False, description="vq: move codewords that no latent uses to latents of the batch"
+    )
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -447,7 +454,7 @@ class EngineConfig:
         1,
         ge=1,
         le=1024,
-        description="parts into which a process cuts its share of a batch, for memory",
+        description="pieces that a process splits its part of a batch into, to save memory",
     )
     recompute: bool = Field(
         False,
@@ -474,12 +481,12 @@ class EngineConfig:
 # %% ../../nbs/settings/02_sections.ipynb #2183e281
 @config
 class LossConfig:
-    """What the training of a tokenizer makes small: rec_weight rec + percep_weight percep +
+    """The training loss of a tokenizer: rec_weight rec + percep_weight percep +
     adv_weight adv + align_weight align, and what the quantizer adds (kl_weight KL).
     """
 
     rec: Annotated[str, Choice(("loss",))] = Field("l2", description="distance of pixels")
-    rec_weight: float = Field(1.0, ge=0)
+    rec_weight: float = Field(1.0, ge=0, description="weight of the reconstruction loss")
     percep: Annotated[str, Choice(("perceptual", "network"), fixed=("none",), prefix="timm:")] = (
         Field(
             "none",
@@ -489,7 +496,7 @@ class LossConfig:
             ),
         )
     )
-    percep_weight: float = Field(1.0, ge=0)
+    percep_weight: float = Field(1.0, ge=0, description="weight of the perceptual loss")
     percep_warmup: int = Field(0, ge=0, description="steps over which its weight grows from 0")
     percep_file: str = Field(
         "", description="weights of lpips' VGG or of the timm model, if they lie elsewhere"
@@ -501,8 +508,10 @@ class LossConfig:
             "PatchGAN; StyleGAN"
         ),
     )
-    adv_weight: float = Field(0.2, ge=0)
-    adv_loss: Literal["hinge", "vanilla", "non-saturating"] = "hinge"
+    adv_weight: float = Field(0.2, ge=0, description="weight of the adversarial loss")
+    adv_loss: Literal["hinge", "vanilla", "non-saturating"] = Field(
+        "hinge", description="form of the adversarial loss"
+    )
     adv_start: int = Field(0, ge=0, description="first step of the adversarial game")
     adv_lr: float = Field(1e-4, gt=0, le=1, description="peak learning rate of the discriminator")
     adv_adaptive: bool = Field(
@@ -531,7 +540,8 @@ class LossConfig:
         ge=0,
         le=1,
         description=(
-            "share of images that the discriminator sees with colour, place and cutout changed"
+            "fraction of images that the discriminator sees with colour, position and cutout "
+            "changed"
         ),
     )
     consistency: float = Field(
@@ -548,7 +558,7 @@ class LossConfig:
     align: Annotated[str, Choice(("teacher", "network"), fixed=("none",))] = Field(
         "none", description="teacher of the latents"
     )
-    align_weight: float = Field(0.1, ge=0)
+    align_weight: float = Field(0.1, ge=0, description="weight of the alignment loss")
     align_how: Literal["repeat", "avg_1d", "global"] = Field(
         "repeat",
         description="repeat: each latent for N/L patches (paper); the others are its ablations",
@@ -610,19 +620,19 @@ def default_high(generator: str) -> float:
 class GeneratorConfig:
     "The architecture of a generator of latents, and how it is trained and sampled by default."
 
-    generator: Annotated[str, Choice(("generator",))] = Field("sit", description="kind")
+    generator: Annotated[str, Choice(("generator",))] = Field(
+        "sit", description="kind of generator"
+    )
     size: Literal["tiny", "S", "B", "L", "XL", "H"] = Field(
         "tiny",
         description=(
-            "of its transformer: tiny for digits; sit and dit S to XL: 33, 130, 458, 675 M "
+            "of the transformer: tiny for digits; sit and dit S to XL: 33, 130, 458, 675 M "
             "parameters; mar B, L, H: 208, 478, 942 M"
         ),
     )
-    width: int = Field(
-        0, ge=0, le=16384, description="of the transformer, if not the size's; likewise"
-    )
-    depth: int = Field(0, ge=0, le=512)
-    heads: int = Field(0, ge=0, le=512)
+    width: int = Field(0, ge=0, le=16384, description="of the transformer; 0: the size's")
+    depth: int = Field(0, ge=0, le=512, description="blocks of the transformer; 0: the size's")
+    heads: int = Field(0, ge=0, le=512, description="attention heads; 0: the size's")
     mlp_ratio: float = Field(
         4.0, gt=0, le=64, description="width of the MLPs over that of the transformer"
     )
@@ -641,13 +651,13 @@ class GeneratorConfig:
         "linear", description="sit: path from latent (t=0) to noise (t=1)"
     )
     prediction: Literal["velocity", "noise", "data"] = Field(
-        "velocity", description="sit: what the network says; samplers turn it into a velocity"
+        "velocity", description="sit: what the network predicts; samplers convert it to a velocity"
     )
     time_sampling: Literal["uniform", "lognormal"] = Field(
-        "uniform", description="sit: where in [0, 1] it is trained"
+        "uniform", description="sit: distribution of the training times in [0, 1]"
     )
     noise_schedule: Literal["cosine", "linear"] | None = Field(
-        None, description="of the 1000 diffusion steps; None: dit linear, mar cosine"
+        None, description="schedule of the 1000 diffusion steps; None: dit linear, mar cosine"
     )
     latent_scale: Literal["channel", "scalar"] = Field(
         "channel",
@@ -666,10 +676,14 @@ class GeneratorConfig:
         ),
     )
     decoder_width: int = Field(
-        0, ge=0, le=16384, description="mar: of its decoder, if not the encoder's; likewise"
+        0, ge=0, le=16384, description="mar: width of its decoder; 0: the encoder's"
     )
-    decoder_depth: int = Field(0, ge=0, le=512)
-    decoder_heads: int = Field(0, ge=0, le=512)
+    decoder_depth: int = Field(
+        0, ge=0, le=512, description="mar: blocks of its decoder; 0: the encoder's"
+    )
+    decoder_heads: int = Field(
+        0, ge=0, le=512, description="mar: attention heads of its decoder; 0: the encoder's"
+    )
     buffer_tokens: int = Field(
         0,
         ge=0,
@@ -680,15 +694,15 @@ class GeneratorConfig:
         0,
         ge=0,
         le=16384,
-        description="mar: of the MLP that draws single tokens; 0: the size's, likewise",
+        description="mar: width of the MLP that draws single tokens; 0: the size's",
     )
-    head_depth: int = Field(0, ge=0, le=512)
+    head_depth: int = Field(0, ge=0, le=512, description="mar: layers of that MLP; 0: the size's")
     head_repeats: int = Field(
         0,
         ge=0,
         le=1000,
         description=(
-            "mar: draws of time and noise for each hidden token in a training step; 0: the "
+            "mar: draws of time and noise for each masked token in a training step; 0: the "
             "size's (tiny 1, else 4)"
         ),
     )
@@ -704,18 +718,18 @@ class GeneratorConfig:
         5.0,
         ge=0,
         description=(
-            "mar: in each of these steps the token in sight is cut to so many deviations; 0: "
-            "not, as released"
+            "mar: each of these steps clips the predicted token to this many standard "
+            "deviations; 0: no clipping, as released"
         ),
     )
     mask_min: float = Field(
-        0.7, ge=0, lt=1, description="mar: least share of tokens that is hidden in training"
+        0.7, ge=0, lt=1, description="mar: smallest fraction of tokens that is masked in training"
     )
     dropout: float = Field(
         0.0, ge=0, lt=1, description="mar: in its transformer; the authors train with 0.1"
     )
     class_dropout: float = Field(
-        0.1, ge=0, lt=1, description="share of labels replaced by the null class, for guidance"
+        0.1, ge=0, lt=1, description="fraction of labels replaced by the null class, for guidance"
     )
     guidance: float | None = Field(
         None,
@@ -736,8 +750,8 @@ class GeneratorConfig:
     guidance_schedule: Literal["constant", "linear"] | None = Field(
         None,
         description=(
-            "linear: the scale grows from 1 at t=1 to `guidance` at t=0 (mar's t is the share of "
-            "tokens to come); None: constant, mar linear"
+            "linear: the scale grows from 1 at t=1 to `guidance` at t=0 (mar's t is the "
+            "fraction of tokens still to come); None: constant, mar linear"
         ),
     )
 
@@ -778,7 +792,7 @@ class RepaConfig:
         "none", description="teacher"
     )
     align_layer: int = Field(2, ge=1, le=100, description="which block's output, from 1")
-    align_weight: float = Field(0.5, ge=0)
+    align_weight: float = Field(0.5, ge=0, description="weight of the alignment loss")
     align_file: str = Field("", description="weights of the teacher, if they lie elsewhere")
 
 
@@ -796,7 +810,7 @@ class SampleConfig:
     sample_steps: int | None = Field(
         None, ge=1, le=1000, description="steps from noise to latent; None: the sampler's own"
     )
-    samples: int = Field(500, ge=2, description="how many, classes in turn")
+    samples: int = Field(500, ge=2, description="number of samples, classes in turn")
     sample_guidance: float | None = Field(
         None, ge=0, le=100, description="guidance scale; None: the generator's own"
     )

@@ -214,7 +214,9 @@ class EvaluateConfig:
         ),
     )
     data: DataConfig = DataConfig()  # for a diffusers autoencoder only: a run knows its own data
-    image_size: int = Field(32, ge=8, le=2048, description="likewise")
+    image_size: int = Field(
+        32, ge=8, le=2048, description="of the images; for a diffusers autoencoder only"
+    )
     extractor: Annotated[str, Choice(("extractor", "network"), prefix="timm:")] = Field(
         "reference",
         description=(
@@ -307,12 +309,12 @@ class LatentMapConfig:
     )
     neighbors: int = Field(15, ge=2, le=500, description="UMAP: how local the map is")
     min_dist: float = Field(0.1, ge=0, le=1, description="UMAP: how tight points may lie")
-    images: int = Field(1000, ge=10, le=100_000, description="at most so many images")
+    images: int = Field(1000, ge=10, le=100_000, description="number of images, at most")
     points: int = Field(
         1500,
         ge=10,
         le=100_000,
-        description="at most so many single tokens, and half as many codewords, on their map",
+        description="single tokens on their map, at most; half as many codewords",
     )
     position: int = Field(
         -1,
@@ -322,7 +324,7 @@ class LatentMapConfig:
             "token position that gets a map of its own; -1: the one whose neighbourhoods are purest"
         ),
     )
-    teacher: Literal["none", "reference", "dinov2", "clip", "eva02"] = Field(
+    teacher: Annotated[str, Choice(("teacher", "network"), fixed=("none",))] = Field(
         "reference", description="whose features the latents are compared with (CKNNA)"
     )
     teacher_file: str = Field("", description="its weights, if they lie elsewhere")
@@ -337,7 +339,7 @@ class ProfileConfig(TrainConfig):
     """
 
     profile_steps: int = Field(
-        5, ge=1, le=1000, description="so many steps are measured, after two that warm up"
+        5, ge=1, le=1000, description="number of steps that are measured, after two that warm up"
     )
 
     def __post_init__(self):
@@ -359,14 +361,16 @@ class EfficiencyConfig:
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: cuda where there is one"
     )
-    generator: Literal["sit", "dit", "mar"] = "sit"
+    generator: Annotated[str, Choice(("generator",))] = Field(
+        "sit", description="kind of generator"
+    )
     size: Literal["tiny", "S", "B", "L", "XL", "H"] = Field("tiny", description="of the generator")
     preset: Literal["tiny", "S", "B", "BL", "L"] = Field("tiny", description="of the tokenizer")
     image_size: int = Field(
         32, ge=8, le=2048, description="of the tokenizer; preset S to L: 256, in patches of 16"
     )
-    patch_size: int = Field(8, ge=2, le=64)
-    latent_dim: int = Field(32, ge=1, le=1024)
+    patch_size: int = Field(8, ge=2, le=64, description="of the tokenizer")
+    latent_dim: int = Field(32, ge=1, le=1024, description="D: width of a latent token")
     tokens: str | int = Field(
         "32,64",
         description=(

@@ -175,6 +175,7 @@ def nav(modules: dict[str, str]) -> list:
             "Guide": [
                 "docs/commands.md",
                 "docs/catalogue.md",
+                "docs/adding.md",
                 "docs/settings.md",
                 "docs/outputs.md",
             ]

@@ -10,6 +10,7 @@ __all__ = ['INCEPTION', 'INCEPTION_SHA256', 'find_inception', 'TimmFeatures', 'R
 import hashlib
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import timm
@@ -161,7 +162,8 @@ class Extractor(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         if images.dtype != torch.uint8:
             raise ValueError(f"extractors take 8-bit images (to_uint8), got {images.dtype}")
-        out = self.net(images.to(next(self.parameters()).device))
+        held = chain(self.parameters(), self.buffers())  # a network may have fixed kernels only
+        out = self.net(images.to(next(held, images).device))
         return out[0].float().cpu(), out[1].float().cpu() if len(out) > 1 else None
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #3a16f065

@@ -88,10 +88,13 @@ def test_links_between_pages_lead_to_files():
     assert wrong == []
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb")), ids=lambda p: p.stem
-)
-def test_a_tutorial_has_real_outputs_and_is_small(path):
+TUTORIALS = sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))
+# those that export nothing: train, evaluate, sweep, ...
+WORKFLOW_NOTEBOOKS = sorted((ROOT / "nbs").glob("[a-z]*.ipynb"))
+
+
+@pytest.mark.parametrize("path", TUTORIALS + WORKFLOW_NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_that_is_read_has_real_outputs_and_is_small(path):
     assert path.stat().st_size < 500_000
     cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
     outputs = [o for c in cells for o in c.outputs]
@@ -99,6 +102,18 @@ def test_a_tutorial_has_real_outputs_and_is_small(path):
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"], (
         "an error or a warning in a stored output"
     )
+    assert not [o for o in outputs if "image/jpeg" in o.get("data", {})], "a picture twice"
+
+
+@pytest.mark.parametrize("path", WORKFLOW_NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_outputs_of_a_workflow_show_no_place_of_a_machine_and_no_progress_bar(path):
+    shown = [
+        o.get("text", "") + "".join(v for k, v in o.get("data", {}).items() if k[:5] == "text/")
+        for c in nbformat.read(path, 4).cells
+        if c.cell_type == "code"
+        for o in c.outputs
+    ]
+    assert not [t for t in shown if re.search(r"/(root|home|tmp|work|Users)/|\r|it/s", t)]
 
 
 def test_the_check_of_the_site_finds_what_is_wrong(tmp_path):

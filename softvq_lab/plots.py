@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPLATE', 'PALETTE', 'figure_png', 'PngWithin', 'static_fallback', 'curves', 'distinct_colours', 'class_colours',
-           'latent_map', 'panels', 'stack_pictures']
+           'latent_map', 'panels', 'share_range', 'add_picture', 'stack_pictures']
 
 # %% ../nbs/09_plots.ipynb #05635a7d
 import base64
@@ -203,6 +203,7 @@ def latent_map(
 
 # %% ../nbs/09_plots.ipynb #a7c1d0e2
 PALETTE = ("#3b6ea8", "#e1812c", "#3a923a", "#c03d3e", "#9372b2", "#845b53")
+_STANDOFF = dict(ticks="outside", ticklen=6, tickcolor="rgba(0, 0, 0, 0)")
 
 
 def panels(
@@ -225,6 +226,8 @@ def panels(
             axis.update(scaleanchor=axis.anchor, constrain="domain")
         fig.update_xaxes(constrain="domain")
     fig.update_annotations(font_size=15)
+    # unseen ticks hold the labels off the frame: those of x and y do not meet in its corner
+    fig.update_xaxes(**_STANDOFF).update_yaxes(**_STANDOFF)
     return fig.update_layout(
         template=TEMPLATE,
         width=900,
@@ -232,8 +235,37 @@ def panels(
         font_size=14,
         colorway=PALETTE,
         margin=dict(l=65, r=25, t=50, b=60),
-        legend=dict(orientation="h", x=0.5, xanchor="center", y=-0.22, yanchor="top"),
+        legend=dict(orientation="h", x=0.5, xanchor="center", y=-0.26, yanchor="top"),
     )
+
+# %% ../nbs/09_plots.ipynb #1763d4b8
+def share_range(fig: go.Figure, margin: float = 0.06) -> go.Figure:
+    """The same square range in all panels, with every point of `add_scatter` inside.
+
+    Args:
+        margin: room on each side of the points, as a fraction of their larger extent
+    """
+    points = [np.array([t.x, t.y], dtype=float) for t in fig.select_traces(dict(type="scatter"))]
+    points = np.concatenate(points, axis=1)  # (2, N); NaN where a line is interrupted
+    low, high = np.nanmin(points, axis=1), np.nanmax(points, axis=1)
+    centre, half = (low + high) / 2, (0.5 + margin) * (high - low).max()
+    x, y = zip((centre - half).tolist(), (centre + half).tolist())
+    return fig.update_xaxes(range=x).update_yaxes(range=y)
+
+# %% ../nbs/09_plots.ipynb #d12d38ab
+def add_picture(fig: go.Figure, picture: np.ndarray, row: int, col: int, **look) -> go.Figure:
+    """A picture (H, W) in one panel: square pixels, the first row on top, no tick labels.
+
+    Args:
+        look: what `add_heatmap` takes; grey without a colour bar is the default
+    """
+    at = dict(row=row, col=col)
+    fig.add_heatmap(z=picture, **dict(colorscale="gray", showscale=False) | look, **at)
+    fig.update_xaxes(showticklabels=False, constrain="domain", **at)
+    for axis in fig.select_yaxes(**at):
+        axis.update(showticklabels=False, autorange="reversed")
+        axis.update(scaleanchor=axis.anchor, constrain="domain")
+    return fig
 
 # %% ../nbs/09_plots.ipynb #1fd0f63a
 def _caption(text: str, width: int) -> Image.Image:

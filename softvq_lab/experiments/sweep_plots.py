@@ -53,6 +53,7 @@ def progress_bar(report: dict) -> go.Figure:
     return fig.update_layout(
         template=TEMPLATE,
         barmode="stack",
+        showlegend=True,  # with one state too
         height=130,
         width=900,
         margin=dict(l=20, r=20, t=30, b=20),
@@ -86,7 +87,8 @@ def overlaid(table: pd.DataFrame, metric: str = "rec", log: bool = True) -> go.F
         )
         shown.add(row.label)
     if log:
-        fig.update_yaxes(type="log", dtick=1 if metric != "lr" else None)
+        # ticks at 1, 2 and 5 too: a loss may stay within one decade
+        fig.update_yaxes(type="log", dtick="D2", tickformat="~g")
     return fig.update_layout(
         template=TEMPLATE,
         height=420,

@@ -56,6 +56,7 @@ test-slow: setup  ## the others: kills, a real Slurm, compilation, every command
 check: setup
 	$(BIN)/ruff format --check --quiet . || { echo "Not formatted: $(BIN)/ruff format . && make export"; exit 1; }
 	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff check --quiet --isolated --select F821,F401 --exclude _modidx.py softvq_lab  # a name that only a notebook imports
 	.ci/in-step
 	OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/nbdev_test --n_workers 2  # no browser draws figures as PNG here: it has been seen to hang
 

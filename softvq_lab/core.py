@@ -22,10 +22,13 @@ import tempfile
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
+
+if TYPE_CHECKING:
+    import torch  # its import takes seconds, and most commands need none
 
 # %% ../nbs/00_core.ipynb #baf85968
 class ConfigError(ValueError):

@@ -25,13 +25,11 @@ from softvq_lab.data.images import (
     Size,
     center_crop,
     from_rgb,
-    grid,
     height_width,
     labels_of,
     pixels,
     random_crop,
     spread,
-    stack,
     to_pil,
 )
 from .reading import read_picture

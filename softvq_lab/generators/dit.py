@@ -15,7 +15,6 @@ from .base import Generator, Guidance
 from .diffusion import Diffusion, ddim_step, ddpm_step, diffuse_back
 from .samplers import dpm, guided
 from .transformer import make_transformer
-from ..latents.stats import LatentStats
 from ..registry import register
 from ..settings.sections import GeneratorConfig
 

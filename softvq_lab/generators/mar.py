@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .base import Generator, Guidance
 from .diffusion_head import DiffusionLoss
 from ..registry import register
+from ..settings.sections import GeneratorConfig
 
 # %% ../../nbs/generators/08_mar.ipynb #b0709cdf
 def draw_orders(n: int, tokens: int, generator: torch.Generator | None = None) -> Tensor:

@@ -16,7 +16,6 @@ from .base import Generator, Guidance
 from .paths import make_path
 from .samplers import guided
 from .transformer import make_transformer
-from ..latents.stats import LatentStats
 from ..registry import register
 from ..settings.sections import GeneratorConfig
 

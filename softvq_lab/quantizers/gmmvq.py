@@ -8,7 +8,6 @@ __all__ = ['GMMVQ', 'make_gmmvq']
 # %% ../../nbs/quantizers/02_gmmvq.ipynb #f361dfb6
 import math
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable
 from difflib import get_close_matches
 from types import UnionType
-from typing import Annotated, Literal, Union, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass

@@ -264,7 +264,7 @@ class MAR(Generator):
         )
         return losses.view(R, len(x), hidden).mean((0, 2))
 
-    def _conditions(
+    def conditions(
         self, x: Tensor, visible: Tensor, places: Tensor, y: Tensor, scale: float
     ) -> tuple[Tensor, Tensor | None]:
         """Conditions (B V, C) of the tokens at `places` (B, V) by the visible ones of x (B, L, D),
@@ -275,38 +275,6 @@ class MAR(Generator):
         x, visible, places = (torch.cat([v, v]) for v in (x, visible, places))
         z = self.net(x, visible, torch.cat([y, torch.full_like(y, self.null_class)]))
         return at_places(z, places).flatten(0, 1).chunk(2)
-
-    def draw_tokens(
-        self,
-        y: Tensor,
-        noise: Callable,
-        steps: int,
-        guidance: Guidance,
-        on_step: Callable | None = None,
-        temperature: float = 1.0,
-    ) -> Tensor:
-        "Normalised latents (B, L, D) of classes y (B); tokens that are still to come are 0."
-        if temperature < 0:
-            raise ValueError(f"temperature={temperature} must be at least 0")
-        B, L, D = len(y), self.tokens, self.latent_dim
-        orders, x, left = noise.uniform(L).argsort(1), torch.zeros(B, L, D, device=y.device), L
-        for i, after in enumerate(hidden_after(L, steps)):
-            visible, now = visible_places(orders, left), orders[:, after:left]
-            scale = guidance.at(max(after, 1) / L)
-            c, null = self._conditions(x, visible, now, y, scale)
-            drawn = self.diffloss.sample(
-                c,
-                lambda: noise(left - after, D).flatten(0, 1),
-                self.head_steps,
-                temperature,
-                self.config.head_clip,
-                null,
-                scale,
-            )
-            x, left = x.scatter(1, now[..., None].expand(-1, -1, D), drawn.view(B, -1, D)), after
-            if on_step:
-                on_step(i + 1, x)
-        return x
 
 # %% ../../nbs/generators/08_mar.ipynb #bfe3ef76
 @register("sampler", "mar", of="mar", steps=64, default=True)
@@ -320,5 +288,27 @@ def sample_mar(
     *,
     temperature: float = 1.0,
 ) -> Tensor:
-    "Tokens (B, L, D) in random orders, more and more of them at a time."
-    return generator.draw_tokens(y, noise, steps, guidance, on_step, temperature)
+    """Tokens (B, L, D) of classes y (B) in random orders, more and more of them at a time; those
+    that are still to come are 0.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature={temperature} must be at least 0")
+    B, L, D = len(y), generator.tokens, generator.latent_dim
+    orders, x, left = noise.uniform(L).argsort(1), torch.zeros(B, L, D, device=y.device), L
+    for i, after in enumerate(hidden_after(L, steps)):
+        visible, now = visible_places(orders, left), orders[:, after:left]
+        scale = guidance.at(max(after, 1) / L)
+        c, null = generator.conditions(x, visible, now, y, scale)
+        drawn = generator.diffloss.sample(
+            c,
+            lambda: noise(left - after, D).flatten(0, 1),
+            generator.head_steps,
+            temperature,
+            generator.config.head_clip,
+            null,
+            scale,
+        )
+        x, left = x.scatter(1, now[..., None].expand(-1, -1, D), drawn.view(B, -1, D)), after
+        if on_step:
+            on_step(i + 1, x)
+    return x

@@ -66,6 +66,9 @@ def page(path: Path) -> tuple[str, str]:
                 parts.append(f"![output]({name})")
                 pictures += 1
                 continue
+            if "text/markdown" in data:
+                parts.append("".join(data["text/markdown"]))
+                continue
             text = o.get("text") or data.get("text/plain", "") or "\n".join(o.get("traceback", []))
             text = re.sub(r"\x1b\[[\d;]*m|.*\r(?!\n)", "", text).strip("\n")
             if text and not text.startswith(("<PIL.", "Figure(")):

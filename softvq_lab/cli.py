@@ -243,7 +243,7 @@ def _output(workflow: str, given: dict, root: Path, resume: bool) -> Path:
 
     cfg = check_parameters(workflow, given)
     if workflow == "sweep":
-        return Path(cfg.sweep.split(",")[0].strip()) / "morning.ipynb"
+        return Path(cfg.sweep.split(",")[0].strip()) / "results.ipynb"
     if workflow not in TRAININGS:
         return (
             Path(given["run"]) / f"{workflow}.ipynb"

@@ -285,7 +285,7 @@ class SamplerQualityConfig:
 
 @config
 class SweepPageConfig:
-    "nbs/sweep.ipynb: the morning page of a sweep."
+    "nbs/sweep.ipynb: the results of a sweep."
 
     sweep: str = Field(
         "runs/sweeps/digits-tau",

@@ -130,10 +130,10 @@ def test_what_the_page_shows_serves_papermill_command_line_and_explorer(add, tmp
         f"tokenizer_run={t}",
         *tiny,
     )
-    few = ["--samples", 6, "--steps", 2, "--sampler", "midpoint", "--option", "middle=0.4"]
+    few = ["--samples", 6, "--steps", 2, "--sampler", "rk2", "--option", "alpha=0.75"]
     run(*lab, "sample", g, *few)
     told = json.loads(next(g.glob("samples/*/samples.json")).read_text())
-    assert (told["sampler"], told["options"]) == ("midpoint", {"middle": 0.4})
+    assert (told["sampler"], told["options"]) == ("rk2", {"alpha": 0.75})
     run(
         *papermill,
         root / "nbs/evaluate.ipynb",

@@ -13,17 +13,20 @@ import torch
 from softvq_lab import registry
 from softvq_lab.core import ConfigError
 from softvq_lab.data.datasets import digits, load_data
+from softvq_lab.evaluation.extractors import make_extractor
 from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
 from softvq_lab.hub.models import load_tokenizer, save
 from softvq_lab.metrics import find_metric, forget, lower_is_better
 from softvq_lab.quantizers.base import check_quantizer
 from softvq_lab.runs import open_run
 from softvq_lab.settings.parse import parse
-from softvq_lab.settings.sections import TokenizerConfig
+from softvq_lab.settings.sections import DataConfig, TokenizerConfig
 from softvq_lab.settings.workflows import TrainConfig
 from softvq_lab.tokenizer.model import Tokenizer, make_quantizer
 from softvq_lab.train import load_config
 from softvq_lab.training.align import make_teacher
+from softvq_lab.training.discriminators import make_discriminator
+from softvq_lab.training.losses import make_perceptual
 
 MINE = """
 import torch
@@ -165,8 +168,9 @@ def test_the_last_registration_counts(mine):
         ("metric", dict(better="smaller"), "Possible: higher, lower, neither"),
         ("metric", dict(unit="px"), "no direction"),
         ("metric", dict(better="lower", colour="red"), "given colour. Possible: better, unit"),
-        ("teacher", dict(better="lower"), "was given better. Possible: settings"),
+        ("teacher", dict(better="lower"), "was given better. Possible: nothing but the name"),
         ("dataset", dict(unit="px"), "was given unit. Possible: settings"),
+        ("loss", dict(settings=dict), "was given settings. Possible: nothing but the name"),
     ],
 )
 def test_a_declaration_that_makes_no_sense_is_refused(kind, about, says):
@@ -224,3 +228,99 @@ def test_a_run_says_which_plugins_it_was_made_with(mine, tmp_path):
     registry._registered["quantizer"].pop("rounded")
     with pytest.raises(ConfigError, match=f"export SOFTVQ_LAB_PLUGINS={mine}"):
         load_config(run)
+
+
+def test_an_entry_may_list_what_its_kind_offers_and_is_given_it(mine):
+    "Each kind's `offers` are what its maker hands over: here an entry lists all of them."
+    seen = {}
+
+    def listing(kind, contract, made):
+        "An entry with the parameters of the contract and all that is offered."
+        offers = registry.KINDS[kind].offers
+        head = f"def entry({', '.join([*contract, *offers])}):\n"
+        code = f"{head}    seen.update({kind}=True)\n    return made"
+        space = {"seen": seen, "made": made}
+        exec(code, space)
+        registry.register(kind, "lists-all")(space["entry"])
+
+    images, config = digits(16), TokenizerConfig(tokens=4, image_size=16)
+    net = torch.nn.Linear(1, 1)
+    listing("perceptual", ["images"], net)
+    listing("discriminator", ["shape"], net)
+    listing("teacher", ["images", "config"], net)
+    listing("extractor", ["images"], net)
+    listing("dataset", ["data_path", "size"], images)
+    try:
+        assert make_perceptual("lists-all", images=images) is net
+        assert make_discriminator("lists-all", 16, width=3, file="x", norm="sync") is net
+        assert make_teacher("lists-all", "", config, images) is net
+        assert make_extractor("lists-all", images).kind == "lists-all"
+        assert load_data(DataConfig(dataset="lists-all"), 16) is images
+        assert len(seen) == 5
+    finally:
+        for kind in seen:
+            del registry._registered[kind]["lists-all"]
+
+
+def test_a_plugin_cannot_take_a_name_of_the_library(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOFTVQ_LAB_PLUGINS", "")
+    path = tmp_path / "taken.py"
+    path.write_text(
+        "from softvq_lab.registry import register\n@register('loss', 'l1')\ndef f(x, y): return x"
+    )
+    with pytest.raises(ConfigError, match="library has a loss 'l1' of its own"):
+        parse(TrainConfig, dict(plugins=str(path)))
+    assert registry.registered("loss")["l1"].__module__ == "softvq_lab.training.losses"
+
+
+def test_settings_of_an_entry_are_parameters_where_it_is_chosen_and_are_stored_with_the_run(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SOFTVQ_LAB_PLUGINS", "")
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from pydantic import Field\n"
+        "from softvq_lab.data.datasets import digits\n"
+        "from softvq_lab.registry import register\n"
+        "from softvq_lab.settings.parse import config\n"
+        "@config\n"
+        "class Kept:\n"
+        "    every: int = Field(2, ge=1, le=9)\n"
+        "@register('dataset', 'thinned', settings=Kept)\n"
+        "def thinned(data_path, size, config):\n"
+        "    thinned.every = config.every\n"
+        "    return digits(size)\n"
+    )
+    try:
+        given = dict(plugins=str(path), dataset="thinned", every="3", tokens=4)
+        c = parse(TrainConfig, given)
+        load_data(c.data, 16)
+        assert registry.registered("dataset")["thinned"].every == c.data.every == 3
+        run = open_run(tmp_path / "r", "tokenizer", asdict(c))
+        assert load_config(run).data == c.data
+        for wrong, says in ((dict(every=10), "every=10"), (dict(dataset="digits"), "every='3'")):
+            with pytest.raises(ConfigError, match=says):
+                parse(TrainConfig, given | wrong)
+        with pytest.raises(ConfigError, match="unknown. Did you mean 'every'"):
+            parse(TrainConfig, given | dict(evry=1))
+    finally:
+        registry._registered["dataset"].pop("thinned", None)
+
+
+def test_a_setting_that_the_section_has_already_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOFTVQ_LAB_PLUGINS", "")
+    path = tmp_path / "twice.py"
+    path.write_text(
+        "from softvq_lab.registry import register\n"
+        "from softvq_lab.settings.parse import config\n"
+        "@config\n"
+        "class Twice:\n"
+        "    tau: float = 1.0\n"
+        "@register('quantizer', 'twice', settings=Twice)\n"
+        "def make(config, width): ...\n"
+    )
+    try:
+        with pytest.raises(ConfigError, match="Twice has a setting 'tau', which TokenizerConfig"):
+            parse(TrainConfig, dict(plugins=str(path), quantizer="twice"))
+    finally:
+        registry._registered["quantizer"].pop("twice", None)

@@ -76,7 +76,7 @@ def test_a_training_step_never_waits_for_the_device(name):
     "bad,says",
     [
         (dict(groups=3), r"possible groups: \[1, 2, 4, 8\]"),
-        (dict(quantizer="kl", groups=2), "groups above 1 is for softvq, gmmvq and vq"),
+        (dict(quantizer="kl", groups=2), "groups above 1 is for softvq, gmmvq, vq"),
         (dict(quantizer="rvq"), "'softvq'"),
         (dict(tokens=6, codebooks=4), r"possible codebooks: \[1, 2, 3, 6\]"),
         (dict(kl_logits="tau"), "'fixed' or 'posterior'"),

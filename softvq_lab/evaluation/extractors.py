@@ -240,11 +240,10 @@ def make_extractor(
         model = name.removeprefix("timm:")
         return _timm_extractor(model, model, file)
     make = entry_of("extractor", name, "extractor", "network", prefix="timm:")
-    net = call(make, data, file=file, seed=seed)
+    of_network = name not in registered("extractor")
+    net = _MeanOfMap(make(data)) if of_network else call(make, data, file=file, seed=seed)
     if isinstance(net, Extractor):
         return net
-    if name not in registered("extractor"):
-        net = _MeanOfMap(net)
     named = f"{name} ({make.__module__}), weights {_weights_hash(net)}"
     return Extractor(name, ModuleFeatures(name, net), named)
 

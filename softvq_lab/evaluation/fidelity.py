@@ -73,8 +73,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #f3d93530
 def inception_score(logits: Tensor) -> dict[str, float]:
-    """`score` and its deviation over 10 splits (1 below 100 images) from class logits (N, C), by
-    torch-fidelity.
+    """`score` and its standard deviation over 10 splits (1 below 100 images) from class logits
+    (N, C), by torch-fidelity.
     """
     if len(logits) < 2:
         raise ValueError(f"an Inception score needs at least 2 images, got {len(logits)}")

@@ -104,7 +104,7 @@ def make_teacher(name: str, file: str, t: TokenizerConfig, images: ImageData) ->
     make = entry_of("align", name, "teacher", "network")
     if name in registered("teacher"):
         return call(make, images, t, name=name, file=file)
-    return NetworkTeacher(call(make, images))
+    return NetworkTeacher(make(images))
 
 # %% ../../nbs/training/04_align.ipynb #9dc39363
 class Aligner(nn.Module):

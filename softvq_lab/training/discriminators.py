@@ -433,7 +433,7 @@ def make_discriminator(
     make = entry_of("discriminator", name, "discriminator", "network")
     asked = {"width": width, "file": file, "norm": norm if norm != "virtual" else ""}
     if name not in registered("discriminator"):
-        return FeatureDiscriminator(NetworkFeatures(call(make, images)), norm=norm)
+        return FeatureDiscriminator(NetworkFeatures(make(images)), norm=norm)
     for option in (o for o, value in asked.items() if value and o not in takes(make)):
         built = registered("discriminator")
         others = ", ".join(d for d in built if option in takes(built[d]))

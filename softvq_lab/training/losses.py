@@ -217,5 +217,6 @@ def make_perceptual(
     if name.startswith("timm:"):
         return Perceptual(_TimmMaps(name.removeprefix("timm:"), file))
     make = entry_of("perceptual", name, "perceptual", "network", prefix="timm:")
-    made = call(make, images, file=file, net=net)
-    return made if name in registered("perceptual") else Perceptual(NetworkMaps(made))
+    if name in registered("perceptual"):
+        return call(make, images, file=file, net=net)
+    return Perceptual(NetworkMaps(make(images)))

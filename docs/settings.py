@@ -86,7 +86,7 @@ def possible(field, schema: dict) -> str:
     if choice := next(iter(named), None) or choice_of(field.annotation):
         names = [*choice.options, *[f"{choice.prefix}NAME"] * bool(choice.prefix)]
         none = "; `None`" if type(None) in get_args(field.annotation) else ""
-        kinds = " or ".join(map(_code, choice.kinds))
+        kinds = " or ".join(choice.kinds)
         return f"{', '.join(map(_code, names))}, or your own (a registered {kinds}){none}"
     return _possible(schema)
 

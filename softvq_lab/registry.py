@@ -224,7 +224,7 @@ class Entries(Mapping):
         if name not in self:
             return None
         self[name]
-        return _about[self.kind][name].get("settings")
+        return _about[self.kind].get(name, {}).get("settings")
 
     @property
     def plugged(self) -> dict[str, Callable]:

@@ -47,9 +47,9 @@ def as_library(folder: Path) -> tuple[Path, dict]:
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     for name in files.stdout.splitlines():
-        if (ROOT / name).is_file():
+        if os.path.lexists(ROOT / name):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy / name)
+            shutil.copy(ROOT / name, copy / name, follow_symlinks=False)
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     for title, code in CODE.items():
         name, room = f"mine_{title.split()[0].lower()}", copy / ROOMS[title]

@@ -68,6 +68,7 @@ export: setup  ## notebooks formatted -> library and docs/settings.md, outputs c
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/python docs/settings.py
+	$(BIN)/python docs/map.py
 
 docs: setup  ## the documentation site in build/site, from the notebooks, links checked
 	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings, mkdocstrings_handlers.python, latex2mathml' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock $$(sed -n '/^docs = \[/,/^]/s/^ *"\(.*\)",*$$/\1/p' pyproject.toml)  # -c: nothing that is installed changes

@@ -189,6 +189,7 @@ def nav(modules: dict[str, str]) -> list:
         {"API": ["api/index.md", *(api_page(m) for m in modules.values())]},
         {
             "About": [
+                "docs/map.md",
                 "docs/architecture.md",
                 "docs/decisions.md",
                 "docs/reliability.md",

@@ -32,11 +32,12 @@ def test_imports_go_one_way_and_the_picture_shows_them():
     ]
 
 
-def test_the_page_of_settings_is_what_the_settings_say():
+@pytest.mark.parametrize("name", ["settings", "map"])
+def test_a_page_that_is_written_by_a_script_is_up_to_date(name):
     "In a process of its own: tests beside this one may have registered parts."
     plain = {k: v for k, v in os.environ.items() if k != "SOFTVQ_LAB_PLUGINS"}
     done = subprocess.run(
-        [sys.executable, ROOT / "docs" / "settings.py", "--check"],
+        [sys.executable, ROOT / "docs" / f"{name}.py", "--check"],
         env={**plain, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -294,6 +294,7 @@ SCRIPTS = [
     "docs/site.py",
     "docs/rooms.py",
     "docs/settings.py",
+    "docs/map.py",
     "-m softvq_lab.train",
     "-m softvq_lab.sample",
     "-m softvq_lab.cli",

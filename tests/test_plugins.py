@@ -106,6 +106,41 @@ def test_a_plugin_that_fails_says_so_by_its_name(tmp_path, text, says):
         parse(TrainConfig, dict(plugins=str(path)))
 
 
+@pytest.mark.parametrize(
+    "text,says",
+    [
+        ("raise RuntimeError('boom')", "RuntimeError: boom"),
+        (None, "there is no file"),
+        (
+            "from softvq_lab.train import main\nfrom softvq_lab.registry import register\n"
+            "@register('loss', 'deep')\ndef f(x, y): return x",
+            "tokens=0",  # it is loaded: a plug-in may import any part of the library
+        ),
+    ],
+    ids=["broken", "missing", "deep"],
+)
+def test_a_plugin_of_the_environment_is_loaded_by_the_commands_and_by_no_import(
+    tmp_path, text, says
+):
+    path = tmp_path / "own.py"
+    if text:
+        path.write_text(text)
+    env = {**os.environ, "SOFTVQ_LAB_PLUGINS": str(path)}
+
+    def run(*command):
+        return subprocess.run(
+            [sys.executable, *command], env=env, capture_output=True, text=True, cwd=tmp_path
+        )
+
+    imported = run("-c", "import softvq_lab.settings.workflows, softvq_lab.train, softvq_lab.cli")
+    assert imported.returncode == 0, imported.stderr
+    train = run("-m", "softvq_lab.train", "nothing")
+    assert train.returncode == 2 and "Traceback" not in train.stderr
+    execute = run("-m", "softvq_lab.cli", "execute", "train", "tokens=0")
+    assert execute.returncode == 2 and "Traceback" not in execute.stderr
+    assert says in execute.stderr
+
+
 def test_what_a_file_registers_is_a_choice_like_any_other(mine):
     c = parse(
         TrainConfig,

@@ -213,10 +213,7 @@ def parse(cls, given: dict):
     "`given` (flat names) as a checked `cls`; a `ConfigError` that lists every mistake at once."
     given = {**(cls.defaults(given) if hasattr(cls, "defaults") else {}), **given}
     if given.get("plugins") and "plugins" in parameters(cls):  # they bring names, checked below
-        try:
-            load_plugins(str(given["plugins"]))
-        except ValueError as e:
-            raise ConfigError(str(e)) from e
+        load_plugins(str(given["plugins"]))
     known, wrong = parameters(cls, given), []
     for name, value in given.items():
         if name not in known:

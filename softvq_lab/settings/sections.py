@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..registry import library, registered
+from ..registry import about, library
 from .parse import Choice, check_rules, config
 
 # %% ../../nbs/settings/02_sections.ipynb #b75fd6ba
@@ -208,9 +208,10 @@ def _quantizer_has_it(c: "TokenizerConfig"):
     if c.quantizer == "lfq" and c.codebook_size & (c.codebook_size - 1):
         yield f"codebook_size={c.codebook_size}: lfq needs a power of two"
     composed = [n for n in ("codebooks", "groups", "residual") if getattr(c, n) > 1]
-    quantizers = registered("quantizer")
-    if composed and not quantizers.about(c.quantizer).get("composed", True):
-        possible = [q for q in quantizers if quantizers.about(q).get("composed", True)]
+    if composed and not about("quantizer", c.quantizer).get("composed", True):
+        possible = [
+            q for q in library()["quantizer"] if about("quantizer", q).get("composed", True)
+        ]
         yield (
             f"{', '.join(composed)} above 1 is for {', '.join(possible)}, "
             f"not for quantizer={c.quantizer!r}"
@@ -613,7 +614,7 @@ class RunConfig:
 # %% ../../nbs/settings/02_sections.ipynb #b61108b1
 def default_high(generator: str) -> float:
     "Where guidance ends by default, in t from 0 to 1: the registered generator says so."
-    return registered("generator").about(generator).get("guidance_high", 1.0)
+    return about("generator", generator).get("guidance_high", 1.0)
 
 
 @config
@@ -756,7 +757,7 @@ class GeneratorConfig:
     )
 
     def __post_init__(self):
-        sizes = registered("generator").about(self.generator).get("sizes", (self.size,))
+        sizes = about("generator", self.generator).get("sizes", (self.size,))
         if self.size not in sizes:
             raise ValueError(f"size={self.size!r}: {self.generator} has {', '.join(sizes)}")
         if self.generator == "mar" and self.latent_rows:

@@ -33,7 +33,7 @@ import gradio as gr
 import safehttpx
 from tabs import latent_map, picker, runs
 
-from softvq_lab.registry import registered
+from softvq_lab.registry import about, registered
 
 for file in sorted((Path(__file__).parent / "tabs").glob("*.py")):
     importlib.import_module(f"tabs.{file.stem}")  # a file of a tab registers it
@@ -70,7 +70,7 @@ def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
         gr.Markdown(ABOUT)
         ctx = picker.build(app, runs, data)
         with gr.Tabs(elem_id="tabs") as ctx.tabs:
-            for title, fill in tabs():
+            for title, fill in tabs_in_order():
                 name = title.lower().replace(" ", "-")
                 with gr.Tab(title, id=name) as tab:
                     fill(ctx)
@@ -79,10 +79,10 @@ def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
     return app
 
 
-def tabs() -> list[tuple[str, Callable]]:
+def tabs_in_order() -> list[tuple[str, Callable]]:
     "Title and builder of each registered tab, in their places; those without one come last."
-    known = registered("tab")
-    return sorted(known.items(), key=lambda tab: known.about(tab[0]).get("place", math.inf))
+    known = registered("tab").items()
+    return sorted(known, key=lambda tab: about("tab", tab[0]).get("place", math.inf))
 
 
 def credentials(told: str) -> list[tuple[str, str]]:

@@ -123,6 +123,8 @@ def register(
     if unknown := sorted(about.keys() - set(KINDS[kind].takes)):
         possible = ", ".join(KINDS[kind].takes) or "nothing but the name"
         raise ValueError(f"{kind} {name!r} was given {', '.join(unknown)}. Possible: {possible}.")
+    if settings:
+        _refuse_without_defaults(kind, name, settings)
     declared = _declaration(name, **about) if kind == "metric" else None
 
     def keep(thing):
@@ -138,6 +140,22 @@ def register(
         return thing
 
     return keep
+
+
+def _refuse_without_defaults(kind: str, name: str, settings: type) -> None:
+    "A `ValueError` for settings that are no dataclass, or of which one must be given."
+    try:
+        made = settings()
+    except Exception as e:
+        raise ValueError(
+            f"The settings of {kind} {name!r} cannot be made without arguments "
+            f"({type(e).__name__}). Give each a default."
+        ) from e
+    if not dataclasses.is_dataclass(made):
+        raise ValueError(
+            f"The settings of {kind} {name!r} are no dataclass. Write @config "
+            "(softvq_lab.settings.parse) above the class."
+        )
 
 
 def _declaration(name: str, better: str | None = None, **about) -> Metric | None:
@@ -217,14 +235,10 @@ class Entries(Mapping):
         return iter(dict.fromkeys([*self.builtin, *self.known]))
 
     def __len__(self) -> int:
-        return len(dict.fromkeys([*self.builtin, *self.known]))
+        return sum(1 for _ in self)
 
     def __contains__(self, name) -> bool:
         return name in self.builtin or name in self.known
-
-    def about(self, name: str) -> dict:
-        "What the decorator of `name` says, without importing it; {} for an unknown name."
-        return about(self.kind, name)
 
     def settings(self, name: str) -> type | None:
         "The dataclass of the entry's own settings, if it has any."

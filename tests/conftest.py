@@ -15,7 +15,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_configure(config):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup every child would ignore it
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup, which children would inherit:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # a handler ends with exec
     config.addinivalue_line("markers", "slow: takes minutes; run by pytest -m slow")
 
 

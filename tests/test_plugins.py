@@ -2,6 +2,7 @@
 training, after loading, in child processes.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from softvq_lab.evaluation.extractors import make_extractor
 from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
 from softvq_lab.hub.models import load_tokenizer, save
 from softvq_lab.metrics import find_metric, forget, lower_is_better
+from softvq_lab.pretrained.reference import weights_hash
 from softvq_lab.quantizers.base import check_quantizer
 from softvq_lab.runs import open_run
 from softvq_lab.settings.parse import parse
@@ -359,3 +361,42 @@ def test_a_setting_that_the_section_has_already_is_refused(tmp_path, monkeypatch
             parse(TrainConfig, dict(plugins=str(path), quantizer="twice"))
     finally:
         registry._registered["quantizer"].pop("twice", None)
+
+
+def test_a_registered_network_is_an_extractor_whose_name_tells_its_weights():
+    class Maps(torch.nn.Conv2d):
+        widths = (5,)
+
+        def maps(self, x):
+            return [self(x)]
+
+    def make(images):
+        net = Maps(3, 5, 2, bias=False)
+        net.weight.data.fill_(fill)
+        return net
+
+    registry.register("network", "maps")(make)
+    try:
+        names = []
+        for fill in (1.0, 1.0, 2.0):
+            extractor = make_extractor("maps", digits(16))
+            features, logits = extractor(torch.full((2, 3, 8, 8), 255, dtype=torch.uint8))
+            assert features.tolist() == [[12 * fill] * 5] * 2 and logits is None
+            names.append(extractor.name)
+        assert names[0] == names[1] != names[2]
+        assert weights_hash(make(None).bfloat16()) != weights_hash(make(None))
+    finally:
+        registry._registered["network"].pop("maps")
+
+
+@pytest.mark.parametrize(
+    "settings,says",
+    [
+        (dict, "are no dataclass. Write @config"),
+        (dataclasses.make_dataclass("Needs", [("n", int)]), "Give each a default"),
+    ],
+)
+def test_settings_of_an_entry_are_a_dataclass_with_defaults(settings, says):
+    with pytest.raises(ValueError, match=says):
+        registry.register("dataset", "wrong", settings=settings)
+    assert "wrong" not in registry.registered("dataset")

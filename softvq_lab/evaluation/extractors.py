@@ -7,7 +7,6 @@ __all__ = ['INCEPTION', 'INCEPTION_SHA256', 'find_inception', 'TimmFeatures', 'R
            'extract_by_reference', 'make_dinov2', 'ModuleFeatures', 'make_extractor', 'uint8_batches', 'extract']
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #e4de2314
-import hashlib
 import os
 from collections.abc import Iterator
 from itertools import chain
@@ -27,7 +26,7 @@ from ..data.images import ImageData, from_uint8, to_uint8
 from .passport import versioned
 from ..metrics import declare_features
 from ..pretrained.files import Needed, find, require
-from ..pretrained.reference import ReferenceNet, reference_network
+from ..pretrained.reference import ReferenceNet, reference_network, weights_hash
 from ..registry import call, register, registered
 from ..settings.parse import closest, entry_of
 from ..settings.sections import PRETRAINED
@@ -137,7 +136,7 @@ class ReferenceFeatures(_Features):
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #eaae8958
 class Extractor(nn.Module):
-    """A frozen network for figures: 8-bit images (B, 3, H, W) -> features (B, F) and, where it is a
+    """A frozen network for metrics: 8-bit images (B, 3, H, W) -> features (B, F) and, where it is a
     classifier, logits (B, C).
     """
 
@@ -194,7 +193,7 @@ def _timm_extractor(kind: str, model: str, file: str) -> Extractor:
         raise ValueError(
             f"timm has no model {model!r}.{closest(model.split('.')[0], timm.list_models())}"
         )
-    (needed,) = require([find(model, "features for figures", file)])
+    (needed,) = require([find(model, "features for metrics", file)])
     name = f"{versioned('timm')} {model}, weights {needed.sha256[:8]}"
     return Extractor(kind, TimmFeatures(model, file=str(needed.path)), name)
 
@@ -220,14 +219,6 @@ class _MeanOfMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.net.maps(x)[-1].mean((2, 3))
 
-
-def _weights_hash(net: nn.Module) -> str:
-    "8 hex digits of a module's weights."
-    digest = hashlib.sha256()
-    for name, value in sorted(net.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:8]
-
 # %% ../../nbs/evaluation/01a_extractors.ipynb #3a16f0a3
 def make_extractor(
     name: str,  # registered as extractor or as network, or 'timm:NAME'
@@ -244,7 +235,7 @@ def make_extractor(
     net = _MeanOfMap(make(data)) if of_network else call(make, data, file=file, seed=seed)
     if isinstance(net, Extractor):
         return net
-    named = f"{name} ({make.__module__}), weights {_weights_hash(net)}"
+    named = f"{name} ({make.__module__}), weights {weights_hash(net)}"
     return Extractor(name, ModuleFeatures(name, net), named)
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #f6ac4de5

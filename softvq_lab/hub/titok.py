@@ -20,10 +20,8 @@ from torch import Tensor, nn
 from ..core import read_json
 from ..pretrained.files import fit_weights, read_tensors
 from ..quantizers.base import QuantOut
-from ..quantizers.continuous import KL
-from ..quantizers.vq import VQ
 from ..settings.sections import TokenizerConfig
-from ..tokenizer.model import fingerprint
+from ..tokenizer.model import fingerprint, make_quantizer
 from ..tokenizer.vit import Decoder, Encoder
 
 # %% ../../nbs/hub/01a_titok.ipynb #c07ec0fc
@@ -78,7 +76,7 @@ def _side(patches: int) -> int:
         raise ValueError(f"encoder.positional_embedding is for {patches} patches, which no square.")
     return side
 
-
+# %% ../../nbs/hub/01a_titok.ipynb #2a14ad05
 def layout_of(info: dict, weights: dict[str, Tensor]) -> Layout:
     """The layout that the shapes of `weights` tell. A `ValueError` for relatives of TiTok that
     cannot be used, and for a `config.json` that says something else than its weights.
@@ -153,13 +151,6 @@ def _trunk(width: int, layers: int, t: Layout) -> VisionTransformer:
     )
     trunk.norm_pre, trunk.embed_std = nn.LayerNorm(width, eps=1e-5), 0.02
     return trunk
-
-
-def _pixel_tower(t: Layout) -> Decoder:
-    "The decoder of the single-stage layouts: pixels, then a convolution over the whole picture."
-    decoder = Decoder(_trunk(*t.decoder, t), t.tokens)
-    decoder.smooth = nn.Conv2d(3, 3, 3, padding=1)
-    return decoder
 
 # %% ../../nbs/hub/01a_titok.ipynb #908efc32
 class _Block(nn.Module):
@@ -236,40 +227,43 @@ class CodeDecoder(Decoder):
         codes = self.logits(z).softmax(-1) @ self.codes.weight  # (B, N, 256)
         return self.pixels(rearrange(codes, "b (h w) c -> b c h w", h=self.grid[0]))
 
+# %% ../../nbs/hub/01a_titok.ipynb #898f52ae
+def _decoder(t: Layout) -> Decoder:
+    trunk = _trunk(*t.decoder, t)
+    if t.two_stage:
+        decoder = CodeDecoder(trunk, t.tokens, t.vocabulary)
+    else:  # pixels, then a convolution over the whole picture
+        decoder = Decoder(trunk, t.tokens)
+        decoder.smooth = nn.Conv2d(3, 3, 3, padding=1)
+    trunk.patch_embed.proj = nn.Identity()  # it reads no pixels
+    return decoder
+
+
+def _settings(t: Layout) -> TokenizerConfig:
+    "A layout as far as our settings can say it: its images, its latents and its bottleneck."
+    own = dict(quantizer="kl")
+    if t.codebook_size:
+        similarity = "cosine" if t.unit_codes else "l2"
+        own = dict(quantizer="vq", codebook_size=t.codebook_size, commitment=t.commitment)
+        own["similarity"] = similarity
+    sizes = dict(tokens=t.tokens, latent_dim=t.latent_dim)
+    return TokenizerConfig(image_size=t.image_size, patch_size=t.patch_size, **sizes, **own)
+
 # %% ../../nbs/hub/01a_titok.ipynb #f281883f
 class TiTok(nn.Module):
-    """A released TiTok behind the contract of tokenizers: images (B, 3, H, W) in [-1, 1] <->
-    latents (B, L, D). It is measured and generators learn its latents; it is not trained further.
-    """
+    "A released TiTok: images (B, 3, H, W) in [-1, 1] <-> latents (B, L, D). Never trained here."
 
     def __init__(self, layout: Layout):
         super().__init__()
-        t, self.layout, self.latent_stats, self.notes = layout, layout, None, ()  # none published
+        t, self.layout, self.config = layout, layout, _settings(layout)
+        self.latent_stats, self.notes = None, ()  # no statistics are published
         self.encoder = Encoder(_trunk(*t.encoder, t), t.tokens)
-        self.decoder = (
-            CodeDecoder(_trunk(*t.decoder, t), t.tokens, t.vocabulary)
-            if t.two_stage
-            else _pixel_tower(t)
-        )
-        self.decoder.model.patch_embed.proj = nn.Identity()  # it reads no pixels
-        similarity = "cosine" if t.unit_codes else "l2"
-        self.quantizer = (
-            VQ(t.latent_dim, t.codebook_size, similarity=similarity, commitment=t.commitment)
-            if t.codebook_size
-            else KL(t.latent_dim)
-        )
+        self.decoder = _decoder(t)
+        self.quantizer = make_quantizer(self.config)
         self.to_latent = nn.Linear(t.encoder[0], self.quantizer.input_dim or t.latent_dim)
         self.from_latent = nn.Linear(t.latent_dim, t.decoder[0])
         self.tokens, self.latent_dim = t.tokens, t.latent_dim
         self.image_size = (t.image_size, t.image_size)
-        own = dict(quantizer="vq", codebook_size=t.codebook_size, similarity=similarity)
-        self.config = TokenizerConfig(  # as far as our settings can say it
-            image_size=t.image_size,
-            patch_size=t.patch_size,
-            tokens=t.tokens,
-            latent_dim=t.latent_dim,
-            **(own if t.codebook_size else dict(quantizer="kl")),
-        )
 
     @property
     def fingerprint(self) -> str:

@@ -146,24 +146,31 @@ def images_of(
 def _data_of(config: TrainGeneratorConfig) -> ImagesConfig:
     "The images of a generator: its tokenizer's, or those stated for one that was not trained here."
     run, given = Run(config.tokenizer_run), config.outside
-    outside = is_outside(run.path)
-    if outside and given.dataset != "auto":
+    outside, stated = is_outside(run.path), given.dataset != "auto"
+    if outside and stated:
         return given
-    if given.dataset != "auto":
+    if stated:
         raise ConfigError(
             f"dataset={given.dataset!r} is for a tokenizer that was not trained here, and "
             f"tokenizer_run={config.tokenizer_run!r} knows its images. Leave dataset out."
         )
     try:
-        return parse(DataConfig, located_settings(run.path, run.info)["data"])
+        if not outside:
+            return parse(DataConfig, located_settings(run.path, run.info)["data"])
     except (OSError, KeyError, TypeError, AttributeError):
-        raise ConfigError(
-            f"tokenizer_run={config.tokenizer_run!r} does not say on which images it was trained, "
-            "as the run folder of nbs/train.ipynb does. "
-            + ("Say it: dataset=..., data_path=..." if outside else "Name such a run folder.")
-        ) from None
+        pass  # told below
+    raise ConfigError(
+        f"tokenizer_run={config.tokenizer_run!r} does not say on which images it was trained, as "
+        "the run folder of nbs/train.ipynb does. "
+        + ("Say it: dataset=..., data_path=..." if outside else "Name such a run folder.")
+    )
 
 # %% ../nbs/10_train.ipynb #718805d5
+def _info_of(tokenizer_run: str) -> dict:
+    "What the tokenizer's run says of itself; nothing where it was not trained here."
+    return {} if is_outside(tokenizer_run) else Run(tokenizer_run).info
+
+
 def identity_of(config: TrainConfig | TrainGeneratorConfig, images: ImageData) -> dict:
     """What a run is made of besides its settings (see `softvq_lab.provenance`): images, classes,
     tokenizer, plug-ins, pretrained files, sources of the library.
@@ -174,7 +181,7 @@ def identity_of(config: TrainConfig | TrainGeneratorConfig, images: ImageData) -
         needed = preflight(config.tokenizer, config.loss, True, config.start_from)
     else:
         found, needed = {"tokenizer_run": config.tokenizer_run}, []
-        behind = learned_settings(Run(config.tokenizer_run).info.get("config", {}))
+        behind = learned_settings(_info_of(config.tokenizer_run).get("config", {}))
         settings |= {k: behind.get(k, settings.get(k)) for k in ("quantizer", "dataset")}
     return {
         "data": contents(images),

@@ -337,11 +337,11 @@ def _digests(run: Run) -> tuple[str, str, dict]:
     config is not of this version.
     """
     try:
-        info = run.info
-        if "kind" not in info:  # a tokenizer that was not trained here
+        if "kind" not in read_json(run.path / "config.json"):  # it was not trained here
             from softvq_lab.hub.models import fingerprint_of  # torch and all models: some seconds
 
             return (fingerprint_of(run.path) or "",) * 2 + ({},)
+        info = run.info
         workflow, inner, inner_settings = STAGES[info["kind"]], "", ""
         cfg = _adapter(WORKFLOWS[workflow]).validate_python(as_older_versions_did(info["config"]))
         if workflow == "train_generator":

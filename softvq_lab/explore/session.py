@@ -37,7 +37,13 @@ from ..data.images import ImageData, Size, UnknownScale, from_pil, grid, to_pil
 from ..data.reading import read_picture
 from ..evaluation.image_metrics import pixel_metrics
 from ..generators.base import Generator
-from ..hub.models import AnyTokenizer, find_tokenizer, load_pair, load_tokenizer
+from softvq_lab.hub.models import (
+    AnyTokenizer,
+    find_tokenizer,
+    is_outside,
+    load_pair,
+    load_tokenizer,
+)
 from ..plots import stack_pictures
 from ..pretrained.files import find_vgg
 from ..pretrained.reference import reference_network
@@ -168,7 +174,8 @@ def _images(
     """
     source = Run(find_tokenizer(run.path)) if generator else run
     data = _data_settings(run, source)
-    names = tuple(run.info.get("class_names") or source.info.get("class_names") or ())
+    behind = {} if is_outside(source.path) else source.info
+    names = tuple(run.info.get("class_names") or behind.get("class_names") or ())
     try:
         cls = OutsideConfig if "image_size" in data else DataConfig
         images = load_data(parse(cls, data), tokenizer.image_size)

@@ -147,9 +147,11 @@ def _trunk(width: int, layers: int, t: Layout) -> VisionTransformer:
         depth=layers,
         num_heads=width // 64,
         norm_layer=partial(nn.LayerNorm, eps=1e-5),
-        weight_init="skip",
+        weight_init="skip",  # they are read from a file
     )
     trunk.norm_pre, trunk.embed_std = nn.LayerNorm(width, eps=1e-5), 0.02
+    for p in (trunk.pos_embed, trunk.cls_token):
+        nn.init.normal_(p, std=trunk.embed_std)
     return trunk
 
 # %% ../../nbs/hub/01a_titok.ipynb #908efc32

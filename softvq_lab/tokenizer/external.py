@@ -69,7 +69,8 @@ def _factor(model: nn.Module, kind: str) -> int:
         return model.decoder_patch_size
     if kind == "AutoencoderDC":
         return model.spatial_compression_ratio
-    return 2 ** (len(model.config.get("block_out_channels")) - 1)
+    levels = "encoder_block_out_channels" if kind == "AutoencoderTiny" else "block_out_channels"
+    return 2 ** (len(model.config.get(levels)) - 1)
 
 
 def _width(model: nn.Module, kind: str) -> int:
@@ -169,7 +170,8 @@ class ExternalTokenizer(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         "Images (B, 3, H, W) in [-1, 1] -> z_hat (B, L, D), before a codebook."
         if x.shape[-2:] != self.image_size:
-            raise ValueError(f"this {self.kind} takes {self.image_size} images, got {x.shape[-2:]}")
+            size = f"{self.image_size[0]}x{self.image_size[1]}"
+            raise ValueError(f"this {self.kind} takes {size} images, got {tuple(x.shape)}")
         z = _encoded(self.model, self.kind, x)
         if z.ndim == 4:
             z = rearrange(z, "b d h w -> b (h w) d")

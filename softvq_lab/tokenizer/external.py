@@ -52,9 +52,11 @@ def _load(folder) -> nn.Module:
             f"{folder} holds an {kind}, which diffusers {diffusers.__version__} does not have. "
             "Install a newer one: pip install -U diffusers"
         )
-    model, found = getattr(diffusers, kind).from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-    )
+    how = dict(local_files_only=True, use_safetensors=True, output_loading_info=True)
+    try:
+        model, found = getattr(diffusers, kind).from_pretrained(folder, **how)
+    except OSError as e:  # no weights, or not as safetensors
+        raise ValueError(f"{folder} holds an {kind} that cannot be read: {e}") from None
     if missing := sorted(found["missing_keys"]):
         raise ValueError(
             f"{folder} is not a whole {kind}: {len(missing)} tensors are missing, such as "

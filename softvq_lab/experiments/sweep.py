@@ -364,7 +364,7 @@ def readable_name(workflow: str, cfg, given: dict) -> str:
         if workflow == "train"
         else f"{cfg.generator.generator}-{cfg.generator.size}"
     )
-    recipe = "paper_" if given.get("recipe") == "paper" else ""
+    recipe = f"{given['recipe']}_" if given.get("recipe", "digits") != "digits" else ""
     differs = "_".join(
         f"{k}-{v}" for k, v in given.items() if k not in QUIET and defaults.get(k) != v
     )

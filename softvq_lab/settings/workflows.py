@@ -209,6 +209,15 @@ class EvaluateConfig:
             "fewer images"
         ),
     )
+    probe_layer: int = Field(
+        0,
+        ge=0,
+        le=512,
+        description=(
+            "sit, dit: also probe the features of this block, counted from 1 (the paper: 20 of XL);"
+            " 0: none"
+        ),
+    )
     proxy: bool = Field(False, description="a tokenizer's proxy gFID: trains a small generator")
     plugins: str = Field(
         "",
@@ -264,6 +273,13 @@ class LatentMapConfig:
     "nbs/latent_map.ipynb: UMAP of the latents."
 
     run: str = Field("runs/tokenizer", description="a run folder of a tokenizer")
+    beside: str = Field(
+        "",
+        description=(
+            "run folders of tokenizers of the same images, separated by commas, whose maps are "
+            "shown beside its own"
+        ),
+    )
     plugins: str = Field(
         "",
         description=(

@@ -29,8 +29,9 @@ class DataConfig:
     data_path: str = Field(
         "",
         description=(
-            "folder: with one sub-folder for each class, or images of one class; hf: name on the "
-            "hub or folder; webdataset: folder of .tar files or pattern (a-{000..146}.tar)"
+            "folder: with one sub-folder for each class, or images of one class, or train and val "
+            "with these in them (ImageNet as it is unpacked); hf: name on the hub or folder; "
+            "webdataset: folder of .tar files or pattern (a-{000..146}.tar)"
         ),
     )
     data_size: int = Field(

@@ -112,27 +112,41 @@ def figures_of(run: Path) -> dict[str, float]:
     return found
 
 
+def measured_jobs(run: Path, task: dict, curve: int) -> list[dict]:
+    """What a finished task of a sweep has measured: what varies, and the metrics. With `curve` one
+    for each measurement along the training, in `step`.
+    """
+    if task["state"] != "done" or (task["stage"] == "evaluation") == bool(curve):
+        return []
+    if not curve:
+        return [{"vary": task["vary"], "figures": figures_of(run)}]
+    lines = (run / "metrics.jsonl").read_text().splitlines() if task["stage"] == "generator" else []
+    rows = [row for row in map(json.loads, lines) if any(k.startswith("online_") for k in row)]
+    return [{"vary": task["vary"] | {"step": row.pop("step")}, "figures": row} for row in rows]
+
+
 def collect(roots: list[Path]) -> dict[str, list[dict]]:
-    "Sweep -> its jobs that are measured: what varies (with the seed) and the metrics."
+    "Sweep -> what its jobs have measured, of all sweeps under `roots`."
     jobs: dict[str, list[dict]] = {}
-    for table in tables().values():
-        name = table.sweeps.get("digits", "")
-        for report in (p for r in roots for p in r.glob(f"sweeps/{name}*/sweep.json") if name):
-            root = report.parents[2]
+    for key, table in tables().items():
+        if not (name := table.sweeps.get("digits")):
+            continue
+        for report in (p for root in roots for p in root.glob(f"sweeps/{name}*/sweep.json")):
             for task in json.loads(report.read_text())["tasks"]:
-                if task["stage"] != "evaluation" or task["state"] != "done":
-                    continue
-                run = root / Path(task["run"]).relative_to(Path(task["run"]).parents[1])
-                job = {"vary": task["vary"], "figures": figures_of(run)}
-                if job not in jobs.setdefault(name, []):
-                    jobs[name].append(job)
+                run = report.parents[2] / Path(task["run"]).relative_to(
+                    Path(task["run"]).parents[1]
+                )
+                for job in measured_jobs(run, task, described()[key].get("curve", 0)):
+                    if job not in jobs.setdefault(name, []):
+                        jobs[name].append(job)
     return jobs
 
 
 def kept(jobs: dict[str, list[dict]]) -> dict[str, list[dict]]:
     "Of the metrics only those that a table shows."
     wanted = {
-        t.sweeps.get("digits"): {c["digits"] for c in t.columns.values()} for t in tables().values()
+        t.sweeps.get("digits"): {about.get("digits") for about in t.columns.values()}
+        for t in tables().values()
     }
     return {
         name: [
@@ -254,9 +268,9 @@ def _measured(found: list[float]) -> str:
 
 def table_lines(table: Table, jobs: dict) -> list[str]:
     "The Markdown of a table: the paper's value and ours of every column."
-    on_digits = "digits" in table.sweeps
     head = ["row"]
     for about in table.columns.values():
+        on_digits = "digits" in about
         head += [f"{about['title']}: paper" if on_digits else about["title"]]
         head += [f"{about['title']}: digits"] * on_digits + ["counted"] * about.get("counted", 0)
     lines = [_line(head), _line(["---"] * len(head))]
@@ -264,7 +278,7 @@ def table_lines(table: Table, jobs: dict) -> list[str]:
         cells = [row.name]
         for column, about in table.columns.items():
             cells += [row.paper[column]]
-            cells += [_measured(values(table, row, column, jobs))] * on_digits
+            cells += [_measured(values(table, row, column, jobs))] * ("digits" in about)
             cells += [counted(row)] * about.get("counted", 0)
         lines.append(_line(cells))
     return lines

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'PRETRAINED', 'FSQ_LEVELS', 'OLDER', 'DataConfig', 'divisors', 'TokenizerConfig', 'OptimConfig',
-           'EngineConfig', 'LossConfig', 'RunConfig', 'default_high', 'GeneratorConfig', 'RepaConfig', 'SampleConfig']
+           'EngineConfig', 'LossConfig', 'RunConfig', 'default_high', 'GeneratorConfig', 'RepaConfig', 'SampleConfig',
+           'OnlineConfig']
 
 # %% ../../nbs/settings/02_sections.ipynb #93e79273
 from typing import Annotated, Literal
@@ -29,8 +30,9 @@ class DataConfig:
     data_path: str = Field(
         "",
         description=(
-            "folder: with one sub-folder for each class, or images of one class; hf: name on the "
-            "hub or folder; webdataset: folder of .tar files or pattern (a-{000..146}.tar)"
+            "folder: with one sub-folder for each class, or images of one class, or train and val "
+            "with these in them (ImageNet as it is unpacked); hf: name on the hub or folder; "
+            "webdataset: folder of .tar files or pattern (a-{000..146}.tar)"
         ),
     )
     data_size: int = Field(
@@ -826,3 +828,49 @@ class SampleConfig:
     temperature: float = Field(
         1.0, ge=0, le=10, description="mar: factor on the noise of the head's steps"
     )
+
+# %% ../../nbs/settings/02_sections.ipynb #6c383860
+@config
+class OnlineConfig:
+    """Metrics of samples along a generator's training, of its averaged weights. By the first of
+    them the best checkpoint is kept.
+    """
+
+    online_every: int = Field(
+        0,
+        ge=0,
+        description="steps between measurements, each of which writes a checkpoint; 0: none",
+    )
+    online_samples: int = Field(1000, ge=2, description="number of samples, classes in turn")
+    online_metric: Literal["frechet", "score", "class_accuracy"] = Field(
+        "frechet",
+        description=(
+            "by which the best checkpoint is kept: the Fréchet distance in the features of the "
+            "extractor (FID for inception), the score (IS for inception), or how many samples it "
+            "takes for their class"
+        ),
+    )
+    online_extractor: Annotated[str, Choice(("extractor", "network"), prefix="timm:")] = Field(
+        "reference", description="network that judges the samples, as in nbs/evaluate.ipynb"
+    )
+    online_file: str = Field("", description="its weights, if they lie elsewhere")
+    online_reference: str = Field(
+        "train",
+        description=(
+            "what samples are compared with: train, heldout, a folder of images, or an ADM-style "
+            ".npz"
+        ),
+    )
+    online_sampler: Annotated[str, Choice(("sampler",))] | None = Field(
+        None, description="None: the generator's own"
+    )
+    online_steps: int | None = Field(
+        None, ge=1, le=1000, description="steps from noise to latent; None: the sampler's own"
+    )
+    online_guidance: float | None = Field(
+        None, ge=0, le=100, description="guidance scale, 1 is off; None: the generator's own"
+    )
+    online_temperature: float = Field(
+        1.0, ge=0, le=10, description="mar: factor on the noise of the head's steps"
+    )
+    online_seed: int = Field(0, ge=0, lt=2**31, description="of the samples")

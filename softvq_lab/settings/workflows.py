@@ -20,6 +20,7 @@ from softvq_lab.settings.sections import (
     EngineConfig,
     GeneratorConfig,
     LossConfig,
+    OnlineConfig,
     OptimConfig,
     RepaConfig,
     RunConfig,
@@ -139,6 +140,7 @@ class TrainGeneratorConfig:
     generator: GeneratorConfig = GeneratorConfig()
     optim: OptimConfig = OptimConfig(steps=1000, eval_every=500)
     engine: EngineConfig = EngineConfig()
+    online: OnlineConfig = OnlineConfig()
 
     @staticmethod
     def defaults(given: dict) -> dict:

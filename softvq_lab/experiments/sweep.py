@@ -350,7 +350,7 @@ def made_of(workflow: str, cfg, behind: dict) -> dict:
     """What a job would be made of now besides its settings; `behind`: the flat settings of the
     tokenizer that it is about.
     """
-    own = flatten(cfg)
+    own = {k: v for k, v in flatten(cfg).items() if (k, v) != ("dataset", "auto")}
     used = ("quantizer", "dataset")
     settings = {k: behind.get(k) for k in used} | own if workflow != "train" else own
     found = {"code": code_record(), "plugins": plugin_record(settings)}
@@ -380,6 +380,10 @@ def _digests(run: Run) -> tuple[str, str, dict]:
     config is not of this version.
     """
     try:
+        if "kind" not in read_json(run.path / "config.json"):  # it was not trained here
+            from softvq_lab.hub.models import fingerprint_of  # torch and all models: some seconds
+
+            return (fingerprint_of(run.path) or "",) * 2 + ({},)
         info = run.info
         workflow, inner, inner_settings = STAGES[info["kind"]], "", ""
         cfg = _adapter(WORKFLOWS[workflow]).validate_python(as_older_versions_did(info["config"]))

@@ -124,6 +124,8 @@ USES = {  # setting -> kinds of entries that it names
     "adv": ("discriminator", "network"),
     "align": ("teacher", "network"),
     "extractor": ("extractor", "network"),
+    "online_extractor": ("extractor", "network"),
+    "online_sampler": ("sampler",),
     "metric": ("metric",),
 }
 
@@ -234,6 +236,7 @@ HOW = (  # may be given anew when a run goes on
     "log_every",
     "eval_every",
     "checkpoint_every",
+    "online_every",
     "accumulate",
     "processes",
     "nodes",
@@ -250,6 +253,7 @@ PATHS = (  # where a thing lies; what it is stands in the identity
     "percep_file",
     "adv_file",
     "align_file",
+    "online_file",
     "encoder_weights",
 )
 ROUNDED = ("accumulate", "processes", "precision", "tf32")  # equal but for rounding and noise

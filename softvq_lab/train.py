@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 from .checkpoints import newest_checkpoint
 from .commands import alone
 from .commands import train as train_command
-from .core import ConfigError, progress_bar, tell
+from .core import ConfigError, best_device, progress_bar, tell
 from .data.contents import contents
 from .data.datasets import load_data, training_view
 from .data.folder import BrokenFiles, record_broken
@@ -242,6 +242,33 @@ def _behind(run: Run, config: TrainGeneratorConfig) -> AnyTokenizer:
         ) from None
 
 # %% ../nbs/10_train.ipynb #33ff1559
+def _generator_task(
+    run: Run, config: TrainGeneratorConfig, tokenizer: Tokenizer, images: ImageData
+) -> GeneratorTask:
+    "With metrics of its samples where the settings ask for some."
+    online, hooks = None, {}
+    if config.online.online_every:
+        from softvq_lab.evaluation.online import OnlineMetrics  # it loads what only judges need
+
+        online = OnlineMetrics(config.online, tokenizer.to(best_device()), images)
+        hooks = dict(online=online, measure_every=config.online.online_every, best=online.best)
+    task = GeneratorTask(
+        config.generator,
+        tokenizer,
+        images,
+        run,
+        config.where.seed,
+        config.latents,
+        config.mirror,
+        config.repa,
+        config.workers,
+        **hooks,
+    )
+    if online:
+        online.check(task.model)
+    return task
+
+
 def make_task(
     run: Run, config: TrainConfig | TrainGeneratorConfig, images: ImageData | None = None
 ) -> Task:
@@ -253,17 +280,7 @@ def make_task(
         check_run(run, identity_of(config, images))
     broken_files(run, images)
     if tokenizer:
-        return GeneratorTask(
-            config.generator,
-            tokenizer,
-            images,
-            run,
-            seed,
-            config.latents,
-            config.mirror,
-            config.repa,
-            config.workers,
-        )
+        return _generator_task(run, config, tokenizer, images)
     start = _start_of(run, config.start_from)
     return TokenizerTask(
         config.tokenizer,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'PRETRAINED', 'FSQ_LEVELS', 'OLDER', 'ImagesConfig', 'DataConfig', 'OutsideConfig', 'divisors',
            'TokenizerConfig', 'OptimConfig', 'EngineConfig', 'LossConfig', 'RunConfig', 'default_high',
-           'GeneratorConfig', 'RepaConfig', 'SampleConfig']
+           'GeneratorConfig', 'RepaConfig', 'SampleConfig', 'OnlineConfig']
 
 # %% ../../nbs/settings/02_sections.ipynb #93e79273
 from typing import Annotated, Literal
@@ -30,8 +30,9 @@ class ImagesConfig:
     data_path: str = Field(
         "",
         description=(
-            "folder: with one sub-folder for each class, or images of one class; hf: name on the "
-            "hub or folder; webdataset: folder of .tar files or pattern (a-{000..146}.tar)"
+            "folder: with one sub-folder for each class, or images of one class, or train and val "
+            "with these in them (ImageNet as it is unpacked); hf: name on the hub or folder; "
+            "webdataset: folder of .tar files or pattern (a-{000..146}.tar)"
         ),
     )
     data_size: int = Field(
@@ -421,7 +422,9 @@ class OptimConfig:
     weight_decay: float = Field(
         1e-4, ge=0, description="on matrices only: norms, biases, positions and tokens are exempt"
     )
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    clip: float = Field(
+        1.0, ge=0, description="largest gradient norm; 0: gradients are not clipped"
+    )
     beta1: float = Field(
         0.9, ge=0, lt=1, description="AdamW: decay of the mean of the gradients (the momentum)"
     )
@@ -603,8 +606,8 @@ class LossConfig:
     lecam: float = Field(
         0.001, ge=0, description="weight of LeCAM's regularisation of the discriminator"
     )
-    align: Annotated[str, Choice(("teacher", "network"), fixed=("none",))] = Field(
-        "none", description="teacher of the latents"
+    align: Annotated[str, Choice(("teacher", "network"), fixed=("none",), prefix="timm:")] = Field(
+        "none", description="teacher of the latents; a ViT of timm, timm:NAME"
     )
     align_weight: float = Field(0.1, ge=0, description="weight of the alignment loss")
     align_how: Literal["repeat", "avg_1d", "global"] = Field(
@@ -802,6 +805,12 @@ class GeneratorConfig:
             "fraction of tokens still to come); None: constant, mar linear"
         ),
     )
+    default_sampler: Annotated[str, Choice(("sampler",))] | None = Field(
+        None, description="the sampler that is used where none is asked for; None: the kind's first"
+    )
+    default_steps: int | None = Field(
+        None, ge=1, le=1000, description="its number of steps; None: the sampler's own"
+    )
 
     def __post_init__(self):
         sizes = about("generator", self.generator).get("sizes", (self.size,))
@@ -836,8 +845,8 @@ class RepaConfig:
     REPA: Yu et al. 2024, arXiv 2410.06940.
     """
 
-    align: Annotated[str, Choice(("teacher", "network"), fixed=("none",))] = Field(
-        "none", description="teacher"
+    align: Annotated[str, Choice(("teacher", "network"), fixed=("none",), prefix="timm:")] = Field(
+        "none", description="teacher; a ViT of timm, timm:NAME"
     )
     align_layer: int = Field(2, ge=1, le=100, description="which block's output, from 1")
     align_weight: float = Field(0.5, ge=0, description="weight of the alignment loss")
@@ -865,3 +874,49 @@ class SampleConfig:
     temperature: float = Field(
         1.0, ge=0, le=10, description="mar: factor on the noise of the head's steps"
     )
+
+# %% ../../nbs/settings/02_sections.ipynb #6c383860
+@config
+class OnlineConfig:
+    """Metrics of samples along a generator's training, of its averaged weights. By the first of
+    them the best checkpoint is kept.
+    """
+
+    online_every: int = Field(
+        0,
+        ge=0,
+        description="steps between measurements, each of which writes a checkpoint; 0: none",
+    )
+    online_samples: int = Field(1000, ge=2, description="number of samples, classes in turn")
+    online_metric: Literal["frechet", "score", "class_accuracy"] = Field(
+        "frechet",
+        description=(
+            "by which the best checkpoint is kept: the Fréchet distance in the features of the "
+            "extractor (FID for inception), the score (IS for inception), or how many samples it "
+            "takes for their class"
+        ),
+    )
+    online_extractor: Annotated[str, Choice(("extractor", "network"), prefix="timm:")] = Field(
+        "reference", description="network that judges the samples, as in nbs/evaluate.ipynb"
+    )
+    online_file: str = Field("", description="its weights, if they lie elsewhere")
+    online_reference: str = Field(
+        "train",
+        description=(
+            "what samples are compared with: train, heldout, a folder of images, or an ADM-style "
+            ".npz"
+        ),
+    )
+    online_sampler: Annotated[str, Choice(("sampler",))] | None = Field(
+        None, description="None: the generator's own"
+    )
+    online_steps: int | None = Field(
+        None, ge=1, le=1000, description="steps from noise to latent; None: the sampler's own"
+    )
+    online_guidance: float | None = Field(
+        None, ge=0, le=100, description="guidance scale, 1 is off; None: the generator's own"
+    )
+    online_temperature: float = Field(
+        1.0, ge=0, le=10, description="mar: factor on the noise of the head's steps"
+    )
+    online_seed: int = Field(0, ge=0, lt=2**31, description="of the samples")

@@ -6,6 +6,8 @@
 __all__ = ['online_figures', 'best_name', 'OnlineMetrics']
 
 # %% ../../nbs/evaluation/02c_online.ipynb #53c6e1f7
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -62,6 +64,12 @@ class OnlineMetrics:
             self.settings(generator)
         except ValueError as e:
             raise ConfigError(f"online_every={self.config.online_every}: {e}") from None
+        reference = self.config.online_reference
+        if reference not in ("train", "heldout") and not Path(reference).exists():
+            raise ConfigError(
+                f"online_reference={reference!r} is neither 'train' nor 'heldout', nor a file or "
+                f"folder (looked at {Path(reference).resolve()})"
+            )
         size, known = self.tokenizer.image_size, self.images.num_classes
         blank = torch.zeros(2, 3, *size, dtype=torch.uint8)
         features, logits = self.extractor(blank)

@@ -2,35 +2,22 @@
 
 import ast
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import plotly.io
 import pytest
+from outside import BIN, run_outside
 
 from softvq_lab.runs import Run, figures, read_metrics
 from softvq_lab.settings.parse import parameters
 from softvq_lab.settings.workflows import WORKFLOWS
 
-BIN = Path(sys.executable).parent
-
 
 def papermill(root, cwd, workflow, output, **params):
     args = [a for k, v in params.items() for a in ("-p", k, str(v))]
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
-    return subprocess.run(
-        [BIN / "papermill", root / "nbs" / f"{workflow}.ipynb", output, *args],
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    words = [BIN / "papermill", root / "nbs" / f"{workflow}.ipynb", output, *args]
+    return run_outside(words, cwd)
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)

@@ -11,7 +11,6 @@ __all__ = ['OPENED', 'MOST_LOGGED', 'LINE', 'PACKAGES', 'ANYHOW', 'PASSING', 'Ru
 
 # %% ../nbs/08_runs.ipynb #fb273dcd
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -29,6 +28,8 @@ from softvq_lab.core import (
     ConfigError,
     Count,
     Entries,
+    hex_digest,
+    json_or_empty,
     now,
     printable,
     read_json,
@@ -154,10 +155,7 @@ class Run:
             self._write_status(state, **values)
 
     def _write_status(self, state: str, **values):
-        try:
-            old = read_json(self.path / "status.json", RunStatus)
-        except (OSError, ValueError):
-            old = {}
+        old = json_or_empty(self.path / "status.json", RunStatus)
         me = {
             "pid": os.getpid(),
             "started": psutil.Process().create_time(),
@@ -220,10 +218,8 @@ def take_over_run(run: Run):
 def _tell(run: Run, error: BaseException, first: bool, lock: Lock | None):
     "Note how training ended, unless that was told already or is another process's to tell."
     try:
-        state = run.status[
-            "state"
-        ]  # 'interrupted' where the first rank is gone: nobody's error here
-        if state != "running" or (lock and not lock.mine()):
+        # 'interrupted' where the first rank is gone: nobody's error here
+        if run.status["state"] != "running" or (lock and not lock.mine()):
             return
         if not first and (owner(run.lock) or {}).get("ranks") != meeting_place():
             return  # the first rank of another training: this one's was refused
@@ -383,12 +379,12 @@ def plugin_hint(run: Run) -> str:
         named = ",".join(located(run.path, root, p.strip()) for p in named.split(","))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
+    if not named:
+        return ""
     return (
         f"\n{run.path} was made with plugins={named!r}, which is code and is not loaded by "
         f"itself: -p plugins {named}, softvq-lab resume {run.path} --plugins {named}, or export "
         f"SOFTVQ_LAB_PLUGINS={named}"
-        if named
-        else ""
     )
 
 
@@ -480,11 +476,9 @@ def _versions() -> dict[str, str]:
 def _without_what_is_said_once(config: dict) -> dict:
     "The config without what counts for one call only."
     where = config.get("where")
-    return (
-        config | {"where": where | {"accept": "", "take_over": False}}
-        if isinstance(where, dict)
-        else config
-    )
+    if not isinstance(where, dict):
+        return config
+    return config | {"where": where | {"accept": "", "take_over": False}}
 
 # %% ../nbs/08_runs.ipynb #d19be2f6
 def check_record(there: dict, identity: dict, accept: str = "", path="") -> list[str]:
@@ -691,12 +685,8 @@ def passport_differences(a: dict, b: dict, ignore=()) -> list[str]:
 
 def passport_id(passport: dict) -> str:
     "Eight hex digits, equal where `passport_differences` finds none."
-    return hashlib.sha256(
-        json.dumps(
-            {k: v for k, v in passport.items() if k not in PASSING and v is not None},
-            sort_keys=True,
-        ).encode()
-    ).hexdigest()[:8]
+    parting = {k: v for k, v in passport.items() if k not in PASSING and v is not None}
+    return hex_digest(json.dumps(parting, sort_keys=True), 8)
 
 
 def comparable(runs: list[Run]) -> list[tuple[str, dict, list[tuple[Run, dict[str, float]]]]]:
@@ -706,9 +696,9 @@ def comparable(runs: list[Run]) -> list[tuple[str, dict, list[tuple[Run, dict[st
     groups = {}
     for run in runs:
         for name, found in figures(run).items():
-            groups.setdefault(
-                (name, passport_id(found["passport"])), (name, found["passport"], [])
-            )[2].append((run, found["figures"]))
+            alike = name, passport_id(found["passport"])
+            group = groups.setdefault(alike, (name, found["passport"], []))
+            group[2].append((run, found["figures"]))
     return sorted(groups.values(), key=lambda g: g[0])
 
 
@@ -743,18 +733,12 @@ def summary(root) -> str:
     first = {}
     for name, passport, rows in comparable(runs):
         other = first.setdefault(name, passport)
-        lines.append(
-            f"\n{printable(name)}, {printable(passport.get('count', '?'), 20)} images"
-            + (
-                ""
-                if other is passport
-                else ": not to be compared with the above, for they differ in "
-                + printable("; ".join(passport_differences(other, passport)))
-            )
-        )
-        lines += [
-            f"    {printable(r.path)}: "
-            + "  ".join(f"{printable(k, 40)} {v:.4g}" for k, v in measured.items())
-            for r, measured in rows
-        ]
+        head = f"\n{printable(name)}, {printable(passport.get('count', '?'), 20)} images"
+        if other is not passport:
+            differs = printable("; ".join(passport_differences(other, passport)))
+            head += f": not to be compared with the above, for they differ in {differs}"
+        lines.append(head)
+        for r, measured in rows:
+            values = (f"{printable(k, 40)} {v:.4g}" for k, v in measured.items())
+            lines.append(f"    {printable(r.path)}: {'  '.join(values)}")
     return "\n".join(lines) or f"no runs under {root} yet: make demo"

@@ -7,7 +7,6 @@ __all__ = ['held_out_files', 'ArrowPictures', 'hf', 'TarPictures', 'expand', 'fi
 
 # %% ../../nbs/data/07_archives.ipynb #9c744859
 import glob
-import hashlib
 import io
 import json
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import constants, get_session
 
-from ..core import cache_dir, cached, progress_bar, readable, write_cache
+from ..core import cache_dir, cached, hex_digest, progress_bar, readable, write_cache
 from .folder import LocatedPictures, Pictures, hold_out, overlap
 from .images import ImageData, Size, pixels
 from .layout import LABEL_KEYS, class_name, looked_up, pick, read_table
@@ -323,7 +322,7 @@ def tar_index(shards: list[str]) -> dict[str, np.ndarray]:
     """
     stamp = [(os.path.abspath(s), (st := os.stat(s)).st_size, st.st_mtime_ns) for s in shards]
     key = json.dumps(["5", *stamp])
-    kept = cached("tars", f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz")
+    kept = cached("tars", f"{hex_digest(key)}.npz")
     if kept.exists():
         try:
             return dict(np.load(kept, allow_pickle=False))

@@ -45,18 +45,18 @@ def multiply_adds(f: Callable, *inputs) -> int:
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #d19a7ae9
 def by_length(
-    count: Callable[[int], dict[str, int]], lengths: list[int], step: int = 4
+    count: Callable[[int], dict[str, int]], lengths: list[int]
 ) -> dict[int, dict[str, int]]:
-    """`count(L)` for all `lengths` (multiples of `step`) from three calls, at `step`, 2 `step` and
-    3 `step`: exact where each value is a polynomial of degree two of L.
+    """`count(L)` for all `lengths` (multiples of 4) from three calls, at 4, 8 and 12: exact where
+    each value is a polynomial of degree two of L.
     """
-    if wrong := [n for n in lengths if n < 1 or n % step]:
-        raise ValueError(f"lengths must be multiples of {step}, got {wrong}")
-    counts = [count(step * i) for i in (1, 2, 3)]
+    if wrong := [n for n in lengths if n < 1 or n % 4]:
+        raise ValueError(f"lengths must be multiples of 4, got {wrong}")
+    counts = [count(n) for n in (4, 8, 12)]
 
     def at(name: str, n: int) -> int:
         a, b, c = (v[name] for v in counts)
-        i = n // step - 1
+        i = n // 4 - 1
         return a + i * (b - a) + i * (i - 1) // 2 * (a - 2 * b + c)
 
     return {n: {name: at(name, n) for name in counts[0]} for n in lengths}
@@ -74,14 +74,8 @@ def bare_generator(
     config: GeneratorConfig, tokens: int, latent_dim: int, num_classes: int = 1000
 ) -> Generator:
     "An untrained generator for latents of mean 0 and deviation 1, of any tokenizer."
-    return make_generator(
-        config,
-        tokens,
-        latent_dim,
-        num_classes,
-        LatentStats((0.0,) * latent_dim, (1.0,) * latent_dim, 2),
-        "",
-    )
+    stats = LatentStats((0.0,) * latent_dim, (1.0,) * latent_dim, 2)
+    return make_generator(config, tokens, latent_dim, num_classes, stats, "")
 
 
 def _parameters(m: nn.Module) -> int:
@@ -113,23 +107,10 @@ def count_generator(
 def paper_tokenizer(preset: str, tokens: int) -> TokenizerConfig:
     "Settings of a preset as the paper has them; for cnn: without quantizer, 256 or 1,024 tokens."
     if preset.startswith("cnn"):
-        return TokenizerConfig(
-            preset=preset,
-            image_size=256,
-            patch_size={256: 16, 1024: 8}[tokens],
-            tokens=tokens,
-            latent_dim=32,
-            quantizer="ae",
-        )
-    return TokenizerConfig(
-        preset=preset,
-        image_size=256,
-        patch_size=16,
-        tokens=tokens,
-        latent_dim=32,
-        codebook_size=8192,
-        codebooks=4,
-    )
+        own = dict(patch_size={256: 16, 1024: 8}[tokens], quantizer="ae")
+    else:
+        own = dict(patch_size=16, codebook_size=8192, codebooks=4)
+    return TokenizerConfig(preset=preset, image_size=256, tokens=tokens, latent_dim=32, **own)
 
 
 def count_tokenizer(config: TokenizerConfig) -> dict[str, int]:
@@ -188,7 +169,7 @@ def generator_table(lengths=LENGTHS, kinds=("sit", "dit", "mar")) -> list[dict]:
     return rows
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #68986228
-def tokenizer_table(lengths=LENGTHS) -> list[dict]:
+def tokenizer_table() -> list[dict]:
     "The same of tokenizers: GFLOPs of encoding and of decoding an image of 256 pixels."
 
     def row(name, n, v):
@@ -201,30 +182,24 @@ def tokenizer_table(lengths=LENGTHS) -> list[dict]:
             "decode": v["decode"] / 1e9,
         }
 
+    def count(preset):
+        return lambda n: count_tokenizer(paper_tokenizer(preset, n))
+
     rows = [
         row(f"SoftVQ-{p}", n, v)
         for p in ("S", "B", "BL", "L")
-        for n, v in by_length(
-            lambda n: count_tokenizer(paper_tokenizer(p, n)), list(lengths)
-        ).items()
+        for n, v in by_length(count(p), list(LENGTHS)).items()
     ]
-    return rows + [
-        row("CNN", n, count_tokenizer(paper_tokenizer("cnn", n)))
-        for n in (256, 1024)
-        if n in lengths
-    ]
+    return rows + [row("CNN", n, count("cnn")(n)) for n in (256, 1024)]
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #ce5423af
-def wide_table(rows: list[dict], value: str, digits: int = 2) -> str:
+def wide_table(rows: list[dict], value: str) -> str:
     "Markdown: a line for each model, `value` of each number of tokens, the paper's in brackets."
-    lengths, models = (
-        sorted({r["tokens"] for r in rows}),
-        list(dict.fromkeys(r["model"] for r in rows)),
-    )
+    lengths = sorted({r["tokens"] for r in rows})
     found = {(r["model"], r["tokens"]): r for r in rows}
 
     def number(v):
-        return f"{v:.{digits}f}" if v < 100 else f"{v:.1f}"
+        return f"{v:.2f}" if v < 100 else f"{v:.1f}"
 
     def cell(model: str, n: int) -> str:
         if (r := found.get((model, n))) is None:
@@ -235,10 +210,8 @@ def wide_table(rows: list[dict], value: str, digits: int = 2) -> str:
         "| model | parameters (M) | " + " | ".join(f"{n} tokens" for n in lengths) + " |",
         "| --- |" + " ---: |" * (len(lengths) + 1),
     ]
-    for m in models:
-        some = next(
-            r for r in rows if r["model"] == m and r["tokens"] == min(n for k, n in found if k == m)
-        )
+    for m in dict.fromkeys(r["model"] for r in rows):
+        some = min((r for r in rows if r["model"] == m), key=lambda r: r["tokens"])
         stated = f" ({p})" if (p := some["parameters_paper"]) else ""
         lines.append(
             f"| {m} | {some['parameters']:.1f}{stated} | "
@@ -360,10 +333,9 @@ def sampling(
     token counts is their number.
     """
     g = bare_generator(config, tokens, latent_dim).to(device).eval()
-    y, guidance = (
-        torch.arange(batch),
-        g.guidance.scale if config.guidance is not None else 2.0,
-    )  # the paper's scale depends on the number of tokens; the cost does not
+    y = torch.arange(batch)
+    # the paper's scale depends on the number of tokens; the cost does not
+    guidance = g.guidance.scale if config.guidance is not None else 2.0
 
     def run():
         with _autocast(device, precision):
@@ -502,7 +474,7 @@ BASELINES = (256, 1024)
 
 
 def measure(
-    make: Callable[[int], Load], lengths, device: torch.device, rounds: int = 5, seed: int = 0
+    make: Callable[[int], Load], lengths, device: torch.device, rounds: int = 5
 ) -> list[dict]:
     """Rows by number of tokens: images a second (median), speed-up over the baselines of 256 and
     1,024 tokens, which run in the same rounds, and peak memory (bytes). `make(tokens)` gives a
@@ -510,7 +482,7 @@ def measure(
     """
     lengths = sorted({*lengths, *BASELINES})
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(seed, "efficiency"))
+        torch.manual_seed(derive_seed(0, "efficiency"))
         loads = {n: make(n) for n in lengths}
         seconds = race(loads, device, rounds)
         memory = {n: peak_memory(load, device) for n, load in loads.items()}
@@ -534,11 +506,8 @@ def measured_table(measured: dict[str, list[dict]]) -> str:
     ]
     for what, rows in measured.items():
         lines += [
-            (
-                f"| {what} | {r['tokens']} | {r['images_per_second']:.3g} | "
-                f"{r['speedup_256']:.2f} | "
-                f"{r['speedup_1024']:.2f} | {r['peak_memory'] / 1e6:.1f} |"
-            )
+            f"| {what} | {r['tokens']} | {r['images_per_second']:.3g} | {r['speedup_256']:.2f} | "
+            f"{r['speedup_1024']:.2f} | {r['peak_memory'] / 1e6:.1f} |"
             for r in rows
         ]
     return "\n".join(lines)

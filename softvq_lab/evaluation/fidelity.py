@@ -86,7 +86,7 @@ def score_splits(count: int) -> int:
     return 10 if count >= 100 else 1
 
 
-def kid(a: Tensor, b: Tensor, seed: int = 2020) -> dict[str, float]:
+def kid(a: Tensor, b: Tensor) -> dict[str, float]:
     "`kid` of features (N, F), (M, F) and its deviation over subsets, by torch-fidelity."
     size = kid_subset(len(a), len(b))
     if size < 2:
@@ -96,7 +96,6 @@ def kid(a: Tensor, b: Tensor, seed: int = 2020) -> dict[str, float]:
         b.double(),
         kid_subsets=1 if size == len(a) == len(b) else 100,
         kid_subset_size=size,
-        rng_seed=seed,
         verbose=False,
     )
     return {
@@ -109,19 +108,19 @@ def kid_subset(*counts: int) -> int:
     return min(1000, *counts)
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #4faa03e7
-def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> dict[str, float]:
+def precision_recall(samples: Tensor, real: Tensor) -> dict[str, float]:
     """`precision` and `recall` of features (N, F) against real ones (M, F), by torch-fidelity, a
     block of 1,000 rows at a time.
     """
-    if min(len(samples), len(real)) <= neighbours:
+    if min(len(samples), len(real)) <= 3:
         raise ValueError(
-            f"precision and recall look at {neighbours} neighbours and need more images than that "
-            f"on each side, got {len(samples)} and {len(real)}"
+            "precision and recall look at 3 neighbours and need more images than that on each "
+            f"side, got {len(samples)} and {len(real)}"
         )
     out = prc_features_to_metric(
         samples,
         real,
-        prc_neighborhood=neighbours,
+        prc_neighborhood=3,
         prc_batch_size=1000,
         save_cpu_ram=True,
         verbose=False,
@@ -129,24 +128,21 @@ def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> dict
     return {"precision": out["precision"], "recall": out["recall"]}
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #1bf9da6d
-def frechet_infinity(
-    samples: Tensor, real: Moments | Tensor, points: int = 10, draws: int = 4, seed: int = 0
-) -> float:
+def frechet_infinity(samples: Tensor, real: Moments | Tensor, seed: int = 0) -> float:
     """The Fréchet distance of samples (N, F) extended to infinitely many of them: the intercept of
-    a line in 1/n through `points` numbers of samples from N/4 (at least 20) to N. Can be negative
-    when the distance is small. `real` (N, F): the original of each sample, drawn along with it.
+    a line in 1/n through ten numbers of samples n from N/4 (at least 20) to N, with the mean of
+    four draws at each. It can be negative when the distance is small. `real` (N, F): the original
+    of each sample, drawn along with it.
     """
     N, distance = len(samples), _distance_to(samples, real)
-    sizes = np.unique(np.linspace(max(20, N // 4), N, points).round().astype(int))
+    sizes = np.unique(np.linspace(max(20, N // 4), N, 10).round().astype(int))
     if N < 40:
         raise ValueError(f"extending to infinitely many samples needs at least 40, got {N}")
     g, values = rng("frechet-infinity", seed), []
     for n in sizes:
-        values.append(
-            np.mean(
-                [distance(torch.randperm(N, generator=g)[:n]) for _ in range(draws if n < N else 1)]
-            )
-        )
+        draws = 4 if n < N else 1
+        some = [torch.randperm(N, generator=g)[:n] for _ in range(draws)]
+        values.append(np.mean([distance(i) for i in some]))
     slope, intercept = np.polyfit(1 / sizes, values, 1)
     return float(intercept)
 
@@ -166,29 +162,24 @@ def bootstrap(
     count: int,
     draws: int = 50,
     seed: int = 0,
-    level: float = 0.95,
 ) -> tuple[float, float]:
-    """The interval that holds `figure(numbers of images)` at `level`, for `count` images drawn
-    again with replacement; centred on the figure of all of them.
+    """The 95% interval of `figure(indices of images)` for `count` images drawn again with
+    replacement, centred on the figure of all of them.
     """
     g = rng("bootstrap", seed)
     again = np.array([figure(torch.randint(count, (count,), generator=g)) for _ in range(draws)])
-    low, high = (
-        np.quantile(again, [(1 - level) / 2, (1 + level) / 2])
-        - again.mean()
-        + figure(torch.arange(count))
-    )
+    low, high = np.quantile(again, [0.025, 0.975]) - again.mean() + figure(torch.arange(count))
     return float(low), float(high)
 
 
 def frechet_interval(
-    samples: Tensor, real: Moments | Tensor, draws: int = 50, seed: int = 0
+    samples: Tensor, real: Moments | Tensor, draws: int = 50
 ) -> tuple[float, float]:
     """The 95% interval of the Fréchet distance of samples (N, F) under their choice; moments of a
     reference are taken as they are, originals `real` (N, F) are drawn along. It does not go below
     0.
     """
-    low, high = bootstrap(_distance_to(samples, real), len(samples), draws, seed)
+    low, high = bootstrap(_distance_to(samples, real), len(samples), draws)
     return max(0.0, low), high
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #4049a68b

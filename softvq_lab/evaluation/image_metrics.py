@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..data.images import ImageData, to_uint8
 from .passport import Measured, passport, versioned
@@ -62,22 +62,16 @@ def pixel_metrics(x: Tensor, y: Tensor) -> dict[str, Tensor]:
     return {"psnr": psnr(x, y)} | ({"ssim": ssim(x, y)} if large else {})
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #6533decd
-def load_lpips(file: str = "") -> tuple[nn.Module | None, str]:
+def load_lpips() -> tuple[nn.Module | None, str]:
     """LPIPS (VGG) and its name with the weights' hash for a passport; or None and the sentence that
-    says why not. `file`: where VGG's weights lie, if not where they are looked for.
+    says why not.
     """
-    needed = find_vgg("LPIPS", file)
+    needed = find_vgg("LPIPS")
     if needed.path is None:
-        return (
-            None,
-            (
-                f"LPIPS is left out, for {needed.name} is not there (looked for "
-                f"{', '.join(needed.looked)})."
-            ),
-        )
-    return make_perceptual(
-        "lpips", str(needed.path)
-    ).eval(), f"LPIPS (VGG) with the heads of {versioned('lpips')}, VGG {needed.sha256[:8]}"
+        looked = ", ".join(needed.looked)
+        return None, f"LPIPS is left out, for {needed.name} is not there (looked for {looked})."
+    name = f"LPIPS (VGG) with the heads of {versioned('lpips')}, VGG {needed.sha256[:8]}"
+    return make_perceptual("lpips", str(needed.path)).eval(), name
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #18b1af34
 @torch.no_grad()
@@ -87,10 +81,8 @@ def reconstructions(
     """Originals (B, 3, H, W), reconstructions (clipped) and z_hat (None for an external
     autoencoder), batch by batch.
     """
-    device, quantizer = (
-        next(tokenizer.parameters()).device,
-        getattr(tokenizer, "quantizer", None),
-    )  # an external autoencoder has none
+    device = next(tokenizer.parameters()).device
+    quantizer = getattr(tokenizer, "quantizer", None)  # an external autoencoder has none
     for x, _ in DataLoader(split, batch_size):
         z_hat = tokenizer.embed(x.to(device)) if quantizer is not None else None
         z = quantizer(z_hat).z if quantizer is not None else tokenizer.encode(x.to(device)).z
@@ -125,12 +117,9 @@ def reconstruct_split(
     else was asked for, and `stats` of the codebook over all of them (as many as fit in a GiB of
     weights).
     """
-    rows, latents, quantizer = {}, [], getattr(tokenizer, "quantizer", None)
-    most = (
-        max(1, 2**28 // (tokenizer.tokens * tokenizer.config.codebook_size))
-        if quantizer is not None
-        else 0
-    )  # so many images' weights fit in a GiB
+    rows, latents, most = {}, [], 0
+    if (quantizer := getattr(tokenizer, "quantizer", None)) is not None:  # images in a GiB
+        most = max(1, 2**28 // (tokenizer.tokens * tokenizer.config.codebook_size))
     for x, y, z_hat in reconstructions(tokenizer, data.heldout, batch_size):
         if sum(map(len, latents)) < most:
             latents.append(z_hat)
@@ -190,17 +179,11 @@ def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = "") 
     if "ssim" not in result:
         notes.append(f"SSIM is left out: images are smaller than its window of {WINDOW} pixels.")
     notes += [why for k in own if (why := why_not_ranked(k))]
-    return Measured(
-        figures,
-        passport(
-            _evaluator(result, lpips_says),
-            f"held-out split of {data.source}",
-            len(result["psnr"]),
-            data,
-            **({"plugins": plugin_record({"metric": names})} if own else {}),
-        ),
-        notes=notes,
-    )
+    plugins = {"plugins": plugin_record({"metric": names})} if own else {}
+    reference = f"held-out split of {data.source}"
+    evaluator = _evaluator(result, lpips_says)
+    about = passport(evaluator, reference, len(result["psnr"]), data, **plugins)
+    return Measured(figures, about, notes=notes)
 
 
 def worst_and_best(result: dict, count: int = 8, by: str = "psnr") -> tuple[list[int], list[int]]:
@@ -217,12 +200,5 @@ def worst_and_best(result: dict, count: int = 8, by: str = "psnr") -> tuple[list
 @torch.no_grad()
 def pairs(tokenizer: Tokenizer, split: Dataset, numbers: list[int]) -> Tensor:
     "Originals and below them reconstructions of some images, (2 x count, 3, H, W)."
-    x = torch.stack([split[i][0] for i in numbers])
-    return torch.cat(
-        [
-            x,
-            tokenizer.decode(tokenizer.encode(x.to(next(tokenizer.parameters()).device)).z)
-            .clamp(-1, 1)
-            .cpu(),
-        ]
-    )
+    (x, y, _), *_ = reconstructions(tokenizer, Subset(split, numbers), len(numbers))
+    return torch.cat([x, y])

@@ -79,34 +79,26 @@ def _kernel(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     )
 
 
-def cknna(a: Tensor, b: Tensor, k: int = 10, most: int = 4000) -> float:
-    """Alignment of two representations (N, F) and (N, G) of the same images; of more than `most`
-    images the first ones.
-    """
+def cknna(a: Tensor, b: Tensor, k: int = 10) -> float:
+    "Alignment of two representations (N, F) and (N, G) of the same images, the first 4,000."
     if len(a) != len(b):
         raise ValueError(
             f"representations of the same images are compared, got {len(a)} and {len(b)}"
         )
-    a, b = a[:most], b[:most]
+    a, b = a[:4000], b[:4000]
     if not 1 <= k < len(a):
         raise ValueError(f"k={k} neighbours need at least {k + 1} images, got {len(a)}")
     (K, near_a), (L, near_b) = _kernel(a, k), _kernel(b, k)
     scale = K[near_a].square().sum() * L[near_b].square().sum()
-    return (
-        ((K * L)[near_a & near_b].sum() / scale.sqrt()).item() if scale > 1e-20 else 0.0
-    )  # features that are all the same agree with nothing
+    if scale <= 1e-20:  # features that are all the same agree with nothing
+        return 0.0
+    return ((K * L)[near_a & near_b].sum() / scale.sqrt()).item()
 
 
-def cknna_by_chance(a: Tensor, b: Tensor, k: int = 10, times: int = 5, seed: int = 0) -> float:
-    "Mean CKNNA of `a` and shuffled `b`: what it is when nothing is shared."
-    return float(
-        np.mean(
-            [
-                cknna(a, b[torch.randperm(len(b), generator=rng("cknna", seed, i))], k)
-                for i in range(times)
-            ]
-        )
-    )
+def cknna_by_chance(a: Tensor, b: Tensor) -> float:
+    "CKNNA of `a` and shuffled `b`, the mean of five draws: what it is when nothing is shared."
+    orders = [torch.randperm(len(b), generator=rng("cknna", 0, i)) for i in range(5)]
+    return float(np.mean([cknna(a, b[order]) for order in orders]))
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #1dc1af8b
 @torch.no_grad()
@@ -181,7 +173,7 @@ def token_maps(
 
 
 def by_position(
-    z: Tensor, labels: Tensor, features: Tensor | None = None, k: int = 10
+    z: Tensor, labels: Tensor, features: Tensor | None = None
 ) -> list[dict[str, float]]:
     """What each token position alone knows: purity of neighbourhoods, and alignment with a
     teacher's features.
@@ -189,8 +181,8 @@ def by_position(
     return [
         {
             "position": l,
-            "purity": neighbour_purity(z[:, l], labels, k),
-            **({"cknna": cknna(z[:, l], features, k)} if features is not None else {}),
+            "purity": neighbour_purity(z[:, l], labels),
+            **({"cknna": cknna(z[:, l], features)} if features is not None else {}),
         }
         for l in range(z.shape[1])
     ]
@@ -214,13 +206,8 @@ def rows_of(maps: dict[str, np.ndarray], **columns) -> list[dict]:
     """
 
     def plain(v):
-        return (
-            v
-            if isinstance(v, (str, int))
-            else round(float(v), 4)
-            if not isinstance(v, Tensor) or v.is_floating_point()
-            else int(v)
-        )
+        v = v.item() if isinstance(v, Tensor | np.generic) else v
+        return round(v, 4) if isinstance(v, float) else v
 
     n = len(next(iter(maps.values())))
     return [

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HELD', 'ALPHAS', 'POOLS', 'Sites', 'UNASKED', 'feature_rows', 'gather', 'make_probe', 'probe_batch', 'linear_probe',
-           'ridge_probe', 'streamed_ridge', 'pool', 'latent_sites', 'is_grey', 'shrink_to', 'pixel_sites', 'pixel_site',
+           'ridge_probe', 'streamed_ridge', 'pool', 'latent_sites', 'is_grey', 'shrink_to', 'pixel_sites',
            'block_features', 'block_sites', 'Probed', 'default_probe', 'probe_figures', 'probe_table', 'probe_verdict']
 
 # %% ../../nbs/evaluation/04_probe.ipynb #c1929e72
@@ -260,9 +260,7 @@ def _sites(train: tuple[dict, Tensor], held: tuple[dict, Tensor]) -> Sites:
     return {name: ((x[name], y), (hx[name], hy)) for name in x}
 
 
-def latent_sites(
-    tokenizer, data: ImageData, pools=("flat", "mean"), scratch=None, batch_size: int = 256
-) -> Sites:
+def latent_sites(tokenizer, data: ImageData, scratch=None, batch_size: int = 256) -> Sites:
     """'z flat', 'z mean', 'z_hat flat', 'z_hat mean' of a tokenizer; every image is encoded once.
 
     `scratch`: see `feature_rows`.
@@ -271,7 +269,7 @@ def latent_sites(
     def batches(split: Dataset):
         for out, y in encoded_batches(tokenizer, split, batch_size):
             latents = {"z": out.z, "z_hat": out.z_hat}
-            yield {f"{name} {how}": pool(z, how) for name, z in latents.items() for how in pools}, y
+            yield {f"{name} {how}": pool(z, how) for name, z in latents.items() for how in POOLS}, y
 
     return _sites(*(gather(batches(s), len(s), scratch) for s in (data.train, data.heldout)))
 
@@ -307,11 +305,6 @@ def pixel_sites(data: ImageData, values: dict[str, int], scratch=None) -> Sites:
             yield {name: shrink_to(x, n, grey) for name, n in values.items()}, y
 
     return _sites(*(gather(batches(s), len(s), scratch) for s in splits))
-
-
-def pixel_site(data: ImageData, values: int) -> Sites:
-    "The pixels, shrunk to `values` numbers."
-    return pixel_sites(data, {"pixels": values})
 
 # %% ../../nbs/evaluation/04_probe.ipynb #cde620c4
 @torch.no_grad()

@@ -13,12 +13,13 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
+from numpy.lib import format as npy
 from torch import Tensor
 from torch.utils.data import Subset
 
@@ -117,11 +118,8 @@ def _header(path, name: str) -> _Header:
     with _zip(path) as z:
         info = z.getinfo(f"{name}.npy")
         with z.open(info) as f:
-            version = np.lib.format.read_magic(f)
-            old = version == (1, 0)
-            read = (
-                np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-            )
+            old = npy.read_magic(f) == (1, 0)
+            read = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
             h = _Header(*read(f), f.tell(), info.compress_size)
     where, size = f"{readable(path)}: {name}", info.file_size
     if h.dtype.hasobject:
@@ -147,7 +145,7 @@ def _whole(path, name: str) -> np.ndarray:
             f"{h.bytes / 2**30:.0f} GiB, which is not believed. Save it with numpy.savez."
         )
     with _zip(path) as z, z.open(f"{name}.npy") as f:
-        a = np.lib.format.read_array(f, allow_pickle=False)
+        a = npy.read_array(f, allow_pickle=False)
     return np.asarray(a, dtype=a.dtype.newbyteorder("="), order="C")
 
 # %% ../../nbs/evaluation/02a_references.ipynb #9b21a76e
@@ -175,11 +173,8 @@ def _check_images(h: _Header, path):
     elif len(h.shape) == 4 and h.shape[3] == 4:
         kind = "alpha"
     else:
-        kind = (
-            {"f": "float", "i": "whole", "u": "whole"}.get(h.dtype.kind, "")
-            if h.dtype != np.uint8
-            else ""
-        )
+        kinds = {"f": "float", "i": "whole", "u": "whole"}
+        kind = "" if h.dtype == np.uint8 else kinds.get(h.dtype.kind, "")
     says = f" {helps[kind]}, then numpy.savez(path, x)." if kind else ""
     raise ValueError(f"{path}: arr_0 must hold 8-bit images (N, H, W, 3), got {h}.{says}")
 
@@ -289,13 +284,9 @@ def _of_npz(
             )
         return Reference(f"mu and sigma of {says}", extractor.name, moments)
     r = reference_of(f"images of {says}", extractor, npz_images(path, batch_size))
-    return Reference(
-        r.name + (", and its mu and sigma" if moments else ""),
-        r.extractor,
-        moments or r.moments,
-        r.features,
-        r.logits,
-    )
+    if moments is None:
+        return r
+    return replace(r, name=f"{r.name}, and its mu and sigma", moments=moments)
 
 # %% ../../nbs/evaluation/02a_references.ipynb #971e73f6
 def save_reference(path, reference: Reference):

@@ -7,7 +7,6 @@ __all__ = ['sample_settings', 'sample_labels', 'sample_folder', 'sample_to_folde
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #779d73b7
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -23,8 +22,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..core import progress_bar, read_json, write_json
-from ..data.images import from_uint8, to_uint8
+from ..core import hex_digest, progress_bar, read_json, write_json
+from ..data.images import from_uint8, stack, to_uint8
 from ..generators.base import Generator
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #0fb40acf
@@ -86,12 +85,9 @@ def sample_folder(run, settings: dict) -> Path:
     """The default folder in a generator's run: `samples/SAMPLER-STEPS-gSCALE-seedSEED-DIGEST`, the
     digest being that of all settings.
     """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return (
-        Path(run)
-        / "samples"
-        / "{sampler}-{steps}-g{guidance:g}-seed{seed}-{0}".format(digest, **settings)
-    )
+    digest = hex_digest(json.dumps(settings, sort_keys=True), 8)
+    name = "{sampler}-{steps}-g{guidance:g}-seed{seed}-{0}".format(digest, **settings)
+    return Path(run) / "samples" / name
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #b223682f
 def _path(folder: Path, i: int) -> Path:
@@ -140,12 +136,11 @@ def _promised(folder: Path, settings: dict) -> int:
             )
         return 0
     there = read_json(folder / "samples.json")
-    differs = [
+    if differs := [
         f"{k}: {there.get(k)!r:.80} there, {v!r:.80} asked for"
         for k, v in settings.items()
         if there.get(k) != v
-    ]
-    if differs:
+    ]:
         raise ValueError(
             f"{folder} holds other samples, and they are left as they are: give another folder, "
             "or delete this one\n  " + "\n  ".join(differs)
@@ -265,9 +260,7 @@ def _pixels(path: Path, size: list[int]) -> np.ndarray:
     return pixels
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #8106f883
-def _stream(
-    folder: Path, count: int, size: list[int], progress: bool = False
-) -> Iterator[np.ndarray]:
+def _stream(folder: Path, count: int, size: list[int], progress: bool) -> Iterator[np.ndarray]:
     "Yield the images in order, (H, W, 3) uint8."
     with (
         ThreadPoolExecutor(4) as pool,
@@ -284,12 +277,7 @@ def read_samples(folder, count: int | None = None) -> tuple[Tensor, Tensor]:
     """Images (N, 3, H, W) in [-1, 1] and labels (N) of a folder of samples; `count`: only so many,
     the first.
     """
-    folder = Path(folder)
-    count, (H, W), labels = _contents(folder, count)
-    images = torch.empty(count, 3, H, W)
-    for i, pixels in enumerate(_stream(folder, count, [H, W])):
-        images[i] = from_uint8(rearrange(torch.from_numpy(pixels.copy()), "h w c -> c h w"))
-    return images, torch.tensor(labels)
+    return stack(SampleFolder(folder, count))
 
 
 class SampleFolder(Dataset):
@@ -307,11 +295,8 @@ class SampleFolder(Dataset):
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         if not 0 <= i < self.count:
             raise IndexError(i)
-        return from_uint8(
-            rearrange(
-                torch.from_numpy(_pixels(_path(self.folder, i), self.size).copy()), "h w c -> c h w"
-            )
-        ), self.labels[i]
+        pixels = torch.from_numpy(_pixels(_path(self.folder, i), self.size).copy())
+        return from_uint8(rearrange(pixels, "h w c -> c h w")), self.labels[i]
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #b180e993
 def pack_npz(folder, path=None, count: int | None = None, progress: bool = False) -> Path:

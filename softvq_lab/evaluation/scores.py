@@ -144,16 +144,8 @@ def sampling_protocol(settings: dict) -> dict:
     """The part of a passport that says how samples were drawn, from `sample_settings` or a
     `samples.json`.
     """
-    names = {
-        "sampler": "sampler",
-        "steps": "steps",
-        "guidance": "guidance",
-        "interval": "guidance_interval",
-        "schedule": "guidance_schedule",
-        "seed": "seed",
-        "classes": "classes",
-    }
-    about = {new: settings[old] for old, new in names.items()} | settings["options"]
+    about = {k: settings[k] for k in ("sampler", "steps", "guidance", "seed", "classes")}
+    about |= {f"guidance_{k}": settings[k] for k in ("interval", "schedule")} | settings["options"]
     return about | {"steps": "chosen by the solver"} if settings["sampler"] == "dopri5" else about
 
 

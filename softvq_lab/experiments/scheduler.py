@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from ..core import ConfigError
-from .execute import ENDED, start, stop
+from .execute import AT_WORK, ENDED, start, stop
 from .slurm import Slurm
 from .sweep import Sweep, Task
 from ..locks import Taken
@@ -44,13 +44,13 @@ class Local:
 
     name = "local"
 
-    def __init__(self, n: int | None = None, threads: int | None = None):
+    def __init__(self, n: int | None = None):
         self.gpus = torch.cuda.device_count()
         cores = len(os.sched_getaffinity(0))
         self.n = n or self.gpus or cores
         if self.n < 1:
             raise ConfigError(f"n={n}: at least one job at a time")
-        self.threads = threads or max(1, cores // self.n)
+        self.threads = max(1, cores // self.n)
         self.children = []
 
     def room(self, busy: list[Task]) -> int:
@@ -67,9 +67,8 @@ class Local:
             gpu = min(range(self.gpus), key=taken.count)  # more jobs than GPUs share them evenly
             env["CUDA_VISIBLE_DEVICES"] = str(gpu)
             task.job.say("queued", gpu=gpu)
-        self.children = [p for p in self.children if p.poll() is None] + [
-            start(task.job, env)
-        ]  # poll: no zombies
+        self.children = [p for p in self.children if p.poll() is None]  # no zombies
+        self.children.append(start(task.job, env))
 
     def states(self, tasks: list[Task]) -> dict[str, dict]:
         for p in self.children:
@@ -80,9 +79,7 @@ class Local:
         "Ask all to save, and wait for them."
         asked = [t for t in tasks if stop(t.job)]
         deadline = time.time() + 120
-        while time.time() < deadline and any(
-            self.states([t])[t.id]["state"] in ("running", "queued") for t in asked
-        ):
+        while time.time() < deadline and any(t.job.info["state"] in AT_WORK for t in asked):
             time.sleep(0.2)
 
 # %% ../../nbs/experiments/06_scheduler.ipynb #70bbe3b6
@@ -149,7 +146,7 @@ def _drive(sweeps, executor, retry: bool, attempts: int, poll: float, say) -> bo
 
 def _stop(tasks: dict[str, Task], executor: Executor) -> dict[str, dict]:
     "End what runs, which does not count as an attempt of the jobs; the states afterwards."
-    busy = [i for i, s in _look(tasks, executor).items() if s["state"] in ("queued", "running")]
+    busy = [i for i, s in _look(tasks, executor).items() if s["state"] in AT_WORK]
     executor.stop(list(tasks.values()))
     states = _look(tasks, executor)
     for i in busy:
@@ -205,7 +202,7 @@ def _turn(
     "Look at all, start what may start."
     states = _look(tasks, executor)
     _settle(tasks, states, attempts, before, say)
-    busy = [t for i, t in tasks.items() if states[i]["state"] in ("queued", "running")]
+    busy = [t for i, t in tasks.items() if states[i]["state"] in AT_WORK]
     ready = [
         t
         for i, t in tasks.items()

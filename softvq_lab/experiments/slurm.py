@@ -18,7 +18,7 @@ from pathlib import Path
 import submitit
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ..core import ConfigError, read_json, write_json
+from ..core import ConfigError, Entries, json_or_empty, write_json
 from .execute import Job
 from ..locks import Taken, owner, take_away
 from ..runs import Run
@@ -187,17 +187,21 @@ QUEUED = (
 )
 
 
+class _SlurmIds(Entries):
+    "NAME.slurm.json."
+
+    job_id: str
+    before: list[str] = []
+
+
 def _id_file(job: Job) -> Path:
     return job.output.with_suffix(".slurm.json")
 
 
 def _ids(job: Job) -> list[str]:
     "The Slurm jobs that a job was, the newest first; within one, itself."
-    try:
-        told = read_json(_id_file(job))
-        return [str(told["job_id"]), *map(str, told.get("before", []))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
+    told = json_or_empty(_id_file(job), _SlurmIds)
+    return [told["job_id"], *told.get("before", [])] if told else []
 
 
 def _state(job: Job, queue: dict[str, str]) -> dict:

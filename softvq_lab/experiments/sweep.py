@@ -10,12 +10,10 @@ __all__ = ['Setting', 'Settings', 'Values', 'Rows', 'MOST_JOBS', 'Seed', 'STAGES
 # %% ../../nbs/experiments/04_sweep.ipynb #95b6819a
 import contextlib
 import functools
-import hashlib
 import itertools
 import json
 import math
 import os
-import platform
 import random as python_random
 import re
 from collections import Counter
@@ -23,10 +21,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import psutil
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from ..core import ConfigError, Count, Entries, derive_seed, now, read_json, write_json
+from softvq_lab.core import (
+    ConfigError,
+    Count,
+    Entries,
+    derive_seed,
+    hex_digest,
+    now,
+    read_json,
+    write_json,
+)
 from .execute import Job
 from .parameters import check_parameters
 from softvq_lab.locks import (
@@ -37,6 +43,7 @@ from softvq_lab.locks import (
     owner,
     sweep_up,
     take_away,
+    this_process,
     was_held,
     writable,
 )
@@ -250,21 +257,18 @@ def _draws(r: RandomConfig | None) -> list[dict]:
     for i in range(r.count):
         draw, row = python_random.Random(derive_seed("sweep", r.seed, i)), {}
         for name, v in r.over.items():
-            if isinstance(v, dict):
-                x = (
-                    math.exp(draw.uniform(math.log(v["low"]), math.log(v["high"])))
-                    if v.get("log")
-                    else draw.uniform(v["low"], v["high"])
-                )
-                row[name] = (
-                    round(x)
-                    if isinstance(v["low"], int) and isinstance(v["high"], int)
-                    else float(f"{x:.4g}")
-                )
-            else:
-                row[name] = draw.choice(v)
+            row[name] = draw.choice(v) if isinstance(v, list) else _between(draw, **v)
         rows.append(row)
     return rows
+
+
+def _between(draw: python_random.Random, low, high, log: bool = False) -> int | float:
+    "A number between two; whole where both of them are."
+    if log:
+        x = math.exp(draw.uniform(math.log(low), math.log(high)))
+    else:
+        x = draw.uniform(low, high)
+    return round(x) if isinstance(low, int) and isinstance(high, int) else float(f"{x:.4g}")
 
 
 def settings_of(stage: StageConfig) -> list[dict]:
@@ -290,7 +294,7 @@ def digest(workflow: str, cfg, tokenizer: str = "", made_of: dict | None = None)
 
 
 def _hash(value) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return hex_digest(json.dumps(value, sort_keys=True))
 
 
 def _short(made_of: dict) -> dict:
@@ -615,17 +619,12 @@ class Sweep:
         rows = [asdict(t) | {"label": t.label} | states[t.id] for t in self.tasks]
         if (told := json.dumps([rows, ended], default=str)) == self.last:
             return
-        self.last, me = told, psutil.Process()
+        self.last = told
         counts = {
             s: sum(r["state"] == s for r in rows)
             for s in ("planned", "queued", "running", "done", "failed")
         }
-        driver = {
-            "state": "ended" if ended else "running",
-            "pid": me.pid,
-            "created": me.create_time(),
-            "host": platform.node(),
-        }
+        driver = {"state": "ended" if ended else "running"} | this_process()
         write_json(
             self.folder / "sweep.json",
             {
@@ -679,17 +678,13 @@ def read_report(path) -> dict:
 
     A `ValueError` says why it cannot be used.
     """
-    report = read_json(Path(path) / "sweep.json" if Path(path).is_dir() else path, _Report)
+    file = Path(path) / "sweep.json" if Path(path).is_dir() else Path(path)
+    report, lock = read_json(file, _Report), file.with_name("sweep.lock")
     d = report["driver"]
-    lock = (Path(path) if Path(path).is_dir() else Path(path).parent) / "sweep.lock"
-
-    def driven():
-        return (
-            owner(lock) if was_held(lock) else lives(d.get("host"), d.get("pid"), d.get("created"))
-        )
-
-    if d["state"] == "running" and not driven():
-        d["state"] = "gone"
+    if d["state"] == "running":
+        told = d.get("host"), d.get("pid"), d.get("created")
+        if not (owner(lock) if was_held(lock) else lives(*told)):
+            d["state"] = "gone"
     return report
 
 # %% ../../nbs/experiments/04_sweep.ipynb #7fe56879

@@ -3,6 +3,7 @@
 import gradio as gr
 from tabs.picker import (
     QUIET,
+    SLOW,
     Chooser,
     Newest,
     Tab,
@@ -247,8 +248,7 @@ class Codewords(Tab):
             self.on_codeword,
             [ctx.run, token, self.top],
             [self.used_says, self.used],
-            show_progress="minimal",
-            api_name=False,
+            **SLOW,
         )
         self.plot.change(None, None, None, js=LATER, api_name=False)
 

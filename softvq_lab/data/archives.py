@@ -31,9 +31,9 @@ def held_out_files(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """
     splits = np.array([split_in(n) or "" for n in names], dtype=object)
     val, test = splits == "val", splits == "test"
-    return (
-        (val, test) if val.any() and not (val | test).all() else (val | test, np.zeros_like(test))
-    )
+    if val.any() and not (val | test).all():
+        return val, test
+    return val | test, np.zeros_like(test)
 
 # %% ../../nbs/data/07_archives.ipynb #65c8960a
 class ArrowPictures(Pictures):
@@ -41,12 +41,8 @@ class ArrowPictures(Pictures):
 
     def __init__(self, table, column: str, rows, labels, size: Size, title: str):
         super().__init__(labels, size)
-        self.table, self.column, self.rows, self.title = (
-            table.select_columns([column]),
-            column,
-            np.asarray(rows),
-            title,
-        )
+        self.table, self.column = table.select_columns([column]), column
+        self.rows, self.title = np.asarray(rows), title
 
     def open(self, i: int):
         cell = self.table[int(self.rows[i])][self.column]
@@ -280,10 +276,9 @@ def expand(pattern: str) -> list[str]:
     "Braces written out: `a-{00..02}.tar` is a-00, a-01 and a-02, `{a,b}.tar` is a and b."
     if not (m := re.search(r"\{([^{}]*)\}", pattern)):
         return [pattern]
-    r = re.fullmatch(r"(\d+)\.\.(\d+)", m[1])
-    parts = (
-        [str(i).zfill(len(r[1])) for i in range(int(r[1]), int(r[2]) + 1)] if r else m[1].split(",")
-    )
+    parts = m[1].split(",")
+    if r := re.fullmatch(r"(\d+)\.\.(\d+)", m[1]):
+        parts = [str(i).zfill(len(r[1])) for i in range(int(r[1]), int(r[2]) + 1)]
     return [q for p in parts for q in expand(pattern[: m.start()] + p + pattern[m.end() :])]
 
 # %% ../../nbs/data/07_archives.ipynb #81731a3d
@@ -296,22 +291,15 @@ def find_tars(path: str) -> list[str]:
             found.append(os.path.join(root, f)) if suffix_of(f) == ".tar" else left.add_file(f)
         found.sort()
     else:
-        found = [
-            f
-            for p in expand(str(root))
-            for f in (sorted(glob.glob(p)) if glob.has_magic(p) else [p])
-        ]
+        parts = [sorted(glob.glob(p)) if glob.has_magic(p) else [p] for p in expand(str(root))]
+        found = [f for part in parts for f in part]
     missing = [f for f in found if not Path(f).is_file()]
     if missing or not found:
-        raise ValueError(
-            f"data_path={path!r} finds {len(found) - len(missing)} tar files"
-            + (
-                f"; {len(missing)} are not there, such as {missing[0]}"
-                if missing
-                else f" (looked in {readable(root.absolute())})"
-                + "".join(f"\n  {line}" for line in left.lines())
-            )
-        )
+        lines = "".join(f"\n  {line}" for line in left.lines())
+        why = f" (looked in {readable(root.absolute())}){lines}"
+        if missing:
+            why = f"; {len(missing)} are not there, such as {missing[0]}"
+        raise ValueError(f"data_path={path!r} finds {len(found) - len(missing)} tar files{why}")
     return found
 
 # %% ../../nbs/data/07_archives.ipynb #e4d1ada1

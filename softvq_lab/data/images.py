@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Size', 'LARGEST', 'Place', 'from_uint8', 'to_uint8', 'to_pil', 'from_rgb', 'height_width', 'pixels', 'cover',
-           'center_crop', 'random_crop', 'UnknownScale', 'orientation', 'upright', 'to_rgb', 'from_pil', 'grid',
+           'center_crop', 'random_crop', 'UnknownScale', 'orientation', 'upright', 'to_rgb', 'from_pil', 'tile', 'grid',
            'ImageData', 'stack', 'spread', 'labels_of']
 
 # %% ../../nbs/data/00_images.ipynb #e50df2a8
@@ -127,11 +127,8 @@ def _grey(image: Image.Image, white_is_zero: bool = False) -> Image.Image:
     if low < -slack or high > full + slack or 0 < high < full / 4:
         kind = {"F": "floats", "I": "32-bit integers"}.get(image.mode, "16-bit integers")
         raise _unknown(
-            (
-                f"its values ({kind}) go from {low:g} to {high:g}, and would be black or cut off "
-                "on "
-                f"the scale 0 to {full}"
-            ),
+            f"its values ({kind}) go from {low:g} to {high:g}, and would be black or cut off on "
+            f"the scale 0 to {full}",
             high if image.mode != "F" and low >= 0 else 0,
         )
     a = (a / 257).astype(int) if image.mode != "F" else np.rint(a * (255 / full))
@@ -207,14 +204,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         bands = [b for b in image.getbands() if b not in "Aa"]
         high = max(image.getchannel(b).getextrema()[1] for b in bands)
         if high < 64:
-            raise _unknown(
-                (
-                    f"its 16-bit colours go up to {256 * high + 255} of 65535, and would be nearly "
-                    "black"
-                ),
-                256 * high + 255,
-                colour=True,
-            )
+            high = 256 * high + 255
+            came = f"its 16-bit colours go up to {high} of 65535, and would be nearly black"
+            raise _unknown(came, high, colour=True)
     if image.mode.startswith(("I", "F")):  # PIL's own conversion clips them to white
         image = _grey(image, white_is_zero=tags.get(262) == 0)
     if image.mode == "LAB":  # PIL converts it by profiles only
@@ -236,19 +228,25 @@ def from_pil(image: Image.Image, size: Size, place: Place | None = None) -> Tens
     return from_rgb(center_crop(image, size) if place is None else random_crop(image, size, place))
 
 # %% ../../nbs/data/00_images.ipynb #2b0400b9
+def tile(
+    pictures: list[Image.Image], columns: int, gap: int = 0, colour: str = "black"
+) -> Image.Image:
+    "Pictures of one size as one, in rows of `columns`."
+    w, h = pictures[0].width + gap, pictures[0].height + gap
+    rows = math.ceil(len(pictures) / columns)
+    sheet = Image.new("RGB", (columns * w - gap, rows * h - gap), colour)
+    for i, p in enumerate(pictures):
+        sheet.paste(p, (i % columns * w, i // columns * h))
+    return sheet
+
+
 def grid(images: Tensor, columns: int = 8, scale: int = 1) -> Image.Image:
     """Images (N, 3, H, W) in rows of `columns` on white; each pixel drawn `scale` x `scale` (no
     smoothing).
     """
-    n, _, h, w = images.shape
-    rows, gap = math.ceil(n / columns), 2
-    sheet = Image.new(
-        "RGB", (columns * (w * scale + gap) - gap, rows * (h * scale + gap) - gap), "white"
-    )
-    for i, x in enumerate(images):
-        tile = to_pil(x).resize((w * scale, h * scale), Image.Resampling.NEAREST)
-        sheet.paste(tile, ((i % columns) * (w * scale + gap), (i // columns) * (h * scale + gap)))
-    return sheet
+    h, w = images.shape[-2] * scale, images.shape[-1] * scale
+    tiles = [to_pil(x).resize((w, h), Image.Resampling.NEAREST) for x in images]
+    return tile(tiles, columns, 2, "white")
 
 # %% ../../nbs/data/00_images.ipynb #5f0f7c5c
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from ..generators.base import Generator
 from ..generators.mar import MAR
 from ..generators.model import make_generator
 from ..latents.stats import LatentStats
+from ..plots import TEMPLATE
 from ..settings.sections import GeneratorConfig, TokenizerConfig
 from ..tokenizer.model import Tokenizer
 
@@ -269,9 +270,7 @@ def gflops_figure(rows: list[dict]) -> go.Figure:
     fig.update_xaxes(
         type="log", title="tokens", tickvals=ticks, ticktext=[str(t) for t in ticks]
     ).update_yaxes(type="log", title="GFLOPs (multiply-adds) of a forward pass", dtick=1)
-    return fig.update_layout(
-        template="plotly_white", height=520, width=860, margin=dict(l=60, r=20, t=20, b=50)
-    )
+    return fig.update_layout(template=TEMPLATE, height=520, width=860)
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #a400d8dd
 @dataclass

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core import printable
 from ..evaluation.efficiency import count_tokenizer
-from .execute import Job
+from .execute import ENDED, Job
 from softvq_lab.metrics import (
     Declared,
     agreeing,
@@ -24,7 +24,7 @@ from softvq_lab.metrics import (
     why_not_ranked,
 )
 from ..runs import Run, comparable, figures, passport_id
-from ..train import load_config
+from ..settings.sections import TokenizerConfig
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #80a0c86d
 def _number(value) -> float:
@@ -71,7 +71,7 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
     return tables
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #63cb4535
-def results(report: dict, evaluation: str = "") -> pd.DataFrame:
+def results(report: dict) -> pd.DataFrame:
     """The metrics of a sweep's finished runs, a row for each run and passport.
 
     Beside them what varied (`vary.NAME`), `label`, `seed`, `stage`, `run`, `evaluation`,
@@ -87,8 +87,6 @@ def results(report: dict, evaluation: str = "") -> pd.DataFrame:
         for name, f in figures(Run(t["run"])).items():
             if t["stage"] == "generator" and name == "reconstruction":
                 continue  # its tokenizer's, which has a row of its own
-            if evaluation and name != evaluation:
-                continue
             said.append(read_declarations(f.get("metrics")))
             rows.append(
                 {
@@ -169,17 +167,11 @@ def effect(table: pd.DataFrame, parameter: str, figure: str) -> pd.DataFrame:
     if column not in table or figure not in table:
         return pd.DataFrame(columns=["mean", "spread", "runs"])
     t = rows_with(table, figure).assign(**{column: lambda t: t[column].map(_value_of_setting)})
-    spread = (
-        t.groupby([column, "label"], sort=False)[figure]
-        .var()
-        .groupby(column, sort=False)
-        .mean()
-        .pow(0.5)
-    )
+    variances = t.groupby([column, "label"], sort=False)[figure].var()
+    spread = variances.groupby(column, sort=False).mean().pow(0.5)
     g = t.groupby(column, sort=False)[figure]
-    return pd.DataFrame({"mean": g.mean(), "spread": spread, "runs": g.count()}).rename_axis(
-        parameter
-    )
+    effects = pd.DataFrame({"mean": g.mean(), "spread": spread, "runs": g.count()})
+    return effects.rename_axis(parameter)
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #b640ba62
 def verdict(table: pd.DataFrame, figure: str) -> str:
@@ -232,9 +224,9 @@ def _believable(gain: pd.Series) -> str:
     )
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #299db02d
-def gflops(run: Run) -> float:
-    "GFLOPs (multiply-adds) of a tokenizer's run for one image, encoded and decoded."
-    counted = count_tokenizer(load_config(run).tokenizer)
+def gflops(config: TokenizerConfig) -> float:
+    "GFLOPs (multiply-adds) of a tokenizer for one image, encoded and decoded."
+    counted = count_tokenizer(config)
     return (counted["encode"] + counted["decode"]) / 1e9
 
 
@@ -248,35 +240,22 @@ def pareto(frame: pd.DataFrame, cost: str, quality: str) -> pd.Series:
     if why := why_not_ranked(quality, said):
         raise ValueError(why)
     sign = -1 if lower_is_better(quality, said) else 1
-    c, q = frame[cost].to_numpy(), sign * frame[quality].to_numpy()
-    return pd.Series(
-        [
-            math.isfinite(c[i] + q[i])
-            and not any(
-                (c[j] <= c[i] and q[j] >= q[i] and (c[j] < c[i] or q[j] > q[i]))
-                for j in range(len(c))
-            )
-            for i in range(len(c))
-        ],
-        index=frame.index,
-    )
+    points = list(zip(frame[cost], sign * frame[quality]))
+    best = [
+        math.isfinite(c + q) and not any(d <= c and r >= q and (d, r) != (c, q) for d, r in points)
+        for c, q in points
+    ]
+    return pd.Series(best, index=frame.index)
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #ec1eef10
 def progress(report: dict) -> dict:
     "counts, share done, and about how many minutes are left, from the tasks that have ended."
     tasks = report["tasks"]
     times = [t["seconds"] for t in tasks if t["state"] == "done" and t.get("seconds")]
-    left, at_once = (
-        sum(t["state"] not in ("done", "failed") for t in tasks),
-        max(1, report["counts"].get("running", 0)),
-    )
-    minutes = (
-        sum(times) / len(times) * left / at_once / 60
-        if times and left
-        else 0.0
-        if not left
-        else None
-    )
+    left = sum(t["state"] not in ENDED for t in tasks)
+    minutes = None if left else 0.0
+    if times and left:
+        minutes = sum(times) / len(times) * left / max(1, report["counts"].get("running", 0)) / 60
     return {
         **report["counts"],
         "share": 1 - left / len(tasks) if tasks else 1.0,
@@ -285,7 +264,7 @@ def progress(report: dict) -> dict:
     }
 
 
-def failures(report: dict, lines: int = 8) -> pd.DataFrame:
+def failures(report: dict) -> pd.DataFrame:
     "What failed: stage, setting, reason and the last lines of its log."
     rows = [
         {
@@ -293,7 +272,7 @@ def failures(report: dict, lines: int = 8) -> pd.DataFrame:
             "setting": t["label"],
             "reason": t["reason"],
             "attempts": t.get("attempts"),
-            "log": Job(t["output"]).last_lines(lines),
+            "log": Job(t["output"]).last_lines(8),
             "notebook": t["output"],
         }
         for t in report["tasks"]

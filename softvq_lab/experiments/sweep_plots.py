@@ -19,7 +19,7 @@ from softvq_lab.experiments.leaderboard import (
     settings,
 )
 from ..metrics import direction, lower_is_better, metric_title
-from ..plots import TEMPLATE, distinct_colours
+from ..plots import TEMPLATE, distinct_colours, logged
 from ..runs import Run, read_metrics
 from ..train import load_config
 
@@ -63,21 +63,16 @@ def progress_bar(report: dict) -> go.Figure:
     )
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #20e02232
-def overlaid(table: pd.DataFrame, metric: str = "rec", log: bool = True) -> go.Figure:
+def overlaid(table: pd.DataFrame, metric: str) -> go.Figure:
     "The curves of all runs in one panel: a colour for each setting, a line for each seed."
     fig, colours, shown = go.Figure(), _colours(table["label"]), set()
     for row in table.drop_duplicates("run").itertuples():
-        points = [
-            (m["step"], m[metric])
-            for m in read_metrics(Run(row.run))
-            if isinstance(m.get(metric), int | float)
-        ]
-        if not points:
+        points = logged(read_metrics(Run(row.run)), metric)
+        if not points["x"]:
             continue
         fig.add_scatter(
-            x=[p[0] for p in points],
-            y=[p[1] for p in points],
-            mode="lines+markers" if len(points) < 8 else "lines",
+            **points,
+            mode="lines+markers" if len(points["x"]) < 8 else "lines",
             line=dict(color=colours[row.label], width=1.2),
             opacity=0.8,
             name=row.label,
@@ -86,16 +81,14 @@ def overlaid(table: pd.DataFrame, metric: str = "rec", log: bool = True) -> go.F
             hovertemplate=f"{row.label}, seed {row.seed}: %{{y:.4g}}<extra></extra>",
         )
         shown.add(row.label)
-    if log:
-        # ticks at 1, 2 and 5 too: a loss may stay within one decade
-        fig.update_yaxes(type="log", dtick="D2", tickformat="~g")
+    # ticks at 1, 2 and 5 too: a loss may stay within one decade
+    fig.update_yaxes(type="log", dtick="D2", tickformat="~g")
     return fig.update_layout(
         template=TEMPLATE,
         height=420,
         width=900,
         xaxis_title="step",
         yaxis_title=metric,
-        margin=dict(l=60, r=20, t=20, b=40),
     )
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #1e21dfff
@@ -127,15 +120,12 @@ def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
         height=90 + 32 * len(ranked),
         width=900,
         xaxis_title=f"{metric_title(figure, said)}, {direction(figure, said)}",
-        margin=dict(l=20, r=20, t=20, b=40),
     ).update_yaxes(automargin=True)
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #d6043495
 def _effect_curve(e: pd.DataFrame) -> go.Scatter:
     "Means of `effect` by value, with the spread of the seeds; a line where the values are numbers."
-    e = e.loc[
-        sorted(e.index, key=lambda v: (isinstance(v, str), v if not isinstance(v, str) else 0))
-    ]
+    e = e.loc[sorted(e.index, key=lambda v: (1, 0) if isinstance(v, str) else (0, v))]
     named = any(isinstance(v, str | bool) for v in e.index)
     return go.Scatter(
         x=[_tick(v) for v in e.index],
@@ -172,7 +162,6 @@ def effects(table: pd.DataFrame, figure: str) -> go.Figure | None:
         showlegend=False,
         height=60 + 280 * -(-len(names) // columns),
         width=max(460, 300 * columns),
-        margin=dict(l=60, r=20, t=40, b=30),
     )
 
 
@@ -184,17 +173,13 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
     """`table` of tokenizers with `tokens`, `numbers` (L x D, what an image becomes) and `gflops` of
     each run.
     """
-    counted, rows = {}, []
-    for run in table["run"]:
-        c = load_config(Run(run)).tokenizer
-        if c not in counted:
-            counted[c] = {
-                "tokens": c.tokens,
-                "numbers": c.tokens * c.latent_dim,
-                "gflops": gflops(Run(run)),
-            }
-        rows.append(counted[c])
-    return table.assign(**{k: [r[k] for r in rows] for k in ("tokens", "numbers", "gflops")})
+    configs = [load_config(Run(run)).tokenizer for run in table["run"]]
+    counted = {c: gflops(c) for c in dict.fromkeys(configs)}
+    return table.assign(
+        tokens=[c.tokens for c in configs],
+        numbers=[c.tokens * c.latent_dim for c in configs],
+        gflops=[counted[c] for c in configs],
+    )
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #8a6c42f1
 def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> go.Figure | None:
@@ -233,7 +218,6 @@ def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> g
         width=760,
         xaxis_title="tokens an image" if rate == "tokens" else "numbers an image (L x D)",
         yaxis_title=metric_title(figure, declared_in(table)),
-        margin=dict(l=60, r=20, t=20, b=40),
     )
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #1a1009dd
@@ -273,5 +257,4 @@ def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
         width=900,
         xaxis_title="GFLOPs of a tokenizer for one image (encoding and decoding)",
         yaxis_title=metric_title(figure, said),
-        margin=dict(l=60, r=20, t=20, b=40),
     )

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images import spread, to_pil
-from .session import Lens, error_map, remembered
+from .session import Lens, enlarge, error_map, remembered
 from ..plots import TEMPLATE
 from ..quantizers.softvq import SoftVQ
 from ..tokenizer.vit import Encoder
@@ -143,15 +143,13 @@ def heatmap(q: Tensor, codebooks: int = 1, top: int = 24, token: int | None = No
 # %% ../../nbs/explore/01_codewords.ipynb #49cf2993
 @remembered
 @torch.no_grad()
-def heldout_latents(lens: Lens, limit: int = 256) -> tuple[list[int], Tensor, Tensor]:
-    """Indices of up to `limit` held-out images (fewer of large ones), their z_hat (N, L, .) and z
+def heldout_latents(lens: Lens) -> tuple[list[int], Tensor, Tensor]:
+    """Indices of up to 256 held-out images (fewer of large ones), their z_hat (N, L, .) and z
     (N, L, D).
     """
     H, W = lens.tokenizer.image_size
-    indices, outs = (
-        spread(len(lens.images.heldout), min(limit, max(16, limit * 64**2 // (H * W)))),
-        [],
-    )
+    limit = min(256, max(16, 256 * 64**2 // (H * W)))
+    indices, outs = spread(len(lens.images.heldout), limit), []
     for at in range(0, len(indices), 32):
         x = torch.stack([lens.images.heldout[i][0] for i in indices[at : at + 32]])
         z_hat = lens.tokenizer.embed(x) if hasattr(lens.tokenizer, "embed") else None
@@ -187,12 +185,9 @@ def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
             f"weights must be between 0 and 1, of codewords 0 to {len(q) - 1}; got "
             + ", ".join(f"{w} for {k}" for k, w in bad.items())
         )
-    q, at, w = (
-        q.clone(),
-        torch.tensor(list(new), dtype=torch.long),
-        torch.tensor(list(new.values()), dtype=q.dtype),
-    )
-    q[at] = 0
+    at = torch.tensor(list(new), dtype=torch.long)
+    w = torch.tensor(list(new.values()), dtype=q.dtype)
+    q = q.index_fill(0, at, 0)
     rest, given = q.sum(), w.sum()
     if given + rest <= 1e-8:
         raise ValueError("at least one codeword must keep a weight above 0")
@@ -318,13 +313,7 @@ def overlay(x: Tensor, map: Tensor, side: int = 224) -> Image.Image:
     """An image (3, H, W), dimmed, under an attention map (h, w) whose brightest patch is its own
     largest value.
     """
-    heat = error_map(
-        (map / map.max().clamp_min(1e-12))[None].expand(3, -1, -1), torch.zeros(3, *map.shape)
-    )
-    k = max(1, side // x.shape[-1])
-    size = (x.shape[-1] * k, x.shape[-2] * k)
-    return Image.blend(
-        to_pil(x).resize(size, Image.Resampling.NEAREST),
-        heat.resize(size, Image.Resampling.NEAREST),
-        0.6,
-    )
+    bright = (map / map.max().clamp_min(1e-12))[None]
+    image = enlarge(to_pil(x), side)
+    heat = error_map(bright, torch.zeros_like(bright)).resize(image.size, Image.Resampling.NEAREST)
+    return Image.blend(image, heat, 0.6)

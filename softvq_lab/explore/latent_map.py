@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import printable, read_json
-from ..data.images import to_pil
+from ..data.images import tile, to_pil
 from .session import Lens
 from ..plots import TEMPLATE, class_colours
 from ..runs import Run
@@ -93,9 +93,8 @@ GREY = "rgba(128,128,128,0.25)"
 
 def adapt(fig: go.Figure) -> go.Figure:
     "A figure for a page of any width, light or dark."
-    fig.update_xaxes(gridcolor=GREY, zerolinecolor=GREY, linecolor=GREY).update_yaxes(
-        gridcolor=GREY, zerolinecolor=GREY, linecolor=GREY
-    )
+    lines = dict(gridcolor=GREY, zerolinecolor=GREY, linecolor=GREY)
+    fig.update_xaxes(**lines).update_yaxes(**lines)
     return fig.update_layout(
         width=None,
         autosize=True,
@@ -189,13 +188,13 @@ def thumbnails(lens: Lens, indices: list[int]) -> tuple[Image.Image, int]:
     columns.
     """
     indices = indices[:SHEET]
-    columns = max(1, math.ceil(math.sqrt(len(indices))))
-    sheet = Image.new("RGB", (columns * SIDE, max(1, -(-len(indices) // columns)) * SIDE))
-    for n, i in enumerate(indices):
-        tile = to_pil(picture_of(lens, i))
-        how = Image.Resampling.NEAREST if tile.width < SIDE else Image.Resampling.BOX
-        sheet.paste(tile.resize((SIDE, SIDE), how), (n % columns * SIDE, n // columns * SIDE))
-    return sheet, columns
+    columns = math.ceil(math.sqrt(len(indices)))
+    return tile([_thumbnail(picture_of(lens, i)) for i in indices], columns), columns
+
+
+def _thumbnail(x: Tensor) -> Image.Image:
+    how = Image.Resampling.NEAREST if x.shape[-1] < SIDE else Image.Resampling.BOX
+    return to_pil(x).resize((SIDE, SIDE), how)
 
 # %% ../../nbs/explore/05_latent_map.ipynb #53766269
 @torch.no_grad()

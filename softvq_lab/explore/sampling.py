@@ -76,23 +76,26 @@ def guidance_sweep(
 
 # %% ../../nbs/explore/03_sampling.ipynb #f32adab5
 @remembered
-def _training_features(lens: Lens, limit: int) -> tuple[Extractor, list[int], Tensor, Tensor]:
+def _training_features(lens: Lens) -> tuple[Extractor, list[int], Tensor, Tensor]:
     """The judge, indices and features of training images, and the sorted distances of held-out
     images to the nearest of them.
     """
-    judge, indices = make_extractor("reference", lens.images), spread(len(lens.images.train), limit)
+    judge, indices = (
+        make_extractor("reference", lens.images),
+        spread(len(lens.images.train), 10_000),
+    )
     f, _ = extract(judge, Subset(lens.images.train, indices), batch_size=256)
     held, _ = extract(judge, stack(lens.images.heldout, 500)[0])
     return judge, indices, f, torch.cdist(held, f).min(1).values.sort().values
 
 
-def nearest_training(lens: Lens, x: Tensor, top: int = 6, limit: int = 10_000) -> dict:
-    """The training images nearest to an image x (3, H, W), of at most `limit` spread evenly.
+def nearest_training(lens: Lens, x: Tensor, top: int = 6) -> dict:
+    """The training images nearest to an image x (3, H, W), of at most 10,000 spread evenly.
 
     `nearest`: (index, class name, distance, PIL) of each; `closer_than`: the share of real held-out
     images whose nearest training image is farther away; `typical`: their median distance;
     `searched`: how many training images were looked at."""
-    judge, indices, f, held = _training_features(lens, limit)
+    judge, indices, f, held = _training_features(lens)
     d = torch.cdist(extract(judge, x[None])[0], f)[0]
     near, at = d.topk(min(top, len(d)), largest=False)
     rows = []

@@ -26,14 +26,14 @@ from pathlib import Path
 import numpy as np
 import plotly.express as px
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..checkpoints import steps_of
 from ..core import read_json
 from ..data.datasets import load_data
-from ..data.images import ImageData, Size, UnknownScale, from_pil, grid, to_pil
+from ..data.images import ImageData, Size, UnknownScale, from_pil, grid, tile, to_pil
 from ..data.reading import read_picture
 from ..evaluation.image_metrics import pixel_metrics
 from ..generators.base import Generator
@@ -135,20 +135,19 @@ def _load(run: Run) -> Lens:
     try:
         of_generator = run.kind == "generator"
         source = Run(find_tokenizer(run.path)) if of_generator else run
-        generator, tokenizer = (
-            load_pair(run.path, source.path)
-            if of_generator
-            else (None, load_tokenizer(source.path))
-        )
+        if of_generator:
+            generator, tokenizer = load_pair(run.path, source.path)
+        else:
+            generator, tokenizer = None, load_tokenizer(run.path)
         images, missing = _images(run, generator, tokenizer)
         return Lens(run, tokenizer, images, generator, missing)
     except ValueError:
         raise
     except Exception as e:
-        raise ValueError(
-            f"{run.path} is not a complete run: {type(e).__name__} "
-            f"{str(e).splitlines()[0] if str(e) else ''}"
-        ) from None  # whatever lies in a folder, an app must live on
+        # whatever lies in a folder, an app must live on
+        first, _, _ = str(e).partition("\n")
+        why = f"{type(e).__name__} {first}"
+        raise ValueError(f"{run.path} is not a complete run: {why}") from None
 
 
 def _images(run: Run, generator: Generator | None, tokenizer: Tokenizer) -> tuple[ImageData, str]:
@@ -261,8 +260,7 @@ def enlarge(image: Image.Image, side: int = 320) -> Image.Image:
     """A picture at about `side` pixels: small ones by whole factors without smoothing, so that a
     pixel is seen as a pixel.
     """
-    k = max(1, side // image.width)
-    return image.resize((image.width * k, image.height * k), Image.Resampling.NEAREST)
+    return ImageOps.scale(image, max(1, side // image.width), Image.Resampling.NEAREST)
 
 
 @remembered
@@ -331,22 +329,8 @@ def sheet(results: list[dict], scale: int = 2) -> Image.Image:
     "Several results of `reconstruct`: originals, reconstructions and errors, row by row."
 
     def row(key):
-        strip = Image.new(
-            "RGB",
-            (
-                sum(r[key].width * scale + 2 for r in results),
-                max(r[key].height for r in results) * scale,
-            ),
-            "white",
-        )
-        for i, r in enumerate(results):
-            strip.paste(
-                r[key].resize(
-                    (r[key].width * scale, r[key].height * scale), Image.Resampling.NEAREST
-                ),
-                (i * (r[key].width * scale + 2), 0),
-            )
-        return strip
+        pictures = [ImageOps.scale(r[key], scale, Image.Resampling.NEAREST) for r in results]
+        return tile(pictures, len(pictures), 2, "white")
 
     return stack_pictures([(k, row(k)) for k in ("original", "reconstruction", "error")])
 
@@ -384,14 +368,8 @@ def heldout_gallery(
         for i in row
         if i is not None
     ]
-    return [
-        (
-            i,
-            to_pil(lens.images.heldout[i][0]),
-            lens.images.class_names[_label(lens.images.heldout, i)],
-        )
-        for i in turns[:limit]
-    ]
+    names, heldout = lens.images.class_names, lens.images.heldout
+    return [(i, to_pil(heldout[i][0]), names[_label(heldout, i)]) for i in turns[:limit]]
 
 
 def _label(split, i: int) -> int:
@@ -421,12 +399,11 @@ def same_image(lens: Lens, key: str, other: Lens) -> Tensor:
     def source(l):
         return l.images.source.rsplit(" at ", 1)[0]
 
-    if other.missing and not lens.missing and key.startswith("heldout:"):
-        return from_pil(to_pil(chosen_image(lens, key)), other.tokenizer.image_size)
-    if not key.startswith("heldout:") or (source(lens), len(lens.images.heldout)) == (
-        source(other),
-        len(other.images.heldout),
-    ):
+    def data(l):
+        return source(l), len(l.images.heldout)
+
+    gone = other.missing and not lens.missing
+    if not key.startswith("heldout:") or (not gone and data(lens) == data(other)):
         return chosen_image(other, key)
     return from_pil(to_pil(chosen_image(lens, key)), other.tokenizer.image_size)
 
@@ -501,24 +478,17 @@ def sample_steps(
 
 # %% ../../nbs/explore/00_session.ipynb #fac4cb61
 @torch.no_grad()
-def poster(lens: Lens, columns: int = 10, rows: int = 4, scale: int = 2) -> Image.Image:
-    """Held-out images, their reconstructions, and samples of each class (up to `columns`),
-    captioned.
-    """
-    x = torch.stack([lens.images.heldout[i][0] for i, _, _ in heldout_gallery(lens, limit=columns)])
-    t, names = lens.tokenizer, lens.images.class_names[:columns]
+def poster(lens: Lens, rows: int = 4) -> Image.Image:
+    "Captioned: ten held-out images, their reconstructions, `rows` samples of up to ten classes."
+    x = torch.stack([lens.images.heldout[i][0] for i, _, _ in heldout_gallery(lens, limit=10)])
+    t, names = lens.tokenizer, lens.images.class_names[:10]
     values = f"{t.tokens} x {t.latent_dim} = {t.tokens * t.latent_dim}"
 
     def draw(images):
-        return grid(images, columns, scale)
+        return grid(images, 10, 2)
 
-    parts = [
-        ("held-out images", draw(x)),
-        (
-            f"decoded from {t.tokens} tokens ({values} numbers instead of {x[0].numel():,})",
-            draw(t(x)[0]),
-        ),
-    ]
+    decoded = f"decoded from {t.tokens} tokens ({values} numbers instead of {x[0].numel():,})"
+    parts = [("held-out images", draw(x)), (decoded, draw(t(x)[0]))]
     if lens.generator:
         z = lens.generator.sample(torch.arange(len(names)).repeat(rows), seed=1)
         parts.append((f"drawn by class: {', '.join(names)}", draw(t.decode(z))))

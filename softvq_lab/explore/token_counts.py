@@ -9,7 +9,6 @@ __all__ = ['token_siblings', 'Count', 'token_counts', 'one_image', 'some_heldout
 # %% ../../nbs/explore/02_token_counts.ipynb #b1095a77
 import dataclasses
 import html
-import itertools
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -65,14 +64,12 @@ class Count:
 
     @property
     def name(self) -> str:
-        return (
-            self.lens.run.name if self.kept is None else f"{self.lens.run.name}, first {self.kept}"
-        )
+        return self.lens.run.name + ("" if self.kept is None else f", first {self.kept}")
 
 # %% ../../nbs/explore/02_token_counts.ipynb #48283421
-def token_counts(run: Run, root, most: int = 8) -> tuple[list[Count], list[str]]:
+def token_counts(run: Run, root) -> tuple[list[Count], list[str]]:
     """The numbers of tokens that can be compared with `run`, fewest first: its siblings, and where
-    a run keeps any first k tokens its 1, 2, 4, ... (`most` of them). With it, what could not be
+    a run keeps any first k tokens its 1, 2, 4, ... (up to 128). With it, what could not be
     opened, in words.
     """
     counts, says = [], []
@@ -84,17 +81,14 @@ def token_counts(run: Run, root, most: int = 8) -> tuple[list[Count], list[str]]
             continue
         L = lens.tokenizer.tokens
         if can_keep(lens.tokenizer):
-            counts += [
-                Count(lens, k, k)
-                for k in itertools.takewhile(lambda k: k < L, (2**i for i in range(most)))
-            ]
+            counts += [Count(lens, 2**i, 2**i) for i in range(8) if 2**i < L]
         counts.append(Count(lens, L))
     return sorted(counts, key=lambda c: c.tokens), says
 
 
-def one_image(counts: list[Count], lens: Lens, key: str, distance=None) -> list[dict]:
+def one_image(counts: list[Count], lens: Lens, key: str) -> list[dict]:
     "`reconstruct` of the picture `key` of `lens` for each of `counts`."
-    return [reconstruct(c.lens, same_image(lens, key, c.lens), c.kept, distance) for c in counts]
+    return [reconstruct(c.lens, same_image(lens, key, c.lens), c.kept) for c in counts]
 
 # %% ../../nbs/explore/02_token_counts.ipynb #c217c8b5
 class _Kept(torch.nn.Module):
@@ -133,10 +127,8 @@ def measured(lens: Lens, kept: int | None = None, limit: int = 512) -> dict:
     """`figures`, `passport` and `stored` (whether they were read from the run) of held-out
     reconstructions.
     """
-    images, tokenizer = (
-        some_heldout(lens.images, limit),
-        lens.tokenizer if kept is None else _Kept(lens.tokenizer, kept),
-    )
+    images = some_heldout(lens.images, limit)
+    tokenizer = lens.tokenizer if kept is None else _Kept(lens.tokenizer, kept)
     blank = torch.zeros(1, *images.heldout[0][0].shape)
     nothing = pixel_metrics(blank, blank) | {"psnr": torch.zeros(len(images.heldout)), "stats": {}}
     about = reconstruction_figures(nothing, images).passport  # what measuring would give
@@ -231,5 +223,4 @@ def rate_distortion_figure(rows: list[dict], metric: str = "psnr") -> go.Figure:
         height=340,
         showlegend=True,
         legend=dict(orientation="h", y=1.02, yanchor="bottom"),
-        margin=dict(l=50, r=10, t=30, b=50),
     )

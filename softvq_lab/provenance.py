@@ -42,7 +42,7 @@ def source_hash(path) -> str:
         return hex_digest(raw, 8)
 
 # %% ../nbs/07_provenance.ipynb #4e76bbda
-NO_NUMBERS = (  # modules and rooms from which no number comes
+NO_NUMBERS = (  # modules and rooms that compute no numbers
     "__init__",
     "_modidx",
     "cli",
@@ -62,9 +62,9 @@ MEASURING = ("evaluation", "metrics", "data", "pretrained")
 
 @functools.cache
 def code_record() -> dict[str, str]:
-    """Room or module of the library -> hash of its sources, for all that a number may depend on.
+    """Room or module of the library -> hash of its sources, for all on which a number may depend.
 
-    As it was when first asked for.
+    Computed once in a process.
     """
     top = Path(__file__).parent
     files = sorted(top.rglob("*.py"))
@@ -115,7 +115,7 @@ USES = {  # setting -> kinds of entries that it names
 
 
 def _uses(settings: dict) -> list[tuple[str, str]]:
-    "(kind, name) of what `settings` name, one or several of a kind, that a plug-in registered."
+    "(kind, name) of each entry that `settings` name and that a plug-in registered."
     named = [
         (kind, name)
         for setting, kinds in USES.items()
@@ -134,8 +134,8 @@ def _file_of(thing) -> Path | None:
 
 # %% ../nbs/07_provenance.ipynb #9b82bd32
 def plugin_record(settings: dict) -> dict[str, str]:
-    """What of the flat `settings` is of a plug-in ('quantizer mine'), and the files that they name
-    -> hash of the source.
+    """Entries of plug-ins that the flat `settings` use ('quantizer mine'), and plug-in files that
+    they name -> hash of the source.
     """
     found, files = {}, set()
     for kind, name in _uses(settings):
@@ -156,7 +156,7 @@ KINDS = ("data", "classes", "tokenizer", "plugins", "weights", "code")
 
 
 def accepted_kinds(accept: str) -> set[str]:
-    "The kinds that `accept` names, separated by commas; a `ConfigError` for what is none."
+    "The kinds in `accept`, separated by commas; a `ConfigError` for an unknown one."
     named = {k.strip() for k in accept.split(",") if k.strip()}
     if wrong := sorted(named - set(KINDS)):
         raise ConfigError(
@@ -202,9 +202,7 @@ COMPARE = {
 
 
 def identity_differences(there: dict, now: dict) -> dict[str, str]:
-    """Kind -> what differs between two records of what a run is made of, in words; only kinds that
-    both name.
-    """
+    "Kind -> what differs between two identities, in words; only kinds that both have."
     return {
         kind: says
         for kind in KINDS
@@ -213,7 +211,7 @@ def identity_differences(there: dict, now: dict) -> dict[str, str]:
     }
 
 # %% ../nbs/07_provenance.ipynb #767b5e70
-HOW = (  # may be given anew when a run goes on
+HOW = (  # may change when a run is resumed
     "log_every",
     "eval_every",
     "checkpoint_every",
@@ -225,7 +223,7 @@ HOW = (  # may be given anew when a run goes on
     "compile",
     "recompute",
 )
-PATHS = (  # where a thing lies; what it is stands in the identity
+PATHS = (  # where things lie; what they are is part of the identity
     "data_path",
     "tokenizer_run",
     "start_from",
@@ -240,14 +238,14 @@ LATENTS = ("memory", "fly")
 
 
 def _is_free(name: str, was, new) -> bool:
-    "May this setting differ when a run goes on?"
+    "May this setting differ when a run is resumed?"
     if name == "latents":  # the folder of a cache may move; another way of having latents may not
         return was not in LATENTS and new not in LATENTS
     return name in HOW or name in PATHS
 
 
 def _same_path(name: str, a, b) -> bool:
-    "Is it one path, written in two ways?"
+    "Is it the same path, written in two ways?"
     if name not in PATHS or not all(isinstance(p, str) and p for p in (a, b)):
         return False
     a, b = (os.path.abspath(os.path.expanduser(p)) for p in (a, b))
@@ -255,8 +253,8 @@ def _same_path(name: str, a, b) -> bool:
 
 # %% ../nbs/07_provenance.ipynb #e1531b0b
 def steps_note(was: int, new: int, done: int, schedule: str) -> str:
-    """What another number of steps means for a run that is at step `done`; a `ConfigError` when it
-    is behind that.
+    """Says what another number of steps means for a run at step `done`; a `ConfigError` if it is
+    less than `done`.
     """
     if new < done:
         raise ConfigError(
@@ -267,8 +265,8 @@ def steps_note(was: int, new: int, done: int, schedule: str) -> str:
 
 
 def settings_differences(was: dict, new: dict, done: int) -> tuple[list[str], list[str]]:
-    """(what forbids to go on, what is only said) between the flat settings of a run at step `done`
-    and those asked for.
+    """Differences between the flat settings of a run at step `done` and the new ones: (those that
+    forbid to resume it, those that are only printed).
     """
     wrong, said = [], []
     for name in dict.fromkeys([*was, *new]):
@@ -293,8 +291,8 @@ def _literal(path: str) -> Path:
 
 
 def candidates(folder, root: str, written: str) -> list[str]:
-    """Where `written` may be, a path that stands in the config of the run in `folder`, which was
-    started in `root`: likeliest first.
+    """Possible places of `written`, a path in the config of the run in `folder` that was started in
+    `root`, the likeliest first.
     """
     path = os.path.expanduser(written)
     if os.path.isabs(path):
@@ -305,7 +303,7 @@ def candidates(folder, root: str, written: str) -> list[str]:
 
 
 def located(folder, root: str, written: str) -> str:
-    "Where `written` is (see `candidates`); itself where it is nowhere, for it may be a name."
+    "The first of `candidates` that exists; else `written` itself, which may be a name."
     if not written:
         return written
     found = (p for p in candidates(folder, root, written) if _literal(p).exists())
@@ -327,9 +325,7 @@ def _located_setting(name: str, value, folder, root: str):
 
 # %% ../nbs/07_provenance.ipynb #9b191ffd
 def located_settings(folder, info: dict) -> dict:
-    """The config in the record `info` of the run in `folder`, with its paths as they are to be read
-    here.
-    """
+    "The config in the record `info` of the run in `folder`, with paths that are valid here."
     root = str(info.get("root") or "")
 
     def section(name, value):

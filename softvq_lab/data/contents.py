@@ -61,7 +61,7 @@ def _(split: ArrowPictures, indices):
 
 # %% ../../nbs/data/08_contents.ipynb #6f6d683e
 def content_digest(split, indices) -> str:
-    "16 hex digits of the bytes of the items `indices`: reads them all."
+    "16 hex digits of the bytes of the items `indices`, which are all read."
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(functools.partial(item_crc, split), indices))
     return hex_digest(np.array(found, dtype=np.uint32).tobytes())
@@ -73,7 +73,7 @@ _known: "weakref.WeakKeyDictionary[ImageData, dict]" = weakref.WeakKeyDictionary
 
 
 def _read_indices(split, found: list[Row]) -> list[int]:
-    "Whose bytes are read: all of a small split, else some, evenly spread."
+    "The items whose bytes are read: all of a small split, else evenly spread ones."
     sizes = [size for _, size, _ in found]
     small = len(found) <= READ_FILES and sum(sizes) <= READ_BYTES
     return spread(len(found), None if isinstance(split, Pictures) and small else SAMPLE)
@@ -92,15 +92,15 @@ def _split_lines(split) -> list[bytes]:
 
 
 def is_drawn(images: ImageData) -> bool:
-    "Does the library make these images itself (digits, shapes)?"
+    "Does the library draw these images itself (digits, shapes)?"
     return images.source.startswith(("digits (scikit-learn)", "shapes "))
 
 
 def contents(images: ImageData) -> dict:
-    """What is in a data set: `digest` of names, sizes, labels and (some) bytes in order, `images`
-    [training, held out], and the training images of each class. The same wherever it lies.
+    """Contents of a data set, independent of its place: `digest` of names, sizes, labels and (some)
+    bytes in order, `images` [training, held out], and `classes`: training images of each.
 
-    Looks at every file once for each `ImageData` (some seconds for a million files)."""
+    Visits every file once for each `ImageData` (some seconds for a million files)."""
     if images not in _known:
         _known[images] = _contents(images)
     return _known[images]

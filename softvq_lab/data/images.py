@@ -96,7 +96,7 @@ def random_crop(image: Image.Image, size: Size, place: Place) -> Image.Image:
 
 # %% ../../nbs/data/00_images.ipynb #d43db78a
 class UnknownScale(ValueError):
-    "A picture of more than 8 bits whose values have no known scale: it would be black, or wrong."
+    "A picture of more than 8 bits whose values have an unknown scale."
 
 
 def _unknown(came: str, high: float = 0, colour: bool = False) -> UnknownScale:
@@ -113,8 +113,8 @@ def _unknown(came: str, high: float = 0, colour: bool = False) -> UnknownScale:
 
 
 def _grey(image: Image.Image, white_is_zero: bool = False) -> Image.Image:
-    """16-bit, 32-bit and float greys (modes I and F) as 8-bit grey; `UnknownScale` where they would
-    not be seen.
+    """16-bit, 32-bit and float greys (modes I and F) as 8-bit grey; `UnknownScale` if the picture
+    would be black or clipped.
     """
     a = np.asarray(image, dtype=np.float64)
     if not np.isfinite(a).all():
@@ -137,7 +137,7 @@ def _grey(image: Image.Image, white_is_zero: bool = False) -> Image.Image:
 
 # %% ../../nbs/data/00_images.ipynb #a54acd36
 def _has_16_bit_colours(image: Image.Image) -> bool:
-    "Will PIL keep only the upper halves of its 16-bit colours? Known before the image is loaded."
+    "Will PIL keep only the upper 8 bits of 16-bit colours? Asked before the image is loaded."
     deep = re.compile(r"^(L|LA|RGB|RGBA|RGBa|RGBX|CMYK);16[BLN]")
     tiles = getattr(image, "tile", [])
     if image.format == "PPM":  # args: mode, or mode and the largest value
@@ -148,7 +148,7 @@ def _has_16_bit_colours(image: Image.Image) -> bool:
 
 
 def _check_planes(tags: dict, colours: bool):
-    "PIL reads 16-bit colours of a TIFF that lie in planes of their own as if they had 8 bits."
+    "Refuse 16-bit colours of a TIFF in separate planes, which PIL reads as if they had 8 bits."
     if colours and tags.get(284) == 2 and max(tags.get(258, (8,))) > 8:
         raise UnknownScale(
             "its 16-bit colours lie in planes of their own, which cannot be read. Save all "
@@ -158,7 +158,7 @@ def _check_planes(tags: dict, colours: bool):
 
 
 def orientation(image: Image.Image) -> int:
-    "How the image is turned by its EXIF tag, 1 (not) to 8; 1 where the tag cannot be read."
+    "Orientation in the EXIF tag, 1 (upright) to 8; 1 if the tag cannot be read."
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except (
@@ -169,7 +169,7 @@ def orientation(image: Image.Image) -> int:
 
 # %% ../../nbs/data/00_images.ipynb #086ace13
 def upright(image: Image.Image) -> Image.Image:
-    "The image as it is meant to be seen: turned by its EXIF tag."
+    "The image turned upright by its EXIF tag."
     image.load()
     turn = Image.Transpose
     turns = (
@@ -195,7 +195,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     greys scaled.
 
     Raises:
-        UnknownScale: more than 8 bits, of which so few are used that the picture would be black
+        UnknownScale: more than 8 bits, but so small values that the picture would be black
     """
     deep, tags = _has_16_bit_colours(image), getattr(image, "tag_v2", {})
     _check_planes(tags, len(image.getbands()) > 1)

@@ -122,10 +122,10 @@ def read_picture(file, use=to_rgb, most: int | None = None):
         most: pixels; PIL's limit by default
 
     Raises:
-        UnknownScale: more than 8 bits, of which so few are used that the picture would be black
+        UnknownScale: more than 8 bits, but so small values that the picture would be black
         DecompressionBombError: too many pixels
-        ValueError: it is not a picture, but something that is known
-        Exception: what PIL raises
+        ValueError: another known kind of file
+        Exception: any error of PIL
     """
     most = most or Image.MAX_IMAGE_PIXELS
     try:

@@ -43,8 +43,8 @@ LONGEST = 200  # bytes of a label's text
 
 
 def label_text(value) -> str | None:
-    """A label of a JSON record as text, None where it is none: a whole number or a name, alone or
-    in a list of one, or the `name` or `id` of a record.
+    """A label of a JSON record as text: a whole number or a name, alone or in a list of one, or the
+    `name` or `id` of a record; None for other values.
     """
     if isinstance(value, list) and len(value) == 1:
         return label_text(value[0])
@@ -60,8 +60,8 @@ def label_text(value) -> str | None:
 
 
 def label_in(record) -> str | None:
-    """The label in a JSON member: the value itself where it is no record, else of its own keys
-    first, then of the records in it.
+    """The label in a JSON member: the value itself if it is no record, else the first one by level
+    of nesting.
     """
     alone = record[0] if isinstance(record, list) and len(record) == 1 else record
     if not isinstance(alone, dict | list):
@@ -94,18 +94,14 @@ def _is_data(name: str) -> bool:
 
 
 def _sample(name: str) -> tuple[str, str]:
-    """(key, extension in lower case) of a member: what stands before and behind the first dot of
-    its base name.
-    """
+    "(key, extension in lower case) of a member: the parts around the first dot of its base name."
     folder, slash, base = name.rpartition("/")
     at, _, ext = base.partition(".")
     return folder + slash + at, ext.lower()
 
 
 def _label_name(name: str) -> tuple[str, str]:
-    """(kind, what stands before the extension) of a member that may hold a label, by its name:
-    kinds 'cls', 'json', 'txt'; '' for others.
-    """
+    "(kind 'cls', 'json', 'txt' or '', name without extension) of a member that may hold a label."
     ext = next((e for e in _LABEL_EXTENSIONS if name.lower().endswith(f".{e}")), "")
     return "cls" if ext in CLS else ext, name[: -len(ext) - 1]
 
@@ -124,7 +120,7 @@ def _label_member(data: bytes, kind: str) -> str | None:
 
 # %% ../../nbs/data/06_tars.ipynb #4c61534e
 def _target(member: tarfile.TarInfo) -> str:
-    "The name of the member that a link means."
+    "The name of the member that a link points to."
     if member.islnk():
         return posixpath.normpath(member.linkname)
     return posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname))
@@ -173,7 +169,7 @@ class _Labels:
         self.of_sample.setdefault(_sample(stem)[0], text)
 
     def of(self, key: str, name: str) -> bytes:
-        "Of the image called `name`, whose sample is `key`."
+        "The label of the image `name` of the sample `key`."
         sample = _sample(name)[0]
         found = self.named.get(key) or self.named.get(sample)
         if not found and key == sample:  # 1.meta.json, of 1.jpg
@@ -186,16 +182,17 @@ def _is_table(name: str) -> bool:
 
 
 def _most(name: str) -> int:
-    "Bytes that are read of a member of this name, which may hold labels; 0 for others."
+    "Bytes to read of a member that may hold labels, by its name; 0 for others."
     if _is_table(name):
         return MOST_TABLE + 1
     return {"": 0, "json": 2**20}.get(_label_name(name)[0], LONGEST)
 
 
 def _members(path: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """The members of a plain tar that are no folders, and what may be labels of their content.
+    """Members of an uncompressed tar (except folders), with the content of those that may hold
+    labels.
 
-    A `ValueError` says that it is damaged.
+    A `ValueError` for a damaged tar.
     """
     helps = "fetch it again, unpack it if it is compressed, or take it away"
     with reading_archive(path, "no plain tar", helps):
@@ -213,8 +210,8 @@ def _members(path: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
 def _by_tables(
     tables: dict[str, bytes], names: list[str], path: str, left: LeftOut, wrong: list[str]
 ) -> dict[str, str]:
-    """Image -> label by the `tables` of a tar, the deepest one above it first, then the most usual
-    name. What is wrong with a table is noted in `wrong`.
+    """Image -> label by the `tables` of a tar: the deepest one above the image counts, then the
+    most usual name. Errors in a table are added to `wrong`.
     """
 
     def order(t):
@@ -243,8 +240,8 @@ def _by_tables(
 
 # %% ../../nbs/data/06_tars.ipynb #878f5493
 def _replace(name: str, spelled: dict, found: dict, links: dict, left: LeftOut):
-    """A member goes before earlier ones of its name, however it is spelled (a/1.png, ./a/1.png), as
-    when a tar is unpacked.
+    """A member replaces earlier ones of the same path (a/1.png, ./a/1.png), as when a tar is
+    unpacked.
     """
     earlier = spelled.get(path := posixpath.normpath(name.lstrip("/")))
     if earlier is not None:
@@ -263,8 +260,8 @@ def _add_image(m: tarfile.TarInfo, found: dict, links: dict, left: LeftOut) -> N
 
 # %% ../../nbs/data/06_tars.ipynb #ca8f661f
 def read_tar(path: str, left: LeftOut, wrong: list[str] | None = None) -> list[TarImage]:
-    """The images in a tar, with the texts of their labels; what is left out is counted in `left`,
-    tables that cannot be read are named in `wrong`. A `ValueError` says that the tar is damaged.
+    """The images in a tar, with the texts of their labels. Counts in `left` what is left out, adds
+    unreadable tables to `wrong`. A `ValueError` for a damaged tar.
     """
     found, links, tables, spelled = {}, {}, {}, {}
     labels, suffixes = {k: _Labels() for k in ("cls", "json", "txt")}, image_suffixes()
@@ -301,7 +298,7 @@ _WNID = re.compile(r"n\d{8}")  # a class of ImageNet
 
 
 def _stem(name: str) -> str:
-    "A tar's or folder's name without the words that say split and piece; '' where nothing is left."
+    "Name of a tar or folder without the words for split and part; may be ''."
     if _WNID.fullmatch(name):
         return name
     words = [w for w in re.split(r"[-_. ]+", name) if not split_of(w) or w.isdigit()]
@@ -312,15 +309,15 @@ def _stem(name: str) -> str:
 
 
 def _folders_of(names: list[str]) -> list[list[str]]:
-    "The folders in which members lie, without those that all of them share."
+    "The folders of members, without the folders that all of them share."
     parts = [[p for p in n.split("/")[:-1] if p not in ("", ".")] for n in names]
     shared = os.path.commonprefix(parts)
     return [p[len(shared) :] for p in parts]
 
 
 def _first_class(folders: list[list[str]], split: list[str], of=("", "train")) -> list[str] | None:
-    """The first folder of each that is no split, '' where there is none; None where those of the
-    images whose split is one `of` these are no names of classes.
+    """The first folder of each image that is no split, or ''. None if these are no class names,
+    judged by the images of the splits `of`.
     """
     only_splits = all(p and split_of(p[0]) for p in folders)
 
@@ -340,9 +337,9 @@ IN_FOLDERS, IN_TABLES = "the folders in the tars", "in tables"
 
 
 def _by_folders(names: list[str], split: list[str], table: list[str]) -> tuple | None:
-    """(label of each image, where it was found) by the folders in the tars or, where these name no
-    classes, by tables, for each split by itself, as in an image folder; None where neither gives
-    the training images labels.
+    """(label of each image, where it was found) by the folders in the tars or, if these name no
+    classes, by tables; separately for each split, as in an image folder. None if neither gives
+    labels to the training images.
     """
     folders, training = _folders_of(names), [s in ("", "train") for s in split]
     tabled = [t for t, x in zip(table, training) if x]
@@ -369,8 +366,8 @@ def labels_by_place(
     table: list[str] | None = None,  # label by a table, '' for none
 ) -> tuple[list[str], str] | None:
     """(label of each image, where it was found) by the folders in the tars, tables in them, the
-    folders of the tars, or the names of the tars; None where these are no classes. Held-out images
-    may have none: ''.
+    folders of the tars, or the names of the tars; None without labels. Held-out images may have no
+    label: ''.
     """
     split, table = split or [""] * len(names), table or [""] * len(names)
     if found := _by_folders(names, split, table):
@@ -386,8 +383,8 @@ def labels_by_place(
 
 # %% ../../nbs/data/06_tars.ipynb #e647b268
 def label_members(index: dict) -> tuple[list[bytes], str, str] | None:
-    """(label of each image, b'' for none; which members gave it; which could have) of the label
-    members.
+    """(label of each image or b'', kinds of members that are used, kinds that are not) from label
+    members; None without any.
     """
     txt = [t for t in index["txt"].tolist() if t]
     captions = not all(t.isdigit() for t in txt) and len(set(txt)) > len(txt) / 2
@@ -411,8 +408,8 @@ NO_LABELS = (
 
 
 def _numbered(labels: list[int]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels that are numbers, and the names of the classes: every number up to the largest, or,
-    where these would be names of nothing (years, keys of a database), those that occur.
+    """Label indices for numbers, and class names: all numbers up to the largest or, if most of
+    these do not occur (years, keys of a database), those that occur.
     """
     distinct = sorted(set(labels))
     if distinct[-1] < 10 * len(distinct) + 1000:
@@ -422,16 +419,15 @@ def _numbered(labels: list[int]) -> tuple[np.ndarray, tuple[str, ...]]:
 
 # %% ../../nbs/data/06_tars.ipynb #7e623aec
 def _folder_of_split(shard: str, name: str) -> Path:
-    "What to call the split of an image in messages: the folder in the tar, or the tar."
+    "Path of an image's split for messages: the folder in the tar, or the tar."
     parts = name.split("/")[:-1]
     end = next((i for i, p in enumerate(parts) if split_in(p)), None)
     return Path(shard) if end is None else Path(shard, *parts[: end + 1])
 
 
 def _known(words: list[str], split: list[str], where, known: list[str]):
-    """A `ValueError` where images of the split that is held out have labels that the training
-    images do not have, or none; a test split without any label passes, and is not used. `where(i)`:
-    (tar, name) of an image.
+    """A `ValueError` if held-out images have labels that no training image has, or only some have
+    labels. A test split without labels passes and is not used. `where(i)`: (tar, name) of an image.
     """
     held = "val" if "val" in split else "test"
     rows = [i for i, s in enumerate(split) if s == held]
@@ -452,7 +448,9 @@ def _known(words: list[str], split: list[str], where, known: list[str]):
 
 # %% ../../nbs/data/06_tars.ipynb #7e623aee
 def _refuse_classes_held_out(names: list[str], split: list[str], where):
-    "A `ValueError` where a split in the tars has class folders and the training split has none."
+    """A `ValueError` if a held-out split has class folders and the training split has others or
+    none.
+    """
     held, folders = "val" if "val" in split else "test", _folders_of(names)
     rows = [i for i, s in enumerate(split) if s == held and split_in(posixpath.dirname(names[i]))]
     if rows and (first := _first_class(folders, split, (held,))):

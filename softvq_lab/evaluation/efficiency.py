@@ -74,7 +74,7 @@ LENGTHS = (16, 32, 64, 128, 256, 1024)
 def bare_generator(
     config: GeneratorConfig, tokens: int, latent_dim: int, num_classes: int = 1000
 ) -> Generator:
-    "An untrained generator for latents of mean 0 and deviation 1, of any tokenizer."
+    "An untrained generator for latents of mean 0 and standard deviation 1, without a tokenizer."
     stats = LatentStats((0.0,) * latent_dim, (1.0,) * latent_dim, 2)
     return make_generator(config, tokens, latent_dim, num_classes, stats, "")
 
@@ -171,7 +171,7 @@ def generator_table(lengths=LENGTHS, kinds=("sit", "dit", "mar")) -> list[dict]:
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #68986228
 def tokenizer_table() -> list[dict]:
-    "The same of tokenizers: GFLOPs of encoding and of decoding an image of 256 pixels."
+    "The same for tokenizers: GFLOPs of encoding and of decoding an image of 256 pixels."
 
     def row(name, n, v):
         return {
@@ -195,7 +195,9 @@ def tokenizer_table() -> list[dict]:
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #ce5423af
 def wide_table(rows: list[dict], value: str) -> str:
-    "Markdown: a line for each model, `value` of each number of tokens, the paper's in brackets."
+    """Markdown table: a row for each model, a column for each number of tokens, with `value` and,
+    in brackets, the paper's.
+    """
     lengths = sorted({r["tokens"] for r in rows})
     found = {(r["model"], r["tokens"]): r for r in rows}
 
@@ -275,7 +277,7 @@ def gflops_figure(rows: list[dict]) -> go.Figure:
 # %% ../../nbs/evaluation/06_efficiency.ipynb #a400d8dd
 @dataclass
 class Load:
-    "Work on `images` images: `run()` does it once."
+    "A measured task on `images` images: `run()` does it once."
 
     run: Callable
     images: int
@@ -328,9 +330,7 @@ def sampling(
     precision: str = "fp32",
     steps: int = 2,
 ) -> Load:
-    """Draw latents of `batch` images, by the default sampler and guidance; all that differs between
-    token counts is their number.
-    """
+    "Draw latents of `batch` images by the default sampler, with guidance at every token count."
     g = bare_generator(config, tokens, latent_dim).to(device).eval()
     y = torch.arange(batch)
     # the paper's scale depends on the number of tokens; the cost does not
@@ -351,7 +351,7 @@ def generator_step(
     device: torch.device,
     precision: str = "fp32",
 ) -> Load:
-    "A training step of a generator on latents that are there: forward, backward, AdamW."
+    "A training step of a generator on given latents: forward, backward, AdamW."
     g = bare_generator(config, tokens, latent_dim).to(device)
     z, y = torch.randn(batch, tokens, latent_dim, device=device), torch.arange(batch, device=device)
     return _step(g, lambda: g.loss(z, y).mean(), batch, device, precision)
@@ -374,8 +374,8 @@ def decoding(
 def tokenizer_step(
     config: TokenizerConfig, batch: int, device: torch.device, precision: str = "fp32"
 ) -> Load:
-    """A training step of a tokenizer: squared error and the quantizer's losses, no other network;
-    forward, backward, AdamW.
+    """A training step of a tokenizer on the squared error and the quantizer's losses, without
+    another network: forward, backward, AdamW.
     """
     t = Tokenizer(config).to(device)
     x = torch.rand(batch, 3, *config.image_shape, device=device) * 2 - 1
@@ -393,7 +393,7 @@ def _wait(device: torch.device):
 
 
 def _seconds(load: Load, device: torch.device, times: int) -> float:
-    "Of a run, the mean of so many in a row."
+    "Seconds of a run: the mean of `times` runs in a row."
     _wait(device)
     began = time.perf_counter()
     for _ in range(times):
@@ -403,7 +403,7 @@ def _seconds(load: Load, device: torch.device, times: int) -> float:
 
 
 def race(loads: dict, device: torch.device, rounds: int = 5, turn: float = 0.05) -> dict:
-    """Seconds of a run of each load (by its name) in each round, the loads in turn; a turn lasts at
+    """Seconds of a run of each load (by name) in each round. The loads take turns; a turn lasts at
     least about `turn` seconds.
     """
     names, times = list(loads), {}
@@ -418,14 +418,12 @@ def race(loads: dict, device: torch.device, rounds: int = 5, turn: float = 0.05)
 
 
 def speedup(seconds: dict, name, baseline) -> float:
-    """How many times faster `name` is than `baseline`: the median over rounds of the ratio in a
-    round.
-    """
+    "How many times faster `name` is than `baseline`: the median of the ratios of all rounds."
     return statistics.median(b / a for a, b in zip(seconds[name], seconds[baseline]))
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #dc0b44ca
 class PeakMemory(TorchDispatchMode):
-    "`peak`: the most bytes that tensors made inside this region held at once."
+    "`peak`: the most bytes held at once by tensors created in this region."
 
     def __init__(self):
         super().__init__()
@@ -456,7 +454,7 @@ class PeakMemory(TorchDispatchMode):
 
 
 def peak_memory(load: Load, device: torch.device) -> int:
-    "Bytes: what a load holds, and the most that one run of it allocates beside that."
+    "Bytes that a load holds, plus the most that a run allocates in addition."
     if device.type == "cuda":
         _wait(device)
         torch.cuda.reset_peak_memory_stats()
@@ -475,9 +473,8 @@ BASELINES = (256, 1024)
 def measure(
     make: Callable[[int], Load], lengths, device: torch.device, rounds: int = 5
 ) -> list[dict]:
-    """Rows by number of tokens: images a second (median), speed-up over the baselines of 256 and
-    1,024 tokens, which run in the same rounds, and peak memory (bytes). `make(tokens)` gives a
-    load.
+    """A row for each number of tokens: images a second (median), speed-up over 256 and 1,024 tokens
+    (measured in the same rounds), and peak memory in bytes. `make(tokens)` returns a load.
     """
     lengths = sorted({*lengths, *BASELINES})
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -498,7 +495,7 @@ def measure(
 
 
 def measured_table(measured: dict[str, list[dict]]) -> str:
-    "Markdown of `measure`'s rows by what was measured."
+    "Markdown table of the rows of `measure`, by the name of what was measured."
     lines = [
         "| what | tokens | images / s | x 256 tokens | x 1024 tokens | peak memory (MB) |",
         "| --- |" + " ---: |" * 5,

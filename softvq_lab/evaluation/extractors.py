@@ -116,7 +116,7 @@ class Extractor(nn.Module):
         self,
         kind: str,  # 'inception', 'reference' or a name of timm
         net: nn.Module,  # gives a tuple: features and, of a classifier, logits
-        name: str,  # with version and the weights' hash, for passports
+        name: str,  # with version and hash of the weights, for passports
     ):
         super().__init__()
         self.kind, self.net, self.name = kind, net.eval().requires_grad_(False), name
@@ -124,7 +124,7 @@ class Extractor(nn.Module):
 
     @property
     def prefix(self) -> str:
-        """What its figures are called by: '' for Inception, whose names are the field's, else
+        """Prefix of its metrics: '' for Inception, whose metrics have their usual names, else
         'reference_', 'vit_..._'.
         """
         return "" if self.kind == "inception" else self.kind.split(".")[0].replace("-", "_") + "_"
@@ -193,9 +193,9 @@ class _MeanOfMap(nn.Module):
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #3a16f0a3
 def make_extractor(
-    name: str,  # registered as extractor or as network, or 'timm:NAME'
-    data: ImageData | None = None,  # the data set, for networks that know it (reference)
-    file: str = "",  # weights, if not where they are looked for
+    name: str,  # of a registered extractor or network, or 'timm:NAME'
+    data: ImageData | None = None,  # on which the reference network is trained
+    file: str = "",  # weights, if not in the usual place
     seed: int = 1,  # reference: losses use the network of seed 0, metrics that of seed 1
 ) -> Extractor:
     "The network `name`, on the CPU; a `ConfigError` says where its weights were looked for."

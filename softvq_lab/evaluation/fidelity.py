@@ -22,11 +22,11 @@ from ..core import rng
 # %% ../../nbs/evaluation/02_fidelity.ipynb #c9c398fb
 @dataclass(frozen=True)
 class Moments:
-    "Mean (F) and covariance (F, F) of features in float64, and of how many images."
+    "Mean (F) and covariance (F, F) of features in float64, and the number of images."
 
     mean: Tensor
     cov: Tensor
-    count: int | None = None  # None: nobody said
+    count: int | None = None  # None: unknown
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
@@ -87,7 +87,7 @@ def score_splits(count: int) -> int:
 
 
 def kid(a: Tensor, b: Tensor) -> dict[str, float]:
-    "`kid` of features (N, F), (M, F) and its deviation over subsets, by torch-fidelity."
+    "`kid` of features (N, F), (M, F) and its standard deviation over subsets, by torch-fidelity."
     size = kid_subset(len(a), len(b))
     if size < 2:
         raise ValueError(f"KID needs at least 2 images on each side, got {len(a)} and {len(b)}")
@@ -148,8 +148,8 @@ def frechet_infinity(samples: Tensor, real: Moments | Tensor, seed: int = 0) -> 
 
 
 def _distance_to(samples: Tensor, real: Moments | Tensor) -> Callable[[Tensor], float]:
-    """The distance of some of the samples (their numbers) to moments, or to those of the same
-    numbers of `real`.
+    """The Fréchet distance as a function of sample indices: to the moments `real`, or to those of
+    the images `real` at the same indices.
     """
     if isinstance(real, Tensor):
         return lambda i: frechet(Moments.of(real[i]), Moments.of(samples[i]))
@@ -175,9 +175,8 @@ def bootstrap(
 def frechet_interval(
     samples: Tensor, real: Moments | Tensor, draws: int = 50
 ) -> tuple[float, float]:
-    """The 95% interval of the Fréchet distance of samples (N, F) under their choice; moments of a
-    reference are taken as they are, originals `real` (N, F) are drawn along. It does not go below
-    0.
+    """The 95% bootstrap interval, at least 0, of the Fréchet distance of samples (N, F). Moments
+    `real` stay fixed; originals `real` (N, F) are resampled together with the samples.
     """
     low, high = bootstrap(_distance_to(samples, real), len(samples), draws)
     return max(0.0, low), high
@@ -187,7 +186,7 @@ ENOUGH = 10_000  # samples below which an FID is not worth comparing
 
 
 def remarks(features: Tensor, what: str, distance: float, infinity: float | None) -> list[str]:
-    "What a reader of a Fréchet distance `what` of features (N, F) must know."
+    "Warnings for readers of the Fréchet distance `what` of features (N, F)."
     (N, width), notes = features.shape, []
     if N < ENOUGH:
         notes.append(
@@ -215,7 +214,7 @@ def remarks(features: Tensor, what: str, distance: float, infinity: float | None
 def _compared_by_neighbours(
     features: Tensor, real: Tensor | None, paired: bool
 ) -> tuple[dict[str, float], list[str]]:
-    "KID, precision and recall of features (N, F) against real ones (M, F), or a note why not."
+    "KID, precision and recall of features (N, F) against real ones (M, F), or why there are none."
     if real is None:
         return {}, ["The reference has mean and covariance only: no KID, precision and recall."]
     if paired:
@@ -238,10 +237,10 @@ def fidelity_figures(
     prefix: str = "",  # '' for Inception, else what the figures are called by
     draws: int = 50,  # of the bootstrap; 0: no interval
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
-    """Figures, intervals and notes of samples against a reference.
+    """Metrics, intervals and notes of samples against a reference.
 
-    By Inception they are called fid, inception_score, kid, precision, recall; else PREFIXfrechet,
-    PREFIXscore, ...
+    With Inception they are called fid, inception_score, kid, precision, recall; with another
+    extractor PREFIXfrechet, PREFIXscore, ...
     """
     if len(features) < 2:
         raise ValueError("figures of one image alone mean nothing: at least 2 are needed")

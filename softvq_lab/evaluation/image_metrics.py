@@ -63,8 +63,8 @@ def pixel_metrics(x: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #6533decd
 def load_lpips() -> tuple[nn.Module | None, str]:
-    """LPIPS (VGG) and its name with the weights' hash for a passport; or None and the sentence that
-    says why not.
+    """LPIPS (VGG) and its name for a passport, with the hash of the weights; or None and a sentence
+    that says why not.
     """
     needed = find_vgg("LPIPS")
     if needed.path is None:
@@ -113,9 +113,8 @@ def reconstruct_split(
     extractor=None,
     hold: bool = True,  # keep the images, `original` and `reconstruction`
 ) -> dict[str, Tensor]:
-    """PSNR, SSIM and L1 (LPIPS, registered metrics as `plugin_NAME`) of each held-out image, what
-    else was asked for, and `stats` of the codebook over all of them (as many as fit in a GiB of
-    weights).
+    """PSNR, SSIM, L1 and, where available, LPIPS and `plugin_NAME` metrics of each held-out image,
+    and `stats` of the codebook (over as many images as need a GiB of codeword weights).
     """
     rows, latents, most = {}, [], 0
     if (quantizer := getattr(tokenizer, "quantizer", None)) is not None:  # images in a GiB
@@ -146,7 +145,7 @@ PER_IMAGE = ("psnr", "ssim", "l1", "lpips")
 
 
 def _evaluator(result: dict, lpips_says: str) -> str:
-    "Who measured what is in `result`, for its passport."
+    "How the metrics in `result` were measured, for the passport."
     parts = ["PSNR of the clipped image"]
     if "ssim" in result:
         parts.append(
@@ -164,9 +163,9 @@ def _evaluator(result: dict, lpips_says: str) -> str:
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #4b9924bf
 def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = "") -> Measured:
-    """Mean figures of `reconstruct_split`, the worst PSNR, and their passport.
+    """Mean metrics of `reconstruct_split`, the worst PSNR, and their passport.
 
-    `lpips_says`: what `load_lpips` said.
+    `lpips_says`: the sentence of `load_lpips`.
     """
     own = [k for k in result if k.startswith(PLUGIN)]
     names = [k.removeprefix(PLUGIN) for k in own]
@@ -187,9 +186,7 @@ def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = "") 
 
 
 def worst_and_best(result: dict, count: int = 8, by: str = "psnr") -> tuple[list[int], list[int]]:
-    """Numbers of the worst and of the best images of `reconstruct_split`, the worst first and the
-    best first.
-    """
+    "Indices of the worst images, worst first, and of the best, best first."
     lower = lower_is_better(by)
     if lower is None:
         raise ValueError(why_not_ranked(by))
@@ -199,6 +196,6 @@ def worst_and_best(result: dict, count: int = 8, by: str = "psnr") -> tuple[list
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #2f5001bd
 @torch.no_grad()
 def pairs(tokenizer: Tokenizer, split: Dataset, numbers: list[int]) -> Tensor:
-    "Originals and below them reconstructions of some images, (2 x count, 3, H, W)."
+    "Originals, then reconstructions, of the images `numbers`: (2 x count, 3, H, W)."
     (x, y, _), *_ = reconstructions(tokenizer, Subset(split, numbers), len(numbers))
     return torch.cat([x, y])

@@ -24,9 +24,9 @@ from ..runs import passport_differences
 def passport(
     evaluator: str, reference: str, count: int, images: ImageData | None = None, **protocol
 ) -> dict:
-    """What a figure was measured with: evaluator (network and weights, or metric), reference set,
-    number of images, what is in the data set `images`, the sources that measure, and the rest of
-    the protocol (sampler, steps, guidance, seed).
+    """How a metric was measured: evaluator (network and weights, or metric), reference set, number
+    of images, digest of the data set `images`, hash of the measuring code, and the rest of the
+    protocol (sampler, steps, guidance, seed).
     """
     known = {} if images is None else {"data": contents(images)["digest"]}
     return {
@@ -49,9 +49,7 @@ def versioned(package: str) -> str:
 # %% ../../nbs/evaluation/00_passport.ipynb #6d7f7d63
 @dataclass
 class Measured:
-    """Figures, where known their confidence intervals, and their passport; `notes` are what a
-    reader must know of them.
-    """
+    "Metrics, their confidence intervals where known, their passport, and notes for the reader."
 
     figures: dict[str, float]
     passport: dict
@@ -86,9 +84,9 @@ def compare(
     b,
     ignore=(),  # entries of the passport that may differ, because they are the question
 ) -> dict[str, tuple[float, float]]:
-    """The figures that both have, side by side: name -> (of a, of b).
+    """The metrics that both have: name -> (of a, of b).
 
-    A `ValueError` lists what differs when their passports do not agree.
+    A `ValueError` lists what differs between the passports.
     """
     a, b = (_record(x) for x in (a, b))
     if unknown := set(ignore) - {*a["passport"], *b["passport"]}:

@@ -28,7 +28,7 @@ from ..generators.base import Generator
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #0fb40acf
 def _classes_in_turn(generator: Generator, classes) -> list[int] | None:
-    "The classes that samples take in turn; None where these are all, in order."
+    "The classes of the samples in turn; None for all classes in order."
     if classes is None:
         return None
     turn = generator.check_classes(torch.as_tensor(classes).flatten()).tolist()
@@ -48,7 +48,7 @@ def sample_settings(
     seed: int = 0,
     **options,  # of the sampler
 ) -> dict:
-    """All that decides what sample number i looks like, as `samples.json` holds it; a `ValueError`
+    """All settings on which sample number i depends, as `samples.json` holds them; a `ValueError`
     for what this generator cannot do.
     """
     generator.check_tokenizer(tokenizer)
@@ -82,8 +82,8 @@ def sample_labels(settings: dict, start: int, stop: int) -> list[int]:
 
 
 def sample_folder(run, settings: dict) -> Path:
-    """The default folder in a generator's run: `samples/SAMPLER-STEPS-gSCALE-seedSEED-DIGEST`, the
-    digest being that of all settings.
+    """The default folder in a generator's run: `samples/SAMPLER-STEPS-gSCALE-seedSEED-DIGEST`, with
+    the digest of all settings.
     """
     digest = hex_digest(json.dumps(settings, sort_keys=True), 8)
     name = "{sampler}-{steps}-g{guidance:g}-seed{seed}-{0}".format(digest, **settings)
@@ -95,7 +95,7 @@ def _path(folder: Path, i: int) -> Path:
 
 
 def _good(path: Path, size: list[int]) -> bool:
-    "Is it a whole PNG of `size` (H, W)? By its header and checksums."
+    "Is it a complete PNG of `size` (H, W), according to its header and checksums?"
     try:
         with Image.open(path, formats=["PNG"]) as image:
             fits = image.mode == "RGB" and image.size == (size[1], size[0])
@@ -115,7 +115,7 @@ def _write(path: Path, pixels: np.ndarray):
 
 
 def _remove_asides(folder: Path, blocks: list[range]):
-    "What a killed process left of these blocks."
+    "Remove temporary files that a killed process left for these blocks."
     own = {_path(folder, i).name for block in blocks for i in block}
     for p in list(folder.glob(".*.png.*.tmp")):
         if p.name[1:].rsplit(".", 2)[0] in own:
@@ -123,8 +123,8 @@ def _remove_asides(folder: Path, blocks: list[range]):
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #42e1a68e
 def _promised(folder: Path, settings: dict) -> int:
-    """How many samples the folder is meant to hold, 0 for a new one; a `ValueError` when they are
-    others.
+    """The number of samples that the folder is meant to hold, 0 for a new folder; a `ValueError` if
+    it holds samples of other settings.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
@@ -149,9 +149,7 @@ def _promised(folder: Path, settings: dict) -> int:
 
 
 def _claim(folder: Path, settings: dict, count: int):
-    """Promise `count` samples in samples.json, or make sure that as many of the same settings are
-    promised.
-    """
+    "Record at least `count` samples of these settings in samples.json."
     if _promised(folder, settings) < count:
         write_json(folder / "samples.json", settings | {"count": count})
 
@@ -189,21 +187,21 @@ def sample_to_folder(
     # the one the generator was trained on; both in eval mode, on the devices that compute
     tokenizer,
     folder,
-    # a larger one later extends the folder, a smaller one is content with what is there
+    # a larger count later extends the folder, a smaller one leaves it as it is
     count: int,
     *,
     batch_size: int = 64,
     rank: int = 0,  # this process is number `rank`
-    world: int = 1,  # of so many, which all do their share of the blocks, without talking
+    world: int = 1,  # number of processes; each draws its own blocks
     progress: bool = True,
     # classes, sampler, steps, guidance, interval, schedule, seed, and the sampler's options: as in
     # `sample_settings`
     **how,
 ):
-    """Write this process's share of the samples 0..count - 1 as `000000.png`, ...
+    """Write this process's part of the samples 0..count - 1 as `000000.png`, ... and
+    `samples.json`.
 
-    beside `samples.json`; good files that are there stay. A `ValueError` when the folder holds
-    other samples.
+    Undamaged files stay. A `ValueError` if the folder holds other samples.
     """
     blocks = _own_blocks(count, batch_size, rank, world)
     if generator.training or tokenizer.training:
@@ -223,9 +221,7 @@ def sample_to_folder(
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #486191e4
 def _contents(folder: Path, count: int | None) -> tuple[int, list[int], list[int]]:
-    """(how many, image size, labels) of a folder that holds all that it promises (or `count`), else
-    a `ValueError`.
-    """
+    "(count, image size, labels) of a folder; a `ValueError` if samples are missing."
     if not (folder / "samples.json").is_file():
         raise ValueError(f"{folder} holds no samples (no samples.json)")
     info = read_json(folder / "samples.json")
@@ -274,15 +270,13 @@ def _stream(folder: Path, count: int, size: list[int], progress: bool) -> Iterat
 
 
 def read_samples(folder, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, H, W) in [-1, 1] and labels (N) of a folder of samples; `count`: only so many,
-    the first.
-    """
+    "Images (N, 3, H, W) in [-1, 1] and labels (N) of the first `count` (all) samples in a folder."
     return stack(SampleFolder(folder, count))
 
 
 class SampleFolder(Dataset):
-    """The samples in a folder (`count`: the first so many), read as they are wanted: item i is
-    (image (3, H, W) in [-1, 1], label).
+    """The first `count` (all) samples in a folder, read on demand: item i is (image (3, H, W) in
+    [-1, 1], label).
     """
 
     def __init__(self, folder, count: int | None = None):
@@ -300,8 +294,8 @@ class SampleFolder(Dataset):
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #b180e993
 def pack_npz(folder, path=None, count: int | None = None, progress: bool = False) -> Path:
-    """Pack a folder of samples (`count`: the first so many) as `arr_0` (N, H, W, 3) uint8 and
-    `arr_1` (N) int64 at `path`, by default beside the folder and named like it; returns the path.
+    """Pack the first `count` (all) samples in a folder as `arr_0` (N, H, W, 3) uint8 and `arr_1`
+    (N) int64 at `path`, by default NAME.npz beside the folder; returns the path.
     """
     folder = Path(folder).resolve()
     path = Path(path or folder.with_name(f"{folder.name}.npz"))

@@ -64,7 +64,7 @@ AT_WORK, ENDED = ("queued", "running"), ("done", "failed")
 
 
 def workflow_notebook(workflow: str) -> Path:
-    "The notebook of a workflow, which comes with the library; a `ConfigError` where there is none."
+    "The notebook of a workflow, part of the library; a `ConfigError` if there is none."
     folder = (Path(__file__).parents[1] / "nbs").resolve()  # of a checkout: a link to its nbs
     if not (path := folder / f"{workflow}.ipynb").is_file():
         raise ConfigError(
@@ -92,7 +92,7 @@ class JobInfo(Entries):
 
 # %% ../../nbs/experiments/02_execute.ipynb #3fcb96d6
 class Job:
-    "A workflow executed into the notebook `output`. Making the object touches nothing."
+    "A workflow executed into the notebook `output`. Creating the object changes nothing on disk."
 
     def __init__(self, output):
         self.output = Path(output)
@@ -110,21 +110,19 @@ class Job:
 
     @property
     def lock(self) -> Path:
-        "Whoever executes the job holds it (`locks`)."
+        "Held by the process that executes the job (`locks`)."
         return self.file.with_suffix(".lock")
 
     @property
     def stopped(self) -> Path:
-        """It is there where a person has stopped the job for good: no driver and no cluster begins
-        it again.
-        """
+        "Exists if a person has stopped the job for good: no driver or cluster starts it again."
         return self.file.with_suffix(".stopped")
 
     @property
     def info(self) -> dict:
         """workflow, parameters, state (planned, queued, running, done, failed, preempted), reason,
-        attempts, begun, ended, seconds, stopped (by a person, for good). A 'running' or 'queued'
-        whose process is gone reads 'interrupted', and whoever holds the lock is running.
+        attempts, begun, ended, seconds, stopped (by a person, for good). The state is 'running' if
+        the lock is held, and 'interrupted' if a 'running' or 'queued' process is gone.
         """
         try:
             s = read_json(self.file, JobInfo)
@@ -137,7 +135,7 @@ class Job:
         return s | ({"stopped": True} if self.stopped.exists() else {})
 
     def _executed(self, s: dict) -> dict:
-        "Who executes it, as its lock says, or of versions that held none, as its file says."
+        "The executing process, according to its lock or, for versions without locks, its file."
         who = owner(self.lock)
         if who is not None and not who.get("brief"):
             known = {k: who[k] for k in ("host", "pid", "created") if k in who}
@@ -153,7 +151,7 @@ class Job:
 
     @contextlib.contextmanager
     def planning(self):
-        "Within it nobody else plans or executes the job; `Taken` says who does."
+        "Nobody else plans or executes the job within it; `Taken` names another process that does."
         try:
             with writable(self.file.parent):
                 self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +173,7 @@ class Job:
         )
 
     def plan(self, workflow: str, parameters: dict):
-        "Note what is to be executed."
+        "Record what is to be executed."
         before = json_or_empty(self.file, JobInfo)
         ran_on = before.get("host") if before.get("pid") else before.get("ran_on")
         fresh = {"reason": None, "stopped": None, "pid": None, "host": platform.node()}
@@ -200,7 +198,7 @@ BY_HAND = "stopped from the keyboard"
 
 
 def _outcome(e: BaseException) -> tuple[str, str]:
-    "State and reason of what papermill raised."
+    "State and reason for an exception of papermill."
     name = getattr(e, "ename", type(e).__name__)
     reason = f"{name}: {getattr(e, 'evalue', e)}".strip().removesuffix(":")
     if name == "Preempted":
@@ -214,8 +212,8 @@ def _outcome(e: BaseException) -> tuple[str, str]:
 
 
 class Signals(Handlers):
-    """Within it SIGTERM, SIGUSR2, SIGHUP and SIGINT go on to the kernel, which has a process group
-    of its own and decides.
+    """Within it SIGTERM, SIGUSR2, SIGHUP and SIGINT are passed on to the kernel, which has its own
+    process group.
     """
 
     def handle(self, number, frame):
@@ -235,8 +233,8 @@ class Signals(Handlers):
 
 # %% ../../nbs/experiments/02_execute.ipynb #6efe38c6
 def execute(job: Job) -> int:
-    """Execute a planned job in this process; the exit status: 0 done, 1 failed, `PREEMPTED` stopped
-    or died on the way and worth another try.
+    """Execute a planned job in this process. Exit status: 0 done, 1 failed, `PREEMPTED` stopped or
+    interrupted, so that it should be tried again.
     """
     try:
         lock = Lock(job.lock).acquire()
@@ -273,8 +271,8 @@ def execute(job: Job) -> int:
 
 
 def _talk_by_files(folder: str) -> Config:
-    """Kernel and papermill talk through sockets in `folder`: of kernels that begin at the same time
-    two can be given the same TCP port, and one of them ends at once.
+    """Let kernel and papermill communicate through sockets in `folder`: two kernels that start at
+    the same time can get the same TCP port, and one of them dies.
     """
     path = f"{folder}/k"
     return (
@@ -354,7 +352,7 @@ def stop(job: Job, for_good: bool = False) -> bool:
 
 
 def _refuse_defaults_that_are_not_there(workflow: str, given: dict):
-    "A `ConfigError` for a run that nobody named and that has not its usual name either."
+    "A `ConfigError` if a needed run was not given and the default one does not exist."
     for name in ("tokenizer_run", "run"):
         usual = parameters(WORKFLOWS[workflow]).get(name)
         if name not in given and usual and not Path(usual).exists():
@@ -366,9 +364,9 @@ def _refuse_defaults_that_are_not_there(workflow: str, given: dict):
 # %% ../../nbs/experiments/02_execute.ipynb #feb2414d
 @contextlib.contextmanager
 def _planned(workflow: str, output, resume: bool, parameters: dict) -> Iterator[Job]:
-    """A planned job, after everything that can be checked was.
+    """A planned job, after all checks.
 
-    Within it nobody else plans it, so that what is started is what was asked for.
+    Within it nobody else plans the job, so that what is started is what was asked for.
     """
     import papermill.iorw  # noqa: F401, before the next: it imports it by its entry point
 
@@ -401,7 +399,7 @@ def _planned(workflow: str, output, resume: bool, parameters: dict) -> Iterator[
 
 
 def _take_over(job: Job, run: Run):
-    "Take a job and its run from processes that cannot be reached."
+    "Take a job and its run over from processes that cannot be reached."
     take_away(job.lock)
     if job.info["state"] in AT_WORK:  # of a version that held no lock
         if lives(platform.node(), job.info.get("pid"), job.info.get("created")):
@@ -429,11 +427,12 @@ def begin_workflow(workflow: str, output, resume: bool = False, **parameters) ->
 
 
 def resume_job(folder, take_over: bool = False, plugins: str = "", accept: str = "") -> int:
-    """Go on with the training in the run folder `folder`, by the workflow that made it; waits.
+    """Resume the training in the run folder `folder` by the workflow that made it, and wait.
 
-    `take_over`: from a process that cannot be reached; `plugins`: those that it was made with,
-    which a folder names and never brings; `accept`: kinds (`softvq_lab.provenance`) in which what
-    is here now may differ.
+    Args:
+        take_over: take the run from a process that cannot be reached
+        plugins: files of plug-ins that the run was made with; a run names them but loads none
+        accept: kinds of the identity (`softvq_lab.provenance`) that may differ
     """
     from softvq_lab.train import load_config, refuse_without_plugins
 

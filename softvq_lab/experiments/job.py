@@ -75,8 +75,8 @@ def progress(job: Job) -> tuple[int, int, str]:
 
 # %% ../../nbs/experiments/03_job.ipynb #34ecfb8f
 def read_lines(text: str) -> dict[str, object]:
-    """Lines `name=value` as parameters, values as in a sweep file; a `ConfigError` names a line
-    that is none.
+    """Parameters from lines `name=value`, with values as in a sweep file; a `ConfigError` names a
+    wrong line.
     """
     given = {}
     for line in filter(None, (re.split(r"(?:^|\s)#", l)[0].strip() for l in text.splitlines())):
@@ -90,9 +90,9 @@ def read_lines(text: str) -> dict[str, object]:
 
 # %% ../../nbs/experiments/03_job.ipynb #158c1fa9
 def start(workflow: str, run, params: dict) -> Job:
-    """Start a workflow on the run folder `run`, detached.
+    """Start a detached workflow on the run folder `run`.
 
-    A `ConfigError` for wrong parameters, or where the folder is at work already.
+    A `ConfigError` for wrong parameters, or if a job of the run is at work.
     """
     if taken := {"run", "runs"} & params.keys():
         raise ConfigError(f"{min(taken)} is the run folder, which is chosen already")
@@ -109,7 +109,7 @@ def start(workflow: str, run, params: dict) -> Job:
 
 # %% ../../nbs/experiments/03_job.ipynb #e47a0278
 def process_of(job: Job) -> psutil.Process | None:
-    "The process that executes a job on this machine; None when there is none."
+    "The process that executes a job on this machine; None if there is none."
     s = job.info
     if s["state"] not in AT_WORK or s.get("host") != platform.node():
         return None
@@ -127,7 +127,7 @@ def process_of(job: Job) -> psutil.Process | None:
 
 
 def family(p: psutil.Process) -> list[psutil.Process]:
-    "A process and all that descend from it, children first."
+    "A process and all its descendants, descendants first."
     try:
         return [*reversed(p.children(recursive=True)), p]
     except psutil.Error:
@@ -135,7 +135,7 @@ def family(p: psutil.Process) -> list[psutil.Process]:
 
 # %% ../../nbs/experiments/03_job.ipynb #1b83fd76
 def cancel(job: Job) -> bool:
-    """End a job and all its processes, and wait for it; False when there was nothing to end.
+    """End a job and all its processes, and wait for them; False if there was nothing to end.
 
     A training saves a checkpoint first.
     """

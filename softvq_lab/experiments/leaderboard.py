@@ -42,10 +42,10 @@ def _numbers(values: dict) -> dict[str, float]:
 
 
 def boards(runs: list[Run]) -> list[pd.DataFrame]:
-    """A table for each kind of evaluation and passport: the runs that have it, best first.
+    """A table for each kind of evaluation and passport, with its runs, best first.
 
-    `attrs`: `title`, `passport`, `by` (the metric that ranks, '' where nothing does), `ranked` (the
-    same in words) and `said` (what the files declare).
+    `attrs`: `title`, `passport`, `by` (the metric that ranks, or ''), `ranked` (the same in words)
+    and `said` (the declarations in the files).
     """
     tables, files = [], {r.path: figures(r) for r in runs}
     for name, shared, rows in comparable(runs):
@@ -74,9 +74,8 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
 def results(report: dict) -> pd.DataFrame:
     """The metrics of a sweep's finished runs, a row for each run and passport.
 
-    Beside them what varied (`vary.NAME`), `label`, `seed`, `stage`, `run`, `evaluation`,
-    `passport`;
-    in `attrs["said"]` what the evaluation files declare of their metrics.
+    Other columns: what varied (`vary.NAME`), `label`, `seed`, `stage`, `run`, `evaluation` and
+    `passport`. `attrs["said"]` holds the declarations of metrics in the evaluation files.
     """
     rows, done, said = [], {}, []
     for t in report["tasks"]:
@@ -106,12 +105,12 @@ def results(report: dict) -> pd.DataFrame:
 
 
 def _plain(value):
-    """A value of a sweep as a table takes it."""
+    "A value of a sweep that a table can hold."
     return value if value is None or isinstance(value, int | float) else printable(value)
 
 
 def declared_in(table: pd.DataFrame) -> Declared:
-    """What the evaluation files behind a table declare of their metrics."""
+    "Declarations of metrics in the evaluation files of a table."
     return table.attrs.get("said", {})
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #4387ffee
@@ -135,8 +134,8 @@ def settings(table: pd.DataFrame, figure: str) -> pd.DataFrame:
     """Mean, spread (standard deviation over seeds) and number of seeds of `figure` for each
     setting.
 
-    Best first; where `figure` has no direction, as they came, without `worst` and `best`. A
-    `ValueError` where the passports of the rows differ.
+    Best first. If `figure` has no direction, the settings keep their order and have no `worst` and
+    `best`. A `ValueError` if the passports of the rows differ.
     """
     rows = rows_with(table, figure)
     if rows.empty:
@@ -160,8 +159,8 @@ def _value_of_setting(v):
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #912258c8
 def effect(table: pd.DataFrame, parameter: str, figure: str) -> pd.DataFrame:
-    """How `figure` goes with one parameter: mean over everything else, and the spread that the
-    seeds alone make (pooled over equal settings).
+    """The effect of one parameter on `figure`: the mean over everything else, and the standard
+    deviation over seeds (pooled over equal settings).
     """
     column = f"vary.{parameter}"
     if column not in table or figure not in table:
@@ -175,7 +174,7 @@ def effect(table: pd.DataFrame, parameter: str, figure: str) -> pd.DataFrame:
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #b640ba62
 def verdict(table: pd.DataFrame, figure: str) -> str:
-    """Who won, and whether that can be believed: the two best settings, compared seed by seed."""
+    "Says which setting won and how certain this is: compares the two best seed by seed."
     ranked, said = settings(table, figure), declared_in(table)
     if ranked.empty:
         return f"Nothing has a {figure} yet."
@@ -202,7 +201,7 @@ def verdict(table: pd.DataFrame, figure: str) -> str:
 
 
 def _gains(rows: pd.DataFrame, figure: str, first: str, second: str, lower: bool) -> pd.Series:
-    "How much `first` is better than `second`, on each seed that both have."
+    "By how much `first` is better than `second`, for each seed that both have."
     seeds = rows.assign(seed=rows["seed"].map(str))  # a run without a seed counts as one, too
     pair = seeds.pivot_table(index="seed", columns="label", values=figure)[[first, second]].dropna()
     return (pair[second] - pair[first]) if lower else (pair[first] - pair[second])
@@ -231,10 +230,10 @@ def gflops(config: TokenizerConfig) -> float:
 
 
 def pareto(frame: pd.DataFrame, cost: str, quality: str) -> pd.Series:
-    """True for the rows that no other row beats in both cost (less) and quality, in its direction.
+    """True for rows on the Pareto front: no other row is at least as good in cost (lower) and
+    quality and better in one of them.
 
-    A row without a number in both is never on the front. A `ValueError` where `quality` has no
-    direction.
+    A row without both numbers is never on the front. A `ValueError` if `quality` has no direction.
     """
     said = declared_in(frame)
     if why := why_not_ranked(quality, said):
@@ -249,7 +248,7 @@ def pareto(frame: pd.DataFrame, cost: str, quality: str) -> pd.Series:
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #ec1eef10
 def progress(report: dict) -> dict:
-    "counts, share done, and about how many minutes are left, from the tasks that have ended."
+    "Counts, fraction done (`share`), and an estimate of the minutes left."
     tasks = report["tasks"]
     times = [t["seconds"] for t in tasks if t["state"] == "done" and t.get("seconds")]
     left = sum(t["state"] not in ENDED for t in tasks)

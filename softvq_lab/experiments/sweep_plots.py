@@ -38,7 +38,7 @@ def _colours(labels) -> dict[str, str]:
 
 
 def progress_bar(report: dict) -> go.Figure:
-    "One bar: how many tasks are in which state."
+    "One bar: the number of tasks in each state."
     fig = go.Figure()
     for state, colour in STATES.items():
         if n := report["counts"].get(state, 0):
@@ -93,7 +93,7 @@ def overlaid(table: pd.DataFrame, metric: str) -> go.Figure:
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #1e21dfff
 def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
-    "Every run as a dot, settings from worst to best, their means as bars of the eye."
+    "Every run as a dot, settings from worst to best, their means as vertical marks."
     ranked, fig, said = settings(table, figure)[::-1], go.Figure(), declared_in(table)
     measured = rows_with(table, figure)
     colours = _colours(table["label"])
@@ -141,9 +141,7 @@ def _effect_curve(e: pd.DataFrame) -> go.Scatter:
 
 
 def effects(table: pd.DataFrame, figure: str) -> go.Figure | None:
-    """A panel for each parameter that varied: the mean of `figure`, with the spread that the seeds
-    alone make.
-    """
+    "A panel for each varied parameter: the mean of `figure`, and its spread over seeds."
     names = [c.removeprefix("vary.") for c in table.columns if c.startswith("vary.")]
     if not names:
         return None
@@ -170,9 +168,7 @@ def _tick(v) -> str:
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #8898eb0f
 def costs(table: pd.DataFrame) -> pd.DataFrame:
-    """`table` of tokenizers with `tokens`, `numbers` (L x D, what an image becomes) and `gflops` of
-    each run.
-    """
+    "`table` of tokenizers with `tokens`, `numbers` (L x D, per image) and `gflops` of each run."
     configs = [load_config(Run(run)).tokenizer for run in table["run"]]
     counted = {c: gflops(c) for c in dict.fromkeys(configs)}
     return table.assign(
@@ -183,8 +179,8 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #8a6c42f1
 def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> go.Figure | None:
-    """`figure` over the rate (tokens, or numbers an image), mean and spread of each rate; None
-    where the rate does not vary.
+    """`figure` over the rate (tokens or numbers per image) with mean and spread; None if the rate
+    does not vary.
     """
     if figure not in table or table[rate].nunique() < 2:
         return None
@@ -222,8 +218,8 @@ def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> g
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #1a1009dd
 def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
-    """Settings by cost and quality (means over seeds), and the line of those that nothing beats in
-    both; no line where `figure` has no direction.
+    """Settings by cost and quality (means over seeds), and the Pareto front; no front if `figure`
+    has no direction.
     """
     said = declared_in(table)
     means = rows_with(table, figure).groupby("label", sort=False)[["gflops", figure]].mean()

@@ -32,9 +32,7 @@ def has_weights(tokenizer) -> bool:
 
 
 def what_instead(tokenizer) -> str:
-    """What can be touched of a tokenizer whose tokens have no weights, in words; '' for one whose
-    tokens have.
-    """
+    "Message shown for tokenizers without codeword weights; '' otherwise."
     if has_weights(tokenizer):
         return ""
     q, c = type(getattr(tokenizer, "quantizer", None)).__name__, getattr(tokenizer, "config", None)
@@ -54,7 +52,7 @@ def what_instead(tokenizer) -> str:
 
 
 def can_attend(tokenizer) -> bool:
-    "Is its encoder a ViT, whose attention can be looked at?"
+    "Is its encoder a ViT, whose attention can be shown?"
     return isinstance(getattr(tokenizer, "encoder", None), Encoder)
 
 
@@ -98,7 +96,7 @@ def codeword_name(codebook: int, codeword: int, codebooks: int = 1) -> str:
 
 # %% ../../nbs/explore/01_codewords.ipynb #6fded7b5
 def _sharpness_told(q: Tensor) -> list[str]:
-    "Entropy and effective codewords of each token of weights (L, K), in words."
+    "A sentence for each token of weights (L, K): entropy and effective codewords."
     entropy, effective = token_figures(q)
     return [
         f"entropy {e:.2f} nats, {n:.1f} effective codewords"
@@ -165,7 +163,7 @@ def mean_tokens(lens: Lens) -> Tensor:
 
 @dataclass(frozen=True)
 class Edit:
-    "What is changed of an image's tokens; in this order."
+    "Changes to an image's tokens, applied in this order."
 
     heat: float = 1.0  # factor on the temperature
     sharp: bool = False  # all weight on the strongest codeword
@@ -173,12 +171,12 @@ class Edit:
         default_factory=dict
     )  # token -> codeword -> new weight; the rest of the token is scaled so that all add up to 1
     swap: tuple[int, ...] = ()  # tokens taken from another image
-    knock: tuple[int, ...] = ()  # tokens taken away
+    knock: tuple[int, ...] = ()  # ablated tokens: each becomes its mean
 
 # %% ../../nbs/explore/01_codewords.ipynb #0a0c06dd
 def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
-    """Weights (K) with some of them set; the others are scaled so that all add up to 1 (set weights
-    that exceed 1 together are scaled themselves).
+    """Weights (K) with those in `new` set and the others scaled so that all add up to 1. If the set
+    weights exceed 1 together, they are scaled too.
     """
     if bad := {k: w for k, w in new.items() if not (0 <= k < len(q)) or not 0 <= w <= 1}:
         raise ValueError(
@@ -198,8 +196,8 @@ def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
 # %% ../../nbs/explore/01_codewords.ipynb #52b76272
 @torch.no_grad()
 def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = None) -> dict:
-    """Image x (3, H, W) with its tokens changed (`other` (3, H, W) lends the tokens of
-    `edit.swap`).
+    """Image x (3, H, W) with its tokens edited; those in `edit.swap` come from the image `other`
+    (3, H, W).
 
     `weights` (L, K) as changed and `own` as trained (None where there are none); `before`, `after`
     (3, H, W); `change` (PIL, the error map between these two); `figures`: psnr of both to x, and
@@ -243,8 +241,8 @@ def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = Non
 def codewords_alone(
     lens: Lens, token: int, codewords: list[int]
 ) -> tuple[Image.Image, list[Image.Image]]:
-    """The picture of all mean tokens, and the same with each codeword alone in `token`, under the
-    map of what that changes (on a scale of their own).
+    """The image decoded from mean tokens, and the same with `token` replaced by each codeword,
+    blended with the map of the change (on one scale).
     """
     t, mean = lens.tokenizer, mean_tokens(lens)
     z = mean.expand(len(codewords) + 1, -1, -1).clone()
@@ -259,7 +257,7 @@ def codewords_alone(
 @torch.no_grad()
 def where_used(lens: Lens, token: int, codeword: int, top: int = 8) -> list[tuple[int, int, float]]:
     """(held-out index, token, weight) of the images that use `codeword` of the codebook of `token`
-    most, each by its strongest token.
+    most, with the token in which its weight is largest.
     """
     t, (indices, z_hat, _) = lens.tokenizer, heldout_latents(lens)
     n = t.tokens // t.quantizer.codebooks
@@ -276,7 +274,7 @@ def where_used(lens: Lens, token: int, codeword: int, top: int = 8) -> list[tupl
 
 # %% ../../nbs/explore/01_codewords.ipynb #6e6df2ad
 def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:
-    "A copy of the modules on the same tensors."
+    "A copy of the modules that shares the tensors."
     kept = [
         *module.parameters(),
         *module.buffers(),
@@ -287,8 +285,8 @@ def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:
 
 @torch.no_grad()
 def attention(lens: Lens, x: Tensor) -> Tensor:
-    """Attention of each latent token over the patch grid (blocks, L, h, w), mean of the heads; a
-    `ValueError` for an encoder without.
+    """Attention of each latent token over the patch grid (blocks, L, h, w), mean over heads; a
+    `ValueError` for an encoder without attention.
     """
     t = lens.tokenizer
     if not can_attend(t):
@@ -310,8 +308,8 @@ def attention(lens: Lens, x: Tensor) -> Tensor:
 
 
 def overlay(x: Tensor, map: Tensor, side: int = 224) -> Image.Image:
-    """An image (3, H, W), dimmed, under an attention map (h, w) whose brightest patch is its own
-    largest value.
+    """A dimmed image (3, H, W) blended with an attention map (h, w), scaled so that its maximum is
+    brightest.
     """
     bright = (map / map.max().clamp_min(1e-12))[None]
     image = enlarge(to_pil(x), side)

@@ -35,8 +35,8 @@ def _small(picture: Image.Image, side: int) -> Image.Image:
 
 
 def hover_script(thumbnails: list[Image.Image], show: int = 96) -> str:
-    """JavaScript `thumbnails(figure)`: the thumbnail of the point under the pointer appears at the
-    pointer, `show` pixels large.
+    """JavaScript `thumbnails(figure)`: shows the thumbnail of the point under the pointer, `show`
+    pixels large.
     """
     side = min(64, max(t.width for t in thumbnails))
     sheet, columns = _sheet(thumbnails, side)
@@ -66,8 +66,8 @@ def hover_script(thumbnails: list[Image.Image], show: int = 96) -> str:
 def hover_page(
     path, title: str, figures: dict[str, go.Figure], thumbnails: list[Image.Image]
 ) -> Path:
-    """One self-contained HTML page of figures under their headings, with thumbnails (numbers of
-    their points: `pictures` of `latent_map`).
+    """A self-contained HTML page of figures with headings and thumbnails (their numbers:
+    `pictures` of `latent_map`).
     """
     path, parts = Path(path), []
     for i, (heading, fig) in enumerate(figures.items()):
@@ -91,9 +91,7 @@ def hover_page(
 
 
 def notebook_thumbnails(thumbnails: list[Image.Image]) -> str:
-    """HTML for the cell after some maps in a running notebook: their points show thumbnails from
-    then on.
-    """
+    "HTML that adds thumbnails to the maps above it in a running notebook."
     return f"""<script>(() => {{ {hover_script(thumbnails)}
   const attach = () => document.querySelectorAll('.js-plotly-plot').forEach(f => {{
     if (!f.on || f.dataset.thumbnails || !(f.data || []).some(t => t.customdata)) return;
@@ -107,7 +105,7 @@ def notebook_thumbnails(thumbnails: list[Image.Image]) -> str:
 
 # %% ../../nbs/explore/04_map_figure.ipynb #c7b0d963
 def _spread(xy: np.ndarray, count: int, distance: float) -> list[int]:
-    "Up to `count` points, in their order, none nearer than `distance` to another."
+    "Indices of up to `count` points that are more than `distance` apart, in order."
     chosen: list[int] = []
     for i, p in enumerate(xy):
         if len(chosen) == count:
@@ -163,7 +161,7 @@ def _rgb(colour: str) -> str:
 
 # %% ../../nbs/explore/04_map_figure.ipynb #5a9996f2
 def _legend(pen: ImageDraw.ImageDraw, names: list[str], colour: dict[str, str], x: int, font):
-    "Draw a legend from x on: a dot for each name that has a colour, a cross for another."
+    "Draw a legend at x: a dot for each name with a colour, a cross for others."
     for i, n in enumerate(names):
         y = 36 + 19 * i
         if n in colour:
@@ -203,9 +201,7 @@ def map_picture(
 
 # %% ../../nbs/explore/04_map_figure.ipynb #46f309d9
 def entropy_histogram(entropy: np.ndarray, most: float) -> go.Figure:
-    """Histogram of posterior entropies of single tokens in nats; `most` is that of equal weights,
-    log K.
-    """
+    "Histogram of the posterior entropies of tokens in nats; `most`: of equal weights, log K."
     fig = go.Figure(go.Histogram(x=np.asarray(entropy).ravel(), nbinsx=60, marker_color="#3b6ea8"))
     ticks = [
         n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if math.log(n) < most
@@ -234,8 +230,8 @@ def entropy_histogram(entropy: np.ndarray, most: float) -> go.Figure:
 def position_profile(
     profile: dict[str, list[float]], chance: dict[str, float] | None = None
 ) -> go.Figure:
-    """Figures of each token position, a small panel for each of `profile`; a dotted line where
-    `chance` is known.
+    """Metrics of each token position, a panel for each of `profile`, with a dotted line at
+    `chance` if it is known.
     """
     fig = make_subplots(1, len(profile), subplot_titles=list(profile))
     for i, (name, values) in enumerate(profile.items(), 1):

@@ -54,7 +54,7 @@ from ..training.losses import make_perceptual
 class Lens:
     """A tokenizer with its data, and a generator where the run is one.
 
-    `missing` says why the images are not there; what asks for one then raises it as a `ValueError`.
+    `missing`: why the images are not there. Using an image then raises it as a `ValueError`.
     """
 
     run: Run
@@ -71,9 +71,7 @@ class Lens:
 
 
 class MissingImages(Dataset):
-    """The split of a data set that is not there: whoever asks for an image, or how many there are,
-    is told why.
-    """
+    "A split of a missing data set: its length and its items raise a `ValueError` that says why."
 
     def __init__(self, why: str):
         self.why = why
@@ -86,8 +84,8 @@ class MissingImages(Dataset):
 
 # %% ../../nbs/explore/00_session.ipynb #df4e1f0f
 def remembered(f):
-    """`f(lens, *args)` is computed once for an open lens, by whoever asks first; others wait for
-    it. `known(lens, *args)`: is it there already?
+    """Compute `f(lens, *args)` once for an open lens; concurrent callers wait for the first one.
+    `known(lens, *args)`: is it computed already?
     """
 
     @functools.wraps(f)
@@ -108,8 +106,8 @@ _lock = threading.Lock()
 
 
 def open_lens(path, capacity: int = 4) -> Lens:
-    """The models and data of a tokenizer's or generator's run; a `ValueError` that says what is
-    wrong with it. Runs are opened side by side, each of them once.
+    """The models and data of a tokenizer's or generator's run; a `ValueError` says what is wrong.
+    Different runs can be opened at the same time, each of them once.
     """
     run = Run(path)
     if not (run.path / "config.json").is_file():
@@ -151,9 +149,7 @@ def _load(run: Run) -> Lens:
 
 
 def _images(run: Run, generator: Generator | None, tokenizer: Tokenizer) -> tuple[ImageData, str]:
-    """The images of a run under the class names that it was trained with, and '' or why they are
-    not there.
-    """
+    "The images of a run with the class names of its training, and '' or why they are missing."
     source = Run(find_tokenizer(run.path)) if generator else run
     data = located_settings(source.path, source.info)["data"]
     names = tuple(run.info.get("class_names") or source.info.get("class_names") or ())
@@ -176,21 +172,19 @@ def _images(run: Run, generator: Generator | None, tokenizer: Tokenizer) -> tupl
 
 # %% ../../nbs/explore/00_session.ipynb #fb2684de
 def open_external(folder, data: DataConfig, image_size: int) -> Lens:
-    """A diffusers autoencoder (KL-f8, DC-AE) on a data set, for the same measurements as a run's
-    tokenizer.
-    """
+    "A diffusers autoencoder (KL-f8, DC-AE) on a data set, to be measured like a run's tokenizer."
     return Lens(Run(folder), ExternalTokenizer(folder, image_size), load_data(data, image_size))
 
 
 def is_external(folder) -> bool:
-    "Is it a folder that diffusers' `save_pretrained` wrote?"
+    "Was the folder written by diffusers' `save_pretrained`?"
     path = Path(folder) / "config.json"
     return path.is_file() and "_class_name" in read_json(path)
 
 # %% ../../nbs/explore/00_session.ipynb #94b53fde
 def generator_for(run: Run, root) -> Run | None:
-    """`run` itself when it is a generator, else the newest generator run under `root` that was
-    trained on it, with a checkpoint; None when there is none.
+    """`run` itself if it is a generator, else the newest generator run under `root` that was
+    trained on it and has a checkpoint; None without one.
     """
     if run.kind == "generator":
         return run
@@ -209,8 +203,8 @@ KNOWN = "PNG, JPEG, WebP, GIF, BMP and TIFF"
 
 
 def read_upload(path, size: Size) -> Tensor:
-    """An uploaded image file as (3, H, W) of `size` in [-1, 1]; a `ValueError` in words for a
-    person when it is not an image or too large.
+    """An uploaded image file as (3, H, W) of `size` in [-1, 1]; a `ValueError` for users if it is
+    no image or too large.
     """
     path = Path(path)
     if not path.is_file():
@@ -257,16 +251,14 @@ def error_map(x: Tensor, y: Tensor, full: float = 1.0) -> Image.Image:
 
 
 def enlarge(image: Image.Image, side: int = 320) -> Image.Image:
-    """A picture at about `side` pixels: small ones by whole factors without smoothing, so that a
-    pixel is seen as a pixel.
-    """
+    "A picture enlarged to about `side` pixels by a whole factor, without smoothing."
     return ImageOps.scale(image, max(1, side // image.width), Image.Resampling.NEAREST)
 
 
 @remembered
 def perceptual(lens: Lens) -> tuple[str, torch.nn.Module]:
-    """A perceptual distance and its name: LPIPS where VGG's weights are at hand, else the distance
-    in the reference network of seed 1, which is trained the first time (some seconds).
+    """A perceptual distance and its name: LPIPS if VGG's weights are available, else the distance
+    in the reference network of seed 1, which is trained at the first call (some seconds).
     """
     if find_vgg().path:
         return "LPIPS", make_perceptual("lpips").eval()
@@ -276,7 +268,7 @@ def perceptual(lens: Lens) -> tuple[str, torch.nn.Module]:
 
 # %% ../../nbs/explore/00_session.ipynb #e14528fe
 def perceptual_soon(lens: Lens) -> tuple[str, torch.nn.Module] | None:
-    "`perceptual` where it is known; else None, and it is prepared meanwhile."
+    "`perceptual` if it is computed already; else None, and it is computed in a thread."
     if perceptual.known(lens):
         return perceptual(lens)
     if lens.missing and not find_vgg().path:
@@ -292,8 +284,8 @@ def reconstruct(
     kept: int | None = None,
     distance: tuple[str, torch.nn.Module] | None = None,
 ) -> dict:
-    """One image (3, H, W) through the tokenizer, by its first `kept` tokens where it allows that
-    (None: all).
+    """Reconstruct one image (3, H, W) from its first `kept` tokens, if the tokenizer allows that
+    (None: from all).
 
     `original`, `reconstruction`, `error` (PIL), `decoded` (3, H, W), `figures`: `psnr` (dB), `ssim`
     (where the image is large enough), `distance` under its name, and what the quantizer tells
@@ -313,7 +305,7 @@ def reconstruct(
 
 
 def can_keep(tokenizer) -> bool:
-    "Does it decode the first k tokens as well?"
+    "Was it trained to decode the first k tokens?"
     return getattr(getattr(tokenizer, "config", None), "keep", "all") == "uniform"
 
 # %% ../../nbs/explore/00_session.ipynb #c30f2566
@@ -326,7 +318,7 @@ def in_words(figures: dict[str, float]) -> str:
 
 
 def sheet(results: list[dict], scale: int = 2) -> Image.Image:
-    "Several results of `reconstruct`: originals, reconstructions and errors, row by row."
+    "Results of `reconstruct` as a picture: rows of originals, reconstructions and errors."
 
     def row(key):
         pictures = [ImageOps.scale(r[key], scale, Image.Resampling.NEAREST) for r in results]
@@ -336,7 +328,7 @@ def sheet(results: list[dict], scale: int = 2) -> Image.Image:
 
 
 def bundle(results: dict[str, dict]) -> bytes:
-    "A zip of the pictures (each pixel as it is) and figures of named results, to download."
+    "A zip of the pictures (unscaled) and metrics of named results, for download."
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as z:
         for name, r in results.items():
@@ -355,7 +347,7 @@ def bundle(results: dict[str, dict]) -> bytes:
 def heldout_gallery(
     lens: Lens, label: int | None = None, limit: int = 24
 ) -> list[tuple[int, Image.Image, str]]:
-    "(index, picture, class name) of held-out images, of one class or of all in turn."
+    "(index, picture, class name) of held-out images of one class, or of all classes in turn."
     n = len(lens.images.heldout)
     by_class: dict[int, list[int]] = {}
     for i in range(min(n, 2000)):
@@ -373,12 +365,12 @@ def heldout_gallery(
 
 
 def _label(split, i: int) -> int:
-    "A label without decoding the image where the split knows it."
+    "A label, if possible without decoding the image."
     return int(split.labels[i]) if hasattr(split, "labels") else int(split[i][1])
 
 # %% ../../nbs/explore/00_session.ipynb #9e6a2e23
 def chosen_image(lens: Lens, key: str) -> Tensor:
-    "The image (3, H, W) that `key` means; a `ValueError` where there is none."
+    "The image (3, H, W) of `key`; a `ValueError` if there is none."
     kind, _, value = key.partition(":")
     if kind == "file":
         return read_upload(value, lens.tokenizer.image_size)
@@ -392,8 +384,8 @@ def chosen_image(lens: Lens, key: str) -> Tensor:
 
 
 def same_image(lens: Lens, key: str, other: Lens) -> Tensor:
-    """The picture that `key` means for `lens`, for another run: from its own data where that is the
-    same, else resized.
+    """The picture `key` of `lens` for another run: from that run's data if it is the same data set,
+    else resized.
     """
 
     def source(l):
@@ -413,9 +405,10 @@ class _Stopped(Exception):
 
 
 def _from_thread(work: Callable[[Callable], None]) -> Iterator:
-    """Yield what `work(put)` hands to `put`, in a thread of its own; what it raises is raised here.
+    """Run `work(put)` in a thread and yield what it passes to `put`; its exceptions are raised
+    here.
 
-    It waits until an item is taken, and ends at its next `put` when nobody reads on.
+    `put` waits until the item is taken, and ends the thread when nobody reads on.
     """
     handed, stop = queue.Queue(maxsize=1), threading.Event()
 
@@ -455,8 +448,8 @@ def sample_steps(
     seed: int = 0,
     **options,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (step, images (B, 3, H, W)) after each sampling step, of the generator of `lens` for
-    `classes` (B); None: the generator's default; `options` are the sampler's.
+    """Yield (step, images (B, 3, H, W)) after each sampling step of the generator of `lens` for
+    `classes` (B). None: the generator's default; `options`: of the sampler.
     """
     if lens.generator is None:
         raise ValueError(

@@ -36,9 +36,8 @@ from ..runs import Run, figures, learned_settings, list_runs
 
 # %% ../../nbs/explore/02_token_counts.ipynb #54103e73
 def token_siblings(run: Run, root) -> list[Run]:
-    """`run` and the tokenizer runs under `root` with a checkpoint that differ from it in the number
-    of tokens only, fewest tokens first; of several with as many tokens the newest (`run` itself
-    before all).
+    """`run` and the tokenizer runs under `root` with a checkpoint that differ from it only in the
+    number of tokens, fewest first. Of several with the same number: `run`, else the newest.
     """
 
     def learned(r):
@@ -68,9 +67,9 @@ class Count:
 
 # %% ../../nbs/explore/02_token_counts.ipynb #48283421
 def token_counts(run: Run, root) -> tuple[list[Count], list[str]]:
-    """The numbers of tokens that can be compared with `run`, fewest first: its siblings, and where
-    a run keeps any first k tokens its 1, 2, 4, ... (up to 128). With it, what could not be
-    opened, in words.
+    """The token counts that can be compared with `run`, fewest first: its siblings and, for a run
+    trained for any first k tokens, 1, 2, 4, ... (up to 128). And a message for each run that
+    cannot be opened.
     """
     counts, says = [], []
     for r in token_siblings(run, root):
@@ -92,7 +91,7 @@ def one_image(counts: list[Count], lens: Lens, key: str) -> list[dict]:
 
 # %% ../../nbs/explore/02_token_counts.ipynb #c217c8b5
 class _Kept(torch.nn.Module):
-    "A tokenizer that decodes the first `kept` tokens only, for the measurements of a whole one."
+    "A tokenizer that decodes only the first `kept` tokens, measured like a whole one."
 
     def __init__(self, tokenizer, kept: int):
         super().__init__()
@@ -124,9 +123,7 @@ def some_heldout(images: ImageData, limit: int) -> ImageData:
 # %% ../../nbs/explore/02_token_counts.ipynb #d31bbbae
 @remembered
 def measured(lens: Lens, kept: int | None = None, limit: int = 512) -> dict:
-    """`figures`, `passport` and `stored` (whether they were read from the run) of held-out
-    reconstructions.
-    """
+    "Metrics and passport of held-out reconstructions; `stored`: were they read from the run?"
     images = some_heldout(lens.images, limit)
     tokenizer = lens.tokenizer if kept is None else _Kept(lens.tokenizer, kept)
     blank = torch.zeros(1, *images.heldout[0][0].shape)
@@ -168,13 +165,13 @@ def rate_distortion(counts: list[Count]) -> list[dict]:
 
 # %% ../../nbs/explore/02_token_counts.ipynb #ff6c5565
 def _line_of(row: dict) -> tuple[str, str]:
-    "What rows of one line share: the nested run ('' for siblings), and the passport."
+    "Key of a row's line: the nested run ('' for siblings), and the passport."
     return row["run"] if row["kept"] else "", str(sorted(row["passport"].items()))
 
 
 def _lines(rows: list[dict]) -> list[tuple[str, list[dict]]]:
-    """(nested run or '', its rows) of each line; that of a nested run ends in the whole run, which
-    is no line of its own where it is the only sibling.
+    """(nested run or '', its rows) of each line. The line of a nested run ends in the whole run,
+    which gets no other line if it has no siblings.
     """
     nested, lines = {r["run"] for r in rows if r["kept"]}, []
     for run, passport in dict.fromkeys(map(_line_of, rows)):
@@ -190,7 +187,7 @@ def _lines(rows: list[dict]) -> list[tuple[str, list[dict]]]:
 
 
 def _told(row: dict) -> str:
-    "What the pointer shows of a row, as HTML."
+    "The hover text of a row, as HTML."
     similarity = "" if row["ssim"] is None else f", SSIM {row['ssim']:.3f}"
     return html.escape(
         f"{row['name']}: {row['tokens']} tokens, {row['numbers']} numbers, {row['psnr']:.2f} "

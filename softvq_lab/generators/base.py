@@ -176,8 +176,19 @@ class Generator(nn.Module):
 
     @property
     def samplers(self) -> dict[str, SamplerChoice]:
-        "The samplers of its family, the default first."
-        return samplers_of(self.family)
+        "The samplers of its family, the default first: what the config says, else the family's."
+        of_family, first = samplers_of(self.family), self.config.default_sampler
+        if not of_family:
+            return {}
+        first = first or next(iter(of_family))
+        if first not in of_family:
+            raise ValueError(
+                f"default_sampler={first!r}: {type(self).__name__} has {', '.join(of_family)}."
+                f"{closest(first, of_family)}"
+            )
+        choice = of_family.pop(first)
+        steps = self.config.default_steps or choice.steps
+        return {first: dataclasses.replace(choice, steps=steps)} | of_family
 
     @property
     def stats(self) -> LatentStats:

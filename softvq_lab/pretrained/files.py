@@ -356,8 +356,8 @@ def loss_weights(c: LossConfig) -> dict[str, Needed]:
         found["percep"] = find(c.percep.removeprefix("timm:"), "perceptual loss", c.percep_file)
     if c.adv == "dino":
         found["adv"] = find(DINO, "features of the discriminator", c.adv_file)
-    if c.align in TEACHERS:
-        found["align"] = find(TEACHERS[c.align], "teacher of the latents", c.align_file)
+    if teacher := TEACHERS.get(c.align) or c.align.partition("timm:")[2]:
+        found["align"] = find(teacher, "teacher of the latents", c.align_file)
     return found
 
 # %% ../../nbs/pretrained/00_files.ipynb #715f3b59

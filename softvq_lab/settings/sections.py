@@ -374,7 +374,9 @@ class OptimConfig:
     weight_decay: float = Field(
         1e-4, ge=0, description="on matrices only: norms, biases, positions and tokens are exempt"
     )
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    clip: float = Field(
+        1.0, ge=0, description="largest gradient norm; 0: gradients are not clipped"
+    )
     beta1: float = Field(
         0.9, ge=0, lt=1, description="AdamW: decay of the mean of the gradients (the momentum)"
     )
@@ -556,8 +558,8 @@ class LossConfig:
     lecam: float = Field(
         0.001, ge=0, description="weight of LeCAM's regularisation of the discriminator"
     )
-    align: Annotated[str, Choice(("teacher", "network"), fixed=("none",))] = Field(
-        "none", description="teacher of the latents"
+    align: Annotated[str, Choice(("teacher", "network"), fixed=("none",), prefix="timm:")] = Field(
+        "none", description="teacher of the latents; a ViT of timm, timm:NAME"
     )
     align_weight: float = Field(0.1, ge=0, description="weight of the alignment loss")
     align_how: Literal["repeat", "avg_1d", "global"] = Field(
@@ -755,6 +757,12 @@ class GeneratorConfig:
             "fraction of tokens still to come); None: constant, mar linear"
         ),
     )
+    default_sampler: Annotated[str, Choice(("sampler",))] | None = Field(
+        None, description="the sampler that is used where none is asked for; None: the kind's first"
+    )
+    default_steps: int | None = Field(
+        None, ge=1, le=1000, description="its number of steps; None: the sampler's own"
+    )
 
     def __post_init__(self):
         sizes = about("generator", self.generator).get("sizes", (self.size,))
@@ -789,8 +797,8 @@ class RepaConfig:
     REPA: Yu et al. 2024, arXiv 2410.06940.
     """
 
-    align: Annotated[str, Choice(("teacher", "network"), fixed=("none",))] = Field(
-        "none", description="teacher"
+    align: Annotated[str, Choice(("teacher", "network"), fixed=("none",), prefix="timm:")] = Field(
+        "none", description="teacher; a ViT of timm, timm:NAME"
     )
     align_layer: int = Field(2, ge=1, le=100, description="which block's output, from 1")
     align_weight: float = Field(0.5, ge=0, description="weight of the alignment loss")

@@ -101,7 +101,9 @@ def make_teacher(name: str, file: str, t: TokenizerConfig, images: ImageData) ->
     """The frozen teacher of a name (`align`), for images of a tokenizer; a `ConfigError` when its
     file is missing.
     """
-    make = entry_of("align", name, "teacher", "network")
+    if name.startswith("timm:"):
+        return teach_by_timm(images, t, name, file)
+    make = entry_of("align", name, "teacher", "network", prefix="timm:")
     if name in registered("teacher"):
         return call(make, images, t, name=name, file=file)
     return NetworkTeacher(make(images))

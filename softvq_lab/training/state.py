@@ -6,6 +6,7 @@
 __all__ = ['Player', 'State']
 
 # %% ../../nbs/training/06_state.ipynb #bb67e60b
+import math
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class Player:
                     total[k] = v if k in whole else total.get(k, 0) + v * shares[i]
         self.accelerator.unscale_gradients(self.optimizer)
         with record_function("clipping"):
-            return total, nn.utils.clip_grad_norm_(self.params, self.optim.clip)
+            return total, nn.utils.clip_grad_norm_(self.params, self.optim.clip or math.inf)
 
     def _part(self, piece: list[Tensor], share: float, last: bool) -> dict[str, Tensor]:
         "Add the gradients of a part; its losses."

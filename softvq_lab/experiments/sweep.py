@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Setting', 'Settings', 'Values', 'Rows', 'MOST_JOBS', 'Seed', 'STAGES', 'QUIET', 'RandomConfig', 'StageConfig',
-           'SweepConfig', 'read_sweep', 'override', 'settings_of', 'settings_digest', 'digest', 'made_of',
+           'SweepConfig', 'read_sweep', 'override', 'narrow', 'settings_of', 'settings_digest', 'digest', 'made_of',
            'digest_of_run', 'readable_name', 'Task', 'plan', 'Sweep', 'open_sweep', 'read_report', 'join_reports']
 
 # %% ../../nbs/experiments/04_sweep.ipynb #95b6819a
@@ -248,6 +248,49 @@ def override(source, settings: dict) -> SweepConfig:
         says = "\n".join(_mistakes(e, {}))
         raise ConfigError(f"{spec.name} cannot be used with these settings:\n{says}") from None
 
+# %% ../../nbs/experiments/04_sweep.ipynb #3ed50824
+def _same(value, wanted) -> bool:
+    return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
+
+
+def _narrowed(stage: StageConfig, only: dict) -> StageConfig:
+    "The stage with only those of its settings that are as in `only`, where they vary in it."
+    grid = {
+        name: [v for v in values if name not in only or _same(v, only[name])]
+        for name, values in stage.grid.items()
+    }
+    rows = [row for row in stage.list if all(_same(row[k], only[k]) for k in only if k in row)]
+    if not rows or not all(grid.values()):
+        asked = ", ".join(f"{k}={v!r}" for k, v in only.items())
+        possible = [*stage.list, *({k: v} for k, v in stage.grid.items())]
+        raise ConfigError(f"nothing in the sweep has {asked}. What varies: {possible}")
+    return replace(stage, grid=grid, list=rows)
+
+
+def narrow(source, only: dict) -> SweepConfig:
+    """The part of a sweep whose varying settings are as in `only` (name -> value; also `seed`),
+    under a name of its own; a `ConfigError` that says what varies where nothing is so.
+    """
+    spec = read_sweep(source)
+    stages = {s: getattr(spec, s) for s in STAGES if getattr(spec, s)}
+    varying = {s: {*c.grid, *(k for row in c.list for k in row)} for s, c in stages.items()}
+    known = {"seed"}.union(*varying.values())
+    if strange := [k for k in only if k not in known]:
+        raise ConfigError(
+            f"{strange[0]} does not vary in the sweep {spec.name}.{closest(strange[0], known)} "
+            f"What varies: {', '.join(sorted(known))}"
+        )
+    if "seed" in only and only["seed"] not in spec.seeds:
+        raise ConfigError(f"the sweep {spec.name} has no seed {only['seed']!r}: {spec.seeds}")
+    told = "_".join(f"{k}-{v}" for k, v in only.items())
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{spec.name}-{told}")[:100]
+    parts = {
+        s: _narrowed(c, {k: v for k, v in only.items() if k in varying[s]})
+        for s, c in stages.items()
+    }
+    seeds = [only["seed"]] if "seed" in only else spec.seeds
+    return replace(spec, name=name, seeds=seeds, **parts)
+
 # %% ../../nbs/experiments/04_sweep.ipynb #92df5e9f
 def _draws(r: RandomConfig | None) -> list[dict]:
     "The random settings: the same for the same seed."
@@ -366,7 +409,7 @@ def readable_name(workflow: str, cfg, given: dict) -> str:
         if workflow == "train"
         else f"{cfg.generator.generator}-{cfg.generator.size}"
     )
-    recipe = "paper_" if given.get("recipe") == "paper" else ""
+    recipe = f"{given['recipe']}_" if given.get("recipe", "digits") != "digits" else ""
     differs = "_".join(
         f"{k}-{v}" for k, v in given.items() if k not in QUIET and defaults.get(k) != v
     )

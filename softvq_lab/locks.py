@@ -395,13 +395,18 @@ class Lock:
     def _begin(self):
         "Write the owner, and renew the file every `HEARTBEAT` seconds."
         self.stop = threading.Event()
-        how = "flock" if self.file == self.path else "file"
-        place = {"machine": _machine(), "numbers": _numbers(), "how": how, "since": now()}
-        place |= {"ticks": _ticks(os.getpid())}
-        place |= {"token": secrets.token_hex(4), "slurm": os.environ.get("SLURM_JOB_ID")}
-        place |= {"ranks": meeting_place()}
+        said = this_process() | {
+            "machine": _machine(),
+            "numbers": _numbers(),
+            "ticks": _ticks(os.getpid()),
+            "how": "flock" if self.file == self.path else "file",
+            "since": now(),
+            "token": secrets.token_hex(4),
+            "slurm": os.environ.get("SLURM_JOB_ID"),
+            "ranks": meeting_place(),
+        }
         try:
-            self._write(this_process() | place | ({"brief": True} if self.brief else {}))
+            self._write(said | ({"brief": True} if self.brief else {}))
         except OSError:
             pass  # a full disk: the lock is held all the same
         if not self.brief:
@@ -449,11 +454,8 @@ def take_away(path):
     who = owner(path)
     if who and _is_here(path, who):
         raise Taken(
-            (
-                f"{name_of(who)} is alive and at work: stop it first. Only what cannot be reached "
-                "is "
-                "taken over"
-            ),
+            f"{name_of(who)} is alive and at work: stop it first. Only what cannot be reached is "
+            "taken over",
             who,
         )
     for file in (Path(path), _substitute(path)):

@@ -166,8 +166,8 @@ def accepted_kinds(accept: str) -> set[str]:
     return named
 
 
-def _named_differences(there: dict, now: dict, needed=lambda name: True) -> str:
-    "Entries of two dicts that differ, as 'name: a there, b now'."
+def _named_differences(there: dict, now: dict, needed=lambda name: False) -> str:
+    "Entries that differ, as 'name: a there, b now': those that both have, or that are `needed`."
     names = [
         n
         for n in dict.fromkeys([*there, *now])
@@ -194,9 +194,9 @@ def _data_difference(there: dict, now: dict) -> str:
 COMPARE = {
     "data": _data_difference,
     "classes": _classes_difference,
-    "tokenizer": lambda a, b: _named_differences(a, b, lambda n: False),
+    "tokenizer": _named_differences,
     "plugins": lambda a, b: _named_differences(a, b, lambda n: not n.endswith(".py")),
-    "weights": lambda a, b: _named_differences(a, b, lambda n: False),
+    "weights": _named_differences,
     "code": lambda a, b: ", ".join(k for k in sorted({*a, *b}) if a.get(k) != b.get(k)),
 }
 

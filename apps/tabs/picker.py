@@ -25,6 +25,7 @@ EMPTY = (
     "`papermill nbs/train.ipynb runs/a/notebook.ipynb -p tokens 32`\n\nthen press *Look again*."
 )
 ANY, SEVERAL = "all classes", 8
+LEFT, RIGHT = dict(scale=2, min_width=280), dict(scale=5, min_width=300)  # columns of a tab
 QUIET = dict(show_progress="hidden", api_name=False)
 SLOW = dict(show_progress="minimal", api_name=False)
 # Handlers that follow a slider: of the questions asked while one is at work, the newest counts.

@@ -20,7 +20,7 @@ from ..core import cache_dir, cached, hex_digest, progress_bar, readable, write_
 from .folder import LocatedPictures, Pictures, hold_out, overlap
 from .images import ImageData, Size, pixels
 from .layout import LABEL_KEYS, class_name, looked_up, pick, read_table
-from .tars import IN_TABLES, TarImage, label_members, read_tar, tar_labels
+from .tars import IN_TABLES, TarImage, label_members, names_in, read_tar, tar_labels
 from .walk import LeftOut, split_in, split_of, suffix_of, walk, without_split
 from ..registry import register
 
@@ -355,7 +355,7 @@ def _table_beside(path: str, index: dict, said: list[str]) -> str:
     try:
         if not (table := read_table(root)):
             return ""
-        given = looked_up(table[1], [os.fsdecode(n) for n in index["name"].tolist()])
+        given = looked_up(table[1], names_in(index))
     except ValueError as e:  # matters where nothing else gives labels
         index["wrong"] = np.append(index["wrong"], str(e))
         return ""
@@ -377,7 +377,7 @@ def _splits(
     out.
     """
     of_tars = [split_in(os.path.relpath(s, top)) for s in shards]
-    folders = [split_in(os.path.dirname(os.fsdecode(n))) for n in index["name"].tolist()]
+    folders = [split_in(os.path.dirname(n)) for n in names_in(index)]
     for found in ([of_tars[s] for s in index["shard"]], folders):
         kinds = set(found)
         if kinds & {"val", "test"} and kinds & {"train", None}:
@@ -393,7 +393,7 @@ def _held_out(
     index: dict, split: list[str] | None, by_folders: bool, labels: np.ndarray, said: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     "Masks (N) of the images that are held out, and of those that are not used."
-    names = [os.fsdecode(n) for n in index["name"].tolist()]
+    names = names_in(index)
     if split is None:
         return hold_out(names), np.zeros(len(names), dtype=bool)
     of = np.array(split)

@@ -226,20 +226,10 @@ def read_upload(path, size: Size) -> Tensor:
     raise ValueError(f"The file could not be read as an image: {says}")
 
 # %% ../../nbs/explore/00_session.ipynb #3620c31a
-_INFERNO = (
-    (
-        np.array(
-            [
-                px.colors.unlabel_rgb(c)
-                for c in px.colors.sample_colorscale(
-                    "Inferno", np.linspace(0, 1, 256).tolist(), colortype="rgb"
-                )
-            ]
-        )
-    )
-    .round()
-    .astype(np.uint8)
+_SCALE = px.colors.sample_colorscale(
+    "Inferno", np.linspace(0, 1, 256).tolist(), colortype="tuple"
 )
+_INFERNO = (np.array(_SCALE) * 255).round().astype(np.uint8)  # (256, 3)
 
 
 def error_map(x: Tensor, y: Tensor, full: float = 1.0) -> Image.Image:

@@ -35,6 +35,7 @@ class Row:
     digits: dict | None = None  # and at that of digits
     run: str = ""  # a command for another system
     none: str = ""  # why there is nothing to run
+    counts: dict | None = None  # the generator of another system, where its FLOPs can be counted
     sweep: str = ""  # of the paper's size
 
     @property
@@ -66,10 +67,16 @@ def _written(value) -> str:
 
 
 @functools.cache
+def described() -> dict[str, dict]:
+    "What rows.yaml says of each table."
+    return yaml.safe_load((PAPER / "rows.yaml").read_text())
+
+
+@functools.cache
 def tables() -> dict[str, Table]:
     "All tables of rows.yaml; a `ValueError` where it does not fit a CSV."
     found = {}
-    for key, about in yaml.safe_load((PAPER / "rows.yaml").read_text()).items():
+    for key, about in described().items():
         with open(PAPER / about["csv"]) as f:
             numbers = list(csv.DictReader(f))
         if len(numbers) != len(about["rows"]):
@@ -78,15 +85,18 @@ def tables() -> dict[str, Table]:
             )
         sweep = about["sweeps"]["paper"]
         rows = tuple(
-            Row(about["name"].format(**_said(n)), n, **{"sweep": sweep} | own)
+            Row(_name(about["name"], n), n, **{"sweep": sweep} | own)
             for n, own in zip(numbers, about["rows"])
         )
         found[key] = Table(key, about["title"], about["columns"], about["sweeps"], rows)
     return found
 
 
-def _said(row: dict[str, str]) -> dict[str, str]:
-    return {k: v or "none" for k, v in row.items()}
+def _name(pattern: str, row: dict[str, str]) -> str:
+    "The name of a row; of a system without a tokenizer that of its generator."
+    if "tokens" in row and not row["tokens"]:
+        return row["generator"]
+    return pattern.format(**{k: v or "none" for k, v in row.items()})
 
 
 # what was measured
@@ -102,27 +112,41 @@ def figures_of(run: Path) -> dict[str, float]:
     return found
 
 
+def measured_jobs(run: Path, task: dict, curve: int) -> list[dict]:
+    """What a finished task of a sweep has measured: what varies, and the metrics. With `curve` one
+    for each measurement along the training, in `step`.
+    """
+    if task["state"] != "done" or (task["stage"] == "evaluation") == bool(curve):
+        return []
+    if not curve:
+        return [{"vary": task["vary"], "figures": figures_of(run)}]
+    lines = (run / "metrics.jsonl").read_text().splitlines() if task["stage"] == "generator" else []
+    rows = [row for row in map(json.loads, lines) if any(k.startswith("online_") for k in row)]
+    return [{"vary": task["vary"] | {"step": row.pop("step")}, "figures": row} for row in rows]
+
+
 def collect(roots: list[Path]) -> dict[str, list[dict]]:
-    "Sweep -> its jobs that are measured: what varies (with the seed) and the metrics."
+    "Sweep -> what its jobs have measured, of all sweeps under `roots`."
     jobs: dict[str, list[dict]] = {}
-    for table in tables().values():
-        name = table.sweeps.get("digits", "")
-        for report in (p for r in roots for p in r.glob(f"sweeps/{name}*/sweep.json") if name):
-            root = report.parents[2]
+    for key, table in tables().items():
+        if not (name := table.sweeps.get("digits")):
+            continue
+        for report in (p for root in roots for p in root.glob(f"sweeps/{name}*/sweep.json")):
             for task in json.loads(report.read_text())["tasks"]:
-                if task["stage"] != "evaluation" or task["state"] != "done":
-                    continue
-                run = root / Path(task["run"]).relative_to(Path(task["run"]).parents[1])
-                job = {"vary": task["vary"], "figures": figures_of(run)}
-                if job not in jobs.setdefault(name, []):
-                    jobs[name].append(job)
+                run = report.parents[2] / Path(task["run"]).relative_to(
+                    Path(task["run"]).parents[1]
+                )
+                for job in measured_jobs(run, task, described()[key].get("curve", 0)):
+                    if job not in jobs.setdefault(name, []):
+                        jobs[name].append(job)
     return jobs
 
 
 def kept(jobs: dict[str, list[dict]]) -> dict[str, list[dict]]:
     "Of the metrics only those that a table shows."
     wanted = {
-        t.sweeps.get("digits"): {c["digits"] for c in t.columns.values()} for t in tables().values()
+        t.sweeps.get("digits"): {about.get("digits") for about in t.columns.values()}
+        for t in tables().values()
     }
     return {
         name: [
@@ -131,6 +155,16 @@ def kept(jobs: dict[str, list[dict]]) -> dict[str, list[dict]]:
         ]
         for name, rows in sorted(jobs.items())
     }
+
+
+def merged(before: dict[str, list[dict]], now: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    "What was measured now, and of before what was not measured again."
+    all_jobs = {}
+    for name in sorted({*before, *now}):
+        fresh = now.get(name, [])
+        again = [j["vary"] for j in fresh]
+        all_jobs[name] = fresh + [j for j in before.get(name, []) if j["vary"] not in again]
+    return all_jobs
 
 
 def values(table: Table, row: Row, column: str, jobs: dict) -> list[float]:
@@ -172,30 +206,53 @@ def _generator_flops(config, tokens: int, width: int) -> tuple[int, float]:
     return n["parameters"], 6 * n["forward"]
 
 
-def cost(row: Row) -> str:
-    "Parameters and estimated GPU hours of a row's trainings at the paper's size."
-    if row.only is None:
-        return ""
+def configs(row: Row) -> list:
+    "The checked settings of a row's trainings at the paper's size: tokenizer, and generator."
     from softvq_lab.experiments.parameters import check_parameters
     from softvq_lab.experiments.sweep import narrow, read_sweep, settings_of
 
+    if row.only is None:
+        return []
     spec = narrow(read_sweep(ROOT / "sweeps" / f"{row.sweep}.yaml"), row.only)
-    given = spec.tokenizer.set | settings_of(spec.tokenizer)[0]
-    t = check_parameters("train", given)
-    parameters, flops = _tokenizer_flops(t.tokenizer)
-    parts = [_part(parameters, flops * t.optim.steps * t.optim.batch_size)]
-    if spec.generator:
-        given = spec.generator.set | settings_of(spec.generator)[0]
-        g = check_parameters("train_generator", given)
-        parameters, flops = _generator_flops(
-            g.generator, t.tokenizer.tokens, t.tokenizer.latent_dim
+    stages = {"train": spec.tokenizer, "train_generator": spec.generator}
+    return [
+        check_parameters(workflow, stage.set | settings_of(stage)[0])
+        for workflow, stage in stages.items()
+        if stage
+    ]
+
+
+def cost(row: Row) -> str:
+    "Parameters and estimated GPU hours of a row's trainings at the paper's size."
+    parts, found = [], configs(row)
+    for c in found:
+        t = found[0].tokenizer
+        parameters, flops = (
+            _tokenizer_flops(t)
+            if c is found[0]
+            else _generator_flops(c.generator, t.tokens, t.latent_dim)
         )
-        parts.append(_part(parameters, flops * g.optim.steps * g.optim.batch_size))
+        hours = flops * c.optim.steps * c.optim.batch_size / RATE / 3600
+        parts.append(f"{parameters / 1e6:.0f} M, {hours:,.0f} h")
     return " + ".join(parts)
 
 
-def _part(parameters: int, flops: float) -> str:
-    return f"{parameters / 1e6:.0f} M, {flops / RATE / 3600:,.0f} h"
+def counted(row: Row) -> str:
+    "GFLOPs (multiply-adds) of a forward pass of a row's generator; '' where they do not follow."
+    from softvq_lab.settings.sections import GeneratorConfig
+
+    if row.counts:
+        own = dict(row.counts)
+        sizes = own.pop("tokens"), own.pop("latent_dim")
+        config = GeneratorConfig(**own)
+    elif len(found := configs(row)) == 2:
+        sizes, config = (
+            (found[0].tokenizer.tokens, found[0].tokenizer.latent_dim),
+            found[1].generator,
+        )
+    else:
+        return ""
+    return f"{_generator_flops(config, *sizes)[1] / 6e9:.2f}"
 
 
 # the page
@@ -210,21 +267,48 @@ def _measured(found: list[float]) -> str:
 
 
 def table_lines(table: Table, jobs: dict) -> list[str]:
-    "The Markdown of a table: the paper's value and ours of every column, cost and command."
-    shown = [(c, a["title"]) for c, a in table.columns.items()]
-    on_digits = "digits" in table.sweeps
+    "The Markdown of a table: the paper's value and ours of every column."
     head = ["row"]
-    for _, title in shown:
-        head += [f"{title}: paper"] + [f"{title}: digits"] * on_digits
-    lines = [_line([*head, "cost", "command"]), _line(["---"] * (len(head) + 2))]
+    for about in table.columns.values():
+        on_digits = "digits" in about
+        head += [f"{about['title']}: paper" if on_digits else about["title"]]
+        head += [f"{about['title']}: digits"] * on_digits + ["counted"] * about.get("counted", 0)
+    lines = [_line(head), _line(["---"] * len(head))]
     for row in table.rows:
         cells = [row.name]
-        for column, _ in shown:
-            cells += [row.paper[column] or ""]
-            cells += [_measured(values(table, row, column, jobs))] * on_digits
-        what = f"`{row.command}`" if row.command else row.none
-        lines.append(_line([*cells, cost(row), what]))
+        for column, about in table.columns.items():
+            cells += [row.paper[column]]
+            cells += [_measured(values(table, row, column, jobs))] * ("digits" in about)
+            cells += [counted(row)] * about.get("counted", 0)
+        lines.append(_line(cells))
     return lines
+
+
+def command_lines(table: Table) -> list[str]:
+    "The Markdown of the commands that measure the rows of a table, and what they cost."
+    lines = [_line(["row", "command", "parameters, GPU hours"]), _line(["---"] * 3)]
+    for row in table.rows:
+        what = f"`{row.command}`" if row.command else row.none
+        lines.append(_line([row.name, what, cost(row)]))
+    return lines
+
+
+def printed_twice(table: Table, other: str) -> list[str]:
+    "Where another table of the paper prints the same rows with other numbers."
+    with open(PAPER / other) as f:
+        rows = {
+            tuple(r[k] for k in ("generator", "tokenizer", "tokens")): r for r in csv.DictReader(f)
+        }
+    says = []
+    for row in table.rows:
+        there = rows.get(tuple(row.paper[k] for k in ("generator", "tokenizer", "tokens")), {})
+        for column, about in table.columns.items():
+            if column in there and there[column] != row.paper[column]:
+                says.append(
+                    f"- {row.name}, {about['title']}: {row.paper[column]} here, {there[column]} in "
+                    f"{other.partition('-')[0].replace('table', 'Table ')}."
+                )
+    return says
 
 
 def _line(cells: list) -> str:
@@ -275,20 +359,28 @@ def comparison(table: Table, jobs: dict, claim: dict) -> str:
     )
 
 
+def _which(row: dict[str, str]) -> tuple:
+    return row["generator"], row["tokenizer"], row["tokens"]
+
+
+def section(table: Table, about: dict, jobs: dict) -> list[str]:
+    "A table with what is said of it."
+    says = agreement(table, jobs) if "digits" in table.sweeps else []
+    says += [comparison(table, jobs, c) for c in about.get("claims", [])]
+    says += printed_twice(table, about["also"]) if "also" in about else []
+    lines = [f"## {table.title}", "", *table_lines(table, jobs), ""]
+    lines += [*says, ""] if says else []
+    return [*lines, "Commands:", "", *command_lines(table)]
+
+
 def page() -> str:
-    "The whole page."
+    "The whole page: page.md with the tables in their places."
     jobs = jobs_on_digits()
-    about = yaml.safe_load((PAPER / "rows.yaml").read_text())
     text = (PAPER / "page.md").read_text()
-    for key, table in tables().items():
-        says = agreement(table, jobs) if "digits" in table.sweeps else []
-        says += [comparison(table, jobs, c) for c in about[key].get("claims", [])]
-        body = [f"## {table.title}", "", *table_lines(table, jobs), *([""] * bool(says)), *says]
-        text = text.replace(f"{{{{{key}}}}}", "\n".join(body))
+    for key, about in described().items():
+        text = text.replace(f"{{{{{key}}}}}", "\n".join(section(tables()[key], about, jobs)))
     if "{{" in text:
-        raise ValueError(
-            f"page.md asks for a table that rows.yaml lacks: {text[text.index('{{') :][:40]}"
-        )
+        raise ValueError(f"page.md asks for what rows.yaml lacks: {text[text.index('{{') :][:40]}")
     return text
 
 
@@ -298,7 +390,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="say whether the page is up to date")
     args = parser.parse_args()
     if args.collect:
-        found = kept(collect(args.collect))
+        found = merged(jobs_on_digits(), kept(collect(args.collect)))
         MEASURED.write_text(json.dumps({"jobs": found}, indent=1) + "\n")
         print(f"{sum(map(len, found.values()))} measured jobs in {MEASURED.relative_to(ROOT)}")
     text = page()

@@ -110,6 +110,8 @@ USES = {  # setting -> kinds of entries that it names
     "adv": ("discriminator", "network"),
     "align": ("teacher", "network"),
     "extractor": ("extractor", "network"),
+    "online_extractor": ("extractor", "network"),
+    "online_sampler": ("sampler",),
     "metric": ("metric",),
 }
 
@@ -215,6 +217,7 @@ HOW = (  # may change when a run is resumed
     "log_every",
     "eval_every",
     "checkpoint_every",
+    "online_every",
     "accumulate",
     "processes",
     "nodes",
@@ -231,6 +234,7 @@ PATHS = (  # where things lie; what they are is part of the identity
     "percep_file",
     "adv_file",
     "align_file",
+    "online_file",
     "encoder_weights",
 )
 ROUNDED = ("accumulate", "processes", "precision", "tf32")  # equal but for rounding and noise

@@ -67,7 +67,7 @@ RUN = [  # commands that are run to their end, in this order: each needs what th
     "softvq-lab runs",
     "softvq-lab show runs/a",
     "softvq-lab compare runs/a runs/b",
-    "softvq-lab sweep sweeps/digits-quantizer.yaml --dry",
+    "softvq-lab sweep sweeps/digits-table5.yaml --dry",
 ]
 INSTEAD = {
     "--samples 50000": "--samples 6",

@@ -86,7 +86,9 @@ def _parameters(m: nn.Module) -> int:
 def count_generator(
     config: GeneratorConfig, tokens: int, latent_dim: int = 32, num_classes: int = 1000
 ) -> dict[str, int]:
-    "`parameters` and `forward` (multiply-adds of one image)."
+    """`parameters` and `forward` (multiply-adds of one image; of a MAR in the first pass of
+    sampling, in which its encoder sees the buffer tokens only, as the paper counts it).
+    """
     with torch.device("meta"):
         g = bare_generator(config, tokens, latent_dim, num_classes).eval()
         x, t, y = (
@@ -95,10 +97,9 @@ def count_generator(
             torch.zeros(1, dtype=torch.long),
         )
         if isinstance(g, MAR):
+            visible = torch.zeros(1, 0, dtype=torch.long)  # the first pass of sampling: none yet
             forward = multiply_adds(
-                lambda: g.diffloss.net(
-                    x[0], t.expand(tokens), g.net(x, torch.arange(tokens)[None], y)[0]
-                )
+                lambda: g.diffloss.net(x[0], t.expand(tokens), g.net(x, visible, y)[0])
             )
         else:
             forward = multiply_adds(g.net, x, t, y)
@@ -141,6 +142,8 @@ PAPER_GFLOPS = {
     ("DiT-XL", 32): 14.52,
     ("DiT-XL", 64): 28.81,
     ("SiT-XL", 256): 81.92,
+    ("MAR-H", 32): 67.93,
+    ("MAR-H", 64): 86.55,
 }
 
 

@@ -77,16 +77,18 @@ def load_lpips() -> tuple[nn.Module | None, str]:
 @torch.no_grad()
 def reconstructions(
     tokenizer: Tokenizer, split: Dataset, batch_size: int = 128
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Originals (B, 3, H, W), reconstructions (clipped) and z_hat (None for an external
-    autoencoder), batch by batch.
-    """
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    "Originals (B, 3, H, W), reconstructions (clipped) and z_hat (B, L, .), batch by batch."
     device = next(tokenizer.parameters()).device
-    quantizer = getattr(tokenizer, "quantizer", None)  # an external autoencoder has none
     for x, _ in DataLoader(split, batch_size):
-        z_hat = tokenizer.embed(x.to(device)) if quantizer is not None else None
-        z = quantizer(z_hat).z if quantizer is not None else tokenizer.encode(x.to(device)).z
-        yield x, tokenizer.decode(z).clamp(-1, 1).cpu(), z_hat
+        z_hat = tokenizer.embed(x.to(device))
+        yield x, tokenizer.decode(tokenizer.quantizer(z_hat).z).clamp(-1, 1).cpu(), z_hat
+
+
+def _weights_of_a_token(quantizer: nn.Module) -> int:
+    "Number of codeword weights of a token, or the width of its latent if it has none."
+    sizes = [m.codebook_size for m in quantizer.modules() if hasattr(m, "codebook_size")]
+    return max([*sizes, quantizer.input_dim or quantizer.latent_dim])
 
 
 def _of_plugins(x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -116,9 +118,9 @@ def reconstruct_split(
     """PSNR, SSIM, L1 and, where available, LPIPS and `plugin_NAME` metrics of each held-out image,
     and `stats` of the codebook (over as many images as need a GiB of codeword weights).
     """
-    rows, latents, most = {}, [], 0
-    if (quantizer := getattr(tokenizer, "quantizer", None)) is not None:  # images in a GiB
-        most = max(1, 2**28 // (tokenizer.tokens * tokenizer.config.codebook_size))
+    rows, latents, quantizer = {}, [], tokenizer.quantizer
+    # images whose weights fit in a GiB
+    most = max(1, 2**28 // (tokenizer.tokens * _weights_of_a_token(quantizer)))
     for x, y, z_hat in reconstructions(tokenizer, data.heldout, batch_size):
         if sum(map(len, latents)) < most:
             latents.append(z_hat)
@@ -138,7 +140,7 @@ def reconstruct_split(
         for k, v in row.items():
             rows.setdefault(k, []).append(v.cpu())
     out = {k: torch.cat(v) for k, v in rows.items()}
-    return out | {"stats": quantizer(torch.cat(latents)[:most]).stats if latents else {}}
+    return out | {"stats": quantizer(torch.cat(latents)[:most]).stats}
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #faecc91f
 PER_IMAGE = ("psnr", "ssim", "l1", "lpips")

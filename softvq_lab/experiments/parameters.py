@@ -166,14 +166,19 @@ def _architecture(start_from: str) -> dict[str, object]:
     if not start_from:
         return {}
     from softvq_lab.hub.models import load_tokenizer  # torch and all models: some seconds
+    from softvq_lab.tokenizer.model import Tokenizer
 
     try:
-        return dataclasses.asdict(load_tokenizer(start_from).config) | {
-            "encoder_init": "scratch",
-            "encoder_weights": "",
-        }
+        start = load_tokenizer(start_from)
     except ValueError as e:
         raise ConfigError(f"start_from={start_from!r}: {e}") from None
+    if not isinstance(start, Tokenizer):
+        raise ConfigError(
+            f"start_from={start_from!r} is a {getattr(start, 'kind', 'TiTok')}, which is measured "
+            "here and whose latents generators learn. Training goes on from a tokenizer of this "
+            "library, or from a released SoftVQ or MAETok."
+        )
+    return dataclasses.asdict(start.config) | {"encoder_init": "scratch", "encoder_weights": ""}
 
 
 def show_config(config) -> None:

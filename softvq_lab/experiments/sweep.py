@@ -351,8 +351,8 @@ def _short(made_of: dict) -> dict:
 
 
 def made_of(workflow: str, cfg, behind: dict) -> dict:
-    """The identity that a job would have now; `behind`: the flat settings of its tokenizer."""
-    own = flatten(cfg)
+    "The identity that a job would have now; `behind`: the flat settings of its tokenizer."
+    own = {k: v for k, v in flatten(cfg).items() if (k, v) != ("dataset", "auto")}
     used = ("quantizer", "dataset")
     settings = {k: behind.get(k) for k in used} | own if workflow != "train" else own
     found = {"code": code_record(), "plugins": plugin_record(settings)}
@@ -382,6 +382,10 @@ def _digests(run: Run) -> tuple[str, str, dict]:
     is of another version.
     """
     try:
+        if "kind" not in read_json(run.path / "config.json"):  # it was not trained here
+            from softvq_lab.hub.models import fingerprint_of  # torch and all models: some seconds
+
+            return (fingerprint_of(run.path) or "",) * 2 + ({},)
         info = run.info
         workflow, inner, inner_settings = STAGES[info["kind"]], "", ""
         cfg = _adapter(WORKFLOWS[workflow]).validate_python(as_older_versions_did(info["config"]))

@@ -20,7 +20,9 @@ from softvq_lab.settings.sections import (
     EngineConfig,
     GeneratorConfig,
     LossConfig,
+    OnlineConfig,
     OptimConfig,
+    OutsideConfig,
     RepaConfig,
     RunConfig,
     SampleConfig,
@@ -117,7 +119,14 @@ class TrainGeneratorConfig:
 
     recipe: Recipe = "digits"
     where: RunConfig = RunConfig()
-    tokenizer_run: str = Field("runs/tokenizer", description="the run folder of the tokenizer")
+    tokenizer_run: str = Field(
+        "runs/tokenizer",
+        description=(
+            "the run folder of the tokenizer, or a folder with one that was not trained here: "
+            "saved or released SoftVQ, MAETok, TiTok, an autoencoder of diffusers"
+        ),
+    )
+    outside: OutsideConfig = OutsideConfig()  # for the latter only: a run knows its own images
     latents: str = Field(
         "memory",
         description=(
@@ -139,6 +148,7 @@ class TrainGeneratorConfig:
     generator: GeneratorConfig = GeneratorConfig()
     optim: OptimConfig = OptimConfig(steps=1000, eval_every=500)
     engine: EngineConfig = EngineConfig()
+    online: OnlineConfig = OnlineConfig()
 
     @staticmethod
     def defaults(given: dict) -> dict:
@@ -169,12 +179,19 @@ class EvaluateConfig:
     run: str = Field(
         "runs/tokenizer",
         description=(
-            "a run folder of a tokenizer or of a generator, or a folder of a diffusers autoencoder"
+            "a run folder of a tokenizer or of a generator, or a folder with a tokenizer that was "
+            "not trained here: saved or released SoftVQ, MAETok, TiTok, an autoencoder of diffusers"
         ),
     )
-    data: DataConfig = DataConfig()  # for a diffusers autoencoder only: a run knows its own data
+    data: DataConfig = DataConfig()  # for the latter only: a run knows its own data
     image_size: int = Field(
-        32, ge=8, le=2048, description="of the images; for a diffusers autoencoder only"
+        0,
+        ge=0,
+        le=2048,
+        description=(
+            "side of the images, for an autoencoder of diffusers, which takes many; 0: the "
+            "tokenizer's own"
+        ),
     )
     extractor: Annotated[str, Choice(("extractor", "network"), prefix="timm:")] = Field(
         "reference",
@@ -272,7 +289,14 @@ class SweepPageConfig:
 class LatentMapConfig:
     "nbs/latent_map.ipynb: UMAP of the latents."
 
-    run: str = Field("runs/tokenizer", description="a run folder of a tokenizer")
+    run: str = Field(
+        "runs/tokenizer",
+        description=(
+            "a run folder of a tokenizer, or a folder with one that was not trained here: saved or "
+            "released SoftVQ, MAETok, TiTok, an autoencoder of diffusers"
+        ),
+    )
+    outside: OutsideConfig = OutsideConfig()  # for the latter only: a run knows its own images
     beside: str = Field(
         "",
         description=(

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import gradio as gr
-from tabs.picker import QUIET, Tab, resolve
+from tabs.picker import QUIET, SLOW, Tab, resolve
 
 from softvq_lab.core import ConfigError
 from softvq_lab.experiments.execute import TRAININGS
@@ -26,6 +26,7 @@ SHOWN = {  # the fields a form shows; the rest are lines of text
     "train_generator": ("tokenizer_run", "generator", "size", "steps", "batch_size", "lr", "seed"),
     "evaluate": ("samples", "sample_steps", "sample_guidance", "seed"),
     "sampler_quality": ("samples", "seed"),
+    "guidance": ("scales", "intervals", "samples", "seed", "write"),
     "latent_map": ("neighbors", "min_dist", "images", "seed"),
 }
 NOT_SHOWN = {  # workflows that the form leaves to a terminal, and why
@@ -153,8 +154,7 @@ class Start(Tab):
             self.on_start,
             [*what, *self.controls.values()],
             [self.answer, *self.shown],
-            show_progress="minimal",
-            api_name=False,
+            **SLOW,
         )
         tokenizer = self.controls["train_generator", "tokenizer_run"]
         shown = [self.name, self.resume, self.target, tokenizer, *self.groups]

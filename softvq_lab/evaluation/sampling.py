@@ -8,7 +8,6 @@ __all__ = ['sample_settings', 'sample_labels', 'sample_folder', 'draw_samples', 
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #779d73b7
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -24,13 +23,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..core import progress_bar, read_json, write_json
-from ..data.images import from_uint8, to_uint8
+from ..core import hex_digest, progress_bar, read_json, write_json
+from ..data.images import from_uint8, stack, to_uint8
 from ..generators.base import Generator
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #0fb40acf
 def _classes_in_turn(generator: Generator, classes) -> list[int] | None:
-    "The classes that samples take in turn; None where these are all, in order."
+    "The classes of the samples in turn; None for all classes in order."
     if classes is None:
         return None
     turn = generator.check_classes(torch.as_tensor(classes).flatten()).tolist()
@@ -50,7 +49,7 @@ def sample_settings(
     seed: int = 0,
     **options,  # of the sampler
 ) -> dict:
-    """All that decides what sample number i looks like, as `samples.json` holds it; a `ValueError`
+    """All settings on which sample number i depends, as `samples.json` holds them; a `ValueError`
     for what this generator cannot do.
     """
     generator.check_tokenizer(tokenizer)
@@ -84,15 +83,12 @@ def sample_labels(settings: dict, start: int, stop: int) -> list[int]:
 
 
 def sample_folder(run, settings: dict) -> Path:
-    """The default folder in a generator's run: `samples/SAMPLER-STEPS-gSCALE-seedSEED-DIGEST`, the
-    digest being that of all settings.
+    """The default folder in a generator's run: `samples/SAMPLER-STEPS-gSCALE-seedSEED-DIGEST`, with
+    the digest of all settings.
     """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return (
-        Path(run)
-        / "samples"
-        / "{sampler}-{steps}-g{guidance:g}-seed{seed}-{0}".format(digest, **settings)
-    )
+    digest = hex_digest(json.dumps(settings, sort_keys=True), 8)
+    name = "{sampler}-{steps}-g{guidance:g}-seed{seed}-{0}".format(digest, **settings)
+    return Path(run) / "samples" / name
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #b223682f
 def _path(folder: Path, i: int) -> Path:
@@ -100,7 +96,7 @@ def _path(folder: Path, i: int) -> Path:
 
 
 def _good(path: Path, size: list[int]) -> bool:
-    "Is it a whole PNG of `size` (H, W)? By its header and checksums."
+    "Is it a complete PNG of `size` (H, W), according to its header and checksums?"
     try:
         with Image.open(path, formats=["PNG"]) as image:
             fits = image.mode == "RGB" and image.size == (size[1], size[0])
@@ -120,7 +116,7 @@ def _write(path: Path, pixels: np.ndarray):
 
 
 def _remove_asides(folder: Path, blocks: list[range]):
-    "What a killed process left of these blocks."
+    "Remove temporary files that a killed process left for these blocks."
     own = {_path(folder, i).name for block in blocks for i in block}
     for p in list(folder.glob(".*.png.*.tmp")):
         if p.name[1:].rsplit(".", 2)[0] in own:
@@ -128,8 +124,8 @@ def _remove_asides(folder: Path, blocks: list[range]):
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #42e1a68e
 def _promised(folder: Path, settings: dict) -> int:
-    """How many samples the folder is meant to hold, 0 for a new one; a `ValueError` when they are
-    others.
+    """The number of samples that the folder is meant to hold, 0 for a new folder; a `ValueError` if
+    it holds samples of other settings.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
@@ -141,12 +137,11 @@ def _promised(folder: Path, settings: dict) -> int:
             )
         return 0
     there = read_json(folder / "samples.json")
-    differs = [
+    if differs := [
         f"{k}: {there.get(k)!r:.80} there, {v!r:.80} asked for"
         for k, v in settings.items()
         if there.get(k) != v
-    ]
-    if differs:
+    ]:
         raise ValueError(
             f"{folder} holds other samples, and they are left as they are: give another folder, "
             "or delete this one\n  " + "\n  ".join(differs)
@@ -155,9 +150,7 @@ def _promised(folder: Path, settings: dict) -> int:
 
 
 def _claim(folder: Path, settings: dict, count: int):
-    """Promise `count` samples in samples.json, or make sure that as many of the same settings are
-    promised.
-    """
+    "Record at least `count` samples of these settings in samples.json."
     if _promised(folder, settings) < count:
         write_json(folder / "samples.json", settings | {"count": count})
 
@@ -213,21 +206,21 @@ def sample_to_folder(
     # the one the generator was trained on; both in eval mode, on the devices that compute
     tokenizer,
     folder,
-    # a larger one later extends the folder, a smaller one is content with what is there
+    # a larger count later extends the folder, a smaller one leaves it as it is
     count: int,
     *,
     batch_size: int = 64,
     rank: int = 0,  # this process is number `rank`
-    world: int = 1,  # of so many, which all do their share of the blocks, without talking
+    world: int = 1,  # number of processes; each draws its own blocks
     progress: bool = True,
     # classes, sampler, steps, guidance, interval, schedule, seed, and the sampler's options: as in
     # `sample_settings`
     **how,
 ):
-    """Write this process's share of the samples 0..count - 1 as `000000.png`, ...
+    """Write this process's part of the samples 0..count - 1 as `000000.png`, ... and
+    `samples.json`.
 
-    beside `samples.json`; good files that are there stay. A `ValueError` when the folder holds
-    other samples.
+    Undamaged files stay. A `ValueError` if the folder holds other samples.
     """
     blocks = _own_blocks(count, batch_size, rank, world)
     if generator.training or tokenizer.training:
@@ -247,9 +240,7 @@ def sample_to_folder(
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #486191e4
 def _contents(folder: Path, count: int | None) -> tuple[int, list[int], list[int]]:
-    """(how many, image size, labels) of a folder that holds all that it promises (or `count`), else
-    a `ValueError`.
-    """
+    "(count, image size, labels) of a folder; a `ValueError` if samples are missing."
     if not (folder / "samples.json").is_file():
         raise ValueError(f"{folder} holds no samples (no samples.json)")
     info = read_json(folder / "samples.json")
@@ -284,9 +275,7 @@ def _pixels(path: Path, size: list[int]) -> np.ndarray:
     return pixels
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #8106f883
-def _stream(
-    folder: Path, count: int, size: list[int], progress: bool = False
-) -> Iterator[np.ndarray]:
+def _stream(folder: Path, count: int, size: list[int], progress: bool) -> Iterator[np.ndarray]:
     "Yield the images in order, (H, W, 3) uint8."
     with (
         ThreadPoolExecutor(4) as pool,
@@ -300,20 +289,13 @@ def _stream(
 
 
 def read_samples(folder, count: int | None = None) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, H, W) in [-1, 1] and labels (N) of a folder of samples; `count`: only so many,
-    the first.
-    """
-    folder = Path(folder)
-    count, (H, W), labels = _contents(folder, count)
-    images = torch.empty(count, 3, H, W)
-    for i, pixels in enumerate(_stream(folder, count, [H, W])):
-        images[i] = from_uint8(rearrange(torch.from_numpy(pixels.copy()), "h w c -> c h w"))
-    return images, torch.tensor(labels)
+    "Images (N, 3, H, W) in [-1, 1] and labels (N) of the first `count` (all) samples in a folder."
+    return stack(SampleFolder(folder, count))
 
 
 class SampleFolder(Dataset):
-    """The samples in a folder (`count`: the first so many), read as they are wanted: item i is
-    (image (3, H, W) in [-1, 1], label).
+    """The first `count` (all) samples in a folder, read on demand: item i is (image (3, H, W) in
+    [-1, 1], label).
     """
 
     def __init__(self, folder, count: int | None = None):
@@ -326,16 +308,13 @@ class SampleFolder(Dataset):
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         if not 0 <= i < self.count:
             raise IndexError(i)
-        return from_uint8(
-            rearrange(
-                torch.from_numpy(_pixels(_path(self.folder, i), self.size).copy()), "h w c -> c h w"
-            )
-        ), self.labels[i]
+        pixels = torch.from_numpy(_pixels(_path(self.folder, i), self.size).copy())
+        return from_uint8(rearrange(pixels, "h w c -> c h w")), self.labels[i]
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #b180e993
 def pack_npz(folder, path=None, count: int | None = None, progress: bool = False) -> Path:
-    """Pack a folder of samples (`count`: the first so many) as `arr_0` (N, H, W, 3) uint8 and
-    `arr_1` (N) int64 at `path`, by default beside the folder and named like it; returns the path.
+    """Pack the first `count` (all) samples in a folder as `arr_0` (N, H, W, 3) uint8 and `arr_1`
+    (N) int64 at `path`, by default NAME.npz beside the folder; returns the path.
     """
     folder = Path(folder).resolve()
     path = Path(path or folder.with_name(f"{folder.name}.npz"))

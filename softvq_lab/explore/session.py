@@ -26,18 +26,19 @@ from pathlib import Path
 import numpy as np
 import plotly.express as px
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..checkpoints import steps_of
 from ..core import ConfigError
 from ..data.datasets import load_data
-from ..data.images import ImageData, Size, UnknownScale, from_pil, grid, to_pil
+from ..data.images import ImageData, Size, UnknownScale, from_pil, grid, tile, to_pil
 from ..data.reading import read_picture
 from ..evaluation.image_metrics import pixel_metrics
 from ..generators.base import Generator
 from softvq_lab.hub.models import (
+    SAMPLING,
     AnyTokenizer,
     find_tokenizer,
     is_outside,
@@ -59,7 +60,7 @@ from ..training.losses import make_perceptual
 class Lens:
     """A tokenizer with its data, and a generator where the run is one.
 
-    `missing` says why the images are not there; what asks for one then raises it as a `ValueError`.
+    `missing`: why the images are not there. Using an image then raises it as a `ValueError`.
     """
 
     run: Run
@@ -76,9 +77,7 @@ class Lens:
 
 
 class MissingImages(Dataset):
-    """The split of a data set that is not there: whoever asks for an image, or how many there are,
-    is told why.
-    """
+    "A split of a missing data set: its length and its items raise a `ValueError` that says why."
 
     def __init__(self, why: str):
         self.why = why
@@ -91,8 +90,8 @@ class MissingImages(Dataset):
 
 # %% ../../nbs/explore/00_session.ipynb #df4e1f0f
 def remembered(f):
-    """`f(lens, *args)` is computed once for an open lens, by whoever asks first; others wait for
-    it. `known(lens, *args)`: is it there already?
+    """Compute `f(lens, *args)` once for an open lens; concurrent callers wait for the first one.
+    `known(lens, *args)`: is it computed already?
     """
 
     @functools.wraps(f)
@@ -112,16 +111,24 @@ _opening: dict[str, threading.Lock] = {}
 _lock = threading.Lock()
 
 
+def _chosen_at(run: Run) -> int:
+    "When the guidance of a run's generator was chosen last, in ns; 0: never."
+    try:
+        return (run.path / SAMPLING).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def open_lens(path, capacity: int = 4) -> Lens:
-    """The models and data of a tokenizer's or generator's run; a `ValueError` that says what is
-    wrong with it. Runs are opened side by side, each of them once.
+    """The models and data of a tokenizer's or generator's run; a `ValueError` says what is wrong.
+    Different runs can be opened at the same time, each of them once.
     """
     run = Run(path)
     if not (run.path / "config.json").is_file():
         raise ValueError(f"{path} is not a run folder")
     name = str(run.path.resolve())
     with _opening.setdefault(name, threading.Lock()):
-        key = (name, *(p.name for p in steps_of(run.checkpoints)[-1:]))
+        key = (name, _chosen_at(run), *(p.name for p in steps_of(run.checkpoints)[-1:]))
         with _lock:
             lens = _cache.get(key)
         if lens and lens.missing:  # they may be there again
@@ -150,28 +157,25 @@ def _load(run: Run) -> Lens:
     try:
         of_generator = run.kind == "generator"
         source = Run(find_tokenizer(run.path)) if of_generator else run
-        generator, tokenizer = (
-            load_pair(run.path, source.path)
-            if of_generator
-            else (None, load_tokenizer(source.path))
-        )
+        if of_generator:
+            generator, tokenizer = load_pair(run.path, source.path)
+        else:
+            generator, tokenizer = None, load_tokenizer(run.path)
         images, missing = _images(run, generator, tokenizer)
         return Lens(run, tokenizer, images, generator, missing)
     except ValueError:
         raise
     except Exception as e:
-        raise ValueError(
-            f"{run.path} is not a complete run: {type(e).__name__} "
-            f"{str(e).splitlines()[0] if str(e) else ''}"
-        ) from None  # whatever lies in a folder, an app must live on
+        # whatever lies in a folder, an app must live on
+        first, _, _ = str(e).partition("\n")
+        why = f"{type(e).__name__} {first}"
+        raise ValueError(f"{run.path} is not a complete run: {why}") from None
 
 
 def _images(
     run: Run, generator: Generator | None, tokenizer: AnyTokenizer
 ) -> tuple[ImageData, str]:
-    """The images of a run under the class names that it was trained with, and '' or why they are
-    not there.
-    """
+    "The images of a run with the class names of its training, and '' or why they are missing."
     source = Run(find_tokenizer(run.path)) if generator else run
     data = _data_settings(run, source)
     behind = {} if is_outside(source.path) else source.info
@@ -196,8 +200,8 @@ def _images(
 
 # %% ../../nbs/explore/00_session.ipynb #fb2684de
 def open_external(folder, data: ImagesConfig, image_size: int = 0) -> Lens:
-    """A tokenizer that was not trained here (see `is_outside`) on a data set, for the same
-    measurements as a run's tokenizer. `image_size`: see `load_tokenizer`.
+    """A tokenizer that was not trained here (see `is_outside`) on a data set, to be measured like a
+    run's tokenizer. `image_size`: see `load_tokenizer`.
     """
     if data.dataset not in registered("dataset"):
         raise ConfigError(
@@ -209,8 +213,8 @@ def open_external(folder, data: ImagesConfig, image_size: int = 0) -> Lens:
 
 # %% ../../nbs/explore/00_session.ipynb #94b53fde
 def generator_for(run: Run, root) -> Run | None:
-    """`run` itself when it is a generator, else the newest generator run under `root` that was
-    trained on it, with a checkpoint; None when there is none.
+    """`run` itself if it is a generator, else the newest generator run under `root` that was
+    trained on it and has a checkpoint; None without one.
     """
     if run.kind == "generator":
         return run
@@ -229,8 +233,8 @@ KNOWN = "PNG, JPEG, WebP, GIF, BMP and TIFF"
 
 
 def read_upload(path, size: Size) -> Tensor:
-    """An uploaded image file as (3, H, W) of `size` in [-1, 1]; a `ValueError` in words for a
-    person when it is not an image or too large.
+    """An uploaded image file as (3, H, W) of `size` in [-1, 1]; a `ValueError` for users if it is
+    no image or too large.
     """
     path = Path(path)
     if not path.is_file():
@@ -252,20 +256,8 @@ def read_upload(path, size: Size) -> Tensor:
     raise ValueError(f"The file could not be read as an image: {says}")
 
 # %% ../../nbs/explore/00_session.ipynb #3620c31a
-_INFERNO = (
-    (
-        np.array(
-            [
-                px.colors.unlabel_rgb(c)
-                for c in px.colors.sample_colorscale(
-                    "Inferno", np.linspace(0, 1, 256).tolist(), colortype="rgb"
-                )
-            ]
-        )
-    )
-    .round()
-    .astype(np.uint8)
-)
+_SCALE = px.colors.sample_colorscale("Inferno", np.linspace(0, 1, 256).tolist(), colortype="tuple")
+_INFERNO = (np.array(_SCALE) * 255).round().astype(np.uint8)  # (256, 3)
 
 
 def error_map(x: Tensor, y: Tensor, full: float = 1.0) -> Image.Image:
@@ -277,17 +269,14 @@ def error_map(x: Tensor, y: Tensor, full: float = 1.0) -> Image.Image:
 
 
 def enlarge(image: Image.Image, side: int = 320) -> Image.Image:
-    """A picture at about `side` pixels: small ones by whole factors without smoothing, so that a
-    pixel is seen as a pixel.
-    """
-    k = max(1, side // image.width)
-    return image.resize((image.width * k, image.height * k), Image.Resampling.NEAREST)
+    "A picture enlarged to about `side` pixels by a whole factor, without smoothing."
+    return ImageOps.scale(image, max(1, side // image.width), Image.Resampling.NEAREST)
 
 
 @remembered
 def perceptual(lens: Lens) -> tuple[str, torch.nn.Module]:
-    """A perceptual distance and its name: LPIPS where VGG's weights are at hand, else the distance
-    in the reference network of seed 1, which is trained the first time (some seconds).
+    """A perceptual distance and its name: LPIPS if VGG's weights are available, else the distance
+    in the reference network of seed 1, which is trained at the first call (some seconds).
     """
     if find_vgg().path:
         return "LPIPS", make_perceptual("lpips").eval()
@@ -297,7 +286,7 @@ def perceptual(lens: Lens) -> tuple[str, torch.nn.Module]:
 
 # %% ../../nbs/explore/00_session.ipynb #e14528fe
 def perceptual_soon(lens: Lens) -> tuple[str, torch.nn.Module] | None:
-    "`perceptual` where it is known; else None, and it is prepared meanwhile."
+    "`perceptual` if it is computed already; else None, and it is computed in a thread."
     if perceptual.known(lens):
         return perceptual(lens)
     if lens.missing and not find_vgg().path:
@@ -313,8 +302,8 @@ def reconstruct(
     kept: int | None = None,
     distance: tuple[str, torch.nn.Module] | None = None,
 ) -> dict:
-    """One image (3, H, W) through the tokenizer, by its first `kept` tokens where it allows that
-    (None: all).
+    """Reconstruct one image (3, H, W) from its first `kept` tokens, if the tokenizer allows that
+    (None: from all).
 
     `original`, `reconstruction`, `error` (PIL), `decoded` (3, H, W), `figures`: `psnr` (dB), `ssim`
     (where the image is large enough), `distance` under its name, and what the quantizer tells
@@ -334,7 +323,7 @@ def reconstruct(
 
 
 def can_keep(tokenizer) -> bool:
-    "Does it decode the first k tokens as well?"
+    "Was it trained to decode the first k tokens?"
     return getattr(getattr(tokenizer, "config", None), "keep", "all") == "uniform"
 
 # %% ../../nbs/explore/00_session.ipynb #c30f2566
@@ -347,31 +336,17 @@ def in_words(figures: dict[str, float]) -> str:
 
 
 def sheet(results: list[dict], scale: int = 2) -> Image.Image:
-    "Several results of `reconstruct`: originals, reconstructions and errors, row by row."
+    "Results of `reconstruct` as a picture: rows of originals, reconstructions and errors."
 
     def row(key):
-        strip = Image.new(
-            "RGB",
-            (
-                sum(r[key].width * scale + 2 for r in results),
-                max(r[key].height for r in results) * scale,
-            ),
-            "white",
-        )
-        for i, r in enumerate(results):
-            strip.paste(
-                r[key].resize(
-                    (r[key].width * scale, r[key].height * scale), Image.Resampling.NEAREST
-                ),
-                (i * (r[key].width * scale + 2), 0),
-            )
-        return strip
+        pictures = [ImageOps.scale(r[key], scale, Image.Resampling.NEAREST) for r in results]
+        return tile(pictures, len(pictures), 2, "white")
 
     return stack_pictures([(k, row(k)) for k in ("original", "reconstruction", "error")])
 
 
 def bundle(results: dict[str, dict]) -> bytes:
-    "A zip of the pictures (each pixel as it is) and figures of named results, to download."
+    "A zip of the pictures (unscaled) and metrics of named results, for download."
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as z:
         for name, r in results.items():
@@ -390,7 +365,7 @@ def bundle(results: dict[str, dict]) -> bytes:
 def heldout_gallery(
     lens: Lens, label: int | None = None, limit: int = 24
 ) -> list[tuple[int, Image.Image, str]]:
-    "(index, picture, class name) of held-out images, of one class or of all in turn."
+    "(index, picture, class name) of held-out images of one class, or of all classes in turn."
     n = len(lens.images.heldout)
     by_class: dict[int, list[int]] = {}
     for i in range(min(n, 2000)):
@@ -403,23 +378,17 @@ def heldout_gallery(
         for i in row
         if i is not None
     ]
-    return [
-        (
-            i,
-            to_pil(lens.images.heldout[i][0]),
-            lens.images.class_names[_label(lens.images.heldout, i)],
-        )
-        for i in turns[:limit]
-    ]
+    names, heldout = lens.images.class_names, lens.images.heldout
+    return [(i, to_pil(heldout[i][0]), names[_label(heldout, i)]) for i in turns[:limit]]
 
 
 def _label(split, i: int) -> int:
-    "A label without decoding the image where the split knows it."
+    "A label, if possible without decoding the image."
     return int(split.labels[i]) if hasattr(split, "labels") else int(split[i][1])
 
 # %% ../../nbs/explore/00_session.ipynb #9e6a2e23
 def chosen_image(lens: Lens, key: str) -> Tensor:
-    "The image (3, H, W) that `key` means; a `ValueError` where there is none."
+    "The image (3, H, W) of `key`; a `ValueError` if there is none."
     kind, _, value = key.partition(":")
     if kind == "file":
         return read_upload(value, lens.tokenizer.image_size)
@@ -433,19 +402,18 @@ def chosen_image(lens: Lens, key: str) -> Tensor:
 
 
 def same_image(lens: Lens, key: str, other: Lens) -> Tensor:
-    """The picture that `key` means for `lens`, for another run: from its own data where that is the
-    same, else resized.
+    """The picture `key` of `lens` for another run: from that run's data if it is the same data set,
+    else resized.
     """
 
     def source(l):
         return l.images.source.rsplit(" at ", 1)[0]
 
-    if other.missing and not lens.missing and key.startswith("heldout:"):
-        return from_pil(to_pil(chosen_image(lens, key)), other.tokenizer.image_size)
-    if not key.startswith("heldout:") or (source(lens), len(lens.images.heldout)) == (
-        source(other),
-        len(other.images.heldout),
-    ):
+    def data(l):
+        return source(l), len(l.images.heldout)
+
+    gone = other.missing and not lens.missing
+    if not key.startswith("heldout:") or (not gone and data(lens) == data(other)):
         return chosen_image(other, key)
     return from_pil(to_pil(chosen_image(lens, key)), other.tokenizer.image_size)
 
@@ -455,9 +423,10 @@ class _Stopped(Exception):
 
 
 def _from_thread(work: Callable[[Callable], None]) -> Iterator:
-    """Yield what `work(put)` hands to `put`, in a thread of its own; what it raises is raised here.
+    """Run `work(put)` in a thread and yield what it passes to `put`; its exceptions are raised
+    here.
 
-    It waits until an item is taken, and ends at its next `put` when nobody reads on.
+    `put` waits until the item is taken, and ends the thread when nobody reads on.
     """
     handed, stop = queue.Queue(maxsize=1), threading.Event()
 
@@ -497,8 +466,8 @@ def sample_steps(
     seed: int = 0,
     **options,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (step, images (B, 3, H, W)) after each sampling step, of the generator of `lens` for
-    `classes` (B); None: the generator's default; `options` are the sampler's.
+    """Yield (step, images (B, 3, H, W)) after each sampling step of the generator of `lens` for
+    `classes` (B). None: the generator's default; `options`: of the sampler.
     """
     if lens.generator is None:
         raise ValueError(
@@ -520,24 +489,17 @@ def sample_steps(
 
 # %% ../../nbs/explore/00_session.ipynb #fac4cb61
 @torch.no_grad()
-def poster(lens: Lens, columns: int = 10, rows: int = 4, scale: int = 2) -> Image.Image:
-    """Held-out images, their reconstructions, and samples of each class (up to `columns`),
-    captioned.
-    """
-    x = torch.stack([lens.images.heldout[i][0] for i, _, _ in heldout_gallery(lens, limit=columns)])
-    t, names = lens.tokenizer, lens.images.class_names[:columns]
+def poster(lens: Lens, rows: int = 4) -> Image.Image:
+    "Captioned: ten held-out images, their reconstructions, `rows` samples of up to ten classes."
+    x = torch.stack([lens.images.heldout[i][0] for i, _, _ in heldout_gallery(lens, limit=10)])
+    t, names = lens.tokenizer, lens.images.class_names[:10]
     values = f"{t.tokens} x {t.latent_dim} = {t.tokens * t.latent_dim}"
 
     def draw(images):
-        return grid(images, columns, scale)
+        return grid(images, 10, 2)
 
-    parts = [
-        ("held-out images", draw(x)),
-        (
-            f"decoded from {t.tokens} tokens ({values} numbers instead of {x[0].numel():,})",
-            draw(t(x)[0]),
-        ),
-    ]
+    decoded = f"decoded from {t.tokens} tokens ({values} numbers instead of {x[0].numel():,})"
+    parts = [("held-out images", draw(x)), (decoded, draw(t(x)[0]))]
     if lens.generator:
         z = lens.generator.sample(torch.arange(len(names)).repeat(rows), seed=1)
         parts.append((f"drawn by class: {', '.join(names)}", draw(t.decode(z))))

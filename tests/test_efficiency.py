@@ -18,6 +18,7 @@ from softvq_lab.evaluation.efficiency import (
     count_generator,
     count_tokenizer,
     decoding,
+    forward,
     generator_step,
     generator_table,
     measure,
@@ -63,13 +64,19 @@ def test_settings_follow_the_preset():
 
 
 @pytest.mark.parametrize(
-    "kind,tokens,paper",
-    [("sit", 32, 14.73), ("sit", 64, 29.23), ("dit", 32, 14.52), ("dit", 64, 28.81)],
+    "kind,size,tokens,paper",
+    [
+        ("sit", "XL", 32, 14.73),
+        ("sit", "XL", 64, 29.23),
+        ("dit", "XL", 32, 14.52),
+        ("dit", "XL", 64, 28.81),
+        ("mar", "H", 32, 67.93),
+        ("mar", "H", 64, 86.55),
+    ],
 )
-def test_xl_costs_what_the_paper_says_within_2_percent(kind, tokens, paper):
-    assert count_generator(GeneratorConfig(generator=kind, size="XL"), tokens)[
-        "forward"
-    ] / 1e9 == pytest.approx(paper, rel=0.02)
+def test_a_pass_costs_what_the_paper_says_within_2_percent(kind, size, tokens, paper):
+    counted = count_generator(GeneratorConfig(generator=kind, size=size), tokens)
+    assert counted["forward"] / 1e9 == pytest.approx(paper, rel=0.02)
 
 
 def test_the_paper_s_sit_xl_2_does_not_follow_from_its_architecture():
@@ -234,8 +241,18 @@ def test_memory_is_what_lives_at_once():
         ),
         lambda n: decoding(TokenizerConfig(tokens=n), 2, CPU, "bf16"),
         lambda n: tokenizer_step(TokenizerConfig(tokens=n), 1, CPU),
+        lambda n: forward(GeneratorConfig(width=16, depth=1, heads=2), n, 4, 2, CPU),
+        lambda n: forward(GeneratorConfig(generator="mar"), n, 4, 2, CPU),
     ],
-    ids=["sampling sit", "training sit", "sampling dit", "decoding bf16", "training tokenizer"],
+    ids=[
+        "sampling sit",
+        "training sit",
+        "sampling dit",
+        "decoding bf16",
+        "training tokenizer",
+        "passes of a sit",
+        "passes of a mar",
+    ],
 )
 def test_baselines_are_measured_beside_what_is_asked_for(make):
     before = torch.get_rng_state()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GENERATOR_SIZES', 'LENGTHS', 'PAPER_PARAMETERS', 'PAPER_GFLOPS', 'BASELINES', 'multiply_adds', 'by_length',
            'bare_generator', 'count_generator', 'paper_tokenizer', 'count_tokenizer', 'generator_table',
-           'tokenizer_table', 'wide_table', 'gflops_figure', 'Load', 'sampling', 'generator_step', 'decoding',
-           'tokenizer_step', 'race', 'speedup', 'PeakMemory', 'peak_memory', 'measure', 'measured_table']
+           'tokenizer_table', 'wide_table', 'gflops_figure', 'Load', 'sampling', 'forward', 'generator_step',
+           'decoding', 'tokenizer_step', 'race', 'speedup', 'PeakMemory', 'peak_memory', 'measure', 'measured_table']
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #77b4656d
 import math
@@ -83,26 +83,27 @@ def _parameters(m: nn.Module) -> int:
     return sum(p.numel() for p in m.parameters())
 
 
+def _one_pass(g: Generator, batch: int, device: torch.device | str) -> Callable:
+    """A forward pass of `batch` images; of a MAR the first one of sampling, in which its encoder
+    sees the buffer tokens only.
+    """
+    x = torch.randn(batch, g.tokens, g.latent_dim, device=device)
+    t = torch.full((batch,), 0.5, device=device)
+    y = torch.zeros(batch, dtype=torch.long, device=device)
+    if not isinstance(g, MAR):
+        return lambda: g.net(x, t, y)
+    visible = torch.zeros(batch, 0, dtype=torch.long, device=device)
+    times = t.repeat_interleave(g.tokens)
+    return lambda: g.diffloss.net(x.flatten(0, 1), times, g.net(x, visible, y).flatten(0, 1))
+
+
 def count_generator(
     config: GeneratorConfig, tokens: int, latent_dim: int = 32, num_classes: int = 1000
 ) -> dict[str, int]:
-    """`parameters` and `forward` (multiply-adds of one image; of a MAR in the first pass of
-    sampling, in which its encoder sees the buffer tokens only, as the paper counts it).
-    """
+    "`parameters`, and `forward`: the multiply-adds of one image (`_one_pass`)."
     with torch.device("meta"):
         g = bare_generator(config, tokens, latent_dim, num_classes).eval()
-        x, t, y = (
-            torch.empty(1, tokens, latent_dim),
-            torch.empty(1),
-            torch.zeros(1, dtype=torch.long),
-        )
-        if isinstance(g, MAR):
-            visible = torch.zeros(1, 0, dtype=torch.long)  # the first pass of sampling: none yet
-            forward = multiply_adds(
-                lambda: g.diffloss.net(x[0], t.expand(tokens), g.net(x, visible, y)[0])
-            )
-        else:
-            forward = multiply_adds(g.net, x, t, y)
+        forward = multiply_adds(_one_pass(g, 1, "meta"))
     return {"parameters": _parameters(g), "forward": forward}
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #ba88cc5f
@@ -342,6 +343,25 @@ def sampling(
     def run():
         with _autocast(device, precision):
             g.sample(y, steps=steps, guidance=guidance)
+
+    return Load(run, batch, [g])
+
+
+def forward(
+    config: GeneratorConfig,
+    tokens: int,
+    latent_dim: int,
+    batch: int,
+    device: torch.device,
+    precision: str = "fp32",
+) -> Load:
+    "Forward passes of a generator, one for each of `batch` images: what the paper times (4.1)."
+    g = bare_generator(config, tokens, latent_dim).to(device).eval()
+    once = _one_pass(g, batch, device)
+
+    def run():
+        with torch.no_grad(), _autocast(device, precision):
+            once()
 
     return Load(run, batch, [g])
 

@@ -92,8 +92,8 @@ def _split_lines(split) -> list[bytes]:
 
 
 def is_drawn(images: ImageData) -> bool:
-    "Does the library make these images itself (digits, shapes)?"
-    return images.source.startswith(("digits (scikit-learn)", "shapes "))
+    "Does the library make these images itself (digits, shapes, emoji)? `source` says all of them."
+    return images.source.startswith(("digits (scikit-learn)", "shapes ", "emoji ("))
 
 
 def contents(images: ImageData) -> dict:

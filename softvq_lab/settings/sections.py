@@ -22,15 +22,16 @@ class DataConfig:
     dataset: Annotated[str, Choice(("dataset",))] = Field(
         "digits",
         description=(
-            "real digits; drawn scenes; a folder of images; a Hugging Face data set; WebDataset "
-            "tars"
+            "real digits; drawn scenes; colour emoji; a folder of images; a Hugging Face data "
+            "set; WebDataset tars"
         ),
     )
     data_path: str = Field(
         "",
         description=(
             "folder: with one sub-folder for each class, or images of one class; hf: name on the "
-            "hub or folder; webdataset: folder of .tar files or pattern (a-{000..146}.tar)"
+            "hub or folder; webdataset: folder of .tar files or pattern (a-{000..146}.tar); "
+            "emoji: the font, or a folder with font and table, where apt-get cannot fetch them"
         ),
     )
     data_size: int = Field(

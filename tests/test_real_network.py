@@ -165,12 +165,11 @@ def test_the_real_network_knows_what_it_sees(files_of_emoji):
     "ImageNet's classes, by their number, of drawings that anybody would name so."
     net = timm.create_model(LITE).eval()
     weights.load_weights(net, find(LITE, "a test").path)
-    known = {"joystick": 613, "T-shirt": 610, "strawberry": 949, "pineapple": 953, "volcano": 980}
-    seen = files_of_emoji(known)
+    known = {"joystick": 613, "T-shirt": 610, "shield": 787, "teapot": 849}
+    known |= {"umbrella": 879, "candle": 470, "violin": 889, "hammer": 587}
     with torch.no_grad():
-        top = net(seen).topk(5).indices
-    right = sum(int(n) in row.tolist() for n, row in zip(known.values(), top))
-    assert right >= 3, dict(zip(known, top.tolist()))
+        top = net(files_of_emoji(known)).argmax(1).tolist()
+    assert sum(a == b for a, b in zip(top, known.values())) >= 7, dict(zip(known, top))
 
 
 @pytest.fixture
@@ -213,13 +212,13 @@ def test_as_a_perceptual_loss_it_compares_five_depths(network):
 
 
 @needs_real
-def test_its_distance_is_worth_five_times_the_squared_error_of_a_blur(files_of_emoji):
-    x = files_of_emoji(["joystick", "T-shirt", "strawberry", "pineapple", "volcano", "pig face"])
+def test_its_distance_of_a_blur_is_some_times_the_squared_error(files_of_emoji):
+    x = files_of_emoji(["joystick", "T-shirt", "shield", "teapot", "violin", "pig face"])
     x = nn.functional.interpolate(x, (64, 64), mode="bilinear", antialias=True)
     small = nn.functional.interpolate(x, (16, 16), mode="bilinear", antialias=True)
     blurred = nn.functional.interpolate(small, (64, 64), mode="bilinear")
     d = make_perceptual(NAME, str(find(LITE, "").path))(x, blurred)
-    assert 1 < (d / mse(x, blurred)).median() < 50
+    assert 4 < (d / mse(x, blurred)).median() < 20  # the notebook says: 6 to 10
 
 
 @pytest.mark.parametrize("size", [32, 64, (48, 96), 256])

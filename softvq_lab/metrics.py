@@ -227,6 +227,11 @@ SAMPLES = [
 ]
 declare(
     *SAMPLES,
+    Metric(
+        "heldout_class_accuracy",
+        "neither",
+        protocol="real held-out images that the network takes for their class",
+    ),
     *renamed(SAMPLES, "proxy_"),
     *(
         Metric(f"heldout_{name}{end}", "neither", protocol="of real held-out images")

@@ -18,7 +18,10 @@ from torch import nn
 
 from softvq_lab.core import ConfigError
 from softvq_lab.data.datasets import digits
-from softvq_lab.evaluation.extractors import extract, make_extractor
+from softvq_lab.data.images import ImageData, stack
+from softvq_lab.evaluation.extractors import Extractor, ModuleFeatures, extract, make_extractor
+from softvq_lab.evaluation.judge import class_judge, training_features
+from softvq_lab.evaluation.scores import sample_figures
 from softvq_lab.pretrained import files as weights
 from softvq_lab.pretrained.files import find, loss_weights, packaged_weights, preflight
 from softvq_lab.runs import open_run
@@ -302,3 +305,61 @@ def test_a_run_by_papermill_knows_its_weights(network, tmp_path, root, monkeypat
     )
     assert LITE in (out / "config.json").read_text()
     assert Image.open(next((out / "samples").glob("*.png"))).width
+
+
+# ---------------------------------------------------------------- the judge of classes
+
+
+def test_without_classes_of_its_own_a_network_judges_by_a_linear_layer(network):
+    d = some_digits(60, 20)
+    judge = make_extractor(NAME, d)
+    x, y = stack(d.heldout)
+    found = sample_figures(x, y, d, judge, draws=0)
+    f = found.figures
+    assert f["class_accuracy"] == f["heldout_class_accuracy"] > 0.3
+    assert "ridge regression on its features of 60 training images" in found.passport["evaluator"]
+    assert {f"{LITE}_{m}" for m in ("frechet", "kid", "precision", "recall")} <= f.keys()
+    assert 0.5 < f["diversity"] < 1.5
+
+
+def test_the_judge_learns_from_the_training_split_alone():
+    torch.manual_seed(0)
+    small = nn.Sequential(nn.Conv2d(3, 32, 7, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+    judge = Extractor("small", ModuleFeatures("small", small), "a small network")
+    d = some_digits(160, 40)
+    x, y = training_features(d, judge)
+    shuffled = ImageData(
+        d.train, WrongLabels(d.heldout), d.class_names, "with wrong held-out labels"
+    )
+    a, b = class_judge(d, judge, (x, y)), class_judge(shuffled, judge, (x, y))
+    assert torch.equal(a.weight, b.weight) and a.heldout > 0.6 > 0.2 > b.heldout
+    assert torch.equal(training_features(d, judge, x)[0], x), "features at hand are not made again"
+    one_class = ImageData(d.train, d.heldout, ("all",), "x")
+    assert class_judge(ImageData(Only(d.train), d.heldout, ("all",), "x"), judge) is None
+    assert one_class.num_classes == 1
+    assert "class_accuracy" not in sample_figures(*stack(d.heldout), one_class, judge).figures
+
+
+class WrongLabels(torch.utils.data.Dataset):
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, i):
+        return self.split[i][0], (self.split[i][1] + 1) % 10
+
+
+class Only(WrongLabels):
+    def __getitem__(self, i):
+        return self.split[i][0], 0
+
+
+def some_digits(train: int, held: int) -> ImageData:
+    d = digits(32)
+    sides = [
+        torch.utils.data.TensorDataset(*(t[:n] for t in s.tensors))
+        for s, n in ((d.train, train), (d.heldout, held))
+    ]
+    return ImageData(*sides, d.class_names, f"{train} digits")

@@ -6,7 +6,7 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 RUNS    ?= runs
 
-.PHONY: help setup demo explorer lab test test-slow check export docs lock system-deps clean bench
+.PHONY: help setup demo explorer lab test test-slow check export docs reproduction lock system-deps clean bench
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -69,6 +69,9 @@ export: setup  ## notebooks formatted -> library and docs/settings.md, outputs c
 	$(BIN)/nbdev_clean
 	$(BIN)/python docs/settings.py
 	$(BIN)/python docs/map.py
+
+reproduction: setup  ## docs/reproduction.md: the paper's numbers beside those of the sweeps in runs/
+	$(BIN)/python docs/reproduction.py --collect $(RUNS)
 
 docs: setup  ## the documentation site in build/site, from the notebooks, links checked
 	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings, mkdocstrings_handlers.python, latex2mathml' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock $$(sed -n '/^docs = \[/,/^]/s/^ *"\(.*\)",*$$/\1/p' pyproject.toml)  # -c: nothing that is installed changes

@@ -9,9 +9,9 @@ and prints a table. Judge: the reference network of seed 1, which no loss has se
 of held-out reconstructions to their originals.
 """
 
-import argparse
 import statistics
-from pathlib import Path
+
+from measure import runs_parser
 
 from softvq_lab.evaluation.extractors import make_extractor
 from softvq_lab.evaluation.fidelity import frechet_distance
@@ -34,17 +34,7 @@ VARIANTS = {"plain": {}, "all": EVERYTHING}
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument(
-        "runs",
-        nargs="?",
-        default="runs",
-        type=Path,
-        metavar="RUNS",
-        help="folder of the runs (default: %(default)s)",
-    )
+    p = runs_parser(__doc__)
     p.add_argument(
         "seeds", nargs="*", default=[0, 1, 2], type=int, metavar="SEED", help="default: 0 1 2"
     )

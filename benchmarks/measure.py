@@ -2,6 +2,7 @@
 memory of each in a child process of its own.
 """
 
+import argparse
 import json
 import re
 import statistics
@@ -15,6 +16,22 @@ import torch
 from torch import Tensor
 
 HERE = Path(__file__).parent
+
+
+def runs_parser(about: str) -> argparse.ArgumentParser:
+    "A command line whose first word is the folder of the runs."
+    p = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "runs",
+        nargs="?",
+        default="runs",
+        type=Path,
+        metavar="RUNS",
+        help="folder of the runs (default: %(default)s)",
+    )
+    return p
 
 
 def agree(ours, plain, tolerance: float) -> float:

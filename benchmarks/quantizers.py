@@ -8,12 +8,11 @@ medians; the ratio is to the plain
 autoencoder's step of the same round.
 """
 
-import argparse
 import statistics
 import time
-from pathlib import Path
 
 import torch
+from measure import runs_parser
 
 from softvq_lab.runs import Run, figures
 from softvq_lab.settings.sections import TokenizerConfig
@@ -67,24 +66,14 @@ def step_ratios(rounds: int = 15, batch: int = 64) -> dict[str, float]:
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument(
-        "runs",
-        nargs="?",
-        default="runs",
-        metavar="RUNS",
-        help="folder of the runs (default: %(default)s)",
-    )
-    runs = p.parse_args().runs
+    runs = runs_parser(__doc__).parse_args().runs
     ratios = step_ratios()
     print(
         "| run | parameters | PSNR (dB) | SSIM | usage | perplexity | effective codewords | step "
         "time / AE |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     for name, given in VARIANTS.items():
-        f = figures(Run(Path(runs) / f"q-{name}")).get("reconstruction", {}).get("figures", {})
+        f = figures(Run(runs / f"q-{name}")).get("reconstruction", {}).get("figures", {})
 
         def cell(k, form):
             return format(f[k], form) if k in f else ""

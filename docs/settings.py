@@ -108,7 +108,7 @@ def _listed(values: dict) -> str:
 
 
 def other_defaults(workflow) -> list[str]:
-    "Sentences: defaults that are not those of the sections, and the values of recipe=paper."
+    "Sentences: defaults that are not those of the sections, and where those of recipes stand."
     own = dataclasses.asdict(workflow())
     says = []
     for name, section in sections(workflow).items():
@@ -116,13 +116,11 @@ def other_defaults(workflow) -> list[str]:
         if differs := {k: v for k, v in own[name].items() if v != usual[k]}:
             link = f"[{title(section)}](#{title(section).lower()})"
             says.append(f"Other defaults than in {link}: {_listed(differs)}.")
-    if "recipe" not in own:
-        return says
-    paper = workflow.defaults({"recipe": "paper"})
-    says.append(f"`recipe=paper` changes the defaults to {_listed(paper)}.")
-    mar = workflow.defaults({"recipe": "paper", "generator": "mar"})
-    if differs := {k: v for k, v in mar.items() if paper.get(k) != v}:
-        says.append(f"With `generator=mar` as well: {_listed(differs)}.")
+    if "recipe" in own:
+        says.append(
+            "`recipe=paper` and `recipe=released` change defaults: [their values, with the source "
+            "of each](paper/recipe.csv)."
+        )
     return says
 
 

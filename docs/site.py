@@ -22,6 +22,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+sys.path.insert(0, str(Path(__file__).parent))  # mkdocs loads this file by its path
+from map import module_of  # noqa: E402, needs the line before
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES, SITE = ROOT / "build" / "pages", ROOT / "build" / "site"
 TUTORIALS = "nbs/tutorials"
@@ -31,23 +34,13 @@ def notebooks() -> list[Path]:
     return sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
 
-def module_of(nb) -> str:
-    "The module that a notebook exports, as softvq_lab.room.module; '' for a workflow or tutorial."
-    found = [
-        m
-        for c in nb.cells
-        if c.cell_type == "code"
-        for m in re.findall(r"^#\| *default_exp +([\w.]+)", c.source, re.M)
-    ]
-    return f"softvq_lab.{found[0]}" if found else ""
-
-
 def page(path: Path) -> tuple[str, str]:
     "A notebook as Markdown, its pictures as files beside it; and the module that it exports."
     import nbformat
 
     nb, rel = nbformat.read(path, 4), path.relative_to(ROOT).with_suffix("")
-    module, parts, pictures = module_of(nb), [], 0
+    name, parts, pictures = module_of(nb), [], 0
+    module = f"softvq_lab.{name}" if name else ""
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             parts.append(re.sub(r"^- skip_exec: true\n?", "", cell.source, flags=re.M))
@@ -183,6 +176,7 @@ def nav(modules: dict[str, str]) -> list:
                 "docs/outputs.md",
             ]
         },
+        {"Paper": ["docs/reproduction.md"]},
         {"Tutorials": [p for p in pages if p.startswith(TUTORIALS)]},
         {"Workflows": [p for p in pages if room(p) == "" and p not in modules]},
         {"Library": [{r or "softvq_lab": ps} for r, ps in rooms.items() if ps]},
@@ -193,7 +187,7 @@ def nav(modules: dict[str, str]) -> list:
                 "docs/architecture.md",
                 "docs/decisions.md",
                 "docs/reliability.md",
-                "docs/reproduction.md",
+                "docs/measured.md",
                 "benchmarks/README.md",
                 "CONTRIBUTING.md",
                 "CHANGELOG.md",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Root', 'Folder', 'Json', 'Workflow', 'Settings', 'Output', 'Resume', 'Detach', 'SweepFiles', 'Jobs', 'Slurm',
-           'AcceptFound', 'PluginFiles', 'AcceptOther', 'program', 'short_date', 'short_duration', 'execute',
+           'Only', 'AcceptFound', 'PluginFiles', 'AcceptOther', 'program', 'short_date', 'short_duration', 'execute',
            'evaluate', 'sweep', 'runs', 'show', 'compare', 'resume', 'stop', 'main']
 
 # %% ../nbs/13_cli.ipynb #567cc0e1
@@ -323,6 +323,13 @@ Slurm = Annotated[
         help='slurm: options as YAML, e.g. "{partition: gpu, gpus: 8, hours: 24, account: me}"'
     ),
 ]
+Only = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME=VALUE,...",
+        help="run only the part in which these settings, or the seed, have these values",
+    ),
+]
 AcceptFound = Annotated[
     str,
     typer.Option(
@@ -343,6 +350,7 @@ def sweep(
     retry: Annotated[bool, typer.Option("--retry", help="try failed ones again")] = False,
     take_over: TakeOver = False,
     dry: Annotated[bool, typer.Option("--dry", help="show the plan and run nothing")] = False,
+    only: Only = "",
     accept: AcceptFound = "",
     root: Root = Path("runs"),
 ):
@@ -356,7 +364,7 @@ def sweep(
     if not isinstance(options, dict):
         raise ConfigError(f"--slurm {slurm!r}: options are written {{partition: gpu, gpus: 8}}.")
     where = make_executor(executor, jobs, options)
-    sweeps = _open_sweeps(files, root, accept)
+    sweeps = _open_sweeps(files, root, accept, only)
     if dry:
         return _show_plan(sweeps)
     ok = drive(sweeps, where, retry, take_over=take_over)
@@ -365,16 +373,21 @@ def sweep(
     raise typer.Exit(0 if ok else 1)
 
 # %% ../nbs/13_cli.ipynb #40212c2c
-def _open_sweeps(files: list[str], root: Path, accept: str) -> list:
-    "The sweeps of the files among `files`, with the settings among them; tells what they note."
-    from softvq_lab.experiments.sweep import open_sweep, override
+def _open_sweeps(files: list[str], root: Path, accept: str, only: str) -> list:
+    """The sweeps of the files among `files`, with the settings among them, and of each only the
+    part that `only` asks for; tells what they note.
+    """
+    from softvq_lab.experiments.sweep import narrow, open_sweep, override
 
+    wanted = read_settings([x for x in only.split(",") if x])
     given = read_settings([f for f in files if "=" in f])
     if all("=" in f for f in files):
         raise ConfigError(
             f"{' '.join(files)} names no sweep file. Give one, such as sweeps/digits-tau.yaml."
         )
-    sweeps = [open_sweep(override(f, given), root, accept) for f in files if "=" not in f]
+    specs = [override(f, given) for f in files if "=" not in f]
+    specs = [narrow(s, wanted) for s in specs] if wanted else specs
+    sweeps = [open_sweep(s, root, accept) for s in specs]
     for note in dict.fromkeys(t.note for s in sweeps for t in s.tasks if t.note):
         typer.echo(note)
     return sweeps

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MISTAKE', 'UsageError', 'Samples', 'Sampler', 'Steps', 'Guidance', 'Interval', 'Temperature', 'Seed',
            'GeneratorFolder', 'TokenizerFolder', 'Stats', 'Interpolant', 'NoiseSchedule', 'Out', 'Classes', 'Schedule',
-           'SamplerOptions', 'Batch', 'Processes', 'Npz', 'PreparedRun', 'TakeOver', 'Plugins', 'read_settings',
-           'answer', 'alone', 'train', 'sample']
+           'SamplerOptions', 'Batch', 'Processes', 'Npz', 'Sheet', 'PreparedRun', 'TakeOver', 'Plugins',
+           'read_settings', 'answer', 'alone', 'train', 'sample']
 
 # %% ../nbs/12_commands.ipynb #118503f9
 import contextlib
@@ -224,6 +224,10 @@ Npz = Annotated[
         help="pack the samples as FOLDER.npz (arr_0 images, arr_1 labels) when all are there",
     ),
 ]
+Sheet = Annotated[
+    bool,
+    typer.Option("--sheet", help="show the first 64, as they come, on one picture, FOLDER.png"),
+]
 
 # %% ../nbs/12_commands.ipynb #2ca87d4c
 PreparedRun = Annotated[
@@ -282,6 +286,7 @@ def sample(
     batch: Batch = 64,
     processes: Processes = 1,
     npz: Npz = False,
+    sheet: Sheet = False,
 ):
     """Draw samples of a generator as PNGs.
 

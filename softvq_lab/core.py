@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MOST_BYTES', 'DEEPEST', 'Count', 'JOINERS', 'ConfigError', 'derive_seed', 'rng', 'seed_everything', 'best_device',
            'full_precision', 'write_atomic', 'as_json', 'write_json', 'now', 'readable', 'Unreadable', 'Entries',
-           'read_json', 'printable', 'sha256', 'cache_dir', 'cached', 'write_cache', 'Outlet', 'tell', 'progress_bar']
+           'read_json', 'json_or_empty', 'printable', 'hex_digest', 'sha256', 'cache_dir', 'cached', 'write_cache',
+           'Outlet', 'tell', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #43eb34b8
 import datetime
@@ -198,6 +199,14 @@ def read_json(path, schema: type[Entries] | None = None) -> dict:
         raise Unreadable(f"{path}: {_say(e)}") from None
     return value
 
+
+def json_or_empty(path, schema: type[Entries] | None = None) -> dict:
+    "`read_json`; {} where the file is not there or cannot be used."
+    try:
+        return read_json(path, schema)
+    except (OSError, ValueError):
+        return {}
+
 # %% ../nbs/00_core.ipynb #5da52d63
 JOINERS = "\u200c\u200d"  # within words of some languages, and within emoji
 
@@ -213,6 +222,11 @@ def printable(text, most: int = 2000) -> str:
     )
 
 # %% ../nbs/00_core.ipynb #dba32476
+def hex_digest(data: bytes | str, digits: int = 16) -> str:
+    "The first hex digits of the SHA-256 of `data`, text as UTF-8."
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()[:digits]
+
+
 def sha256(path) -> str:
     "SHA-256 of a file, as hex."
     digest = hashlib.sha256()

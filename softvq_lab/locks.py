@@ -26,9 +26,9 @@ from .core import ConfigError, now
 
 # %% ../nbs/02_locks.ipynb #b6cd3e25
 def lives(host: str, pid: int, since: float) -> bool:
-    """Does the process `pid` that began at `since` (seconds of the epoch) still run?
+    """Does the process `pid`, started at `since` (seconds of the epoch), still run?
 
-    One of another machine is believed to.
+    A process of another machine is assumed to.
     """
     if host != platform.node():
         return True
@@ -40,7 +40,7 @@ def lives(host: str, pid: int, since: float) -> bool:
 
 
 def _machine() -> str:
-    "The same for all processes that this kernel runs, whatever their containers call it."
+    "The boot id of the kernel, the same in all its containers."
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -48,7 +48,7 @@ def _machine() -> str:
 
 
 def _numbers() -> str:
-    "The space in which process numbers count: a container has its own."
+    "The namespace of process numbers: a container has its own."
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -56,8 +56,8 @@ def _numbers() -> str:
 
 
 def _ticks(pid) -> int | None:
-    """When the process `pid` began, in the kernel's ticks since it was booted: no change of the
-    clock moves that. None where there is no such process.
+    """Start time of the process `pid` in ticks since boot, which no change of the clock affects;
+    None if there is no such process.
     """
     try:
         about = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()
@@ -67,27 +67,23 @@ def _ticks(pid) -> int | None:
 
 
 def this_process() -> dict[str, object]:
-    "host, pid and the time at which it began, as status files hold them."
+    "host, pid and start time of this process, as status files hold them."
     me = psutil.Process()
     return {"host": platform.node(), "pid": me.pid, "created": me.create_time()}
 
 # %% ../nbs/02_locks.ipynb #7499bbe0
 def meeting_place() -> str | None:
-    """Where the ranks that train together meet, the same for all of them; None for a process that
-    trains alone.
-    """
+    "Address at which the ranks of a training meet; None for a process that trains alone."
     host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     return f"{host}:{port}" if host and port else None
 
 # %% ../nbs/02_locks.ipynb #565c57f9
-HEARTBEAT = 15.0  # seconds between two signs of life
-GONE = 150.0  # seconds without one after which an owner on another machine counts as gone
+HEARTBEAT = 15.0  # seconds between heartbeats
+GONE = 150.0  # seconds without a heartbeat after which an owner on another machine is dead
 
 
 def age(file) -> float:
-    """Seconds since `file` was renewed, by the clock of its file system; infinity where it is not
-    there.
-    """
+    "Seconds since `file` was written, by the clock of its file system; infinity if it is missing."
     try:
         renewed = os.stat(file).st_mtime
     except OSError:
@@ -104,8 +100,8 @@ def age(file) -> float:
 
 
 def believed(file, host: str, pid: int, since: float) -> bool:
-    """What `file` says of a process, without a lock: true while it lives here, or on another
-    machine while `file` is fresh.
+    """Is the process that `file` names alive? Without a lock: here, if it runs; on another machine,
+    while `file` is fresh.
     """
     return lives(host, pid, since) if host == platform.node() else age(file) < GONE
 
@@ -115,12 +111,12 @@ NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.E
 
 
 def _substitute(path) -> Path:
-    "The file that is made exclusively where there are no locks."
+    "The file that is created exclusively on file systems without locks."
     return Path(f"{path}.held")
 
 
 def _read(file) -> dict | None:
-    "What a lock's file says; empty where it says nothing readable, None where there is no file."
+    "The content of a lock's file; {} if it cannot be parsed, None if there is no file."
     try:
         said = json.loads(Path(file).read_text(encoding="utf-8"))
     except OSError:
@@ -144,7 +140,7 @@ def _flock(fd: int, how: int) -> str:
 
 
 def _probe(path) -> str:
-    "As `_flock`, without keeping it; 'none' also for who may not open the file."
+    "As `_flock`, without keeping the lock; 'none' also if the file cannot be opened."
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError:
@@ -156,7 +152,7 @@ def _probe(path) -> str:
 
 # %% ../nbs/02_locks.ipynb #4342ab5a
 def _alive(file, said: dict, how: str) -> bool:
-    "Is the owner that `file` names alive, where the kernel does not hold its lock?"
+    "Is the owner that `file` names alive, although the kernel does not hold its lock?"
     if said.get("released"):
         return False
     if said.get("machine") == _machine():
@@ -170,7 +166,7 @@ def _alive(file, said: dict, how: str) -> bool:
 
 
 def _by_this_clock(said: dict) -> dict:
-    "What the owner of a lock said, with the time at which it began by the clock as it is set now."
+    "The owner's record, with its start time by the clock as it is set now."
     if said.get("machine") != _machine() or said.get("numbers") != _numbers():
         return said
     if not said.get("ticks") or _ticks(said.get("pid")) != said["ticks"]:
@@ -182,10 +178,10 @@ def _by_this_clock(said: dict) -> dict:
 
 
 def _locked(path) -> tuple[int, str]:
-    """The file of a lock, opened, and what `_flock` says of it.
+    """The opened file of a lock, and the result of `_flock`.
 
-    Only to read, where that will do: a file system with a file that is open for writing cannot be
-    made read only.
+    It is opened for reading if possible: a file system with a file that is open for writing cannot
+    be remounted read-only.
     """
     for mode in (os.O_RDONLY, os.O_RDWR):
         fd = os.open(path, mode | os.O_CREAT, 0o666)
@@ -199,7 +195,7 @@ def _locked(path) -> tuple[int, str]:
 
 # %% ../nbs/02_locks.ipynb #049f2feb
 def _said_now(path) -> dict:
-    "What the file of a lock that is held says: its owner writes it a moment after taking it."
+    "The content of a held lock's file, which its owner writes a moment after taking it."
     for _ in range(10):
         if (said := _read(path)) and not said.get("released"):
             return said
@@ -208,9 +204,7 @@ def _said_now(path) -> dict:
 
 
 def owner(path) -> dict | None:
-    """Who holds the lock `path` (host, pid, created, since; empty where that cannot be read), None
-    when nobody is at work.
-    """
+    "Owner of the lock `path` (host, pid, created, since; {} if unreadable); None if it is free."
     if (said := _read(_substitute(path))) is not None and _alive(_substitute(path), said, "file"):
         return _by_this_clock(said)
     if (said := _read(path)) is None:
@@ -224,7 +218,7 @@ def owner(path) -> dict | None:
 
 
 def was_held(path) -> bool:
-    "Has anybody ever said in the lock's file that he works? Versions before this one did not."
+    "Was the lock ever held? Older versions held none."
     return bool(_read(path)) or _substitute(path).exists()
 
 
@@ -258,9 +252,9 @@ os.register_at_fork(after_in_child=_forget)
 
 # %% ../nbs/02_locks.ipynb #bdf8112a
 class Lock:
-    """The lock on the file `path`; `brief`: for a moment, so that others wait for it.
+    """A lock on the file `path`, used as a context; see `acquire`.
 
-    Used as a context; see `acquire`.
+    `brief`: held for a moment only, so that others wait for it.
     """
 
     def __init__(self, path, brief: bool = False):
@@ -274,10 +268,10 @@ class Lock:
         self.release()
 
     def acquire(self, patience: float = 5.0) -> "Lock":
-        """Take it, or raise `Taken`.
+        """Take the lock, or raise `Taken`.
 
-        A lock that is held for a moment is waited for, `patience` seconds at most. One that this
-        thread holds for a moment becomes one for long, without being free in between.
+        A brief lock of another process is waited for, at most `patience` seconds. A brief lock of
+        this thread becomes a permanent one without being free in between.
         """
         until, key = time.monotonic() + patience, os.path.realpath(self.path)
         while True:
@@ -300,7 +294,7 @@ class Lock:
             time.sleep(0.05)
 
     def wait(self, say=print) -> "Lock":
-        "Take it as soon as it is free: for what two processes would otherwise make twice."
+        "Wait until the lock is free, and take it: for work that should be done only once."
         told = False
         while True:
             try:
@@ -312,7 +306,7 @@ class Lock:
                 time.sleep(0.2)
 
     def release(self):
-        "Give it back, as often as it was taken."
+        "Release it, as often as it was taken."
         with _guard:
             held = _mine.get(getattr(self, "key", ""))
             if held is None:
@@ -325,7 +319,7 @@ class Lock:
         held._give_back()
 
     def mine(self) -> bool:
-        "Is it still this process's, or has somebody taken it over?"
+        "Does this process still hold it, or was it taken over?"
         try:
             there, here = os.stat(self.file), os.fstat(self.fd)
             self.lost = (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
@@ -345,8 +339,8 @@ class Lock:
         return got == "none" and owner(self.path) is None and self._make()
 
     def _free(self, fd: int) -> bool:
-        """The kernel gave it: is the file still the one of that name, and is nobody of another
-        machine at work?
+        """After the kernel granted the lock: does the name still refer to this file, and does no
+        other machine hold it?
         """
         try:
             there, here, said = os.stat(self.path), os.fstat(fd), _read(self.path)
@@ -360,9 +354,8 @@ class Lock:
         return not said or said.get("how") == "file" or not _alive(self.path, said, "flock")
 
     def _make(self) -> bool:
-        """Without locks: make the second file, exclusively.
-
-        One that is there is of an owner who is gone.
+        """Without kernel locks: create the second file exclusively, after removing one whose owner
+        is dead.
         """
         file = _substitute(self.path)
         if (left := _read(file)) is not None and not self._clear(file, left):
@@ -375,7 +368,7 @@ class Lock:
         return True
 
     def _clear(self, file: Path, left: dict) -> bool:
-        "Remove the file of an owner who is gone; False where another process was quicker."
+        "Remove the file of a dead owner; False if another process was faster."
         if _alive(file, left, "file"):
             return False
         aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
@@ -400,22 +393,27 @@ class Lock:
             os.close(fd)
 
     def _begin(self):
-        "Say who works, and renew that every `HEARTBEAT` seconds."
+        "Write the owner, and renew the file every `HEARTBEAT` seconds."
         self.stop = threading.Event()
-        how = "flock" if self.file == self.path else "file"
-        place = {"machine": _machine(), "numbers": _numbers(), "how": how, "since": now()}
-        place |= {"ticks": _ticks(os.getpid())}
-        place |= {"token": secrets.token_hex(4), "slurm": os.environ.get("SLURM_JOB_ID")}
-        place |= {"ranks": meeting_place()}
+        said = this_process() | {
+            "machine": _machine(),
+            "numbers": _numbers(),
+            "ticks": _ticks(os.getpid()),
+            "how": "flock" if self.file == self.path else "file",
+            "since": now(),
+            "token": secrets.token_hex(4),
+            "slurm": os.environ.get("SLURM_JOB_ID"),
+            "ranks": meeting_place(),
+        }
         try:
-            self._write(this_process() | place | ({"brief": True} if self.brief else {}))
+            self._write(said | ({"brief": True} if self.brief else {}))
         except OSError:
             pass  # a full disk: the lock is held all the same
         if not self.brief:
             threading.Thread(target=self._beat, args=(self.stop,), daemon=True).start()
 
     def _settle(self):
-        "It was taken for a moment, and its owner stays."
+        "Turn a brief lock into a permanent one."
         self.brief = False
         self._begin()
 
@@ -441,7 +439,7 @@ class Lock:
 
 # %% ../nbs/02_locks.ipynb #57e2df1b
 def _is_here(path, who: dict) -> bool:
-    "Does the owner of the lock `path` live on this machine, in this container or another?"
+    "Does the owner of the lock `path` run on this machine, in this or another container?"
     if who.get("machine") != _machine():
         return False
     if who.get("numbers") == _numbers():
@@ -450,17 +448,14 @@ def _is_here(path, who: dict) -> bool:
 
 
 def take_away(path):
-    """Take the lock `path` from an owner that cannot be reached, for `--take-over`; raises `Taken`
-    when it is alive on this machine.
+    """Remove the lock `path` of an owner that cannot be reached, for `--take-over`; raises `Taken`
+    if it is alive on this machine.
     """
     who = owner(path)
     if who and _is_here(path, who):
         raise Taken(
-            (
-                f"{name_of(who)} is alive and at work: stop it first. Only what cannot be reached "
-                "is "
-                "taken over"
-            ),
+            f"{name_of(who)} is alive and at work: stop it first. Only what cannot be reached is "
+            "taken over",
             who,
         )
     for file in (Path(path), _substitute(path)):
@@ -469,8 +464,8 @@ def take_away(path):
 
 @contextmanager
 def made_once(path):
-    """For what can be made again and that several processes want at the same time: within it this
-    process alone makes `path`. Without a lock where none can be made (a folder that is read only).
+    """Make `path` in one process at a time; others wait. In a read-only folder there is no lock, so
+    `path` must be something that may be made twice.
     """
     path = Path(path)
     try:
@@ -486,7 +481,7 @@ def made_once(path):
 
 # %% ../nbs/02_locks.ipynb #b31e36c7
 def create(path, data: bytes) -> bool:
-    "Make the file `path`, whole, unless it is there; False when it is."
+    "Create the file `path` with all of `data`; False if it exists."
     path = Path(path)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -512,7 +507,7 @@ def create(path, data: bytes) -> bool:
 
 @contextmanager
 def writable(path):
-    "Within it, what cannot be written in the folder `path` is a `ConfigError` that says why."
+    "Turn errors of writing into the folder `path` into a `ConfigError` that gives the reason."
     try:
         yield
     except FileExistsError:
@@ -525,8 +520,8 @@ def writable(path):
 
 # %% ../nbs/02_locks.ipynb #79199015
 def sweep_up(folder, *patterns: str, older: float = 0.0):
-    """Remove what writers that were killed have left in `folder`: all of it for whoever holds its
-    lock, for others what is `older` (seconds).
+    """Remove temporary files of killed writers in `folder`. A caller that does not hold the
+    folder's lock removes only those `older` than some seconds.
     """
     for pattern in patterns:
         for left in Path(folder).glob(pattern):

@@ -10,13 +10,12 @@ __all__ = ['NO_NUMBERS', 'MEASURING', 'USES', 'KINDS', 'COMPARE', 'HOW', 'PATHS'
 # %% ../nbs/07_provenance.ipynb #d5fc32e4
 import ast
 import functools
-import hashlib
 import json
 import os
 import sys
 from pathlib import Path
 
-from .core import ConfigError, cache_dir, read_json, sha256, write_json
+from .core import ConfigError, cache_dir, hex_digest, json_or_empty, sha256, write_json
 from .registry import plugin_file, plugin_files, registered
 from .settings.parse import closest
 
@@ -38,13 +37,12 @@ def source_hash(path) -> str:
     """
     raw = Path(path).read_bytes()
     try:
-        text = normal_source(raw.decode("utf-8"))
+        return hex_digest(normal_source(raw.decode("utf-8")), 8)
     except (SyntaxError, ValueError):
-        return hashlib.sha256(raw).hexdigest()[:8]
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return hex_digest(raw, 8)
 
 # %% ../nbs/07_provenance.ipynb #4e76bbda
-NO_NUMBERS = (  # modules and rooms from which no number comes
+NO_NUMBERS = (  # modules and rooms that compute no numbers
     "__init__",
     "_modidx",
     "cli",
@@ -64,27 +62,22 @@ MEASURING = ("evaluation", "metrics", "data", "pretrained")
 
 @functools.cache
 def code_record() -> dict[str, str]:
-    """Room or module of the library -> hash of its sources, for all that a number may depend on.
+    """Room or module of the library -> hash of its sources, for all on which a number may depend.
 
-    As it was when first asked for.
+    Computed once in a process.
     """
     top = Path(__file__).parent
-    files = sorted(p for p in top.rglob("*.py"))
-    raw = hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()[:16]
+    files = sorted(top.rglob("*.py"))
+    raw = hex_digest(b"".join(p.read_bytes() for p in files))
     kept = cache_dir() / "sources" / f"{sys.version_info[0]}.{sys.version_info[1]}-{raw}.json"
-    try:
-        return read_json(kept)
-    except (OSError, ValueError):
-        pass  # read anew below
+    if known := json_or_empty(kept):
+        return known
     rooms: dict[str, list[str]] = {}
     for p in files:
         room = p.relative_to(top).parts[0].removesuffix(".py")
         if room not in NO_NUMBERS:
             rooms.setdefault(room, []).append(f"{p.relative_to(top).as_posix()} {source_hash(p)}")
-    found = {
-        room: hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
-        for room, lines in rooms.items()
-    }
+    found = {room: hex_digest("\n".join(lines), 8) for room, lines in rooms.items()}
     try:
         write_json(kept, found)
     except OSError:
@@ -94,24 +87,17 @@ def code_record() -> dict[str, str]:
 # %% ../nbs/07_provenance.ipynb #e6606810
 def code_hash(rooms=None) -> str:
     "Eight hex digits of the library's sources, or of some `rooms` of it."
-    known = code_record()
-    text = json.dumps({k: v for k, v in known.items() if rooms is None or k in rooms})
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    some = {k: v for k, v in code_record().items() if rooms is None or k in rooms}
+    return hex_digest(json.dumps(some), 8)
 
 # %% ../nbs/07_provenance.ipynb #8b9d0894
-def _module_of(thing) -> str:
-    return str(getattr(thing, "__module__", None) or "")
-
-
-def _is_own(file: Path) -> bool:
-    "Is it no file of this library?"
-    return Path(__file__).resolve().parent not in file.resolve().parents
+def _of_library(file: Path) -> bool:
+    return Path(__file__).resolve().parent in file.resolve().parents
 
 
 def _sources_hash(path: Path) -> str:
-    found = [p for p in plugin_files(path)]
-    lines = [f"{p.name} {source_hash(p)}" for p in found]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+    lines = (f"{p.name} {source_hash(p)}" for p in plugin_files(path))
+    return hex_digest("\n".join(lines), 8)
 
 
 USES = {  # setting -> kinds of entries that it names
@@ -124,12 +110,14 @@ USES = {  # setting -> kinds of entries that it names
     "adv": ("discriminator", "network"),
     "align": ("teacher", "network"),
     "extractor": ("extractor", "network"),
+    "online_extractor": ("extractor", "network"),
+    "online_sampler": ("sampler",),
     "metric": ("metric",),
 }
 
 
 def _uses(settings: dict) -> list[tuple[str, str]]:
-    "(kind, name) of what `settings` name, one or several of a kind, that a plug-in registered."
+    "(kind, name) of each entry that `settings` name and that a plug-in registered."
     named = [
         (kind, name)
         for setting, kinds in USES.items()
@@ -142,18 +130,19 @@ def _uses(settings: dict) -> list[tuple[str, str]]:
 
 def _file_of(thing) -> Path | None:
     "The file that defines what is registered; None for a cell of a notebook."
-    file = getattr(sys.modules.get(_module_of(thing)), "__file__", None)
+    module = sys.modules.get(getattr(thing, "__module__", None))
+    file = getattr(module, "__file__", None)
     return Path(file).resolve() if file else None
 
 # %% ../nbs/07_provenance.ipynb #9b82bd32
 def plugin_record(settings: dict) -> dict[str, str]:
-    """What of the flat `settings` is of a plug-in ('quantizer mine'), and the files that they name
-    -> hash of the source.
+    """Entries of plug-ins that the flat `settings` use ('quantizer mine'), and plug-in files that
+    they name -> hash of the source.
     """
     found, files = {}, set()
     for kind, name in _uses(settings):
         file = _file_of(registered(kind)[name])
-        if file and not _is_own(file):
+        if file and _of_library(file):
             continue
         found[f"{kind} {name}"] = _sources_hash(file) if file else "unknown"
         files.add(file)
@@ -169,7 +158,7 @@ KINDS = ("data", "classes", "tokenizer", "plugins", "weights", "code")
 
 
 def accepted_kinds(accept: str) -> set[str]:
-    "The kinds that `accept` names, separated by commas; a `ConfigError` for what is none."
+    "The kinds in `accept`, separated by commas; a `ConfigError` for an unknown one."
     named = {k.strip() for k in accept.split(",") if k.strip()}
     if wrong := sorted(named - set(KINDS)):
         raise ConfigError(
@@ -179,26 +168,22 @@ def accepted_kinds(accept: str) -> set[str]:
     return named
 
 
-def _named_differences(there: dict, now: dict, needed=lambda name: True) -> str:
-    "Entries of two dicts that differ, as 'name: a there, b now'."
+def _named_differences(there: dict, now: dict, needed=lambda name: False) -> str:
+    "Entries that differ, as 'name: a there, b now': those that both have, or that are `needed`."
     names = [
         n
         for n in dict.fromkeys([*there, *now])
         if there.get(n) != now.get(n) and (needed(n) or (n in there and n in now))
     ]
-    missing = "none"
-    return ", ".join(
-        f"{n}: {there.get(n, missing)} there, {now.get(n, missing)} now" for n in names
-    )
+    return ", ".join(f"{n}: {there.get(n, 'none')} there, {now.get(n, 'none')} now" for n in names)
 
 
 def _classes_difference(there: list, now: list) -> str:
     if there == now or len(there) == len(now) == 1:  # one class: called as its folder is
         return ""
     gone, new = [n for n in there if n not in now], [n for n in now if n not in there]
-    says = [f"gone: {', '.join(gone[:10])}"] * bool(gone) + [f"new: {', '.join(new[:10])}"] * bool(
-        new
-    )
+    kinds = {"gone": gone, "new": new}.items()
+    says = [f"{kind}: {', '.join(names[:10])}" for kind, names in kinds if names]
     return f"{len(there)} there, {len(now)} now; {'; '.join(says) or 'in another order'}"
 
 
@@ -211,17 +196,15 @@ def _data_difference(there: dict, now: dict) -> str:
 COMPARE = {
     "data": _data_difference,
     "classes": _classes_difference,
-    "tokenizer": lambda a, b: _named_differences(a, b, lambda n: False),
+    "tokenizer": _named_differences,
     "plugins": lambda a, b: _named_differences(a, b, lambda n: not n.endswith(".py")),
-    "weights": lambda a, b: _named_differences(a, b, lambda n: False),
+    "weights": _named_differences,
     "code": lambda a, b: ", ".join(k for k in sorted({*a, *b}) if a.get(k) != b.get(k)),
 }
 
 
 def identity_differences(there: dict, now: dict) -> dict[str, str]:
-    """Kind -> what differs between two records of what a run is made of, in words; only kinds that
-    both name.
-    """
+    "Kind -> what differs between two identities, in words; only kinds that both have."
     return {
         kind: says
         for kind in KINDS
@@ -230,10 +213,11 @@ def identity_differences(there: dict, now: dict) -> dict[str, str]:
     }
 
 # %% ../nbs/07_provenance.ipynb #767b5e70
-HOW = (  # may be given anew when a run goes on
+HOW = (  # may change when a run is resumed
     "log_every",
     "eval_every",
     "checkpoint_every",
+    "online_every",
     "accumulate",
     "processes",
     "nodes",
@@ -242,7 +226,7 @@ HOW = (  # may be given anew when a run goes on
     "compile",
     "recompute",
 )
-PATHS = (  # where a thing lies; what it is stands in the identity
+PATHS = (  # where things lie; what they are is part of the identity
     "data_path",
     "tokenizer_run",
     "start_from",
@@ -250,6 +234,7 @@ PATHS = (  # where a thing lies; what it is stands in the identity
     "percep_file",
     "adv_file",
     "align_file",
+    "online_file",
     "encoder_weights",
 )
 ROUNDED = ("accumulate", "processes", "precision", "tf32")  # equal but for rounding and noise
@@ -257,25 +242,23 @@ LATENTS = ("memory", "fly")
 
 
 def _is_free(name: str, was, new) -> bool:
-    "May this setting differ when a run goes on?"
+    "May this setting differ when a run is resumed?"
     if name == "latents":  # the folder of a cache may move; another way of having latents may not
-        return (was in LATENTS or new in LATENTS) is False
+        return was not in LATENTS and new not in LATENTS
     return name in HOW or name in PATHS
 
 
 def _same_path(name: str, a, b) -> bool:
-    "Is it one path, written in two ways?"
-    strings = isinstance(a, str) and isinstance(b, str) and bool(a and b)
-
-    def plain(p):
-        return os.path.abspath(os.path.expanduser(p))
-
-    return name in PATHS and strings and plain(a) == plain(b)
+    "Is it the same path, written in two ways?"
+    if name not in PATHS or not all(isinstance(p, str) and p for p in (a, b)):
+        return False
+    a, b = (os.path.abspath(os.path.expanduser(p)) for p in (a, b))
+    return a == b
 
 # %% ../nbs/07_provenance.ipynb #e1531b0b
 def steps_note(was: int, new: int, done: int, schedule: str) -> str:
-    """What another number of steps means for a run that is at step `done`; a `ConfigError` when it
-    is behind that.
+    """Says what another number of steps means for a run at step `done`; a `ConfigError` if it is
+    less than `done`.
     """
     if new < done:
         raise ConfigError(
@@ -286,8 +269,8 @@ def steps_note(was: int, new: int, done: int, schedule: str) -> str:
 
 
 def settings_differences(was: dict, new: dict, done: int) -> tuple[list[str], list[str]]:
-    """(what forbids to go on, what is only said) between the flat settings of a run at step `done`
-    and those asked for.
+    """Differences between the flat settings of a run at step `done` and the new ones: (those that
+    forbid to resume it, those that are only printed).
     """
     wrong, said = [], []
     for name in dict.fromkeys([*was, *new]):
@@ -312,8 +295,8 @@ def _literal(path: str) -> Path:
 
 
 def candidates(folder, root: str, written: str) -> list[str]:
-    """Where `written` may be, a path that stands in the config of the run in `folder`, which was
-    started in `root`: likeliest first.
+    """Possible places of `written`, a path in the config of the run in `folder` that was started in
+    `root`, the likeliest first.
     """
     path = os.path.expanduser(written)
     if os.path.isabs(path):
@@ -324,7 +307,7 @@ def candidates(folder, root: str, written: str) -> list[str]:
 
 
 def located(folder, root: str, written: str) -> str:
-    "Where `written` is (see `candidates`); itself where it is nowhere, for it may be a name."
+    "The first of `candidates` that exists; else `written` itself, which may be a name."
     if not written:
         return written
     found = (p for p in candidates(folder, root, written) if _literal(p).exists())
@@ -338,16 +321,15 @@ def _located_setting(name: str, value, folder, root: str):
         parts = (p.strip() for p in value.split(","))
         return ",".join(located(folder, root, p) if p.endswith(".py") else p for p in parts)
     if name == "latents":
-        made = candidates(folder, root, value)[0]  # it may be made yet
-        there = next((p for p in candidates(folder, root, value) if Path(p).is_dir()), made)
-        return value if value in LATENTS else there
+        if value in LATENTS:
+            return value
+        places = candidates(folder, root, value)
+        return next((p for p in places if Path(p).is_dir()), places[0])  # it may be made yet
     return located(folder, root, value)
 
 # %% ../nbs/07_provenance.ipynb #9b191ffd
 def located_settings(folder, info: dict) -> dict:
-    """The config in the record `info` of the run in `folder`, with its paths as they are to be read
-    here.
-    """
+    "The config in the record `info` of the run in `folder`, with paths that are valid here."
     root = str(info.get("root") or "")
 
     def section(name, value):

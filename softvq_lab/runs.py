@@ -11,7 +11,6 @@ __all__ = ['OPENED', 'MOST_LOGGED', 'LINE', 'PACKAGES', 'ANYHOW', 'PASSING', 'Ru
 
 # %% ../nbs/08_runs.ipynb #fb273dcd
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -29,6 +28,8 @@ from softvq_lab.core import (
     ConfigError,
     Count,
     Entries,
+    hex_digest,
+    json_or_empty,
     now,
     printable,
     read_json,
@@ -85,7 +86,7 @@ class RunStatus(Entries):
 
 
 class Evaluation(Entries):
-    "evaluation/NAME.json; one without figures is not for tables (the latent map)."
+    "evaluation/NAME.json; a file without `figures` (the latent map) appears in no table."
 
     figures: dict[str, float] = {}
     passport: dict = {}
@@ -94,7 +95,7 @@ class Evaluation(Entries):
 
 # %% ../nbs/08_runs.ipynb #4b8ed965
 class Run:
-    "A run folder. Making the object touches nothing; see `open_run`."
+    "A run folder. Creating the object changes nothing on disk; see `open_run`."
 
     def __init__(self, path):
         self.path = Path(path)
@@ -121,7 +122,7 @@ class Run:
 
     @property
     def lock(self) -> Path:
-        "Whoever trains the run holds it (`locks`)."
+        "Held by the process that trains the run (`locks`)."
         return self.path / "training.lock"
 
     @property
@@ -138,10 +139,12 @@ class Run:
         return s
 
     def _trained(self, status: dict) -> bool:
-        "Is it at work, as its lock says, or of versions that held none, as its status says?"
+        "Is it being trained? Its lock says so; for versions without locks, its status."
         if was_held(self.lock):
             who = owner(self.lock)
-            return who is not None and not who.get("brief")  # who only writes does not train
+            return who is not None and not who.get(
+                "brief"
+            )  # a brief lock is for writing, not for training
         told = status.get("host"), status.get("pid"), status.get("started")
         return believed(self.path / "status.json", *told)
 
@@ -154,10 +157,7 @@ class Run:
             self._write_status(state, **values)
 
     def _write_status(self, state: str, **values):
-        try:
-            old = read_json(self.path / "status.json", RunStatus)
-        except (OSError, ValueError):
-            old = {}
+        old = json_or_empty(self.path / "status.json", RunStatus)
         me = {
             "pid": os.getpid(),
             "started": psutil.Process().create_time(),
@@ -186,9 +186,9 @@ def refuse_if_trained(run: Run):
 
 @contextlib.contextmanager
 def holding(run: Run) -> Iterator[Lock]:
-    """Within it this process has the run's lock: the one that it trains with, else one for a
-    moment. Only here is config.json or status.json written, but for the status of ranks, who share
-    the lock of the first. A `ConfigError` where another process has it.
+    """Hold the run's lock: the one of this process's training, else a brief one. config.json and
+    status.json are written only here, except for the status of ranks, which share the lock of the
+    first. A `ConfigError` if another process holds the lock.
     """
     try:
         lock = Lock(run.lock, brief=True).acquire()
@@ -218,12 +218,10 @@ def take_over_run(run: Run):
 
 # %% ../nbs/08_runs.ipynb #221aaf83
 def _tell(run: Run, error: BaseException, first: bool, lock: Lock | None):
-    "Note how training ended, unless that was told already or is another process's to tell."
+    "Record how training ended, unless it is recorded already or is up to another process."
     try:
-        state = run.status[
-            "state"
-        ]  # 'interrupted' where the first rank is gone: nobody's error here
-        if state != "running" or (lock and not lock.mine()):
+        # 'interrupted' where the first rank is gone: nobody's error here
+        if run.status["state"] != "running" or (lock and not lock.mine()):
             return
         if not first and (owner(run.lock) or {}).get("ranks") != meeting_place():
             return  # the first rank of another training: this one's was refused
@@ -243,16 +241,12 @@ _opened: dict[str, tuple[str | None, dict]] = {}  # run folder -> mark and setti
 
 
 def mark_of(run: Run) -> str | None:
-    """What config.json said of its last change when this process opened the run; None where it did
-    not.
-    """
+    "The mark of config.json's last change when this process opened the run; None if it did not."
     return _opened.get(os.path.realpath(run.path), (os.environ.get(OPENED), {}))[0]
 
 # %% ../nbs/08_runs.ipynb #f6801f49
 def refuse_if_opened_anew(run: Run):
-    """A `ConfigError` where another process has opened the run with other settings since this one
-    did.
-    """
+    "A `ConfigError` if another process has opened the run with other settings since then."
     here = os.path.realpath(run.path)
     mark, asked = _opened.get(here, (os.environ.get(OPENED), None))
     if (asked is None and mark is None) or (info := run.info).get("opened") == mark:
@@ -269,10 +263,10 @@ def refuse_if_opened_anew(run: Run):
 # %% ../nbs/08_runs.ipynb #422817e2
 @contextlib.contextmanager
 def at_work(run: Run):
-    """Within it this process (of several ranks: the first) alone trains the run.
+    """Train the run in this process alone (of several ranks: in the first).
 
-    The status says 'running', and afterwards what went wrong; a `ConfigError` when another process
-    trains it.
+    The status is 'running'; if training fails, it holds the error. A `ConfigError` if another
+    process trains the run.
     """
     if int(os.environ.get("RANK", "0")) > 0:
         try:
@@ -344,14 +338,14 @@ def _logged(run: Run, most: int | None = None) -> Iterator[tuple[bytes, dict]]:
 
 
 def read_metrics(run: Run) -> list[dict]:
-    """The lines of metrics.jsonl, their numbers only; without torn and strange ones, of a file over
-    256 MB its end.
+    """The numbers of each line of metrics.jsonl, without broken lines; of a file over 256 MB only
+    the end is read.
     """
     return [row for _, row in _logged(run, MOST_LOGGED)]
 
 # %% ../nbs/08_runs.ipynb #cb58b7b6
 def trim_metrics(run: Run, step: int):
-    "Forget what was logged after `step`."
+    "Remove what was logged after `step`."
     if (run.path / "metrics.jsonl").is_file():
         kept = (line + b"\n" for line, row in _logged(run) if row["step"] <= step)
         write_atomic(run.path / "metrics.jsonl", kept)
@@ -369,13 +363,13 @@ ANYHOW = (
     "tracker",
     "keep_checkpoints",
     "accept",
-)  # settings that change nothing of what is learned
+)  # settings that do not affect learning
 
 
 def plugin_hint(run: Run) -> str:
-    """What to do about the plug-ins that a run was made with; '' where it names none.
+    """Says how to load the plug-ins that a run was made with; '' if it names none.
 
-    They are code, so no run loads them by itself.
+    Plug-ins are code, so no run loads them by itself.
     """
     try:
         info = run.info
@@ -383,19 +377,17 @@ def plugin_hint(run: Run) -> str:
         named = ",".join(located(run.path, root, p.strip()) for p in named.split(","))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
+    if not named:
+        return ""
     return (
         f"\n{run.path} was made with plugins={named!r}, which is code and is not loaded by "
         f"itself: -p plugins {named}, softvq-lab resume {run.path} --plugins {named}, or export "
         f"SOFTVQ_LAB_PLUGINS={named}"
-        if named
-        else ""
     )
 
 
 def learned_settings(config: dict) -> dict[str, object]:
-    """The flat settings of a stored config, without what changes nothing of what is learned
-    (`ANYHOW`).
-    """
+    "The flat settings of a stored config, without those that do not affect learning (`ANYHOW`)."
     return {
         k: v
         for s, x in config.items()
@@ -405,7 +397,7 @@ def learned_settings(config: dict) -> dict[str, object]:
 
 # %% ../nbs/08_runs.ipynb #1586f41f
 def _differing(*settings: dict) -> list[tuple]:
-    "(name, its value in each of `settings`, None where it is not there) where they differ."
+    "(name, its value in each of `settings` or None) of each setting that differs."
     rows = [
         (k, *(s.get(k) for s in settings)) for k in dict.fromkeys(k for s in settings for k in s)
     ]
@@ -455,7 +447,7 @@ def open_run(
 
 # %% ../nbs/08_runs.ipynb #79059c58
 def _check_free(run: Run, resume: bool):
-    "A `ConfigError` where the run of another process is at work, or is not to be gone on with."
+    "A `ConfigError` if another process trains the run, or if it exists and `resume` is False."
     status = run.status
     if not _is_mine(status):
         refuse_if_trained(run)
@@ -478,13 +470,11 @@ def _versions() -> dict[str, str]:
 
 
 def _without_what_is_said_once(config: dict) -> dict:
-    "The config without what counts for one call only."
+    "The config without the settings that apply to one call only."
     where = config.get("where")
-    return (
-        config | {"where": where | {"accept": "", "take_over": False}}
-        if isinstance(where, dict)
-        else config
-    )
+    if not isinstance(where, dict):
+        return config
+    return config | {"where": where | {"accept": "", "take_over": False}}
 
 # %% ../nbs/08_runs.ipynb #d19be2f6
 def check_record(there: dict, identity: dict, accept: str = "", path="") -> list[str]:
@@ -506,14 +496,12 @@ _KIND_WORDS = {"code": "sources of the library that were edited"}
 
 
 def _old_identity(record: dict) -> dict:
-    "What a run of an older version says of itself."
+    "The identity in the record of an older version."
     return {"classes": record["class_names"]} if record.get("class_names") else {}
 
 
 def go_on(run: Run, config: dict, extra: dict, accept: str, defaults: dict) -> Run:
-    """Check that `run` may go on with `config` and what stands in `extra`, say what differs, and
-    write it down.
-    """
+    "Check that `run` may be resumed with `config` and `extra`; print and record what differs."
     info, done = run.info, int(run.status.get("step") or 0)
     stored = located_settings(run.path, info)  # paths as they are read here
     config, there = _with_named_plugins(config, stored), learned_settings(stored)
@@ -532,8 +520,8 @@ def go_on(run: Run, config: dict, extra: dict, accept: str, defaults: dict) -> R
 
 # %% ../nbs/08_runs.ipynb #216d5cd6
 def _with_named_plugins(config: dict, there: dict) -> dict:
-    """`config` with the plug-ins that the record names, where it names none: who resumes may have
-    loaded them by other means.
+    """`config`, with the plug-ins of the record if it names none: they may have been loaded by
+    other means.
     """
     where = config.get("where", {})
     named = where.get("plugins") or there.get("where", {}).get("plugins", "")
@@ -541,21 +529,21 @@ def _with_named_plugins(config: dict, there: dict) -> dict:
 
 
 def check_run(run: Run, identity: dict):
-    """Check that what is here now (`identity`) is what the run's record says; a `ConfigError` where
-    it is not. An edited library is said and written down.
+    """Check that `identity`, what is here now, equals the run's record; a `ConfigError` if not. An
+    edited library is printed and recorded.
     """
     info = run.info
     _write_segment(run, info, {"identity": identity}, check_record(info, identity, path=run.path))
 
 
 def _merged(there: dict, now: dict) -> dict:
-    "A record brought up to date: what is named now, and what only the older one names."
+    "The updated record: everything named now, and what only the older one names."
     grown = ("plugins", "weights", "tokenizer")
     return there | now | {k: there.get(k, {}) | now[k] for k in grown if k in now}
 
 
 def _write_segment(run: Run, info: dict, new: dict, said: list[str]):
-    "Bring config.json up to date, and say what the run goes on with."
+    "Update config.json, and print what differs."
     before, versions = info.get("versions", {}), _versions()
     said += [
         f"{p}: {before[p]} there, {v} now" for p, v in versions.items() if before.get(p, v) != v
@@ -576,7 +564,7 @@ def _write_segment(run: Run, info: dict, new: dict, said: list[str]):
 
 # %% ../nbs/08_runs.ipynb #cb779623
 def made_of(run: Run) -> dict:
-    "What a run says it is made of besides its settings; {} where it does not."
+    "The identity that a run records; {} if it records none."
     try:
         return run.info.get("identity") or {}
     except (OSError, ValueError, AttributeError):
@@ -584,9 +572,9 @@ def made_of(run: Run) -> dict:
 
 # %% ../nbs/08_runs.ipynb #71b06595
 def _linked(folder: str) -> list[str]:
-    """What a linked folder brings: itself where it is a run, else the runs in it.
+    """Run folders behind a linked folder: itself if it is a run, else the runs directly in it.
 
-    No deeper: the link may lead to a whole disk.
+    Not deeper: the link may lead to a whole disk.
     """
     if os.path.lexists(os.path.join(folder, "config.json")):
         return [folder]
@@ -599,7 +587,7 @@ def _linked(folder: str) -> list[str]:
 
 
 def _run_folders(root) -> list[str]:
-    "Folders under `root` with a config.json, each once, also where links lead back."
+    "Folders under `root` with a config.json, each once, even if links form a loop."
     links, found = [], []
     for folder, inner, files in os.walk(root):
         inner[:] = sorted(n for n in inner if n != "checkpoints")
@@ -626,9 +614,9 @@ def list_runs(root, unreadable: bool = False) -> list[Run]:
 
 # %% ../nbs/08_runs.ipynb #edf646b5
 def _claims_to_be_a_run(run: Run) -> bool:
-    """Is a config.json that cannot be used perhaps one of ours?
+    """May an unusable config.json be one of this library?
 
-    Other programs have files of this name too.
+    Other programs use this name too.
     """
     try:
         return "created" in read_json(run.path / "config.json")
@@ -637,9 +625,7 @@ def _claims_to_be_a_run(run: Run) -> bool:
 
 
 def describe(run: Run) -> dict[str, str]:
-    """What a list shows of a run, printable: kind, state (or why its files cannot be used), step,
-    created.
-    """
+    "Printable kind, state (or why the files cannot be used), step and created, for lists."
     s = run.status
     try:
         info = run.info
@@ -654,9 +640,7 @@ def describe(run: Run) -> dict[str, str]:
 
 # %% ../nbs/08_runs.ipynb #6f2652e8
 def _evaluations(run: Run) -> tuple[dict[str, dict], dict[str, str]]:
-    """What was measured of a run, and which files of it cannot be used and why: both by the name of
-    the evaluation.
-    """
+    "Usable evaluations of a run, and why others cannot be used; both by name."
     good, bad = {}, {}
     for p in sorted((run.path / "evaluation").glob("*.json")):
         try:
@@ -671,57 +655,50 @@ def _evaluations(run: Run) -> tuple[dict[str, dict], dict[str, str]]:
 
 
 def figures(run: Run) -> dict[str, dict]:
-    "What was measured of a run: name of the evaluation -> its figures, passport and subject."
+    "Usable evaluations of a run: name -> figures, passport and subject."
     return _evaluations(run)[0]
 
 
 def strange_figures(run: Run) -> dict[str, str]:
-    "The evaluations of a run that cannot be used -> why, in printable words."
+    "Unusable evaluations of a run: name -> the reason, printable."
     return _evaluations(run)[1]
 
 # %% ../nbs/08_runs.ipynb #b92206e9
-PASSING = ("torch",)  # entries of a passport that part no figures
+PASSING = ("torch",)  # entries of a passport that may differ
 
 
 def passport_differences(a: dict, b: dict, ignore=()) -> list[str]:
-    "What differs between two passports, one line each; `ignore`: entries that may."
+    "What differs between two passports, a line each, except the entries `ignore`."
     entries = [k for k in dict.fromkeys([*a, *b]) if k not in (*PASSING, *ignore)]
     return [f"{k}: {a.get(k)!r} and {b.get(k)!r}" for k in entries if a.get(k) != b.get(k)]
 
 
 def passport_id(passport: dict) -> str:
     "Eight hex digits, equal where `passport_differences` finds none."
-    return hashlib.sha256(
-        json.dumps(
-            {k: v for k, v in passport.items() if k not in PASSING and v is not None},
-            sort_keys=True,
-        ).encode()
-    ).hexdigest()[:8]
+    parting = {k: v for k, v in passport.items() if k not in PASSING and v is not None}
+    return hex_digest(json.dumps(parting, sort_keys=True), 8)
 
 
 def comparable(runs: list[Run]) -> list[tuple[str, dict, list[tuple[Run, dict[str, float]]]]]:
-    """The figures of `runs` that may stand side by side: (evaluation, passport, [(run, figures),
-    ...]), the evaluations by name.
-    """
+    "Metrics of `runs` by evaluation and passport: (evaluation, passport, [(run, figures), ...])."
     groups = {}
     for run in runs:
         for name, found in figures(run).items():
-            groups.setdefault(
-                (name, passport_id(found["passport"])), (name, found["passport"], [])
-            )[2].append((run, found["figures"]))
+            alike = name, passport_id(found["passport"])
+            group = groups.setdefault(alike, (name, found["passport"], []))
+            group[2].append((run, found["figures"]))
     return sorted(groups.values(), key=lambda g: g[0])
 
 
 def differences(runs: list[Run]) -> list[tuple]:
-    """(setting, its value in each run) where the settings, the data or the versions of some runs
-    differ; None where a run does not know it. What changes nothing of what is learned (`ANYHOW`) is
-    left out.
+    """(name, its value in each run or None) of the settings, data and versions that differ between
+    runs, without settings that do not affect learning (`ANYHOW`).
     """
     return _differing(*map(_facts, runs))
 
 # %% ../nbs/08_runs.ipynb #8fdf0037
 def _facts(run: Run) -> dict[str, object]:
-    "What `differences` compares: of a run whose config.json cannot be used, why."
+    "What `differences` compares; for an unusable config.json, the reason."
     try:
         info = run.info
     except (OSError, ValueError) as e:
@@ -732,9 +709,7 @@ def _facts(run: Run) -> dict[str, object]:
 
 
 def summary(root) -> str:
-    """The runs under `root`, and their figures in one table for each evaluation and passport, as
-    text.
-    """
+    "Text: the runs under `root`, and their metrics in a table for each evaluation and passport."
     runs, lines = list_runs(root, unreadable=True), []
     for r in runs:
         d = describe(r)
@@ -743,18 +718,12 @@ def summary(root) -> str:
     first = {}
     for name, passport, rows in comparable(runs):
         other = first.setdefault(name, passport)
-        lines.append(
-            f"\n{printable(name)}, {printable(passport.get('count', '?'), 20)} images"
-            + (
-                ""
-                if other is passport
-                else ": not to be compared with the above, for they differ in "
-                + printable("; ".join(passport_differences(other, passport)))
-            )
-        )
-        lines += [
-            f"    {printable(r.path)}: "
-            + "  ".join(f"{printable(k, 40)} {v:.4g}" for k, v in measured.items())
-            for r, measured in rows
-        ]
+        head = f"\n{printable(name)}, {printable(passport.get('count', '?'), 20)} images"
+        if other is not passport:
+            differs = printable("; ".join(passport_differences(other, passport)))
+            head += f": not to be compared with the above, for they differ in {differs}"
+        lines.append(head)
+        for r, measured in rows:
+            values = (f"{printable(k, 40)} {v:.4g}" for k, v in measured.items())
+            lines.append(f"    {printable(r.path)}: {'  '.join(values)}")
     return "\n".join(lines) or f"no runs under {root} yet: make demo"

@@ -25,12 +25,18 @@ from pydantic import TypeAdapter
 from .checkpoints import newest_checkpoint
 from .commands import alone
 from .commands import train as train_command
-from .core import ConfigError, progress_bar, tell
+from .core import ConfigError, best_device, progress_bar, tell
 from .data.contents import contents
 from .data.datasets import load_data, training_view
 from .data.folder import BrokenFiles, record_broken
 from .data.images import ImageData
-from .hub.models import find_tokenizer, fingerprint_of, load_tokenizer
+from softvq_lab.hub.models import (
+    AnyTokenizer,
+    find_tokenizer,
+    fingerprint_of,
+    is_outside,
+    load_tokenizer,
+)
 from .pretrained.files import preflight
 from softvq_lab.provenance import (
     code_record,
@@ -53,7 +59,7 @@ from softvq_lab.runs import (
     take_over_run,
 )
 from .settings.parse import closest, flatten, parameters, parse
-from .settings.sections import DataConfig
+from .settings.sections import DataConfig, ImagesConfig
 from .settings.workflows import TrainConfig, TrainGeneratorConfig, as_older_versions_did
 from .signals import BeforeFirstStep, Preempted, Requests
 from .tokenizer.model import Tokenizer
@@ -129,26 +135,42 @@ def images_of(
     data, size = (
         (config.data, config.tokenizer.image_shape)
         if isinstance(config, TrainConfig)
-        else (_data_of(config.tokenizer_run), tokenizer.image_size)
+        else (_data_of(config), tokenizer.image_size)
     )
     try:
         return load_data(data, size)
     except ValueError as e:
         raise ConfigError(f"dataset={data.dataset!r}: {e}") from None
 
-
-def _data_of(tokenizer_run: str) -> DataConfig:
-    run = Run(tokenizer_run)
-    try:
-        return parse(DataConfig, located_settings(run.path, run.info)["data"])
-    except (OSError, KeyError, TypeError, AttributeError):
+# %% ../nbs/10_train.ipynb #4218d5e1
+def _data_of(config: TrainGeneratorConfig) -> ImagesConfig:
+    "The images of a generator: its tokenizer's, or those stated for one that was not trained here."
+    run, given = Run(config.tokenizer_run), config.outside
+    outside, stated = is_outside(run.path), given.dataset != "auto"
+    if outside and stated:
+        return given
+    if stated:
         raise ConfigError(
-            f"tokenizer_run={tokenizer_run!r} does not say on which images it was trained, as the "
-            "run folder of nbs/train.ipynb does (which can start_from a saved or released "
-            "tokenizer)"
-        ) from None
+            f"dataset={given.dataset!r} is for a tokenizer that was not trained here, and "
+            f"tokenizer_run={config.tokenizer_run!r} knows its images. Leave dataset out."
+        )
+    try:
+        if not outside:
+            return parse(DataConfig, located_settings(run.path, run.info)["data"])
+    except (OSError, KeyError, TypeError, AttributeError):
+        pass  # told below
+    raise ConfigError(
+        f"tokenizer_run={config.tokenizer_run!r} does not say on which images it was trained, as "
+        "the run folder of nbs/train.ipynb does. "
+        + ("Say it: dataset=..., data_path=..." if outside else "Name such a run folder.")
+    )
 
 # %% ../nbs/10_train.ipynb #718805d5
+def _info_of(tokenizer_run: str) -> dict:
+    "What the tokenizer's run says of itself; nothing where it was not trained here."
+    return {} if is_outside(tokenizer_run) else Run(tokenizer_run).info
+
+
 def identity_of(config: TrainConfig | TrainGeneratorConfig, images: ImageData) -> dict:
     """What a run is made of besides its settings (see `softvq_lab.provenance`): images, classes,
     tokenizer, plug-ins, pretrained files, sources of the library.
@@ -159,8 +181,8 @@ def identity_of(config: TrainConfig | TrainGeneratorConfig, images: ImageData) -
         needed = preflight(config.tokenizer, config.loss, True, config.start_from)
     else:
         found, needed = {"tokenizer_run": config.tokenizer_run}, []
-        behind = learned_settings(Run(config.tokenizer_run).info.get("config", {}))
-        settings |= {k: behind.get(k) for k in ("quantizer", "dataset")}
+        behind = learned_settings(_info_of(config.tokenizer_run).get("config", {}))
+        settings |= {k: behind.get(k, settings.get(k)) for k in ("quantizer", "dataset")}
     return {
         "data": contents(images),
         "classes": list(images.class_names),
@@ -209,10 +231,10 @@ def broken_files(run: Run, images: ImageData) -> BrokenFiles:
     return record_broken(images, run.path)
 
 
-def _behind(run: Run, folder: str) -> Tokenizer:
+def _behind(run: Run, config: TrainGeneratorConfig) -> AnyTokenizer:
     "The tokenizer of a generator's run; a `ConfigError` says how to go on where it is not found."
     try:
-        return load_tokenizer(folder)
+        return load_tokenizer(config.tokenizer_run, config.outside.image_size)
     except ValueError as e:
         raise ConfigError(
             f"{run.path} cannot go on without its tokenizer: {e}\nWhere it lies in another place "
@@ -220,28 +242,45 @@ def _behind(run: Run, folder: str) -> Tokenizer:
         ) from None
 
 # %% ../nbs/10_train.ipynb #33ff1559
+def _generator_task(
+    run: Run, config: TrainGeneratorConfig, tokenizer: Tokenizer, images: ImageData
+) -> GeneratorTask:
+    "With metrics of its samples where the settings ask for some."
+    online, hooks = None, {}
+    if config.online.online_every:
+        from softvq_lab.evaluation.online import OnlineMetrics  # it loads what only judges need
+
+        online = OnlineMetrics(config.online, tokenizer.to(best_device()), images)
+        hooks = dict(online=online, measure_every=config.online.online_every, best=online.best)
+    task = GeneratorTask(
+        config.generator,
+        tokenizer,
+        images,
+        run,
+        config.where.seed,
+        config.latents,
+        config.mirror,
+        config.repa,
+        config.workers,
+        **hooks,
+    )
+    if online:
+        online.check(task.model)
+    return task
+
+
 def make_task(
     run: Run, config: TrainConfig | TrainGeneratorConfig, images: ImageData | None = None
 ) -> Task:
     "The task of a prepared run."
     own = isinstance(config, TrainConfig)
-    tokenizer = None if own else _behind(run, config.tokenizer_run)
+    tokenizer = None if own else _behind(run, config)
     images, seed = images or images_of(config, tokenizer), config.where.seed
     if int(os.environ.get("RANK", 0)) == 0:  # one rank looks: the files are the same for all
         check_run(run, identity_of(config, images))
     broken_files(run, images)
     if tokenizer:
-        return GeneratorTask(
-            config.generator,
-            tokenizer,
-            images,
-            run,
-            seed,
-            config.latents,
-            config.mirror,
-            config.repa,
-            config.workers,
-        )
+        return _generator_task(run, config, tokenizer, images)
     start = _start_of(run, config.start_from)
     return TokenizerTask(
         config.tokenizer,

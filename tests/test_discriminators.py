@@ -3,17 +3,16 @@ properties, round trips.
 """
 
 import json
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from norm_rank import CUTS, activations, adversary, norm, pictures, plain, player
 from parity.fill import images, weight
 from safetensors.torch import save_file
+from two_ranks import found_by_two_ranks
 
 from softvq_lab.core import ConfigError
 from softvq_lab.data.datasets import digits
@@ -191,12 +190,7 @@ def test_the_synchronised_norm_of_one_process_is_plain_batch_norm():
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     "What two processes found."
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(player, (port, folder), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return found_by_two_ranks(player, tmp_path_factory.mktemp("ranks"))
 
 
 def test_two_ranks_normalise_as_one_process_with_all_images(ranks):

@@ -13,6 +13,7 @@ import scipy.linalg
 import torch
 import torch_fidelity
 from torch.utils.data import Dataset, TensorDataset
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
@@ -149,9 +150,26 @@ def test_the_other_three_are_torch_fidelitys():
 def test_from_images_to_figures_as_torch_fidelity_does_it(data, judge, tmp_path):
     "Two folders of PNGs through torch-fidelity's front door, with our network registered there."
 
-    class Registered(ReferenceFeatures):
+    class Registered(FeatureExtractorBase):
         def __init__(self, name, features_list, **kw):
-            super().__init__(judge.net.net, name, features_list)
+            super().__init__(name, features_list)
+            self.net = judge.net
+
+        def forward(self, x):
+            both = dict(zip(self.get_provided_features_list(), self.net(x), strict=True))
+            return tuple(both[k] for k in self.features_list)
+
+        @staticmethod
+        def get_provided_features_list():
+            return "features", "logits"
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric):
+            return "logits" if metric == "isc" else "features"
+
+        @staticmethod
+        def can_be_compiled():
+            return False
 
     (real, _), (x, y) = stack(data.train, 150), stack(data.heldout, 110)
     for name, images in (("real", real), ("some", x)):

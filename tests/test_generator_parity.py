@@ -223,6 +223,9 @@ def names_of(kind: str, info: dict) -> dict:
     return names
 
 
+SMALL_GRID = dict(hidden_size=32, depth=1, num_heads=2, vae_1d=False)
+
+
 @pytest.mark.parametrize("case", [SIT, DIT])
 def test_the_written_down_names_are_the_released_ones(case):
     assert names_of(case[:3], read(f"{case}.config.json")) == {
@@ -236,24 +239,8 @@ def test_the_written_down_names_are_the_released_ones(case):
         dict(hidden_size=32, depth=2, num_heads=2, input_size=32),
         dict(hidden_size=48, depth=1, num_heads=3, in_channels=16, input_size=128, num_classes=10),
         dict(hidden_size=32, depth=2, num_heads=4, mlp_ratio=2.0, class_dropout_prob=0.0),
-        dict(
-            hidden_size=32,
-            depth=1,
-            num_heads=2,
-            vae_1d=False,
-            in_channels=4,
-            input_size=8,
-            patch_size=2,
-        ),
-        dict(
-            hidden_size=32,
-            depth=1,
-            num_heads=2,
-            vae_1d=False,
-            in_channels=3,
-            input_size=4,
-            patch_size=1,
-        ),
+        dict(in_channels=4, input_size=8, patch_size=2, **SMALL_GRID),
+        dict(in_channels=3, input_size=4, patch_size=1, **SMALL_GRID),
     ],
     ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items())[:70],
 )
@@ -291,16 +278,8 @@ def test_patches_of_a_released_grid_are_a_convolution(tmp_path):
     """Against torch's own convolution, with the image of latents laid out as DiT has it: channels
     first.
     """
-    info = read(f"{SIT}.config.json") | dict(
-        hidden_size=32,
-        depth=1,
-        num_heads=2,
-        decoder_hidden_size=32,
-        vae_1d=False,
-        in_channels=3,
-        input_size=6,
-        patch_size=2,
-    )
+    info = read(f"{SIT}.config.json") | SMALL_GRID
+    info |= dict(decoder_hidden_size=32, in_channels=3, input_size=6, patch_size=2)
     names = names_of("sit", info)
     g = load_generator(folder_of(tmp_path, names, info))
     image, seen = torch.randn(2, 3, 6, 6), []

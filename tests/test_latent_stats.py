@@ -2,6 +2,7 @@
 are taken in training.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -37,9 +38,19 @@ def small_tokenizer(latent_stats=None) -> Tokenizer:
 
 
 def rewrite(path, key: str, value):
-    info = json.loads(path.read_text())
-    info[key] = value
-    path.write_text(json.dumps(info))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+
+
+@contextlib.contextmanager
+def rewritten(folder, value):
+    "Within it the file of `folder` has `value` under its key; gives what opens the folder."
+    path, key, open_it = folder
+    before = path.read_text()
+    rewrite(path, key, value)
+    try:
+        yield open_it
+    finally:
+        path.write_text(before)
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +109,10 @@ BAD = {
 @pytest.mark.parametrize("kind", ["tokenizer", "generator", "cache"])
 @pytest.mark.parametrize("change,says", BAD.values(), ids=BAD)
 def test_impossible_statistics_are_refused_with_the_files_name(folders, kind, change, says):
-    path, key, open_it = folders[kind]
-    before = path.read_bytes()
-    try:
-        rewrite(path, key, {k: v for k, v in {**GOOD, **change}.items() if v is not ...})
-        with pytest.raises(ValueError) as e:
-            open_it()
-    finally:
-        path.write_bytes(before)
+    path, _, open_it = folders[kind]
+    wrong = {k: v for k, v in {**GOOD, **change}.items() if v is not ...}
+    with rewritten(folders[kind], wrong), pytest.raises(ValueError) as e:
+        open_it()
     told = str(e.value)
     assert says in told and path.name in told and str(path.parent) in told and len(told) < 400
     open_it()
@@ -114,35 +121,20 @@ def test_impossible_statistics_are_refused_with_the_files_name(folders, kind, ch
 @pytest.mark.parametrize("value", [[], "mean 0, std 1", 7, {}, [0.0, 1.0]], ids=str)
 @pytest.mark.parametrize("kind", ["tokenizer", "generator", "cache"])
 def test_what_is_no_statistics_at_all_is_refused(folders, kind, value):
-    path, key, open_it = folders[kind]
-    before = path.read_bytes()
-    try:
-        rewrite(path, key, value)
+    with rewritten(folders[kind], value) as open_it:
         with pytest.raises(ValueError, match="without mean, std and count"):
             open_it()
-    finally:
-        path.write_bytes(before)
 
 
 def test_a_generator_that_was_trained_here_has_statistics(folders):
-    path, key, open_it = folders["generator"]
-    before = path.read_bytes()
-    try:
-        rewrite(path, key, None)
+    with rewritten(folders["generator"], None) as open_it:
         with pytest.raises(ValueError, match="has no latent_stats"):
             open_it()
-    finally:
-        path.write_bytes(before)
 
 
 def test_a_tokenizer_that_was_not_measured_yet_opens(folders):
-    path, key, open_it = folders["tokenizer"]
-    before = path.read_bytes()
-    try:
-        rewrite(path, key, None)
+    with rewritten(folders["tokenizer"], None) as open_it:
         assert open_it().latent_stats is None
-    finally:
-        path.write_bytes(before)
 
 
 # ---------------------------------------------------------------- one for all channels

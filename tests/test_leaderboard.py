@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from softvq_lab.core import ConfigError
-from softvq_lab.evaluation.passport import Measured, passport, write_figures
+from softvq_lab.evaluation.passport import Measured, passport
 from softvq_lab.experiments.leaderboard import (
     boards,
     effect,
@@ -53,9 +53,8 @@ def declared():
 
 
 def evaluated(path, figures: dict, name="reconstruction", about=None) -> Run:
-    write_figures(
-        path / "evaluation", name, figures, about or passport("one way", "images", 10), {}
-    )
+    about = about or passport("one way", "images", 10)
+    Measured(figures, about).write(path / "evaluation", name, {})
     return Run(path)
 
 
@@ -155,7 +154,7 @@ def test_everything_that_the_library_measures_is_declared(trained, kind):
     from softvq_lab.data.images import stack
     from softvq_lab.evaluation.extractors import make_extractor
     from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
-    from softvq_lab.evaluation.probe import pixel_site, probe_figures
+    from softvq_lab.evaluation.probe import pixel_sites, probe_figures
     from softvq_lab.evaluation.scores import reconstruction_fidelity, sample_figures
     from softvq_lab.hub.models import load_tokenizer
 
@@ -166,7 +165,7 @@ def test_everything_that_the_library_measures_is_declared(trained, kind):
         measured = [
             reconstruction_figures(r, data),
             reconstruction_fidelity(r, data, judge, draws=0),
-            probe_figures(pixel_site(data, 16), data, epochs=1)["pixels"],
+            probe_figures(pixel_sites(data, {"pixels": 16}), data, epochs=1)["pixels"],
         ]
     else:
         x, y = stack(data.heldout, 60)

@@ -4,16 +4,15 @@ processes.
 
 import inspect
 import os
-import socket
 import warnings
 
 import lpips
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from adversary_rank import adversary, logits, pictures, player
 from safetensors.torch import save_file
+from two_ranks import found_by_two_ranks
 
 from softvq_lab.core import ConfigError
 from softvq_lab.pretrained.files import VGG, loss_weights, preflight
@@ -390,12 +389,7 @@ def test_adaptive_weight_sees_gradients_that_float16_cannot_hold():
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     "What two processes found."
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(player, (port, folder), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return found_by_two_ranks(player, tmp_path_factory.mktemp("ranks"))
 
 
 def test_two_ranks_keep_equal_averages_and_those_of_one_process(ranks):

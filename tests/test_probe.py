@@ -15,7 +15,6 @@ from softvq_lab.evaluation.probe import (
     latent_sites,
     linear_probe,
     make_probe,
-    pixel_site,
     pixel_sites,
     pool,
     probe_batch,
@@ -138,7 +137,7 @@ def test_latents_of_any_tokenizer_and_pixels_of_its_images(trained, data):
         and torch.equal(sites["z mean"][1][1], y)
     )
     assert len(sites["z flat"][0][0]) == len(data.train)
-    (x, _), (hx, hy) = pixel_site(data, 64)["pixels"]
+    (x, _), (hx, hy) = pixel_sites(data, {"pixels": 64})["pixels"]
     assert x.shape == (1437, 64) and torch.equal(hy, y)
     torch.testing.assert_close(
         hx, torch.nn.functional.avg_pool2d(stack(data.heldout)[0][:, :1], 4).flatten(1)
@@ -148,7 +147,9 @@ def test_latents_of_any_tokenizer_and_pixels_of_its_images(trained, data):
 def test_site_and_shape_stand_in_the_passport(trained, data):
     t = load_tokenizer(trained / "tokenizer")
     found = probe_figures(
-        latent_sites(t, data) | pixel_site(data, t.tokens * t.latent_dim), data, "ridge"
+        latent_sites(t, data) | pixel_sites(data, {"pixels": t.tokens * t.latent_dim}),
+        data,
+        "ridge",
     )
     assert (
         found["z mean"].passport["shape"] == [t.latent_dim]
@@ -160,7 +161,7 @@ def test_site_and_shape_stand_in_the_passport(trained, data):
     assert "shape: " in str(e.value) and compare(
         found["z mean"], found["z flat"], ignore=("site", "shape")
     )
-    lamb = probe_figures(pixel_site(data, 16), data, epochs=1)["pixels"]
+    lamb = probe_figures(pixel_sites(data, {"pixels": 16}), data, epochs=1)["pixels"]
     assert (
         (lamb.passport["epochs"], lamb.passport["lr"]) == (1, 0.003)
         and "LAMB" in lamb.passport["evaluator"]
@@ -190,7 +191,7 @@ def test_the_batch_size_is_a_parameter_and_stands_in_the_passport(data):
         data.class_names,
         data.source,
     )
-    site = pixel_site(few, 16)
+    site = pixel_sites(few, {"pixels": 16})
 
     def shown(**kw):
         return probe_figures(site, few, epochs=1, **kw)["pixels"].passport["batch_size"]
@@ -260,7 +261,7 @@ def test_ridge_from_normal_equations_is_scikit_learns(n, width, classes, monkeyp
 
 
 def test_a_passport_says_which_ridge_it_was(data, on_disk):
-    m = probe_figures(pixel_site(data, 9), data, "ridge")["pixels"]
+    m = probe_figures(pixel_sites(data, {"pixels": 9}), data, "ridge")["pixels"]
     assert "normal equations in float64" in m.passport["evaluator"]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from outside import BIN, run_outside
 from PIL import Image
 from typer.main import get_command
 
@@ -39,7 +40,6 @@ PAGES = {
         "docs/outputs.md",
     )
 }  # what a new user reads, by path
-BIN = Path(sys.executable).parent
 
 # The tables of this test. A new command of these pages that is a papermill or make line, or a `-p`
 # continuation, needs no row here.
@@ -67,7 +67,7 @@ RUN = [  # commands that are run to their end, in this order: each needs what th
     "softvq-lab runs",
     "softvq-lab show runs/a",
     "softvq-lab compare runs/a runs/b",
-    "softvq-lab sweep sweeps/digits-quantizer.yaml --dry",
+    "softvq-lab sweep sweeps/digits-table5.yaml --dry",
 ]
 INSTEAD = {
     "--samples 50000": "--samples 6",
@@ -405,10 +405,7 @@ def test_a_run_without_an_output_gets_the_folder_that_the_page_says(command, fol
     short = (" {}={}" if command.startswith("softvq-lab") else " -p {} {}").format
     line = command.replace(" nbs/", f" {ROOT}/nbs/")
     line += "".join(short(k, v) for k, v in STEPS.items())
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
-    )
+    done = run_outside(line, tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr[-3000:]
     assert [p.relative_to(tmp_path) for p in (tmp_path / "runs").iterdir()] == [Path(folder)]
     assert Run(tmp_path / folder).status["state"] == "done"
@@ -425,23 +422,13 @@ def test_the_path_of_a_newcomer(tmp_path):
                 tmp_path / "my_photos" / kind / f"{i}.jpg"
             )
     (tmp_path / "my_photos" / "red" / "broken.jpg").write_text("no picture")
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     for command in RUN:
         line = command + "".join(
             f" -p {k} {v}" for k, v in SMALL.get(workflow_of(command), {}).items()
         )
         for old, new in INSTEAD.items():
             line = line.replace(old, new)
-        done = subprocess.run(
-            line,
-            shell=True,
-            cwd=tmp_path,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = run_outside(line, tmp_path, PYTHONPATH=str(ROOT))
         assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
     runs = tmp_path / "runs"
     assert {Run(runs / n).status["state"] for n in "abg"} == {"done"}

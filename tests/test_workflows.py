@@ -2,35 +2,23 @@
 
 import ast
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import plotly.io
 import pytest
+from outside import BIN, run_outside
+from PIL import Image
 
 from softvq_lab.runs import Run, figures, read_metrics
 from softvq_lab.settings.parse import parameters
 from softvq_lab.settings.workflows import WORKFLOWS
 
-BIN = Path(sys.executable).parent
-
 
 def papermill(root, cwd, workflow, output, **params):
     args = [a for k, v in params.items() for a in ("-p", k, str(v))]
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
-    return subprocess.run(
-        [BIN / "papermill", root / "nbs" / f"{workflow}.ipynb", output, *args],
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    words = [BIN / "papermill", root / "nbs" / f"{workflow}.ipynb", output, *args]
+    return run_outside(words, cwd)
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
@@ -73,10 +61,12 @@ def test_from_pixels_to_figures(root, tmp_path):
         samples=20,
         sample_steps=2,
         probe="ridge",
+        probe_layer=1,
         confidence=3,
     )
     assert done.returncode == 0, done.stderr
-    measured = figures(Run(tmp_path / "runs" / "g"))["samples"]
+    found = figures(Run(tmp_path / "runs" / "g"))
+    (measured,) = (m for name, m in found.items() if name.startswith("samples-heun-2-"))
     assert {"reference_frechet", "class_accuracy", "diversity"} <= measured["figures"].keys()
     assert (
         measured["passport"]["count"] == 20
@@ -89,12 +79,25 @@ def test_from_pixels_to_figures(root, tmp_path):
         "probe-ridge-z-flat",
         "probe-ridge-z_hat-mean",
         "probe-ridge-pixels",
-    } <= figures(Run(tmp_path / "runs" / "g")).keys()
+        "probe-ridge-layer-1-t-0.5",
+    } <= found.keys()
+    assert (tmp_path / "runs" / "g" / "evaluation" / "reconstructions.png").is_file()
 
+    shutil.copytree(a.path, tmp_path / "runs" / "b")
     done = papermill(
-        root, tmp_path, "latent_map", "runs/a/latent_map.ipynb", run="runs/a", images=60, points=50
+        root,
+        tmp_path,
+        "latent_map",
+        "runs/a/latent_map.ipynb",
+        run="runs/a",
+        beside="runs/b",
+        images=60,
+        points=50,
     )
     assert done.returncode == 0, done.stderr
+    together = Image.open(a.path / "evaluation" / "latent_maps.png")
+    alone = Image.open(a.path / "evaluation" / "latent_map.png")
+    assert together.size == (alone.width, 2 * alone.height)  # two panels wide, and two high
     assert len(json.loads((a.path / "evaluation" / "latent_map.json").read_text())["points"]) == 60
 
     before = (a.path / "metrics.jsonl").read_text()  # the same command again: refused, nothing lost

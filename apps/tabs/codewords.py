@@ -2,7 +2,10 @@
 
 import gradio as gr
 from tabs.picker import (
+    LEFT,
     QUIET,
+    RIGHT,
+    SLOW,
     Chooser,
     Newest,
     Tab,
@@ -74,12 +77,12 @@ class Codewords(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
         with gr.Row():
-            with gr.Column(scale=2, min_width=280):
+            with gr.Column(**LEFT):
                 with gr.Accordion("Image", open=False, elem_id="cw-chooser"):
                     Chooser(self.ctx, "cw", height=220)
                 self.layout_weights()
                 self.layout_tokens()
-            with gr.Column(scale=5, min_width=300):
+            with gr.Column(**RIGHT):
                 self.message = gr.Markdown(elem_id="cw-message")
                 with gr.Row():
                     self.pictures = [picture(f"cw-{k}", c) for k, c in CAPTIONS.items()]
@@ -247,8 +250,7 @@ class Codewords(Tab):
             self.on_codeword,
             [ctx.run, token, self.top],
             [self.used_says, self.used],
-            show_progress="minimal",
-            api_name=False,
+            **SLOW,
         )
         self.plot.change(None, None, None, js=LATER, api_name=False)
 

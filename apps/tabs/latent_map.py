@@ -6,7 +6,7 @@ import gradio as gr
 from tabs.picker import QUIET, Newest, Tab, failed, picture, plain, resolve, served
 
 from softvq_lab.data.images import grid, to_pil
-from softvq_lab.experiments.execute import Job
+from softvq_lab.experiments.execute import AT_WORK, Job
 from softvq_lab.experiments.job import output_of, progress, start
 from softvq_lab.explore.latent_map import (
     SIDE,
@@ -23,7 +23,6 @@ ABOUT = (
     "Every dot is an image: UMAP lays images with similar latents side by side. "
     "Who neighbours whom means something; the distance between islands means little."
 )
-AT_WORK = ("queued", "running")
 NONE = (
     "**No map of this run yet.** Compute one: a separate process that takes about a minute "
     "for a thousand small images. You may leave the page meanwhile."

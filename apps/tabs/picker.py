@@ -4,11 +4,9 @@ A tab is a `Tab`: `layout` makes its components, its other methods are the handl
 connects the two.
 """
 
-import hashlib
 import io
 import json
 import re
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from softvq_lab.core import hex_digest, write_atomic
 from softvq_lab.explore.run_forms import run_name
 from softvq_lab.explore.session import Lens, heldout_gallery, open_lens, read_upload
 from softvq_lab.runs import Run, describe, list_runs
@@ -26,9 +25,11 @@ EMPTY = (
     "`papermill nbs/train.ipynb runs/a/notebook.ipynb -p tokens 32`\n\nthen press *Look again*."
 )
 ANY, SEVERAL = "all classes", 8
+LEFT, RIGHT = dict(scale=2, min_width=280), dict(scale=5, min_width=300)  # columns of a tab
 QUIET = dict(show_progress="hidden", api_name=False)
+SLOW = dict(show_progress="minimal", api_name=False)
 # Handlers that follow a slider: of the questions asked while one is at work, the newest counts.
-LATEST = dict(show_progress="minimal", trigger_mode="always_last", api_name=False)
+LATEST = dict(trigger_mode="always_last", **SLOW)
 WRITE_ADDRESS = """(told) => {
     if (!told) return;
     const url = new URL(window.location);
@@ -204,13 +205,9 @@ def served(image: Image.Image | bytes, suffix: str = "png") -> str:
         memory = io.BytesIO()
         image.save(memory, "png")
         data = memory.getvalue()
-    path = Path(get_upload_folder()) / f"{hashlib.sha256(data).hexdigest()}.{suffix}"
+    path = Path(get_upload_folder()) / f"{hex_digest(data, 64)}.{suffix}"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Of this call alone: two threads may write the same picture.
-        aside = path.with_name(f".{uuid.uuid4().hex}.tmp")
-        aside.write_bytes(data)
-        aside.replace(path)
+        write_atomic(path, data)
     return str(path)
 
 
@@ -403,6 +400,5 @@ class Chooser(Tab):
             self.on_upload,
             [run, self.upload, images, self.many],
             [images, self.message],
-            show_progress="minimal",
-            api_name=False,
+            **SLOW,
         )

@@ -2,6 +2,8 @@
 
 import gradio as gr
 from tabs.picker import (
+    LEFT,
+    RIGHT,
     Chooser,
     Newest,
     Tab,
@@ -46,9 +48,9 @@ class Reconstruct(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
         with gr.Row():
-            with gr.Column(scale=2, min_width=280):
+            with gr.Column(**LEFT):
                 Chooser(self.ctx, "rec", several=True)
-            with gr.Column(scale=5, min_width=300):
+            with gr.Column(**RIGHT):
                 with gr.Row():
                     self.pictures = [picture(f"rec-{k}", c) for k, c in CAPTIONS.items()]
                 self.layout_result()

@@ -3,7 +3,9 @@ to them."""
 
 import gradio as gr
 from tabs.picker import (
+    LEFT,
     QUIET,
+    RIGHT,
     Newest,
     Tab,
     View,
@@ -44,11 +46,11 @@ class Sample(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
         with gr.Row():
-            with gr.Column(scale=2, min_width=280):
+            with gr.Column(**LEFT):
                 self.layout_what()
                 self.layout_how()
                 self.layout_buttons()
-            with gr.Column(scale=5, min_width=300):
+            with gr.Column(**RIGHT):
                 self.layout_samples()
         self.drawn = gr.State(None)  # (run, images (B, 3, H, W)) of the last sampling
         self.view = gr.State(View())  # gradio gives each session a copy

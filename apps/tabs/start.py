@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import gradio as gr
-from tabs.picker import QUIET, Tab, resolve
+from tabs.picker import QUIET, SLOW, Tab, resolve
 
 from softvq_lab.core import ConfigError
 from softvq_lab.experiments.execute import TRAININGS
@@ -153,8 +153,7 @@ class Start(Tab):
             self.on_start,
             [*what, *self.controls.values()],
             [self.answer, *self.shown],
-            show_progress="minimal",
-            api_name=False,
+            **SLOW,
         )
         tokenizer = self.controls["train_generator", "tokenizer_run"]
         shown = [self.name, self.resume, self.target, tokenizer, *self.groups]

@@ -1,7 +1,19 @@
 """Tab Token counts: one image from fewer and fewer tokens, and what that costs over all images."""
 
 import gradio as gr
-from tabs.picker import Chooser, Newest, Tab, failed, focus, plain, resolve, served, tiles
+from tabs.picker import (
+    LEFT,
+    RIGHT,
+    Chooser,
+    Newest,
+    Tab,
+    failed,
+    focus,
+    plain,
+    resolve,
+    served,
+    tiles,
+)
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.latent_map import adapt
@@ -33,9 +45,9 @@ class TokenCounts(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
         with gr.Row():
-            with gr.Column(scale=2, min_width=280):
+            with gr.Column(**LEFT):
                 Chooser(self.ctx, "tc", height=260)
-            with gr.Column(scale=5, min_width=300):
+            with gr.Column(**RIGHT):
                 self.message = gr.Markdown(elem_id="tc-message")
                 self.gallery = tiles("tc-rows", 4, "max-content", fit_columns=False)
                 self.metric = gr.Radio(

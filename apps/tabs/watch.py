@@ -18,6 +18,7 @@ from softvq_lab.experiments.job import (
 )
 from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.run_forms import run_name
+from softvq_lab.metrics import online_metrics
 from softvq_lab.plots import curves
 from softvq_lab.runs import Run, describe, read_metrics
 from softvq_lab.training.health import alarms
@@ -113,7 +114,8 @@ class Watch(Tab):
     def draw(self, run, wide: bool):
         "Curves, fewer of them on a narrow page, and what is alarming about them."
         rows = read_metrics(run)
-        shown, columns = (CURVES, 3) if wide else (CURVES[:4], 1)
+        names = [*online_metrics(rows), *CURVES]
+        shown, columns = (names, 3) if wide else (names[:4], 1)
         try:
             fig = adapt(curves(rows, shown, log=("rec", "grad_norm"), columns=columns))
         except ValueError:

@@ -7,7 +7,6 @@ __all__ = ['held_out_files', 'ArrowPictures', 'hf', 'TarPictures', 'expand', 'fi
 
 # %% ../../nbs/data/07_archives.ipynb #9c744859
 import glob
-import hashlib
 import io
 import json
 import os
@@ -17,24 +16,24 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import constants, get_session
 
-from ..core import cache_dir, cached, progress_bar, readable, write_cache
+from ..core import cache_dir, cached, hex_digest, progress_bar, readable, write_cache
 from .folder import LocatedPictures, Pictures, hold_out, overlap
 from .images import ImageData, Size, pixels
 from .layout import LABEL_KEYS, class_name, looked_up, pick, read_table
-from .tars import IN_TABLES, TarImage, label_members, read_tar, tar_labels
+from .tars import IN_TABLES, TarImage, label_members, names_in, read_tar, tar_labels
 from .walk import LeftOut, split_in, split_of, suffix_of, walk, without_split
 from ..registry import register
 
 # %% ../../nbs/data/07_archives.ipynb #6867204f
 def held_out_files(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Which files (N) are held out by their names, and which are left out: those of a test split
-    where there is a validation split as well.
+    """Which files (N) are held out, by their names, and which are not used: a test split beside a
+    validation split.
     """
     splits = np.array([split_in(n) or "" for n in names], dtype=object)
     val, test = splits == "val", splits == "test"
-    return (
-        (val, test) if val.any() and not (val | test).all() else (val | test, np.zeros_like(test))
-    )
+    if val.any() and not (val | test).all():
+        return val, test
+    return val | test, np.zeros_like(test)
 
 # %% ../../nbs/data/07_archives.ipynb #65c8960a
 class ArrowPictures(Pictures):
@@ -42,12 +41,8 @@ class ArrowPictures(Pictures):
 
     def __init__(self, table, column: str, rows, labels, size: Size, title: str):
         super().__init__(labels, size)
-        self.table, self.column, self.rows, self.title = (
-            table.select_columns([column]),
-            column,
-            np.asarray(rows),
-            title,
-        )
+        self.table, self.column = table.select_columns([column]), column
+        self.rows, self.title = np.asarray(rows), title
 
     def open(self, i: int):
         cell = self.table[int(self.rows[i])][self.column]
@@ -66,7 +61,7 @@ def _datasets():
 
 
 def _hub_answers() -> bool:
-    "Is the hub there, or not to be asked? Without this look its client retries for half a minute."
+    "Does the hub answer (or is it offline on purpose)? Its client would retry for half a minute."
     if constants.HF_HUB_OFFLINE:
         return True
     try:
@@ -83,9 +78,7 @@ def _image_column(features) -> str:
 
 # %% ../../nbs/data/07_archives.ipynb #c8a39fa5
 def _label_column(features) -> str | None:
-    """The column of the labels: by its name, as far as it holds whole numbers or names, else by its
-    type.
-    """
+    "The column of the labels: by its name, if it holds whole numbers or names, else by its type."
     usual = ("label", "labels", "fine_label", "class", "cls")
     if named := pick(features, usual):
         return named
@@ -119,8 +112,8 @@ def _parquet_files(root: Path) -> dict[str, list[str]]:
 
 
 def _load_from_hub(path: str, nowhere: str):
-    """A data set of the Hugging Face hub, `owner/name` or `owner/name:config`; `nowhere` opens the
-    message when it cannot be had.
+    """A data set of the Hugging Face hub, `owner/name` or `owner/name:config`; `nowhere`: start of
+    the error message.
     """
     name, _, config = path.partition(":")
     datasets = _datasets()
@@ -156,7 +149,7 @@ def _open_tables(path: str) -> dict:
 
 # %% ../../nbs/data/07_archives.ipynb #f358b5d3
 def _labels(table, column: str | None, names: tuple | None) -> tuple[np.ndarray, tuple]:
-    "Label numbers (N) of a table, -1 where there is none, and the values that they number."
+    "Label indices (N) of a table, -1 without a label, and the values that they index."
     if column is None:
         return np.zeros(len(table), dtype=np.int64), ("",)
     values, feature = list(table[column]), table.features[column]
@@ -172,7 +165,7 @@ def _labels(table, column: str | None, names: tuple | None) -> tuple[np.ndarray,
 
 # %% ../../nbs/data/07_archives.ipynb #b65b7bbb
 def _train_and_held_out(tables: dict) -> tuple[str, list[str]]:
-    "Name of the training table, and names of those that may be held out, the best first."
+    "Name of the training table, and of those that may be held out, the best first."
     ranked = sorted((*split_of(n), n.lower() != n, n) for n in tables if split_of(n))
     order = [(kind, name) for kind, *_, name in ranked]
     train = next((n for s, n in order if s == "train"), next(iter(tables)))
@@ -182,8 +175,8 @@ def _train_and_held_out(tables: dict) -> tuple[str, list[str]]:
 def _held_out_table(
     tables: dict, candidates: list[str], image: str, label: str | None, names: tuple
 ) -> tuple[tuple | None, list[str]]:
-    """The first of `candidates` that has the columns and classes of the training table, with its
-    label numbers (N), None where none has; and notes on the others.
+    """The first of `candidates` with the columns and classes of the training table, with its label
+    indices (N), or None; and notes on the others.
     """
     found, notes = None, []
     for name in candidates:
@@ -200,7 +193,7 @@ def _held_out_table(
 
 
 def _refuse_too_few(what: str, train, held):
-    "A `ValueError` where two splits are too small to learn from one and to look at the other."
+    "A `ValueError` for fewer than two training images or no held-out image."
     if len(train) < 2 or not len(held):
         raise ValueError(
             f"{what} holds {len(train)} training and {len(held)} held-out images; at least 3 are "
@@ -281,15 +274,14 @@ def expand(pattern: str) -> list[str]:
     "Braces written out: `a-{00..02}.tar` is a-00, a-01 and a-02, `{a,b}.tar` is a and b."
     if not (m := re.search(r"\{([^{}]*)\}", pattern)):
         return [pattern]
-    r = re.fullmatch(r"(\d+)\.\.(\d+)", m[1])
-    parts = (
-        [str(i).zfill(len(r[1])) for i in range(int(r[1]), int(r[2]) + 1)] if r else m[1].split(",")
-    )
+    parts = m[1].split(",")
+    if r := re.fullmatch(r"(\d+)\.\.(\d+)", m[1]):
+        parts = [str(i).zfill(len(r[1])) for i in range(int(r[1]), int(r[2]) + 1)]
     return [q for p in parts for q in expand(pattern[: m.start()] + p + pattern[m.end() :])]
 
 # %% ../../nbs/data/07_archives.ipynb #81731a3d
 def find_tars(path: str) -> list[str]:
-    "The tar files that a folder holds, or that a pattern with braces, `*` and `?` means."
+    "The tar files in a folder, or those that match a pattern with braces, `*` and `?`."
     root, left = Path(path).expanduser(), LeftOut()
     if root.is_dir():
         found = []
@@ -297,33 +289,27 @@ def find_tars(path: str) -> list[str]:
             found.append(os.path.join(root, f)) if suffix_of(f) == ".tar" else left.add_file(f)
         found.sort()
     else:
-        found = [
-            f
-            for p in expand(str(root))
-            for f in (sorted(glob.glob(p)) if glob.has_magic(p) else [p])
-        ]
+        parts = [sorted(glob.glob(p)) if glob.has_magic(p) else [p] for p in expand(str(root))]
+        found = [f for part in parts for f in part]
     missing = [f for f in found if not Path(f).is_file()]
     if missing or not found:
-        raise ValueError(
-            f"data_path={path!r} finds {len(found) - len(missing)} tar files"
-            + (
-                f"; {len(missing)} are not there, such as {missing[0]}"
-                if missing
-                else f" (looked in {readable(root.absolute())})"
-                + "".join(f"\n  {line}" for line in left.lines())
-            )
-        )
+        lines = "".join(f"\n  {line}" for line in left.lines())
+        why = f" (looked in {readable(root.absolute())}){lines}"
+        if missing:
+            why = f"; {len(missing)} are not there, such as {missing[0]}"
+        raise ValueError(f"data_path={path!r} finds {len(found) - len(missing)} tar files{why}")
     return found
 
 # %% ../../nbs/data/07_archives.ipynb #e4d1ada1
 def tar_index(shards: list[str]) -> dict[str, np.ndarray]:
-    """name, shard, offset, length and the texts of labels (cls, json, txt, table; b'' for none) of
-    every image in tar files, and `left`, lines that say what was left out, and `wrong`, that say
-    which tables cannot be read; read once and kept in the cache folder.
+    """Index of all images in tar files, read once and kept in the cache folder.
+
+    Arrays of name, shard, offset, length and texts of labels (cls, json, txt, table; b'' for none);
+    `left`: lines on what was left out; `wrong`: lines on tables that cannot be read.
     """
     stamp = [(os.path.abspath(s), (st := os.stat(s)).st_size, st.st_mtime_ns) for s in shards]
     key = json.dumps(["5", *stamp])
-    kept = cached("tars", f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz")
+    kept = cached("tars", f"{hex_digest(key)}.npz")
     if kept.exists():
         try:
             return dict(np.load(kept, allow_pickle=False))
@@ -346,7 +332,7 @@ def tar_index(shards: list[str]) -> dict[str, np.ndarray]:
 
 # %% ../../nbs/data/07_archives.ipynb #57c27d30
 def _listed_classes(top: Path, labels: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
-    "The names of the classes: those in `classes.txt`, where labels are numbers and there is one."
+    "Class names: those in `classes.txt`, if it exists and labels are numbers."
     if not (top / "classes.txt").is_file() or not all(n.isdigit() for n in names):
         return names
     lines = (top / "classes.txt").read_text(encoding="utf-8").rstrip().splitlines()
@@ -360,8 +346,8 @@ def _listed_classes(top: Path, labels: np.ndarray, names: tuple[str, ...]) -> tu
 
 
 def _table_beside(path: str, index: dict, said: list[str]) -> str:
-    """The table in the folder `path` of the tars whose labels `index` takes; '' where it takes
-    none, as where the tars hold labels of their own.
+    """Add the labels of a table beside the tars in the folder `path` to `index`; returns the table,
+    or '' if none is used because the tars hold labels.
     """
     root = Path(path).expanduser()
     if not root.is_dir() or index["table"].any() or label_members(index):
@@ -369,7 +355,7 @@ def _table_beside(path: str, index: dict, said: list[str]) -> str:
     try:
         if not (table := read_table(root)):
             return ""
-        given = looked_up(table[1], [os.fsdecode(n) for n in index["name"].tolist()])
+        given = looked_up(table[1], names_in(index))
     except ValueError as e:  # matters where nothing else gives labels
         index["wrong"] = np.append(index["wrong"], str(e))
         return ""
@@ -385,13 +371,13 @@ def _table_beside(path: str, index: dict, said: list[str]) -> str:
 def _splits(
     shards: list[str], top: str, index: dict, said: list[str]
 ) -> tuple[list[str] | None, bool]:
-    """The split of each image, 'train', 'val' or 'test', and whether folders in the tars say it.
+    """The split of each image ('train', 'val' or 'test'), and whether folders in the tars name it.
 
-    By the names of the tars, else by the folders in them where one is called train; None where
-    there is none to hold out.
+    By the names of the tars, else by their folders if one is called train; None if nothing is held
+    out.
     """
     of_tars = [split_in(os.path.relpath(s, top)) for s in shards]
-    folders = [split_in(os.path.dirname(os.fsdecode(n))) for n in index["name"].tolist()]
+    folders = [split_in(os.path.dirname(n)) for n in names_in(index)]
     for found in ([of_tars[s] for s in index["shard"]], folders):
         kinds = set(found)
         if kinds & {"val", "test"} and kinds & {"train", None}:
@@ -406,8 +392,8 @@ def _splits(
 def _held_out(
     index: dict, split: list[str] | None, by_folders: bool, labels: np.ndarray, said: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Which images (N) are held out, and which are not used."
-    names = [os.fsdecode(n) for n in index["name"].tolist()]
+    "Masks (N) of the images that are held out, and of those that are not used."
+    names = names_in(index)
     if split is None:
         return hold_out(names), np.zeros(len(names), dtype=bool)
     of = np.array(split)
@@ -431,8 +417,8 @@ def _held_out(
 def _labelled(
     path: str, shards: list[str], index: dict, split: list[str] | None, said: list[str]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Label numbers (N) and names of the classes, by the tars or else by a table beside them; adds
-    where they were found to `said`.
+    """Label indices (N) and class names, from the tars or else a table beside them; adds to `said`
+    where they were found.
     """
     beside = _table_beside(path, index, said)
     labels, names, where = tar_labels(shards, index, split)

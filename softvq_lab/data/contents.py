@@ -8,7 +8,6 @@ __all__ = ['Row', 'READ_FILES', 'READ_BYTES', 'SAMPLE', 'MAX_CLASSES', 'rows', '
 
 # %% ../../nbs/data/08_contents.ipynb #86644286
 import functools
-import hashlib
 import os
 import weakref
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ..core import hex_digest
 from .archives import ArrowPictures, TarPictures
 from .folder import ImageFiles, Pictures, item_crc
 from .images import ImageData, labels_of, spread
@@ -56,15 +56,15 @@ def _(split: TarPictures, indices):
 
 @rows.register
 def _(split: ArrowPictures, indices):
-    stamp = int(hashlib.sha256(str(split.table._fingerprint).encode()).hexdigest()[:12], 16)
+    stamp = int(hex_digest(str(split.table._fingerprint), 12), 16)
     return [(b"", -1, stamp) for _ in indices]
 
 # %% ../../nbs/data/08_contents.ipynb #6f6d683e
 def content_digest(split, indices) -> str:
-    "16 hex digits of the bytes of the items `indices`: reads them all."
+    "16 hex digits of the bytes of the items `indices`, which are all read."
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(functools.partial(item_crc, split), indices))
-    return hashlib.sha256(np.array(found, dtype=np.uint32).tobytes()).hexdigest()[:16]
+    return hex_digest(np.array(found, dtype=np.uint32).tobytes())
 
 # %% ../../nbs/data/08_contents.ipynb #a9d99baf
 READ_FILES, READ_BYTES, SAMPLE = 10_000, 256 * 2**20, 256
@@ -73,7 +73,7 @@ _known: "weakref.WeakKeyDictionary[ImageData, dict]" = weakref.WeakKeyDictionary
 
 
 def _read_indices(split, found: list[Row]) -> list[int]:
-    "Whose bytes are read: all of a small split, else some, evenly spread."
+    "The items whose bytes are read: all of a small split, else evenly spread ones."
     sizes = [size for _, size, _ in found]
     small = len(found) <= READ_FILES and sum(sizes) <= READ_BYTES
     return spread(len(found), None if isinstance(split, Pictures) and small else SAMPLE)
@@ -92,15 +92,15 @@ def _split_lines(split) -> list[bytes]:
 
 
 def is_drawn(images: ImageData) -> bool:
-    "Does the library make these images itself (digits, shapes, emoji)? `source` says all of them."
+    "Does the library draw these images itself (digits, shapes, emoji)?"
     return images.source.startswith(("digits (scikit-learn)", "shapes ", "emoji ("))
 
 
 def contents(images: ImageData) -> dict:
-    """What is in a data set: `digest` of names, sizes, labels and (some) bytes in order, `images`
-    [training, held out], and the training images of each class. The same wherever it lies.
+    """Contents of a data set, independent of its place: `digest` of names, sizes, labels and (some)
+    bytes in order, `images` [training, held out], and `classes`: training images of each.
 
-    Looks at every file once for each `ImageData` (some seconds for a million files)."""
+    Visits every file once for each `ImageData` (some seconds for a million files)."""
     if images not in _known:
         _known[images] = _contents(images)
     return _known[images]
@@ -110,9 +110,8 @@ def _contents(images: ImageData) -> dict:
     counts = [len(images.train), len(images.heldout)]
     if is_drawn(images):
         return {"digest": images.source.rsplit(" at ", 1)[0], "images": counts}
-    lines = [_split_lines(s) for s in (images.train, images.heldout)]
-    digest = hashlib.sha256(b"\n".join(lines[0]) + b"\n\n" + b"\n".join(lines[1]))
-    found = {"digest": digest.hexdigest()[:16], "images": counts}
+    lines = [b"\n".join(_split_lines(s)) for s in (images.train, images.heldout)]
+    found = {"digest": hex_digest(b"\n\n".join(lines)), "images": counts}
     if images.num_classes <= MAX_CLASSES:
         per_class = np.bincount(labels_of(images.train), minlength=images.num_classes)
         found["classes"] = {n: int(k) for n, k in zip(images.class_names, per_class)}

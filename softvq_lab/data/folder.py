@@ -345,7 +345,7 @@ def overlap(train: LocatedPictures, held: LocatedPictures, copies: bool = True) 
 @register("dataset", "folder")
 def folder(path, size: Size) -> ImageData:
     """An image folder: one sub-folder a class, or images of one class, or such folders under
-    `train` and `val`; `ValueError` when there is nothing to train on.
+    `train` and `val` (also ImageNet as it is unpacked); `ValueError` when nothing is to train on.
     """
     root = Path(path).expanduser().absolute()
     if not root.is_dir():

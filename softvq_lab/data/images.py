@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Size', 'LARGEST', 'Place', 'from_uint8', 'to_uint8', 'to_pil', 'from_rgb', 'height_width', 'pixels', 'cover',
-           'center_crop', 'random_crop', 'UnknownScale', 'orientation', 'upright', 'to_rgb', 'from_pil', 'grid',
+           'center_crop', 'random_crop', 'UnknownScale', 'orientation', 'upright', 'to_rgb', 'from_pil', 'tile', 'grid',
            'ImageData', 'stack', 'spread', 'labels_of']
 
 # %% ../../nbs/data/00_images.ipynb #e50df2a8
@@ -96,7 +96,7 @@ def random_crop(image: Image.Image, size: Size, place: Place) -> Image.Image:
 
 # %% ../../nbs/data/00_images.ipynb #d43db78a
 class UnknownScale(ValueError):
-    "A picture of more than 8 bits whose values have no known scale: it would be black, or wrong."
+    "A picture of more than 8 bits whose values have an unknown scale."
 
 
 def _unknown(came: str, high: float = 0, colour: bool = False) -> UnknownScale:
@@ -113,8 +113,8 @@ def _unknown(came: str, high: float = 0, colour: bool = False) -> UnknownScale:
 
 
 def _grey(image: Image.Image, white_is_zero: bool = False) -> Image.Image:
-    """16-bit, 32-bit and float greys (modes I and F) as 8-bit grey; `UnknownScale` where they would
-    not be seen.
+    """16-bit, 32-bit and float greys (modes I and F) as 8-bit grey; `UnknownScale` if the picture
+    would be black or clipped.
     """
     a = np.asarray(image, dtype=np.float64)
     if not np.isfinite(a).all():
@@ -127,11 +127,8 @@ def _grey(image: Image.Image, white_is_zero: bool = False) -> Image.Image:
     if low < -slack or high > full + slack or 0 < high < full / 4:
         kind = {"F": "floats", "I": "32-bit integers"}.get(image.mode, "16-bit integers")
         raise _unknown(
-            (
-                f"its values ({kind}) go from {low:g} to {high:g}, and would be black or cut off "
-                "on "
-                f"the scale 0 to {full}"
-            ),
+            f"its values ({kind}) go from {low:g} to {high:g}, and would be black or cut off on "
+            f"the scale 0 to {full}",
             high if image.mode != "F" and low >= 0 else 0,
         )
     a = (a / 257).astype(int) if image.mode != "F" else np.rint(a * (255 / full))
@@ -140,7 +137,7 @@ def _grey(image: Image.Image, white_is_zero: bool = False) -> Image.Image:
 
 # %% ../../nbs/data/00_images.ipynb #a54acd36
 def _has_16_bit_colours(image: Image.Image) -> bool:
-    "Will PIL keep only the upper halves of its 16-bit colours? Known before the image is loaded."
+    "Will PIL keep only the upper 8 bits of 16-bit colours? Asked before the image is loaded."
     deep = re.compile(r"^(L|LA|RGB|RGBA|RGBa|RGBX|CMYK);16[BLN]")
     tiles = getattr(image, "tile", [])
     if image.format == "PPM":  # args: mode, or mode and the largest value
@@ -151,7 +148,7 @@ def _has_16_bit_colours(image: Image.Image) -> bool:
 
 
 def _check_planes(tags: dict, colours: bool):
-    "PIL reads 16-bit colours of a TIFF that lie in planes of their own as if they had 8 bits."
+    "Refuse 16-bit colours of a TIFF in separate planes, which PIL reads as if they had 8 bits."
     if colours and tags.get(284) == 2 and max(tags.get(258, (8,))) > 8:
         raise UnknownScale(
             "its 16-bit colours lie in planes of their own, which cannot be read. Save all "
@@ -161,7 +158,7 @@ def _check_planes(tags: dict, colours: bool):
 
 
 def orientation(image: Image.Image) -> int:
-    "How the image is turned by its EXIF tag, 1 (not) to 8; 1 where the tag cannot be read."
+    "Orientation in the EXIF tag, 1 (upright) to 8; 1 if the tag cannot be read."
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except (
@@ -172,7 +169,7 @@ def orientation(image: Image.Image) -> int:
 
 # %% ../../nbs/data/00_images.ipynb #086ace13
 def upright(image: Image.Image) -> Image.Image:
-    "The image as it is meant to be seen: turned by its EXIF tag."
+    "The image turned upright by its EXIF tag."
     image.load()
     turn = Image.Transpose
     turns = (
@@ -198,7 +195,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     greys scaled.
 
     Raises:
-        UnknownScale: more than 8 bits, of which so few are used that the picture would be black
+        UnknownScale: more than 8 bits, but so small values that the picture would be black
     """
     deep, tags = _has_16_bit_colours(image), getattr(image, "tag_v2", {})
     _check_planes(tags, len(image.getbands()) > 1)
@@ -207,14 +204,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         bands = [b for b in image.getbands() if b not in "Aa"]
         high = max(image.getchannel(b).getextrema()[1] for b in bands)
         if high < 64:
-            raise _unknown(
-                (
-                    f"its 16-bit colours go up to {256 * high + 255} of 65535, and would be nearly "
-                    "black"
-                ),
-                256 * high + 255,
-                colour=True,
-            )
+            high = 256 * high + 255
+            came = f"its 16-bit colours go up to {high} of 65535, and would be nearly black"
+            raise _unknown(came, high, colour=True)
     if image.mode.startswith(("I", "F")):  # PIL's own conversion clips them to white
         image = _grey(image, white_is_zero=tags.get(262) == 0)
     if image.mode == "LAB":  # PIL converts it by profiles only
@@ -236,19 +228,25 @@ def from_pil(image: Image.Image, size: Size, place: Place | None = None) -> Tens
     return from_rgb(center_crop(image, size) if place is None else random_crop(image, size, place))
 
 # %% ../../nbs/data/00_images.ipynb #2b0400b9
+def tile(
+    pictures: list[Image.Image], columns: int, gap: int = 0, colour: str = "black"
+) -> Image.Image:
+    "Pictures of one size as one, in rows of `columns`."
+    w, h = pictures[0].width + gap, pictures[0].height + gap
+    rows = math.ceil(len(pictures) / columns)
+    sheet = Image.new("RGB", (columns * w - gap, rows * h - gap), colour)
+    for i, p in enumerate(pictures):
+        sheet.paste(p, (i % columns * w, i // columns * h))
+    return sheet
+
+
 def grid(images: Tensor, columns: int = 8, scale: int = 1) -> Image.Image:
     """Images (N, 3, H, W) in rows of `columns` on white; each pixel drawn `scale` x `scale` (no
     smoothing).
     """
-    n, _, h, w = images.shape
-    rows, gap = math.ceil(n / columns), 2
-    sheet = Image.new(
-        "RGB", (columns * (w * scale + gap) - gap, rows * (h * scale + gap) - gap), "white"
-    )
-    for i, x in enumerate(images):
-        tile = to_pil(x).resize((w * scale, h * scale), Image.Resampling.NEAREST)
-        sheet.paste(tile, ((i % columns) * (w * scale + gap), (i // columns) * (h * scale + gap)))
-    return sheet
+    h, w = images.shape[-2] * scale, images.shape[-1] * scale
+    tiles = [to_pil(x).resize((w, h), Image.Resampling.NEAREST) for x in images]
+    return tile(tiles, columns, 2, "white")
 
 # %% ../../nbs/data/00_images.ipynb #5f0f7c5c
 @dataclass(frozen=True)

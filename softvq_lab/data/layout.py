@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core import readable
+from .imagenet import WAYS, find_list, images_in, places, read_list
 from softvq_lab.data.walk import (
     LeftOut,
     image_suffixes,
@@ -229,6 +230,20 @@ def looked_up(labels: dict[str, str], files: list[str]) -> dict[str, str | None]
     return {f: label(f) for f in files}
 
 # %% ../../nbs/data/04_layout.ipynb #d2d61930
+def _by_label(files: list[str], labels: list[str | None], table) -> Classes:
+    "`files` sorted by their labels; a `ValueError` where the `table` has none for some of them."
+    if n := labels.count(None):
+        raise ValueError(
+            f"{readable(table)} has no label for {n} of {len(files)} "
+            f"images, such as {readable(files[labels.index(None)])}. Add their rows, or move "
+            "these images elsewhere"
+        )
+    classes = {class_name(c): [] for c in in_order(labels)}
+    for f, v in zip(files, labels):
+        classes[class_name(v)].append(f)
+    return classes
+
+
 def classes_of_table(root, below: str, found: Classes) -> tuple[Classes, str] | None:
     """The files of `found` sorted by the table of labels in their only folder, in `root/below` or,
     for a split, in `root`, and which table it was; None where there is none.
@@ -244,16 +259,7 @@ def classes_of_table(root, below: str, found: Classes) -> tuple[Classes, str] | 
         labels = list(looked_up(table[1], relative).values())
         if not any(v is not None for v in labels):
             continue
-        if n := labels.count(None):
-            raise ValueError(
-                f"{readable(os.path.join(root, name))} has no label for {n} of {len(files)} "
-                f"images, such as {readable(files[labels.index(None)])}. Add their rows, or move "
-                "these images elsewhere"
-            )
-        classes = {class_name(c): [] for c in in_order(labels)}
-        for f, v in zip(files, labels):
-            classes[class_name(v)].append(f)
-        return classes, name
+        return _by_label(files, labels, os.path.join(root, name)), name
     return None
 
 # %% ../../nbs/data/04_layout.ipynb #a45b0163
@@ -336,6 +342,29 @@ def _classes(root: Path, layout: Layout, below: str = "") -> Classes:
         )
     return found
 
+# %% ../../nbs/data/04_layout.ipynb #e189964a
+def _classes_of_list(root: Path, val: str, files: list[str], known: Classes, layout: Layout):
+    """The flat validation images `files` of the folder `val` by a list of ImageNet's labels; None
+    where there is no such list, or it names none of them.
+    """
+    if not (path := find_list(root, val)):
+        return None
+    labels = list(looked_up(read_list(path, list(known), places(root, val)), files).values())
+    if all(v is None for v in labels):
+        layout.notes.append(f"{readable(path)} is not read: it names none of the images in {val}")
+        return None
+    classes = _by_label(files, labels, path)
+    if unknown := [c for c in classes if c not in known]:
+        raise ValueError(
+            f"{readable(path)} gives {readable(classes[unknown[0]][0])} the class {unknown[0]}, "
+            f"which has no training images. {len(unknown)} classes are unknown: add their training "
+            "images, or take these validation images away"
+        )
+    layout.notes.append(f"labels of {readable(val)} from {readable(path)}")
+    if path.parent in (root, root / val):
+        layout.left.suffixes[suffix_of(path.name)] -= 1  # it was read after all
+    return {c: classes.get(c, []) for c in known}
+
 # %% ../../nbs/data/04_layout.ipynb #04a667b2
 def unknown_classes(val: Path, train: Path, held: Classes, known: Classes) -> str:
     "Why a held-out folder does not fit its training folder, and what to do."
@@ -345,7 +374,8 @@ def unknown_classes(val: Path, train: Path, held: Classes, known: Classes) -> st
         where = readable(val / unknown[0])
         return (
             f"{where} holds {count} images and no class folders, {readable(train)} has: "
-            f"{few(known)}. Put each image into a folder with the name of its class, or {away}"
+            f"{few(known)}. Put each image into a folder with the name of its class, lay the list "
+            f"of their labels beside it ({WAYS}), or {away}"
         )
     if set(known) == {""}:
         return (
@@ -371,6 +401,10 @@ def _held_out(root: Path, train: str, folders: list[str], known: Classes, layout
         chosen = _split_folder(root, "val", candidates) or _split_folder(root, "test", candidates)
         candidates.remove(chosen)
         found = _classes(root, layout, _inner(root, chosen))
+        files = next(iter(found.values()))
+        one = len(found) == 1 and files and not any(c in known for c in found)
+        if one and split_of(chosen)[0] == "val":
+            found = _classes_of_list(root, chosen, files, known, layout) or found
         flat = not any(c for c in found) and any(known)
         if not sum(map(len, found.values())):
             layout.notes.append(f"{readable(chosen)} holds no images")
@@ -502,6 +536,7 @@ def _refuse_wrapper(root: Path, found: Classes, layout: Layout):
 
 def read_layout(root: Path) -> Layout:
     "What an image folder holds; a `ValueError` that names the folders where it cannot be told."
+    root = images_in(root)
     layout = Layout(root, {}, None)
     files, folders, links = listing(root, LeftOut())
     if train := _training_folder(root, folders + links):

@@ -93,10 +93,10 @@ def pixels_alone(data: bytes, keep_orientation: bool = True) -> bytes | None:
 MOST_BYTES = 2**30  # of a file that is read a second time
 
 
-def _open(file, formats, most: int, use):
+def _open(file, most: int, use):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's, about sizes (checked here) and metadata
-        with Image.open(file, formats=formats) as image:
+        with Image.open(file, formats=picture_formats()) as image:
             w, h = image.size
             if w * h > most:
                 raise Image.DecompressionBombError(
@@ -113,24 +113,23 @@ def _bytes(file) -> bytes:
         return f.read(MOST_BYTES)
 
 # %% ../../nbs/data/03_reading.ipynb #ba622697
-def read_picture(file, use=to_rgb, formats=None, most: int | None = None):
+def read_picture(file, use=to_rgb, most: int | None = None):
     """`use` of the image in a file, its pixels by default: 8-bit RGB, upright.
 
     Args:
         file: path or binary file
         use: called with the opened PIL image
-        formats: PIL's names; those of `picture_formats` by default
         most: pixels; PIL's limit by default
 
     Raises:
-        UnknownScale: more than 8 bits, of which so few are used that the picture would be black
+        UnknownScale: more than 8 bits, but so small values that the picture would be black
         DecompressionBombError: too many pixels
-        ValueError: it is not a picture, but something that is known
-        Exception: what PIL raises
+        ValueError: another known kind of file
+        Exception: any error of PIL
     """
-    formats, most = formats or picture_formats(), most or Image.MAX_IMAGE_PIXELS
+    most = most or Image.MAX_IMAGE_PIXELS
     try:
-        return _open(file, formats, most, use)
+        return _open(file, most, use)
     except (UnknownScale, Image.DecompressionBombError, MemoryError):
         raise
     except Exception as e:
@@ -142,7 +141,7 @@ def read_picture(file, use=to_rgb, formats=None, most: int | None = None):
         if (alone := pixels_alone(data, keep)) is None:
             break
         try:
-            return _open(io.BytesIO(alone), formats, most, use)
+            return _open(io.BytesIO(alone), most, use)
         except UnknownScale:
             raise
         except Exception as e:  # of many kinds; the last one is about the pixels

@@ -95,10 +95,8 @@ SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 
 # %% ../../nbs/data/02_signatures.ipynb #b186a4a1
 def signature(head: bytes) -> tuple[str, str]:
-    """What a file that begins with `head` is, and what helps, in words; ("", "") where nothing is
-    known.
-
-    `head` is a file's first 4096 bytes, or all of a smaller one.
+    """Kind of a file that begins with `head` (its first 4096 bytes), and what to do with it; ("",
+    "") if the kind is unknown.
     """
     for pattern, kind, helps in SIGNATURES:
         if re.match(pattern, head, re.DOTALL):
@@ -107,10 +105,8 @@ def signature(head: bytes) -> tuple[str, str]:
 
 
 def what_it_is(path, unless: str = "\0") -> str:
-    """The file's `signature` as text that ends a sentence "PATH ...": " is a PDF. Save ...", or ""
-    where nothing is known.
-
-    `unless`: what was asked for; a file of that kind is not explained.
+    """The file's `signature` as the end of a sentence "PATH ...": " is a PDF. Save ...", or "" for
+    an unknown kind and for the kind `unless`.
     """
     path = Path(path)
     if path.is_dir():

@@ -42,7 +42,7 @@ def suffix_of(name: str) -> str:
 # %% ../../nbs/data/01_walk.ipynb #3fec3d39
 RECORDS = frozenset(
     (".json", ".jsonl", ".txt", ".csv", ".tsv", ".md", ".html", ".xml", ".yaml", ".yml", ".npz")
-)  # what lies beside pictures without being one that somebody might miss
+)  # files beside pictures that nobody would take for a picture
 
 
 class LeftOut:
@@ -57,15 +57,15 @@ class LeftOut:
         self.examples.setdefault(kind, readable(example))
 
     def add_file(self, name: str):
-        "A file that is not of the kind that is looked for."
+        "Count a file of another kind."
         self.suffixes[readable(suffix_of(name))] += 1
 
     def missed(self) -> bool:
-        "Is there anything that somebody might take for an image of theirs?"
+        "Was anything left out that may be an image?"
         return bool(self.counts) or any(s not in RECORDS for s in +self.suffixes)
 
     def lines(self) -> tuple[str, ...]:
-        "In words for a person, one line for each kind."
+        "A line for each kind."
         found = [
             f"left out: {kind}: {n}, such as {self.examples[kind]}"
             for kind, n in self.counts.items()
@@ -110,7 +110,7 @@ LEFTOVERS = frozenset(
 
 
 def is_leftover(name: str) -> bool:
-    "Is it hidden, or a name that programs and file servers leave behind?"
+    "Is it a hidden file, or a name that programs and file servers create?"
     return name.startswith((".", "~$")) or name.lower() in LEFTOVERS
 
 

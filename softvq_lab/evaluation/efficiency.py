@@ -30,6 +30,7 @@ from ..generators.base import Generator
 from ..generators.mar import MAR
 from ..generators.model import make_generator
 from ..latents.stats import LatentStats
+from ..plots import TEMPLATE
 from ..settings.sections import GeneratorConfig, TokenizerConfig
 from ..tokenizer.model import Tokenizer
 
@@ -45,18 +46,18 @@ def multiply_adds(f: Callable, *inputs) -> int:
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #d19a7ae9
 def by_length(
-    count: Callable[[int], dict[str, int]], lengths: list[int], step: int = 4
+    count: Callable[[int], dict[str, int]], lengths: list[int]
 ) -> dict[int, dict[str, int]]:
-    """`count(L)` for all `lengths` (multiples of `step`) from three calls, at `step`, 2 `step` and
-    3 `step`: exact where each value is a polynomial of degree two of L.
+    """`count(L)` for all `lengths` (multiples of 4) from three calls, at 4, 8 and 12: exact where
+    each value is a polynomial of degree two of L.
     """
-    if wrong := [n for n in lengths if n < 1 or n % step]:
-        raise ValueError(f"lengths must be multiples of {step}, got {wrong}")
-    counts = [count(step * i) for i in (1, 2, 3)]
+    if wrong := [n for n in lengths if n < 1 or n % 4]:
+        raise ValueError(f"lengths must be multiples of 4, got {wrong}")
+    counts = [count(n) for n in (4, 8, 12)]
 
     def at(name: str, n: int) -> int:
         a, b, c = (v[name] for v in counts)
-        i = n // step - 1
+        i = n // 4 - 1
         return a + i * (b - a) + i * (i - 1) // 2 * (a - 2 * b + c)
 
     return {n: {name: at(name, n) for name in counts[0]} for n in lengths}
@@ -73,15 +74,9 @@ LENGTHS = (16, 32, 64, 128, 256, 1024)
 def bare_generator(
     config: GeneratorConfig, tokens: int, latent_dim: int, num_classes: int = 1000
 ) -> Generator:
-    "An untrained generator for latents of mean 0 and deviation 1, of any tokenizer."
-    return make_generator(
-        config,
-        tokens,
-        latent_dim,
-        num_classes,
-        LatentStats((0.0,) * latent_dim, (1.0,) * latent_dim, 2),
-        "",
-    )
+    "An untrained generator for latents of mean 0 and standard deviation 1, without a tokenizer."
+    stats = LatentStats((0.0,) * latent_dim, (1.0,) * latent_dim, 2)
+    return make_generator(config, tokens, latent_dim, num_classes, stats, "")
 
 
 def _parameters(m: nn.Module) -> int:
@@ -91,7 +86,9 @@ def _parameters(m: nn.Module) -> int:
 def count_generator(
     config: GeneratorConfig, tokens: int, latent_dim: int = 32, num_classes: int = 1000
 ) -> dict[str, int]:
-    "`parameters` and `forward` (multiply-adds of one image)."
+    """`parameters` and `forward` (multiply-adds of one image; of a MAR in the first pass of
+    sampling, in which its encoder sees the buffer tokens only, as the paper counts it).
+    """
     with torch.device("meta"):
         g = bare_generator(config, tokens, latent_dim, num_classes).eval()
         x, t, y = (
@@ -100,10 +97,9 @@ def count_generator(
             torch.zeros(1, dtype=torch.long),
         )
         if isinstance(g, MAR):
+            visible = torch.zeros(1, 0, dtype=torch.long)  # the first pass of sampling: none yet
             forward = multiply_adds(
-                lambda: g.diffloss.net(
-                    x[0], t.expand(tokens), g.net(x, torch.arange(tokens)[None], y)[0]
-                )
+                lambda: g.diffloss.net(x[0], t.expand(tokens), g.net(x, visible, y)[0])
             )
         else:
             forward = multiply_adds(g.net, x, t, y)
@@ -113,23 +109,10 @@ def count_generator(
 def paper_tokenizer(preset: str, tokens: int) -> TokenizerConfig:
     "Settings of a preset as the paper has them; for cnn: without quantizer, 256 or 1,024 tokens."
     if preset.startswith("cnn"):
-        return TokenizerConfig(
-            preset=preset,
-            image_size=256,
-            patch_size={256: 16, 1024: 8}[tokens],
-            tokens=tokens,
-            latent_dim=32,
-            quantizer="ae",
-        )
-    return TokenizerConfig(
-        preset=preset,
-        image_size=256,
-        patch_size=16,
-        tokens=tokens,
-        latent_dim=32,
-        codebook_size=8192,
-        codebooks=4,
-    )
+        own = dict(patch_size={256: 16, 1024: 8}[tokens], quantizer="ae")
+    else:
+        own = dict(patch_size=16, codebook_size=8192, codebooks=4)
+    return TokenizerConfig(preset=preset, image_size=256, tokens=tokens, latent_dim=32, **own)
 
 
 def count_tokenizer(config: TokenizerConfig) -> dict[str, int]:
@@ -159,6 +142,8 @@ PAPER_GFLOPS = {
     ("DiT-XL", 32): 14.52,
     ("DiT-XL", 64): 28.81,
     ("SiT-XL", 256): 81.92,
+    ("MAR-H", 32): 67.93,
+    ("MAR-H", 64): 86.55,
 }
 
 
@@ -188,8 +173,8 @@ def generator_table(lengths=LENGTHS, kinds=("sit", "dit", "mar")) -> list[dict]:
     return rows
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #68986228
-def tokenizer_table(lengths=LENGTHS) -> list[dict]:
-    "The same of tokenizers: GFLOPs of encoding and of decoding an image of 256 pixels."
+def tokenizer_table() -> list[dict]:
+    "The same for tokenizers: GFLOPs of encoding and of decoding an image of 256 pixels."
 
     def row(name, n, v):
         return {
@@ -201,30 +186,26 @@ def tokenizer_table(lengths=LENGTHS) -> list[dict]:
             "decode": v["decode"] / 1e9,
         }
 
+    def count(preset):
+        return lambda n: count_tokenizer(paper_tokenizer(preset, n))
+
     rows = [
         row(f"SoftVQ-{p}", n, v)
         for p in ("S", "B", "BL", "L")
-        for n, v in by_length(
-            lambda n: count_tokenizer(paper_tokenizer(p, n)), list(lengths)
-        ).items()
+        for n, v in by_length(count(p), list(LENGTHS)).items()
     ]
-    return rows + [
-        row("CNN", n, count_tokenizer(paper_tokenizer("cnn", n)))
-        for n in (256, 1024)
-        if n in lengths
-    ]
+    return rows + [row("CNN", n, count("cnn")(n)) for n in (256, 1024)]
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #ce5423af
-def wide_table(rows: list[dict], value: str, digits: int = 2) -> str:
-    "Markdown: a line for each model, `value` of each number of tokens, the paper's in brackets."
-    lengths, models = (
-        sorted({r["tokens"] for r in rows}),
-        list(dict.fromkeys(r["model"] for r in rows)),
-    )
+def wide_table(rows: list[dict], value: str) -> str:
+    """Markdown table: a row for each model, a column for each number of tokens, with `value` and,
+    in brackets, the paper's.
+    """
+    lengths = sorted({r["tokens"] for r in rows})
     found = {(r["model"], r["tokens"]): r for r in rows}
 
     def number(v):
-        return f"{v:.{digits}f}" if v < 100 else f"{v:.1f}"
+        return f"{v:.2f}" if v < 100 else f"{v:.1f}"
 
     def cell(model: str, n: int) -> str:
         if (r := found.get((model, n))) is None:
@@ -235,10 +216,8 @@ def wide_table(rows: list[dict], value: str, digits: int = 2) -> str:
         "| model | parameters (M) | " + " | ".join(f"{n} tokens" for n in lengths) + " |",
         "| --- |" + " ---: |" * (len(lengths) + 1),
     ]
-    for m in models:
-        some = next(
-            r for r in rows if r["model"] == m and r["tokens"] == min(n for k, n in found if k == m)
-        )
+    for m in dict.fromkeys(r["model"] for r in rows):
+        some = min((r for r in rows if r["model"] == m), key=lambda r: r["tokens"])
         stated = f" ({p})" if (p := some["parameters_paper"]) else ""
         lines.append(
             f"| {m} | {some['parameters']:.1f}{stated} | "
@@ -296,14 +275,12 @@ def gflops_figure(rows: list[dict]) -> go.Figure:
     fig.update_xaxes(
         type="log", title="tokens", tickvals=ticks, ticktext=[str(t) for t in ticks]
     ).update_yaxes(type="log", title="GFLOPs (multiply-adds) of a forward pass", dtick=1)
-    return fig.update_layout(
-        template="plotly_white", height=520, width=860, margin=dict(l=60, r=20, t=20, b=50)
-    )
+    return fig.update_layout(template=TEMPLATE, height=520, width=860)
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #a400d8dd
 @dataclass
 class Load:
-    "Work on `images` images: `run()` does it once."
+    "A measured task on `images` images: `run()` does it once."
 
     run: Callable
     images: int
@@ -356,14 +333,11 @@ def sampling(
     precision: str = "fp32",
     steps: int = 2,
 ) -> Load:
-    """Draw latents of `batch` images, by the default sampler and guidance; all that differs between
-    token counts is their number.
-    """
+    "Draw latents of `batch` images by the default sampler, with guidance at every token count."
     g = bare_generator(config, tokens, latent_dim).to(device).eval()
-    y, guidance = (
-        torch.arange(batch),
-        g.guidance.scale if config.guidance is not None else 2.0,
-    )  # the paper's scale depends on the number of tokens; the cost does not
+    y = torch.arange(batch)
+    # the paper's scale depends on the number of tokens; the cost does not
+    guidance = g.guidance.scale if config.guidance is not None else 2.0
 
     def run():
         with _autocast(device, precision):
@@ -380,7 +354,7 @@ def generator_step(
     device: torch.device,
     precision: str = "fp32",
 ) -> Load:
-    "A training step of a generator on latents that are there: forward, backward, AdamW."
+    "A training step of a generator on given latents: forward, backward, AdamW."
     g = bare_generator(config, tokens, latent_dim).to(device)
     z, y = torch.randn(batch, tokens, latent_dim, device=device), torch.arange(batch, device=device)
     return _step(g, lambda: g.loss(z, y).mean(), batch, device, precision)
@@ -403,8 +377,8 @@ def decoding(
 def tokenizer_step(
     config: TokenizerConfig, batch: int, device: torch.device, precision: str = "fp32"
 ) -> Load:
-    """A training step of a tokenizer: squared error and the quantizer's losses, no other network;
-    forward, backward, AdamW.
+    """A training step of a tokenizer on the squared error and the quantizer's losses, without
+    another network: forward, backward, AdamW.
     """
     t = Tokenizer(config).to(device)
     x = torch.rand(batch, 3, *config.image_shape, device=device) * 2 - 1
@@ -422,7 +396,7 @@ def _wait(device: torch.device):
 
 
 def _seconds(load: Load, device: torch.device, times: int) -> float:
-    "Of a run, the mean of so many in a row."
+    "Seconds of a run: the mean of `times` runs in a row."
     _wait(device)
     began = time.perf_counter()
     for _ in range(times):
@@ -432,7 +406,7 @@ def _seconds(load: Load, device: torch.device, times: int) -> float:
 
 
 def race(loads: dict, device: torch.device, rounds: int = 5, turn: float = 0.05) -> dict:
-    """Seconds of a run of each load (by its name) in each round, the loads in turn; a turn lasts at
+    """Seconds of a run of each load (by name) in each round. The loads take turns; a turn lasts at
     least about `turn` seconds.
     """
     names, times = list(loads), {}
@@ -447,14 +421,12 @@ def race(loads: dict, device: torch.device, rounds: int = 5, turn: float = 0.05)
 
 
 def speedup(seconds: dict, name, baseline) -> float:
-    """How many times faster `name` is than `baseline`: the median over rounds of the ratio in a
-    round.
-    """
+    "How many times faster `name` is than `baseline`: the median of the ratios of all rounds."
     return statistics.median(b / a for a, b in zip(seconds[name], seconds[baseline]))
 
 # %% ../../nbs/evaluation/06_efficiency.ipynb #dc0b44ca
 class PeakMemory(TorchDispatchMode):
-    "`peak`: the most bytes that tensors made inside this region held at once."
+    "`peak`: the most bytes held at once by tensors created in this region."
 
     def __init__(self):
         super().__init__()
@@ -485,7 +457,7 @@ class PeakMemory(TorchDispatchMode):
 
 
 def peak_memory(load: Load, device: torch.device) -> int:
-    "Bytes: what a load holds, and the most that one run of it allocates beside that."
+    "Bytes that a load holds, plus the most that a run allocates in addition."
     if device.type == "cuda":
         _wait(device)
         torch.cuda.reset_peak_memory_stats()
@@ -502,15 +474,14 @@ BASELINES = (256, 1024)
 
 
 def measure(
-    make: Callable[[int], Load], lengths, device: torch.device, rounds: int = 5, seed: int = 0
+    make: Callable[[int], Load], lengths, device: torch.device, rounds: int = 5
 ) -> list[dict]:
-    """Rows by number of tokens: images a second (median), speed-up over the baselines of 256 and
-    1,024 tokens, which run in the same rounds, and peak memory (bytes). `make(tokens)` gives a
-    load.
+    """A row for each number of tokens: images a second (median), speed-up over 256 and 1,024 tokens
+    (measured in the same rounds), and peak memory in bytes. `make(tokens)` returns a load.
     """
     lengths = sorted({*lengths, *BASELINES})
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(seed, "efficiency"))
+        torch.manual_seed(derive_seed(0, "efficiency"))
         loads = {n: make(n) for n in lengths}
         seconds = race(loads, device, rounds)
         memory = {n: peak_memory(load, device) for n, load in loads.items()}
@@ -527,18 +498,15 @@ def measure(
 
 
 def measured_table(measured: dict[str, list[dict]]) -> str:
-    "Markdown of `measure`'s rows by what was measured."
+    "Markdown table of the rows of `measure`, by the name of what was measured."
     lines = [
         "| what | tokens | images / s | x 256 tokens | x 1024 tokens | peak memory (MB) |",
         "| --- |" + " ---: |" * 5,
     ]
     for what, rows in measured.items():
         lines += [
-            (
-                f"| {what} | {r['tokens']} | {r['images_per_second']:.3g} | "
-                f"{r['speedup_256']:.2f} | "
-                f"{r['speedup_1024']:.2f} | {r['peak_memory'] / 1e6:.1f} |"
-            )
+            f"| {what} | {r['tokens']} | {r['images_per_second']:.3g} | {r['speedup_256']:.2f} | "
+            f"{r['speedup_1024']:.2f} | {r['peak_memory'] / 1e6:.1f} |"
             for r in rows
         ]
     return "\n".join(lines)

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.utils import create_feature_extractor
 
 from ..core import ConfigError
@@ -62,7 +61,7 @@ def find_inception(given: str = "") -> Needed:
     )
 
 
-def _inception(file: str) -> FeatureExtractorBase:
+def _inception(file: str) -> nn.Module:
     (needed,) = require([find_inception(file)])
     if (found := needed.sha256) != INCEPTION_SHA256:
         raise ConfigError(
@@ -78,27 +77,11 @@ def _inception(file: str) -> FeatureExtractorBase:
     )
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #0c39c291
-class _Features(FeatureExtractorBase):
-    "What torch-fidelity asks of an extractor: this one gives features and nothing else."
+class TimmFeatures(nn.Module):
+    "Pooled features (B, F) of a timm model."
 
-    @staticmethod
-    def get_provided_features_list():
-        return ("features",)
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str):
-        return "features"
-
-    @staticmethod
-    def can_be_compiled():
-        return False
-
-
-class TimmFeatures(_Features):
-    "Pooled features of a timm model."
-
-    def __init__(self, name: str, features_list=("features",), file: str = ""):
-        super().__init__(name, list(features_list))
+    def __init__(self, name: str, file: str):
+        super().__init__()
         self.model = frozen_timm(name, file, num_classes=0).eval().requires_grad_(False)
         about = resolve_model_data_config(self.model)
         self.size = tuple(about["input_size"][-2:])
@@ -114,27 +97,16 @@ class TimmFeatures(_Features):
         return (x.float(),)
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #778e9dbd
-class ReferenceFeatures(_Features):
-    "Features (B, 64) and class logits of the reference network."
+class ReferenceFeatures(nn.Module):
+    "Features (B, 64) and class logits (B, C) of the reference network."
 
-    def __init__(
-        self, net: ReferenceNet, name: str = "reference", features_list=("features", "logits")
-    ):
-        super().__init__(name, list(features_list))
+    def __init__(self, net: ReferenceNet):
+        super().__init__()
         self.net = net
 
-    @staticmethod
-    def get_provided_features_list():
-        return "features", "logits"
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str):
-        return "logits" if metric == "isc" else "features"
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         f = self.net.features(from_uint8(x))
-        both = {"features": f, "logits": self.net.head(f)}
-        return tuple(both[k] for k in self.features_list)
+        return f, self.net.head(f)
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #eaae8958
 class Extractor(nn.Module):
@@ -145,8 +117,8 @@ class Extractor(nn.Module):
     def __init__(
         self,
         kind: str,  # 'inception', 'reference' or a name of timm
-        net: FeatureExtractorBase,
-        name: str,  # with version and the weights' hash, for passports
+        net: nn.Module,  # gives a tuple: features and, of a classifier, logits
+        name: str,  # with version and hash of the weights, for passports
     ):
         super().__init__()
         self.kind, self.net, self.name = kind, net.eval().requires_grad_(False), name
@@ -154,7 +126,7 @@ class Extractor(nn.Module):
 
     @property
     def prefix(self) -> str:
-        """What its figures are called by: '' for Inception, whose names are the field's, else
+        """Prefix of its metrics: '' for Inception, whose metrics have their usual names, else
         'reference_', 'vit_..._'.
         """
         return "" if self.kind == "inception" else self.kind.split(".")[0].replace("-", "_") + "_"
@@ -197,14 +169,14 @@ def _timm_extractor(kind: str, model: str, file: str) -> Extractor:
         )
     (needed,) = require([find(model, "features for metrics", file)])
     name = f"{versioned('timm')} {model}, weights {needed.sha256[:8]}"
-    return Extractor(kind, TimmFeatures(model, file=str(needed.path)), name)
+    return Extractor(kind, TimmFeatures(model, str(needed.path)), name)
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #3a16f0a2
-class ModuleFeatures(_Features):
+class ModuleFeatures(nn.Module):
     "Features (B, F) of a module that takes images (B, 3, H, W) in [-1, 1]."
 
-    def __init__(self, name: str, net: nn.Module, features_list=("features",)):
-        super().__init__(name, list(features_list))
+    def __init__(self, net: nn.Module):
+        super().__init__()
         self.net = net
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
@@ -223,9 +195,9 @@ class _MeanOfMap(nn.Module):
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #3a16f0a3
 def make_extractor(
-    name: str,  # registered as extractor or as network, or 'timm:NAME'
-    data: ImageData | None = None,  # the data set, for networks that know it (reference)
-    file: str = "",  # weights, if not where they are looked for
+    name: str,  # of a registered extractor or network, or 'timm:NAME'
+    data: ImageData | None = None,  # on which the reference network is trained
+    file: str = "",  # weights, if not in the usual place
     seed: int = 1,  # reference: losses use the network of seed 0, metrics that of seed 1
 ) -> Extractor:
     "The network `name`, on the CPU; a `ConfigError` says where its weights were looked for."
@@ -238,7 +210,7 @@ def make_extractor(
     if isinstance(net, Extractor):
         return net
     named = f"{name} ({make.__module__}), weights {weights_hash(net)}"
-    return Extractor(name, ModuleFeatures(name, net), named)
+    return Extractor(name, ModuleFeatures(net), named)
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #f6ac4de5
 def uint8_batches(images, batch_size: int = 64, workers: int = 0) -> Iterator[Tensor]:
@@ -246,7 +218,7 @@ def uint8_batches(images, batch_size: int = 64, workers: int = 0) -> Iterator[Te
     (image, label), or an iterator of such batches, which is passed on.
     """
     if isinstance(images, Tensor):
-        images = iter([to_uint8(x) for x in images.split(batch_size)])
+        return map(to_uint8, images.split(batch_size))
     if isinstance(images, Dataset):
         return (
             to_uint8(x)

@@ -22,11 +22,11 @@ from ..core import rng
 # %% ../../nbs/evaluation/02_fidelity.ipynb #c9c398fb
 @dataclass(frozen=True)
 class Moments:
-    "Mean (F) and covariance (F, F) of features in float64, and of how many images."
+    "Mean (F) and covariance (F, F) of features in float64, and the number of images."
 
     mean: Tensor
     cov: Tensor
-    count: int | None = None  # None: nobody said
+    count: int | None = None  # None: unknown
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
@@ -86,8 +86,8 @@ def score_splits(count: int) -> int:
     return 10 if count >= 100 else 1
 
 
-def kid(a: Tensor, b: Tensor, seed: int = 2020) -> dict[str, float]:
-    "`kid` of features (N, F), (M, F) and its deviation over subsets, by torch-fidelity."
+def kid(a: Tensor, b: Tensor) -> dict[str, float]:
+    "`kid` of features (N, F), (M, F) and its standard deviation over subsets, by torch-fidelity."
     size = kid_subset(len(a), len(b))
     if size < 2:
         raise ValueError(f"KID needs at least 2 images on each side, got {len(a)} and {len(b)}")
@@ -96,7 +96,6 @@ def kid(a: Tensor, b: Tensor, seed: int = 2020) -> dict[str, float]:
         b.double(),
         kid_subsets=1 if size == len(a) == len(b) else 100,
         kid_subset_size=size,
-        rng_seed=seed,
         verbose=False,
     )
     return {
@@ -109,19 +108,19 @@ def kid_subset(*counts: int) -> int:
     return min(1000, *counts)
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #4faa03e7
-def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> dict[str, float]:
+def precision_recall(samples: Tensor, real: Tensor) -> dict[str, float]:
     """`precision` and `recall` of features (N, F) against real ones (M, F), by torch-fidelity, a
     block of 1,000 rows at a time.
     """
-    if min(len(samples), len(real)) <= neighbours:
+    if min(len(samples), len(real)) <= 3:
         raise ValueError(
-            f"precision and recall look at {neighbours} neighbours and need more images than that "
-            f"on each side, got {len(samples)} and {len(real)}"
+            "precision and recall look at 3 neighbours and need more images than that on each "
+            f"side, got {len(samples)} and {len(real)}"
         )
     out = prc_features_to_metric(
         samples,
         real,
-        prc_neighborhood=neighbours,
+        prc_neighborhood=3,
         prc_batch_size=1000,
         save_cpu_ram=True,
         verbose=False,
@@ -129,31 +128,28 @@ def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> dict
     return {"precision": out["precision"], "recall": out["recall"]}
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #1bf9da6d
-def frechet_infinity(
-    samples: Tensor, real: Moments | Tensor, points: int = 10, draws: int = 4, seed: int = 0
-) -> float:
+def frechet_infinity(samples: Tensor, real: Moments | Tensor, seed: int = 0) -> float:
     """The Fréchet distance of samples (N, F) extended to infinitely many of them: the intercept of
-    a line in 1/n through `points` numbers of samples from N/4 (at least 20) to N. Can be negative
-    when the distance is small. `real` (N, F): the original of each sample, drawn along with it.
+    a line in 1/n through ten numbers of samples n from N/4 (at least 20) to N, with the mean of
+    four draws at each. It can be negative when the distance is small. `real` (N, F): the original
+    of each sample, drawn along with it.
     """
     N, distance = len(samples), _distance_to(samples, real)
-    sizes = np.unique(np.linspace(max(20, N // 4), N, points).round().astype(int))
+    sizes = np.unique(np.linspace(max(20, N // 4), N, 10).round().astype(int))
     if N < 40:
         raise ValueError(f"extending to infinitely many samples needs at least 40, got {N}")
     g, values = rng("frechet-infinity", seed), []
     for n in sizes:
-        values.append(
-            np.mean(
-                [distance(torch.randperm(N, generator=g)[:n]) for _ in range(draws if n < N else 1)]
-            )
-        )
+        draws = 4 if n < N else 1
+        some = [torch.randperm(N, generator=g)[:n] for _ in range(draws)]
+        values.append(np.mean([distance(i) for i in some]))
     slope, intercept = np.polyfit(1 / sizes, values, 1)
     return float(intercept)
 
 
 def _distance_to(samples: Tensor, real: Moments | Tensor) -> Callable[[Tensor], float]:
-    """The distance of some of the samples (their numbers) to moments, or to those of the same
-    numbers of `real`.
+    """The Fréchet distance as a function of sample indices: to the moments `real`, or to those of
+    the images `real` at the same indices.
     """
     if isinstance(real, Tensor):
         return lambda i: frechet(Moments.of(real[i]), Moments.of(samples[i]))
@@ -166,29 +162,23 @@ def bootstrap(
     count: int,
     draws: int = 50,
     seed: int = 0,
-    level: float = 0.95,
 ) -> tuple[float, float]:
-    """The interval that holds `figure(numbers of images)` at `level`, for `count` images drawn
-    again with replacement; centred on the figure of all of them.
+    """The 95% interval of `figure(indices of images)` for `count` images drawn again with
+    replacement, centred on the figure of all of them.
     """
     g = rng("bootstrap", seed)
     again = np.array([figure(torch.randint(count, (count,), generator=g)) for _ in range(draws)])
-    low, high = (
-        np.quantile(again, [(1 - level) / 2, (1 + level) / 2])
-        - again.mean()
-        + figure(torch.arange(count))
-    )
+    low, high = np.quantile(again, [0.025, 0.975]) - again.mean() + figure(torch.arange(count))
     return float(low), float(high)
 
 
 def frechet_interval(
-    samples: Tensor, real: Moments | Tensor, draws: int = 50, seed: int = 0
+    samples: Tensor, real: Moments | Tensor, draws: int = 50
 ) -> tuple[float, float]:
-    """The 95% interval of the Fréchet distance of samples (N, F) under their choice; moments of a
-    reference are taken as they are, originals `real` (N, F) are drawn along. It does not go below
-    0.
+    """The 95% bootstrap interval, at least 0, of the Fréchet distance of samples (N, F). Moments
+    `real` stay fixed; originals `real` (N, F) are resampled together with the samples.
     """
-    low, high = bootstrap(_distance_to(samples, real), len(samples), draws, seed)
+    low, high = bootstrap(_distance_to(samples, real), len(samples), draws)
     return max(0.0, low), high
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #4049a68b
@@ -196,7 +186,7 @@ ENOUGH = 10_000  # samples below which an FID is not worth comparing
 
 
 def remarks(features: Tensor, what: str, distance: float, infinity: float | None) -> list[str]:
-    "What a reader of a Fréchet distance `what` of features (N, F) must know."
+    "Warnings for readers of the Fréchet distance `what` of features (N, F)."
     (N, width), notes = features.shape, []
     if N < ENOUGH:
         notes.append(
@@ -224,7 +214,7 @@ def remarks(features: Tensor, what: str, distance: float, infinity: float | None
 def _compared_by_neighbours(
     features: Tensor, real: Tensor | None, paired: bool
 ) -> tuple[dict[str, float], list[str]]:
-    "KID, precision and recall of features (N, F) against real ones (M, F), or a note why not."
+    "KID, precision and recall of features (N, F) against real ones (M, F), or why there are none."
     if real is None:
         return {}, ["The reference has mean and covariance only: no KID, precision and recall."]
     if paired:
@@ -247,10 +237,10 @@ def fidelity_figures(
     prefix: str = "",  # '' for Inception, else what the figures are called by
     draws: int = 50,  # of the bootstrap; 0: no interval
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
-    """Figures, intervals and notes of samples against a reference.
+    """Metrics, intervals and notes of samples against a reference.
 
-    By Inception they are called fid, inception_score, kid, precision, recall; else PREFIXfrechet,
-    PREFIXscore, ...
+    With Inception they are called fid, inception_score, kid, precision, recall; with another
+    extractor PREFIXfrechet, PREFIXscore, ...
     """
     if len(features) < 2:
         raise ValueError("figures of one image alone mean nothing: at least 2 are needed")

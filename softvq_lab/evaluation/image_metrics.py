@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..data.images import ImageData, to_uint8
 from .passport import Measured, passport, versioned
@@ -62,39 +62,33 @@ def pixel_metrics(x: Tensor, y: Tensor) -> dict[str, Tensor]:
     return {"psnr": psnr(x, y)} | ({"ssim": ssim(x, y)} if large else {})
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #6533decd
-def load_lpips(file: str = "") -> tuple[nn.Module | None, str]:
-    """LPIPS (VGG) and its name with the weights' hash for a passport; or None and the sentence that
-    says why not. `file`: where VGG's weights lie, if not where they are looked for.
+def load_lpips() -> tuple[nn.Module | None, str]:
+    """LPIPS (VGG) and its name for a passport, with the hash of the weights; or None and a sentence
+    that says why not.
     """
-    needed = find_vgg("LPIPS", file)
+    needed = find_vgg("LPIPS")
     if needed.path is None:
-        return (
-            None,
-            (
-                f"LPIPS is left out, for {needed.name} is not there (looked for "
-                f"{', '.join(needed.looked)})."
-            ),
-        )
-    return make_perceptual(
-        "lpips", str(needed.path)
-    ).eval(), f"LPIPS (VGG) with the heads of {versioned('lpips')}, VGG {needed.sha256[:8]}"
+        looked = ", ".join(needed.looked)
+        return None, f"LPIPS is left out, for {needed.name} is not there (looked for {looked})."
+    name = f"LPIPS (VGG) with the heads of {versioned('lpips')}, VGG {needed.sha256[:8]}"
+    return make_perceptual("lpips", str(needed.path)).eval(), name
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #18b1af34
 @torch.no_grad()
 def reconstructions(
     tokenizer: Tokenizer, split: Dataset, batch_size: int = 128
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Originals (B, 3, H, W), reconstructions (clipped) and z_hat (None for an external
-    autoencoder), batch by batch.
-    """
-    device, quantizer = (
-        next(tokenizer.parameters()).device,
-        getattr(tokenizer, "quantizer", None),
-    )  # an external autoencoder has none
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    "Originals (B, 3, H, W), reconstructions (clipped) and z_hat (B, L, .), batch by batch."
+    device = next(tokenizer.parameters()).device
     for x, _ in DataLoader(split, batch_size):
-        z_hat = tokenizer.embed(x.to(device)) if quantizer is not None else None
-        z = quantizer(z_hat).z if quantizer is not None else tokenizer.encode(x.to(device)).z
-        yield x, tokenizer.decode(z).clamp(-1, 1).cpu(), z_hat
+        z_hat = tokenizer.embed(x.to(device))
+        yield x, tokenizer.decode(tokenizer.quantizer(z_hat).z).clamp(-1, 1).cpu(), z_hat
+
+
+def _weights_of_a_token(quantizer: nn.Module) -> int:
+    "Number of codeword weights of a token, or the width of its latent if it has none."
+    sizes = [m.codebook_size for m in quantizer.modules() if hasattr(m, "codebook_size")]
+    return max([*sizes, quantizer.input_dim or quantizer.latent_dim])
 
 
 def _of_plugins(x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -121,16 +115,12 @@ def reconstruct_split(
     extractor=None,
     hold: bool = True,  # keep the images, `original` and `reconstruction`
 ) -> dict[str, Tensor]:
-    """PSNR, SSIM and L1 (LPIPS, registered metrics as `plugin_NAME`) of each held-out image, what
-    else was asked for, and `stats` of the codebook over all of them (as many as fit in a GiB of
-    weights).
+    """PSNR, SSIM, L1 and, where available, LPIPS and `plugin_NAME` metrics of each held-out image,
+    and `stats` of the codebook (over as many images as need a GiB of codeword weights).
     """
-    rows, latents, quantizer = {}, [], getattr(tokenizer, "quantizer", None)
-    most = (
-        max(1, 2**28 // (tokenizer.tokens * tokenizer.config.codebook_size))
-        if quantizer is not None
-        else 0
-    )  # so many images' weights fit in a GiB
+    rows, latents, quantizer = {}, [], tokenizer.quantizer
+    # images whose weights fit in a GiB
+    most = max(1, 2**28 // (tokenizer.tokens * _weights_of_a_token(quantizer)))
     for x, y, z_hat in reconstructions(tokenizer, data.heldout, batch_size):
         if sum(map(len, latents)) < most:
             latents.append(z_hat)
@@ -150,14 +140,14 @@ def reconstruct_split(
         for k, v in row.items():
             rows.setdefault(k, []).append(v.cpu())
     out = {k: torch.cat(v) for k, v in rows.items()}
-    return out | {"stats": quantizer(torch.cat(latents)[:most]).stats if latents else {}}
+    return out | {"stats": quantizer(torch.cat(latents)[:most]).stats}
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #faecc91f
 PER_IMAGE = ("psnr", "ssim", "l1", "lpips")
 
 
 def _evaluator(result: dict, lpips_says: str) -> str:
-    "Who measured what is in `result`, for its passport."
+    "How the metrics in `result` were measured, for the passport."
     parts = ["PSNR of the clipped image"]
     if "ssim" in result:
         parts.append(
@@ -175,9 +165,9 @@ def _evaluator(result: dict, lpips_says: str) -> str:
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #4b9924bf
 def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = "") -> Measured:
-    """Mean figures of `reconstruct_split`, the worst PSNR, and their passport.
+    """Mean metrics of `reconstruct_split`, the worst PSNR, and their passport.
 
-    `lpips_says`: what `load_lpips` said.
+    `lpips_says`: the sentence of `load_lpips`.
     """
     own = [k for k in result if k.startswith(PLUGIN)]
     names = [k.removeprefix(PLUGIN) for k in own]
@@ -190,23 +180,15 @@ def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = "") 
     if "ssim" not in result:
         notes.append(f"SSIM is left out: images are smaller than its window of {WINDOW} pixels.")
     notes += [why for k in own if (why := why_not_ranked(k))]
-    return Measured(
-        figures,
-        passport(
-            _evaluator(result, lpips_says),
-            f"held-out split of {data.source}",
-            len(result["psnr"]),
-            data,
-            **({"plugins": plugin_record({"metric": names})} if own else {}),
-        ),
-        notes=notes,
-    )
+    plugins = {"plugins": plugin_record({"metric": names})} if own else {}
+    reference = f"held-out split of {data.source}"
+    evaluator = _evaluator(result, lpips_says)
+    about = passport(evaluator, reference, len(result["psnr"]), data, **plugins)
+    return Measured(figures, about, notes=notes)
 
 
 def worst_and_best(result: dict, count: int = 8, by: str = "psnr") -> tuple[list[int], list[int]]:
-    """Numbers of the worst and of the best images of `reconstruct_split`, the worst first and the
-    best first.
-    """
+    "Indices of the worst images, worst first, and of the best, best first."
     lower = lower_is_better(by)
     if lower is None:
         raise ValueError(why_not_ranked(by))
@@ -216,13 +198,6 @@ def worst_and_best(result: dict, count: int = 8, by: str = "psnr") -> tuple[list
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #2f5001bd
 @torch.no_grad()
 def pairs(tokenizer: Tokenizer, split: Dataset, numbers: list[int]) -> Tensor:
-    "Originals and below them reconstructions of some images, (2 x count, 3, H, W)."
-    x = torch.stack([split[i][0] for i in numbers])
-    return torch.cat(
-        [
-            x,
-            tokenizer.decode(tokenizer.encode(x.to(next(tokenizer.parameters()).device)).z)
-            .clamp(-1, 1)
-            .cpu(),
-        ]
-    )
+    "Originals, then reconstructions, of the images `numbers`: (2 x count, 3, H, W)."
+    (x, y, _), *_ = reconstructions(tokenizer, Subset(split, numbers), len(numbers))
+    return torch.cat([x, y])

@@ -52,7 +52,7 @@ def _nearest(x: Tensor, k: int) -> Tensor:
 
 
 def neighbour_purity(x: Tensor, labels: Tensor, k: int = 10) -> float:
-    """Mean share of the k nearest neighbours (Euclidean, itself excluded) of features (N, F) that
+    """Mean fraction of the k nearest neighbours (Euclidean, without itself) of features (N, F) that
     have the same label (N).
     """
     k = min(k, len(x) - 1)
@@ -62,7 +62,7 @@ def neighbour_purity(x: Tensor, labels: Tensor, k: int = 10) -> float:
 
 
 def chance_purity(labels: Tensor) -> float:
-    "What `neighbour_purity` is on average when neighbours are drawn at random."
+    "The mean of `neighbour_purity` for random neighbours."
     n, counts = len(labels), torch.bincount(labels).double()
     return (counts * (counts - 1)).sum().item() / (n * (n - 1))
 
@@ -79,34 +79,26 @@ def _kernel(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     )
 
 
-def cknna(a: Tensor, b: Tensor, k: int = 10, most: int = 4000) -> float:
-    """Alignment of two representations (N, F) and (N, G) of the same images; of more than `most`
-    images the first ones.
-    """
+def cknna(a: Tensor, b: Tensor, k: int = 10) -> float:
+    "Alignment of two representations (N, F) and (N, G) of the same images, the first 4,000."
     if len(a) != len(b):
         raise ValueError(
             f"representations of the same images are compared, got {len(a)} and {len(b)}"
         )
-    a, b = a[:most], b[:most]
+    a, b = a[:4000], b[:4000]
     if not 1 <= k < len(a):
         raise ValueError(f"k={k} neighbours need at least {k + 1} images, got {len(a)}")
     (K, near_a), (L, near_b) = _kernel(a, k), _kernel(b, k)
     scale = K[near_a].square().sum() * L[near_b].square().sum()
-    return (
-        ((K * L)[near_a & near_b].sum() / scale.sqrt()).item() if scale > 1e-20 else 0.0
-    )  # features that are all the same agree with nothing
+    if scale <= 1e-20:  # features that are all the same agree with nothing
+        return 0.0
+    return ((K * L)[near_a & near_b].sum() / scale.sqrt()).item()
 
 
-def cknna_by_chance(a: Tensor, b: Tensor, k: int = 10, times: int = 5, seed: int = 0) -> float:
-    "Mean CKNNA of `a` and shuffled `b`: what it is when nothing is shared."
-    return float(
-        np.mean(
-            [
-                cknna(a, b[torch.randperm(len(b), generator=rng("cknna", seed, i))], k)
-                for i in range(times)
-            ]
-        )
-    )
+def cknna_by_chance(a: Tensor, b: Tensor) -> float:
+    "CKNNA of `a` and shuffled `b`, the mean of five draws: what it is when nothing is shared."
+    orders = [torch.randperm(len(b), generator=rng("cknna", 0, i)) for i in range(5)]
+    return float(np.mean([cknna(a, b[order]) for order in orders]))
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #1dc1af8b
 @torch.no_grad()
@@ -124,7 +116,7 @@ def teacher_features(
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #61f0102f
 def _blocks(z_hat: Tensor, weights: int) -> Iterator[Tensor]:
-    "Parts of latents whose codeword weights, so many a token, fit in half a GiB."
+    "Parts of latents whose codeword weights (`weights` for each token) fit in half a GiB."
     yield from z_hat.split(max(1, 2**27 // (z_hat.shape[1] * weights)))
 
 
@@ -136,9 +128,8 @@ def _weights_a_token(quantizer: Quantizer) -> int:
 
 @torch.no_grad()
 def posterior_entropy(quantizer: Quantizer, z_hat: Tensor) -> tuple[Tensor, float] | None:
-    """Entropy (N, L) in nats of the codeword weights of latents z_hat (N, L, D), the mean over its
-    sets where a token has several, and the most it could be (log K); None where there are no
-    weights.
+    """Entropy (N, L) in nats of the codeword weights of latents z_hat (N, L, D), and its maximum
+    log K. For a token with several sets of weights it is their mean. None without weights.
     """
     device, parts, K = next((p.device for p in quantizer.parameters()), z_hat.device), [], 1
     for block in _blocks(z_hat, _weights_a_token(quantizer)):
@@ -152,19 +143,19 @@ def posterior_entropy(quantizer: Quantizer, z_hat: Tensor) -> tuple[Tensor, floa
 
 @torch.no_grad()
 def codewords_of(quantizer: Quantizer) -> Tensor | None:
-    "Codewords (G, K, D) as tokens mix them; None where a quantizer has none of the latent width."
+    "Codewords (G, K, D) as tokens mix them; None if a quantizer has none of the latent width."
     if not hasattr(quantizer, "codewords"):
         return None
     return quantizer.codewords().float().cpu()
 
 
 def token_space(quantizer: Quantizer, z_hat: Tensor) -> Tensor:
-    "z_hat as it is compared with codewords: scaled to length one for `cosine`."
+    "z_hat in the space of the codewords: scaled to length one for `cosine`."
     return unit(z_hat) if getattr(quantizer, "similarity", "") == "cosine" else z_hat.float()
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #66679bf5
 def choose(total: int, count: int, *stream) -> Tensor:
-    "Up to `count` of the numbers 0..total - 1, at random by `stream`, in order."
+    "Up to `count` of the numbers 0..total - 1, drawn at random by `stream`, sorted."
     return torch.randperm(total, generator=rng(*stream))[:count].sort().values
 
 
@@ -181,16 +172,14 @@ def token_maps(
 
 
 def by_position(
-    z: Tensor, labels: Tensor, features: Tensor | None = None, k: int = 10
+    z: Tensor, labels: Tensor, features: Tensor | None = None
 ) -> list[dict[str, float]]:
-    """What each token position alone knows: purity of neighbourhoods, and alignment with a
-    teacher's features.
-    """
+    "Purity of neighbourhoods, and alignment with a teacher's features, of each token position."
     return [
         {
             "position": l,
-            "purity": neighbour_purity(z[:, l], labels, k),
-            **({"cknna": cknna(z[:, l], features, k)} if features is not None else {}),
+            "purity": neighbour_purity(z[:, l], labels),
+            **({"cknna": cknna(z[:, l], features)} if features is not None else {}),
         }
         for l in range(z.shape[1])
     ]
@@ -198,8 +187,8 @@ def by_position(
 
 @torch.no_grad()
 def image_metrics(tokenizer, split: Dataset, z: Tensor, batch_size: int = 128) -> dict[str, Tensor]:
-    """PSNR and, of images large enough for it, SSIM (N) of what a tokenizer makes of latents z (N,
-    L, D) of a split's images.
+    """PSNR and, for large enough images, SSIM (N) of the images that a tokenizer decodes from
+    latents z (N, L, D) of a split.
     """
     device, rows = next(tokenizer.parameters()).device, []
     for part, (x, _) in zip(z.split(batch_size), DataLoader(split, batch_size)):
@@ -209,18 +198,13 @@ def image_metrics(tokenizer, split: Dataset, z: Tensor, batch_size: int = 128) -
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #84c93462
 def rows_of(maps: dict[str, np.ndarray], **columns) -> list[dict]:
-    """What `latent_map.json` holds of points: a dict for each, its values of `columns` and its
-    place [x, y] on each map, by the first word of the map's title.
+    """The points of `latent_map.json`: a dict for each, with its values of `columns` and its place
+    [x, y] on each map (the key is the first word of the map's title).
     """
 
     def plain(v):
-        return (
-            v
-            if isinstance(v, (str, int))
-            else round(float(v), 4)
-            if not isinstance(v, Tensor) or v.is_floating_point()
-            else int(v)
-        )
+        v = v.item() if isinstance(v, Tensor | np.generic) else v
+        return round(v, 4) if isinstance(v, float) else v
 
     n = len(next(iter(maps.values())))
     return [

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HELD', 'ALPHAS', 'POOLS', 'Sites', 'UNASKED', 'feature_rows', 'gather', 'make_probe', 'probe_batch', 'linear_probe',
-           'ridge_probe', 'streamed_ridge', 'pool', 'latent_sites', 'is_grey', 'shrink_to', 'pixel_sites', 'pixel_site',
+           'ridge_probe', 'streamed_ridge', 'pool', 'latent_sites', 'is_grey', 'shrink_to', 'pixel_sites',
            'block_features', 'block_sites', 'Probed', 'default_probe', 'probe_figures', 'probe_table', 'probe_verdict']
 
 # %% ../../nbs/evaluation/04_probe.ipynb #c1929e72
@@ -30,14 +30,13 @@ from ..generators.base import Generator
 from ..latents.stats import encoded_batches
 
 # %% ../../nbs/evaluation/04_probe.ipynb #a8f25ebb
-HELD = 2**30  # bytes of a site's features that are held in memory; more lie in a temporary file
+HELD = 2**30  # bytes of a site's features held in memory; more are kept in a temporary file
 
 
 def feature_rows(count: int, width: int, scratch=None) -> Tensor:
-    """Rows (count, width) of float32 to be filled: in memory up to `HELD` bytes, else in a
-    temporary file.
+    """Empty rows (count, width) of float32: in memory up to `HELD` bytes, else in a temporary file.
 
-    `scratch`: folder of that file, by default the system's. A `ValueError` where there is no room.
+    `scratch`: folder of that file, by default the system's. A `ValueError` if the disk is full.
     """
     size = 4 * count * width
     if size <= HELD:
@@ -61,7 +60,7 @@ def gather(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Features (N, F) of each site and labels (N).
 
-    A batch is written to its place and forgotten.
+    Batches are written to their rows one by one, so only one is in memory.
     """
     sites, labels, at = {}, [], 0
     for features, y in batches:
@@ -78,15 +77,16 @@ def make_probe(width: int, num_classes: int) -> nn.Sequential:
     "Batch norm without weights, then a linear layer: features (B, F) -> logits (B, C)."
     return nn.Sequential(
         nn.BatchNorm1d(width, affine=False, eps=1e-6), nn.Linear(width, num_classes)
-    )  # torch's start: LAMB moves a weight by a share of its norm, and small ones hardly move
+    )  # torch's start: LAMB moves a weight by a fraction of its norm, so small weights hardly move
 
 
 def probe_batch(images: int, wanted: int | None = None) -> int:
-    """Batch size of a probe that learns from so many images: `wanted`, or one that gives as many
-    steps an epoch as the paper's.
+    """Batch size of a probe trained on `images` images: `wanted`, or one that gives the paper's
+    number of steps per epoch.
 
-    C.3 takes 16,384 of ImageNet's 1.28 million, 78 steps. LAMB turns the weights by at most `lr` a
-    step, so a small set needs small batches: a power of two of at least 32.
+    Appendix C.3 takes batches of 16,384 of ImageNet's 1.28 million images: 78 steps. LAMB changes
+    the weights by at most `lr` per step, so a small set needs small batches: a power of two, at
+    least 32.
     """
     if wanted is None:
         wanted = min(16_384, max(32, 2 ** (max(1, images // 78).bit_length() - 1)))
@@ -107,11 +107,10 @@ def linear_probe(
     seed: int = 0,
     device: torch.device | None = None,  # where the probe is trained; None: where the features are
 ) -> tuple[dict[str, float], Tensor]:
-    """`top1` (and `top5` above 5 classes) on held-out features and `train_top1` of a linear probe
-    trained by LAMB.
+    """`top1` (with more than 5 classes also `top5`) on held-out features and `train_top1` of a
+    linear probe trained by LAMB; and which held-out images it classifies correctly (M).
 
-    With it, which held-out images it gets right (M). A `ValueError` for features that are no finite
-    (N, F).
+    A `ValueError` for features that are not finite or not of shape (N, F).
     """
     (x, y), (hx, hy) = (_checked(*pair) for pair in (train, held))
     classes, batch_size = int(max(y.max(), hy.max())) + 1, probe_batch(len(x), batch_size)
@@ -175,7 +174,7 @@ ALPHAS = [10.0**k for k in range(-3, 6)]  # strengths of the ridge
 def ridge_probe(
     train: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor]
 ) -> tuple[dict[str, float], Tensor]:
-    "The same figures (without top5) of ridge regression on standardised features, in closed form."
+    "As `linear_probe`, without top5, by ridge regression in closed form on standardised features."
     (x, y), (hx, hy) = (_checked(*pair) for pair in (train, held))
     predict = (_ridge if _fits(x) else streamed_ridge)(x, y.cpu())
 
@@ -195,7 +194,7 @@ def _fits(x: Tensor) -> bool:
 
 
 def _ridge(x: Tensor, y: Tensor):
-    "scikit-learn's: what predicts the classes of features (M, F)."
+    "By scikit-learn; returns a function that predicts the classes of features (M, F)."
     mean, std = x.mean(0), x.std(0, correction=0)
 
     def norm(v):
@@ -206,8 +205,8 @@ def _ridge(x: Tensor, y: Tensor):
 
 # %% ../../nbs/evaluation/04_probe.ipynb #73f6cf05
 def streamed_ridge(x: Tensor, y: Tensor):
-    """The same for features (N, F) and labels (N) that are read in parts: what predicts the classes
-    of features (M, F).
+    """The same for features (N, F) and labels (N) that are read in parts; returns a function that
+    predicts the classes of features (M, F).
     """
     N, (classes, y) = len(x), y.unique(return_inverse=True)
     mean = sum(rows.double().sum(0) for rows in _blocks(x)) / N
@@ -260,9 +259,7 @@ def _sites(train: tuple[dict, Tensor], held: tuple[dict, Tensor]) -> Sites:
     return {name: ((x[name], y), (hx[name], hy)) for name in x}
 
 
-def latent_sites(
-    tokenizer, data: ImageData, pools=("flat", "mean"), scratch=None, batch_size: int = 256
-) -> Sites:
+def latent_sites(tokenizer, data: ImageData, scratch=None, batch_size: int = 256) -> Sites:
     """'z flat', 'z mean', 'z_hat flat', 'z_hat mean' of a tokenizer; every image is encoded once.
 
     `scratch`: see `feature_rows`.
@@ -271,7 +268,7 @@ def latent_sites(
     def batches(split: Dataset):
         for out, y in encoded_batches(tokenizer, split, batch_size):
             latents = {"z": out.z, "z_hat": out.z_hat}
-            yield {f"{name} {how}": pool(z, how) for name, z in latents.items() for how in pools}, y
+            yield {f"{name} {how}": pool(z, how) for name, z in latents.items() for how in POOLS}, y
 
     return _sites(*(gather(batches(s), len(s), scratch) for s in (data.train, data.heldout)))
 
@@ -282,8 +279,8 @@ def is_grey(x: Tensor) -> bool:
 
 # %% ../../nbs/evaluation/04_probe.ipynb #df59177f
 def shrink_to(x: Tensor, values: int, grey: bool | None = None) -> Tensor:
-    """Images (N, 3, H, W) as features of at most `values` numbers, the sides in proportion as far
-    as they go; grey ones by one channel. `grey`: None looks at these images.
+    """Images (N, 3, H, W) shrunk to features of at most `values` numbers, keeping the proportions
+    as far as possible; grey images keep one channel. `grey`: None checks these images.
     """
     if is_grey(x) if grey is None else grey:
         x = x[:, :1]
@@ -295,9 +292,9 @@ def shrink_to(x: Tensor, values: int, grey: bool | None = None) -> Tensor:
 
 
 def pixel_sites(data: ImageData, values: dict[str, int], scratch=None) -> Sites:
-    """The pixels, shrunk to so many numbers for each site: {'pixels': 256}.
+    """Pixels shrunk to the given number of values for each site: {'pixels': 256}.
 
-    They are grey only where all images are.
+    One channel is kept only if all images are grey.
     """
     splits = (data.train, data.heldout)
     grey = all(is_grey(x) for s in splits for x, _ in DataLoader(s, 256))  # ends at a coloured one
@@ -307,11 +304,6 @@ def pixel_sites(data: ImageData, values: dict[str, int], scratch=None) -> Sites:
             yield {name: shrink_to(x, n, grey) for name, n in values.items()}, y
 
     return _sites(*(gather(batches(s), len(s), scratch) for s in splits))
-
-
-def pixel_site(data: ImageData, values: int) -> Sites:
-    "The pixels, shrunk to `values` numbers."
-    return pixel_sites(data, {"pixels": values})
 
 # %% ../../nbs/evaluation/04_probe.ipynb #cde620c4
 @torch.no_grad()
@@ -409,7 +401,7 @@ def block_sites(
 # %% ../../nbs/evaluation/04_probe.ipynb #e798d9d3
 @dataclass
 class Probed(Measured):
-    "Figures of a probe, and which held-out images it gets right (M)."
+    "Metrics of a probe, and which held-out images it classifies correctly (M)."
 
     right: Tensor | None = None
 
@@ -420,10 +412,10 @@ UNASKED = (
 
 
 def default_probe(data: ImageData) -> tuple[str, str]:
-    """The probe that is made unasked, and what to say where it is none.
+    """The default probe, and what to say if there is none.
 
-    'lamb', the paper's, for up to `UNASKED` pixels in all images; 'none' for more, which would take
-    hours.
+    'lamb', the paper's, for up to `UNASKED` pixels in all images together; 'none' for more, which
+    would take hours.
     """
     count, (H, W) = len(data.train) + len(data.heldout), data.heldout[0][0].shape[-2:]
     if count * H * W <= UNASKED:
@@ -464,7 +456,7 @@ def probe_figures(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> dict[str, Probed]:
-    """Site -> figures, passport and the 95% interval of top1 (Wilson); `method`: 'lamb' (the
+    """Site -> metrics, passport and the 95% interval of top1 (Wilson); `method`: 'lamb' (the
     paper's) or 'ridge' (closed form).
     """
     if method not in ("lamb", "ridge"):
@@ -508,8 +500,8 @@ def probe_table(found: dict[str, Probed]) -> str:
 
 
 def probe_verdict(found: dict[str, Probed], a: str, b: str) -> str:
-    """Which of two sites' probes is the better one, in words, with McNemar's exact test over the
-    held-out images that only one of them gets right.
+    """Says which of two sites' probes is better, by McNemar's exact test over the held-out images
+    that only one of them classifies correctly.
     """
     x, y = found[a].right, found[b].right
     only_a, only_b = int((x & ~y).sum()), int((~x & y).sum())

@@ -49,7 +49,7 @@ PROXY = Proxy()
 
 
 def train_proxy(tokenizer, images: ImageData, budget: Proxy = PROXY) -> Generator:
-    "The small generator, trained on the latents of a tokenizer; nothing is left on the disk."
+    "The small generator, trained on the latents of a tokenizer; leaves no files."
     config = GeneratorConfig(
         generator="sit", width=budget.width, depth=budget.depth, heads=budget.heads, guidance=1.0
     )
@@ -88,8 +88,8 @@ def proxy_figures(
     reference: Reference | None = None,
     budget: Proxy = PROXY,
 ) -> Measured:
-    """The figures of samples of the small generator, called proxy_..., and their passport, which
-    names the budget.
+    """Metrics of the small generator's samples, called proxy_..., and their passport with the
+    budget.
     """
     g = train_proxy(tokenizer, images, budget)
     y = torch.arange(budget.samples) % max(1, images.num_classes)
@@ -114,8 +114,8 @@ def proxy_figures(
 # %% ../../nbs/evaluation/05_proxy.ipynb #4939e81e
 @dataclass(frozen=True)
 class Agreement:
-    """Rank correlations with their 95% intervals by bootstrap over the runs, and the probability of
-    as much or more by chance (two-sided).
+    """Rank correlations with 95% bootstrap intervals over the runs, and the two-sided p-value of
+    Kendall's.
     """
 
     runs: int
@@ -123,7 +123,7 @@ class Agreement:
     spearman_interval: tuple[float, float]
     kendall: float
     kendall_interval: tuple[float, float]
-    chance: float  # of such a Kendall correlation without any relation
+    chance: float  # p-value: such a Kendall correlation without any relation
 
     def __str__(self):
         def f(v, i):

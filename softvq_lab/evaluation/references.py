@@ -13,12 +13,13 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
+from numpy.lib import format as npy
 from torch import Tensor
 from torch.utils.data import Subset
 
@@ -33,7 +34,7 @@ from .fidelity import Moments
 # %% ../../nbs/evaluation/02a_references.ipynb #5b0748cc
 @dataclass(frozen=True)
 class Reference:
-    "What samples are compared with, as one extractor sees it."
+    "What samples are compared with: features and moments under one extractor."
 
     name: str  # for passports: which images, how many, how cropped
     extractor: str  # its name
@@ -45,7 +46,7 @@ class Reference:
 def reference_of(
     name: str, extractor: Extractor, images, batch_size: int = 64, workers: int = 0
 ) -> Reference:
-    "Of images: a tensor in [-1, 1], a data set, or batches of 8-bit images."
+    "A reference of images: a tensor in [-1, 1], a data set, or batches of 8-bit images."
     f, logits = extract(extractor, images, batch_size, workers)
     return Reference(f"{name}, {len(f)} images", extractor.name, Moments.of(f), f, logits)
 
@@ -53,7 +54,7 @@ def reference_of(
 def split_reference(
     data: ImageData, extractor: Extractor, split: str = "train", limit: int = 50_000, **kw
 ) -> Reference:
-    "Of a split of a data set: 'train' or 'heldout', at most `limit` images evenly spread over it."
+    "A reference of a split, 'train' or 'heldout': at most `limit` images evenly spread over it."
     if split not in ("train", "heldout"):
         raise ValueError(f"split={split!r}; possible: 'train', 'heldout'")
     images = getattr(data, split)
@@ -66,7 +67,7 @@ def split_reference(
 
 
 def folder_reference(path, size: Size, extractor: Extractor, **kw) -> Reference:
-    "Of all image files under a folder, each cropped in the middle to `size` as ADM does."
+    "A reference of all image files under a folder, each centre-cropped to `size` as ADM does."
     path, left = Path(path), LeftOut()
     files = sorted(images_under(path, left))
     said = "".join(f"\n  {line}" for line in left.lines())
@@ -82,7 +83,7 @@ def folder_reference(path, size: Size, extractor: Extractor, **kw) -> Reference:
     )
 
 # %% ../../nbs/evaluation/02a_references.ipynb #9b21a76d
-MOST_UNPACKED = 4 * 2**30  # bytes of a compressed array, however small it was packed
+MOST_UNPACKED = 4 * 2**30  # bytes of an unpacked array, however small the file
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class _Header:
 
 @contextmanager
 def _zip(path):
-    """The open `.npz`; what is wrong with its content is a `ValueError` that names it.
+    """The open `.npz`; errors in its content become a `ValueError` that names the file.
 
     Only reads belong inside.
     """
@@ -113,15 +114,12 @@ def _zip(path):
 
 # %% ../../nbs/evaluation/02a_references.ipynb #a7c15c2b
 def _header(path, name: str) -> _Header:
-    "Of the array `name`; a `ValueError` where it claims more than there is, or holds objects."
+    "Header of the array `name`; a `ValueError` if the file is too short, or holds objects."
     with _zip(path) as z:
         info = z.getinfo(f"{name}.npy")
         with z.open(info) as f:
-            version = np.lib.format.read_magic(f)
-            old = version == (1, 0)
-            read = (
-                np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-            )
+            old = npy.read_magic(f) == (1, 0)
+            read = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
             h = _Header(*read(f), f.tell(), info.compress_size)
     where, size = f"{readable(path)}: {name}", info.file_size
     if h.dtype.hasobject:
@@ -147,12 +145,12 @@ def _whole(path, name: str) -> np.ndarray:
             f"{h.bytes / 2**30:.0f} GiB, which is not believed. Save it with numpy.savez."
         )
     with _zip(path) as z, z.open(f"{name}.npy") as f:
-        a = np.lib.format.read_array(f, allow_pickle=False)
+        a = npy.read_array(f, allow_pickle=False)
     return np.asarray(a, dtype=a.dtype.newbyteorder("="), order="C")
 
 # %% ../../nbs/evaluation/02a_references.ipynb #9b21a76e
 def _check_images(h: _Header, path):
-    "A `ValueError` that says what `arr_0` holds and how to write what is needed."
+    "A `ValueError` that says what `arr_0` holds and how to convert it."
     if h.dtype == np.uint8 and len(h.shape) == 4 and h.shape[3] == 3 and math.prod(h.shape):
         return
     helps = {
@@ -175,17 +173,14 @@ def _check_images(h: _Header, path):
     elif len(h.shape) == 4 and h.shape[3] == 4:
         kind = "alpha"
     else:
-        kind = (
-            {"f": "float", "i": "whole", "u": "whole"}.get(h.dtype.kind, "")
-            if h.dtype != np.uint8
-            else ""
-        )
+        kinds = {"f": "float", "i": "whole", "u": "whole"}
+        kind = "" if h.dtype == np.uint8 else kinds.get(h.dtype.kind, "")
     says = f" {helps[kind]}, then numpy.savez(path, x)." if kind else ""
     raise ValueError(f"{path}: arr_0 must hold 8-bit images (N, H, W, 3), got {h}.{says}")
 
 # %% ../../nbs/evaluation/02a_references.ipynb #9b21a76f
 def npz_images(path, batch_size: int = 64) -> Iterator[Tensor]:
-    "The images `arr_0` of an `.npz` as 8-bit batches (B, 3, H, W), read as they are wanted."
+    "The images `arr_0` of an `.npz` as 8-bit batches (B, 3, H, W), read one by one."
     h = _header(path, "arr_0")
     _check_images(h, path)
     N, H, W, _ = h.shape
@@ -223,9 +218,7 @@ def _numbers(path, name: str, ndim: int) -> Tensor:
 
 # %% ../../nbs/evaluation/02a_references.ipynb #f089650f
 def _moments(path, count: int | None = None) -> Moments:
-    """`mu` (F) and `sigma` (F, F) of an `.npz`; a `ValueError` where they are no mean and
-    covariance.
-    """
+    "`mu` (F) and `sigma` (F, F) of an `.npz`; a `ValueError` if they are no mean and covariance."
     mu, sigma = _numbers(path, "mu", 1).double(), _numbers(path, "sigma", 2).double()
     if sigma.shape != (len(mu), len(mu)):
         raise ValueError(
@@ -242,7 +235,7 @@ def _moments(path, count: int | None = None) -> Moments:
 
 # %% ../../nbs/evaluation/02a_references.ipynb #9b21a770
 def _names(path: Path) -> set[str]:
-    "The arrays in an `.npz`; a `ValueError` where it is none."
+    "Names of the arrays in an `.npz`; a `ValueError` if the file is none."
     if not zipfile.is_zipfile(path):
         kind = what_it_is(path, unless="a zip").partition(" Convert it")[0]
         says = f", it{kind}" if kind else ": it is cut off or of another kind."
@@ -252,8 +245,8 @@ def _names(path: Path) -> set[str]:
 
 
 def npz_reference(path, extractor: Extractor, batch_size: int = 64) -> Reference:
-    """Of an ADM-style `.npz` (`arr_0`, or `mu` and `sigma` of Inception), or of a file of
-    `save_reference`. A `ValueError` names the file and what is possible.
+    """A reference of an ADM-style `.npz` (`arr_0`, or `mu` and `sigma` of Inception) or of a file
+    written by `save_reference`. A `ValueError` names the file and what is possible.
     """
     path = Path(path)
     if not path.is_file():
@@ -289,13 +282,9 @@ def _of_npz(
             )
         return Reference(f"mu and sigma of {says}", extractor.name, moments)
     r = reference_of(f"images of {says}", extractor, npz_images(path, batch_size))
-    return Reference(
-        r.name + (", and its mu and sigma" if moments else ""),
-        r.extractor,
-        moments or r.moments,
-        r.features,
-        r.logits,
-    )
+    if moments is None:
+        return r
+    return replace(r, name=f"{r.name}, and its mu and sigma", moments=moments)
 
 # %% ../../nbs/evaluation/02a_references.ipynb #971e73f6
 def save_reference(path, reference: Reference):

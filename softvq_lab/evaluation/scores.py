@@ -74,8 +74,8 @@ def reconstruction_fidelity(
 
 # %% ../../nbs/evaluation/02b_scores.ipynb #4e2e7405
 def diversity(features: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float | None:
-    """Mean distance of two samples of one class over that of two real images of it: 1, when as
-    different. None where no class has two. At most 500 images a class are looked at.
+    """Mean distance of two samples of a class, divided by that of two real images of it: 1 if
+    samples are as diverse. None if no class has two images. Uses at most 500 images per class.
     """
 
     def within(f, y):
@@ -94,7 +94,7 @@ def sample_figures(
     draws: int = 50,  # of the bootstrap; 0: no intervals
     **protocol,  # how they were drawn: `sampling_protocol`
 ) -> Measured:
-    "Every figure of samples, the distance of real held-out images beside them."
+    "All metrics of samples, and the distance of real held-out images to the same reference."
     reference = reference or split_reference(data, extractor)
     if reference.extractor != extractor.name:
         raise ValueError(
@@ -156,19 +156,9 @@ def _by_class(
 
 # %% ../../nbs/evaluation/02b_scores.ipynb #fe13dc1e
 def sampling_protocol(settings: dict) -> dict:
-    """The part of a passport that says how samples were drawn, from `sample_settings` or a
-    `samples.json`.
-    """
-    names = {
-        "sampler": "sampler",
-        "steps": "steps",
-        "guidance": "guidance",
-        "interval": "guidance_interval",
-        "schedule": "guidance_schedule",
-        "seed": "seed",
-        "classes": "classes",
-    }
-    about = {new: settings[old] for old, new in names.items()} | settings["options"]
+    "Passport entries that say how samples were drawn, from `sample_settings` or `samples.json`."
+    about = {k: settings[k] for k in ("sampler", "steps", "guidance", "seed", "classes")}
+    about |= {f"guidance_{k}": settings[k] for k in ("interval", "schedule")} | settings["options"]
     return about | {"steps": "chosen by the solver"} if settings["sampler"] == "dopri5" else about
 
 
@@ -180,9 +170,7 @@ def score_samples(
     count: int | None = None,
     draws: int = 50,
 ) -> Measured:
-    """Figures of the samples in a folder (`count`: of the first so many), whatever they were scored
-    by before.
-    """
+    "Metrics of the first `count` (all) samples in a folder, with any extractor and reference."
     samples = SampleFolder(folder, count)
     return sample_figures(
         samples,

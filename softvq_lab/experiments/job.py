@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from ..core import ConfigError, read_json
-from .execute import TRAININGS, Job, begin_workflow, stop
+from .execute import AT_WORK, TRAININGS, Job, begin_workflow, stop
 from .parameters import check_parameters
 from ..runs import Run
 from ..settings.typed_text import read_word
@@ -56,37 +56,27 @@ def jobs(runs) -> list[Job]:
 
 
 def is_alive(job: Job) -> bool:
-    return job.info["state"] in ("running", "queued")
+    return job.info["state"] in AT_WORK
 
 # %% ../../nbs/experiments/03_job.ipynb #1c65f933
 def progress(job: Job) -> tuple[int, int, str]:
     "(done, of, unit): steps of a training that has begun, else cells of the notebook."
     info, s = job.info, run_of(job).status
 
-    def number(x):
-        return isinstance(x, int)
-
-    if (
-        info.get("workflow") in TRAININGS
-        and number(s.get("steps"))
-        and number(s.get("step"))
-        and str(s.get("updated", "")) >= str(info.get("begun") or "~")
-    ):
+    begun = str(s.get("updated", "")) >= str(info.get("begun") or "~")
+    if info.get("workflow") in TRAININGS and begun and {"step", "steps"} <= s.keys():
         return s["step"], s["steps"], "steps"
     try:
         cells = [c for c in read_json(job.output)["cells"] if c["cell_type"] == "code"]
-        return (
-            sum(c["metadata"].get("papermill", {}).get("status") == "completed" for c in cells),
-            len(cells),
-            "cells",
-        )
+        ended = [c["metadata"].get("papermill", {}).get("status") for c in cells]
+        return ended.count("completed"), len(cells), "cells"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return 0, 0, "cells"
 
 # %% ../../nbs/experiments/03_job.ipynb #34ecfb8f
 def read_lines(text: str) -> dict[str, object]:
-    """Lines `name=value` as parameters, values as in a sweep file; a `ConfigError` names a line
-    that is none.
+    """Parameters from lines `name=value`, with values as in a sweep file; a `ConfigError` names a
+    wrong line.
     """
     given = {}
     for line in filter(None, (re.split(r"(?:^|\s)#", l)[0].strip() for l in text.splitlines())):
@@ -100,9 +90,9 @@ def read_lines(text: str) -> dict[str, object]:
 
 # %% ../../nbs/experiments/03_job.ipynb #158c1fa9
 def start(workflow: str, run, params: dict) -> Job:
-    """Start a workflow on the run folder `run`, detached.
+    """Start a detached workflow on the run folder `run`.
 
-    A `ConfigError` for wrong parameters, or where the folder is at work already.
+    A `ConfigError` for wrong parameters, or if a job of the run is at work.
     """
     if taken := {"run", "runs"} & params.keys():
         raise ConfigError(f"{min(taken)} is the run folder, which is chosen already")
@@ -119,9 +109,9 @@ def start(workflow: str, run, params: dict) -> Job:
 
 # %% ../../nbs/experiments/03_job.ipynb #e47a0278
 def process_of(job: Job) -> psutil.Process | None:
-    "The process that executes a job on this machine; None when there is none."
+    "The process that executes a job on this machine; None if there is none."
     s = job.info
-    if s["state"] not in ("running", "queued") or s.get("host") != platform.node():
+    if s["state"] not in AT_WORK or s.get("host") != platform.node():
         return None
     try:
         p = psutil.Process(s["pid"])
@@ -137,23 +127,15 @@ def process_of(job: Job) -> psutil.Process | None:
 
 
 def family(p: psutil.Process) -> list[psutil.Process]:
-    "A process and all that descend from it, children first."
+    "A process and all its descendants, descendants first."
     try:
         return [*reversed(p.children(recursive=True)), p]
     except psutil.Error:
         return []
 
-
-def _kill(some: list[psutil.Process]):
-    for p in some:
-        try:
-            p.kill()
-        except psutil.Error:
-            pass
-
 # %% ../../nbs/experiments/03_job.ipynb #1b83fd76
-def cancel(job: Job, grace: float = 60.0) -> bool:
-    """End a job and all its processes, and wait for it; False when there was nothing to end.
+def cancel(job: Job) -> bool:
+    """End a job and all its processes, and wait for them; False if there was nothing to end.
 
     A training saves a checkpoint first.
     """
@@ -161,9 +143,11 @@ def cancel(job: Job, grace: float = 60.0) -> bool:
         return False
     ours = family(root)
     stop(job, for_good=True)
-    _, left = psutil.wait_procs(ours, grace)
+    _, left = psutil.wait_procs(ours, 60)
     late = [q for p in left for q in family(p)]
-    _kill([*late, *left])
+    for p in [*late, *left]:
+        with contextlib.suppress(psutil.Error):
+            p.kill()
     psutil.wait_procs([*late, *left], 10)
     if job.info["workflow"] in TRAININGS and run_of(job).status["state"] == "running":
         with contextlib.suppress(ConfigError):  # somebody else trains it already

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core import printable
 from ..evaluation.efficiency import count_tokenizer
-from .execute import Job
+from .execute import ENDED, Job
 from softvq_lab.metrics import (
     Declared,
     agreeing,
@@ -24,7 +24,7 @@ from softvq_lab.metrics import (
     why_not_ranked,
 )
 from ..runs import Run, comparable, figures, passport_id
-from ..train import load_config
+from ..settings.sections import TokenizerConfig
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #80a0c86d
 def _number(value) -> float:
@@ -42,10 +42,10 @@ def _numbers(values: dict) -> dict[str, float]:
 
 
 def boards(runs: list[Run]) -> list[pd.DataFrame]:
-    """A table for each kind of evaluation and passport: the runs that have it, best first.
+    """A table for each kind of evaluation and passport, with its runs, best first.
 
-    `attrs`: `title`, `passport`, `by` (the metric that ranks, '' where nothing does), `ranked` (the
-    same in words) and `said` (what the files declare).
+    `attrs`: `title`, `passport`, `by` (the metric that ranks, or ''), `ranked` (the same in words)
+    and `said` (the declarations in the files).
     """
     tables, files = [], {r.path: figures(r) for r in runs}
     for name, shared, rows in comparable(runs):
@@ -71,12 +71,11 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
     return tables
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #63cb4535
-def results(report: dict, evaluation: str = "") -> pd.DataFrame:
+def results(report: dict) -> pd.DataFrame:
     """The metrics of a sweep's finished runs, a row for each run and passport.
 
-    Beside them what varied (`vary.NAME`), `label`, `seed`, `stage`, `run`, `evaluation`,
-    `passport`;
-    in `attrs["said"]` what the evaluation files declare of their metrics.
+    Other columns: what varied (`vary.NAME`), `label`, `seed`, `stage`, `run`, `evaluation` and
+    `passport`. `attrs["said"]` holds the declarations of metrics in the evaluation files.
     """
     rows, done, said = [], {}, []
     for t in report["tasks"]:
@@ -87,8 +86,6 @@ def results(report: dict, evaluation: str = "") -> pd.DataFrame:
         for name, f in figures(Run(t["run"])).items():
             if t["stage"] == "generator" and name == "reconstruction":
                 continue  # its tokenizer's, which has a row of its own
-            if evaluation and name != evaluation:
-                continue
             said.append(read_declarations(f.get("metrics")))
             rows.append(
                 {
@@ -108,12 +105,12 @@ def results(report: dict, evaluation: str = "") -> pd.DataFrame:
 
 
 def _plain(value):
-    """A value of a sweep as a table takes it."""
+    "A value of a sweep that a table can hold."
     return value if value is None or isinstance(value, int | float) else printable(value)
 
 
 def declared_in(table: pd.DataFrame) -> Declared:
-    """What the evaluation files behind a table declare of their metrics."""
+    "Declarations of metrics in the evaluation files of a table."
     return table.attrs.get("said", {})
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #4387ffee
@@ -137,8 +134,8 @@ def settings(table: pd.DataFrame, figure: str) -> pd.DataFrame:
     """Mean, spread (standard deviation over seeds) and number of seeds of `figure` for each
     setting.
 
-    Best first; where `figure` has no direction, as they came, without `worst` and `best`. A
-    `ValueError` where the passports of the rows differ.
+    Best first. If `figure` has no direction, the settings keep their order and have no `worst` and
+    `best`. A `ValueError` if the passports of the rows differ.
     """
     rows = rows_with(table, figure)
     if rows.empty:
@@ -162,28 +159,22 @@ def _value_of_setting(v):
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #912258c8
 def effect(table: pd.DataFrame, parameter: str, figure: str) -> pd.DataFrame:
-    """How `figure` goes with one parameter: mean over everything else, and the spread that the
-    seeds alone make (pooled over equal settings).
+    """The effect of one parameter on `figure`: the mean over everything else, and the standard
+    deviation over seeds (pooled over equal settings).
     """
     column = f"vary.{parameter}"
     if column not in table or figure not in table:
         return pd.DataFrame(columns=["mean", "spread", "runs"])
     t = rows_with(table, figure).assign(**{column: lambda t: t[column].map(_value_of_setting)})
-    spread = (
-        t.groupby([column, "label"], sort=False)[figure]
-        .var()
-        .groupby(column, sort=False)
-        .mean()
-        .pow(0.5)
-    )
+    variances = t.groupby([column, "label"], sort=False)[figure].var()
+    spread = variances.groupby(column, sort=False).mean().pow(0.5)
     g = t.groupby(column, sort=False)[figure]
-    return pd.DataFrame({"mean": g.mean(), "spread": spread, "runs": g.count()}).rename_axis(
-        parameter
-    )
+    effects = pd.DataFrame({"mean": g.mean(), "spread": spread, "runs": g.count()})
+    return effects.rename_axis(parameter)
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #b640ba62
 def verdict(table: pd.DataFrame, figure: str) -> str:
-    """Who won, and whether that can be believed: the two best settings, compared seed by seed."""
+    "Says which setting won and how certain this is: compares the two best seed by seed."
     ranked, said = settings(table, figure), declared_in(table)
     if ranked.empty:
         return f"Nothing has a {figure} yet."
@@ -210,7 +201,7 @@ def verdict(table: pd.DataFrame, figure: str) -> str:
 
 
 def _gains(rows: pd.DataFrame, figure: str, first: str, second: str, lower: bool) -> pd.Series:
-    "How much `first` is better than `second`, on each seed that both have."
+    "By how much `first` is better than `second`, for each seed that both have."
     seeds = rows.assign(seed=rows["seed"].map(str))  # a run without a seed counts as one, too
     pair = seeds.pivot_table(index="seed", columns="label", values=figure)[[first, second]].dropna()
     return (pair[second] - pair[first]) if lower else (pair[first] - pair[second])
@@ -232,51 +223,38 @@ def _believable(gain: pd.Series) -> str:
     )
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #299db02d
-def gflops(run: Run) -> float:
-    "GFLOPs (multiply-adds) of a tokenizer's run for one image, encoded and decoded."
-    counted = count_tokenizer(load_config(run).tokenizer)
+def gflops(config: TokenizerConfig) -> float:
+    "GFLOPs (multiply-adds) of a tokenizer for one image, encoded and decoded."
+    counted = count_tokenizer(config)
     return (counted["encode"] + counted["decode"]) / 1e9
 
 
 def pareto(frame: pd.DataFrame, cost: str, quality: str) -> pd.Series:
-    """True for the rows that no other row beats in both cost (less) and quality, in its direction.
+    """True for rows on the Pareto front: no other row is at least as good in cost (lower) and
+    quality and better in one of them.
 
-    A row without a number in both is never on the front. A `ValueError` where `quality` has no
-    direction.
+    A row without both numbers is never on the front. A `ValueError` if `quality` has no direction.
     """
     said = declared_in(frame)
     if why := why_not_ranked(quality, said):
         raise ValueError(why)
     sign = -1 if lower_is_better(quality, said) else 1
-    c, q = frame[cost].to_numpy(), sign * frame[quality].to_numpy()
-    return pd.Series(
-        [
-            math.isfinite(c[i] + q[i])
-            and not any(
-                (c[j] <= c[i] and q[j] >= q[i] and (c[j] < c[i] or q[j] > q[i]))
-                for j in range(len(c))
-            )
-            for i in range(len(c))
-        ],
-        index=frame.index,
-    )
+    points = list(zip(frame[cost], sign * frame[quality]))
+    best = [
+        math.isfinite(c + q) and not any(d <= c and r >= q and (d, r) != (c, q) for d, r in points)
+        for c, q in points
+    ]
+    return pd.Series(best, index=frame.index)
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #ec1eef10
 def progress(report: dict) -> dict:
-    "counts, share done, and about how many minutes are left, from the tasks that have ended."
+    "Counts, fraction done (`share`), and an estimate of the minutes left."
     tasks = report["tasks"]
     times = [t["seconds"] for t in tasks if t["state"] == "done" and t.get("seconds")]
-    left, at_once = (
-        sum(t["state"] not in ("done", "failed") for t in tasks),
-        max(1, report["counts"].get("running", 0)),
-    )
-    minutes = (
-        sum(times) / len(times) * left / at_once / 60
-        if times and left
-        else 0.0
-        if not left
-        else None
-    )
+    left = sum(t["state"] not in ENDED for t in tasks)
+    minutes = None if left else 0.0
+    if times and left:
+        minutes = sum(times) / len(times) * left / max(1, report["counts"].get("running", 0)) / 60
     return {
         **report["counts"],
         "share": 1 - left / len(tasks) if tasks else 1.0,
@@ -285,7 +263,7 @@ def progress(report: dict) -> dict:
     }
 
 
-def failures(report: dict, lines: int = 8) -> pd.DataFrame:
+def failures(report: dict) -> pd.DataFrame:
     "What failed: stage, setting, reason and the last lines of its log."
     rows = [
         {
@@ -293,7 +271,7 @@ def failures(report: dict, lines: int = 8) -> pd.DataFrame:
             "setting": t["label"],
             "reason": t["reason"],
             "attempts": t.get("attempts"),
-            "log": Job(t["output"]).last_lines(lines),
+            "log": Job(t["output"]).last_lines(8),
             "notebook": t["output"],
         }
         for t in report["tasks"]

@@ -13,9 +13,7 @@ from pathlib import Path
 
 # %% ../../nbs/experiments/01_papermill_io.ipynb #1a6baea9
 def keep(path):
-    """Move an output that is there out of the way: NAME.ipynb to NAME.1.ipynb, or the next number
-    that is free.
-    """
+    "Rename an existing output NAME.ipynb to NAME.1.ipynb, or to the next free number."
     path = Path(path)
     if not path.is_file():
         return
@@ -35,13 +33,13 @@ def _is_foreign(notebook: str) -> bool:
 
 
 def _execution(notebook: str) -> str:
-    "When papermill began with this notebook: of the many times it is written, the same."
+    "The start time of an execution, the same each time that papermill writes the notebook."
     return (re.findall(r'"start_time": "([^"]*)"', notebook) or [""])[-1]
 
 # %% ../../nbs/experiments/01_papermill_io.ipynb #85599308
 class RunsHandler:
-    """Papermill's local files, with folders made and earlier outputs kept as NAME.1.ipynb,
-    NAME.2.ipynb, ...
+    """Papermill's handler of local files that creates folders and keeps earlier outputs as
+    NAME.1.ipynb, NAME.2.ipynb, ...
     """
 
     def __init__(self):
@@ -49,7 +47,7 @@ class RunsHandler:
         self._cwd = None
 
     def cwd(self, folder):
-        "Papermill says from where relative paths are meant, and gets what it said before."
+        "Set the folder of relative paths; returns the previous one."
         before, self._cwd = self._cwd, folder
         return before
 

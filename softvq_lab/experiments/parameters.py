@@ -37,8 +37,8 @@ def assigned_names(source: str) -> list[str]:
 def given_parameters(namespace: dict, defaults: dict[str, object]) -> dict[str, object]:
     """Names and values that the parameter cells of a notebook set; `namespace` is its `globals()`.
 
-    Whatever papermill injected was given; of the notebook's own cell, what is not the default (so a
-    recipe may say otherwise)."""
+    All values that papermill injected count as given. Of the notebook's own cell, only values that
+    differ from the default do, so that a recipe can replace the others."""
     cells = [c for c in namespace.get("In", []) if c.lstrip().startswith("# Parameters")]
     injected = [c for c in cells if c.splitlines()[0].strip() == "# Parameters"]
 
@@ -56,8 +56,8 @@ def given_parameters(namespace: dict, defaults: dict[str, object]) -> dict[str, 
 
 # %% ../../nbs/experiments/00_parameters.ipynb #15f4ddbb
 def _output_of(command: list[str], cwd: str) -> Path | None:
-    """The run folder that a papermill command line means: the folder of an output called
-    notebook.ipynb, else the output without its suffix.
+    """The run folder of a papermill command line: the folder of an output called notebook.ipynb,
+    else the output without its suffix.
     """
     notebooks = [a for a in command if a.endswith(".ipynb")]
     if len(notebooks) < 2 or not any("papermill" in a for a in command[:4]):
@@ -67,7 +67,7 @@ def _output_of(command: list[str], cwd: str) -> Path | None:
 
 
 def papermill_folder() -> Path | None:
-    "The run folder meant by the papermill command that executes this kernel, None elsewhere."
+    "The run folder of the papermill command that executes this kernel; None without one."
     try:
         parent = psutil.Process().parent()
         return parent and _output_of(parent.cmdline(), parent.cwd())
@@ -76,10 +76,10 @@ def papermill_folder() -> Path | None:
 
 
 def numbered(folder: Path, resume: bool = False) -> Path:
-    """`folder`, or where that is taken the first of `folder`-2, -3, ... that is free.
+    """`folder` or, if it exists, the first of `folder`-2, -3, ... that does not.
 
-    It is made: of two who ask at the same moment each gets its own. With `resume` the last that
-    holds a run.
+    The folder is created, so that two processes never get the same one. With `resume`: the last one
+    that holds a run.
     """
     tries = [folder, *(folder.with_name(f"{folder.name}-{i}") for i in range(2, 10_000))]
     if resume:
@@ -96,8 +96,8 @@ def numbered(folder: Path, resume: bool = False) -> Path:
 
 
 def run_folder(config, name: str) -> Path:
-    """The folder of a new run: as given, else as papermill's output says, else runs/`name` with a
-    number that is free (with `resume`: the newest one there).
+    """The folder of a new run: the given one, else that of papermill's output, else runs/`name`
+    with a free number (with `resume`: the newest one).
     """
     if config.where.run:
         return Path(config.where.run).expanduser()
@@ -107,25 +107,23 @@ def run_folder(config, name: str) -> Path:
 
 # %% ../../nbs/experiments/00_parameters.ipynb #f18b1e0f
 def project_root():
-    """Climb out of `nbs/`: Jupyter starts a kernel beside the notebook, papermill where one calls
-    it, and paths are meant from the project's root.
+    """Leave `nbs/`, where Jupyter starts the kernel: paths are relative to the project's root, as
+    under papermill.
     """
     if Path.cwd().name == "nbs" and Path("../settings.ini").exists():
         os.chdir("..")
 
 
 def read_parameters(workflow: str, namespace: dict):
-    """The checked config of a workflow notebook from its parameter cells; a `ConfigError` before
-    any work otherwise.
-    """
+    "The checked config of a workflow notebook from its parameter cells, or a `ConfigError`."
     project_root()
     given = given_parameters(namespace, parameters(WORKFLOWS[workflow]))
     return check_parameters(workflow, given, papermill_folder() if given.get("resume") else None)
 
 
 def check_parameters(workflow: str, given: dict, folder: Path | None = None):
-    """The config that a workflow makes of the parameters given; a `ConfigError` that lists every
-    mistake. With resume=True what is not given is as the run has it (in run=..., else in `folder`).
+    """The config of a workflow from the given parameters; a `ConfigError` lists every mistake. With
+    resume=True other parameters have the values of the run (run=..., else in `folder`).
     """
     if workflow not in WORKFLOWS:
         raise ConfigError(
@@ -145,9 +143,7 @@ OF_A_CALL = (
 
 # %% ../../nbs/experiments/00_parameters.ipynb #89245407
 def _of_the_run(workflow: str, given: dict, folder: Path | None) -> dict[str, object]:
-    """The settings of the run that is gone on with, by name; those of a tokenizer that training
-    starts from; else none.
-    """
+    "Settings by name of the resumed run, or of the tokenizer that training starts from, or {}."
     place = Path(given.get("run") or folder or "").expanduser()
     if given.get("resume") and (place / "config.json").is_file():
         try:
@@ -164,20 +160,25 @@ def _of_the_run(workflow: str, given: dict, folder: Path | None) -> dict[str, ob
 
 
 def _architecture(start_from: str) -> dict[str, object]:
-    """The settings of the tokenizer that training starts from, without where its own weights came
-    from.
+    """Settings of the tokenizer that training starts from, without the origin of its initial
+    weights.
     """
     if not start_from:
         return {}
     from softvq_lab.hub.models import load_tokenizer  # torch and all models: some seconds
+    from softvq_lab.tokenizer.model import Tokenizer
 
     try:
-        return dataclasses.asdict(load_tokenizer(start_from).config) | {
-            "encoder_init": "scratch",
-            "encoder_weights": "",
-        }
+        start = load_tokenizer(start_from)
     except ValueError as e:
         raise ConfigError(f"start_from={start_from!r}: {e}") from None
+    if not isinstance(start, Tokenizer):
+        raise ConfigError(
+            f"start_from={start_from!r} is a {getattr(start, 'kind', 'TiTok')}, which is measured "
+            "here and whose latents generators learn. Training goes on from a tokenizer of this "
+            "library, or from a released SoftVQ or MAETok."
+        )
+    return dataclasses.asdict(start.config) | {"encoder_init": "scratch", "encoder_weights": ""}
 
 
 def show_config(config) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from ..core import ConfigError
-from .execute import ENDED, start, stop
+from .execute import AT_WORK, ENDED, start, stop
 from .slurm import Slurm
 from .sweep import Sweep, Task
 from ..locks import Taken
@@ -22,35 +22,35 @@ from ..signals import Requests
 
 # %% ../../nbs/experiments/06_scheduler.ipynb #1a4c9de2
 class Executor(Protocol):
-    "What the driver asks of an executor."
+    "Interface between the driver and an executor."
 
     name: str
 
     def room(self, busy: list[Task]) -> int:
-        "How many more jobs it takes, `busy` being started and not ended."
+        "The number of jobs that may still be started while `busy` run."
 
     def start(self, task: Task, busy: list[Task]):
-        "Begin a planned task, while `busy` run."
+        "Start a planned task while `busy` run."
 
     def states(self, tasks: list[Task]) -> dict[str, dict]:
-        "What is known of each task, by id."
+        "The state of each task, by id."
 
     def stop(self, tasks: list[Task]):
         "The driver is asked to end."
 
 # %% ../../nbs/experiments/06_scheduler.ipynb #4fcf7140
 class Local:
-    "`n` jobs at a time on this machine; None: one a GPU, or one a core where there are none."
+    "`n` jobs at a time on this machine; None: one per GPU, or without GPUs one per core."
 
     name = "local"
 
-    def __init__(self, n: int | None = None, threads: int | None = None):
+    def __init__(self, n: int | None = None):
         self.gpus = torch.cuda.device_count()
         cores = len(os.sched_getaffinity(0))
         self.n = n or self.gpus or cores
         if self.n < 1:
             raise ConfigError(f"n={n}: at least one job at a time")
-        self.threads = threads or max(1, cores // self.n)
+        self.threads = max(1, cores // self.n)
         self.children = []
 
     def room(self, busy: list[Task]) -> int:
@@ -67,9 +67,8 @@ class Local:
             gpu = min(range(self.gpus), key=taken.count)  # more jobs than GPUs share them evenly
             env["CUDA_VISIBLE_DEVICES"] = str(gpu)
             task.job.say("queued", gpu=gpu)
-        self.children = [p for p in self.children if p.poll() is None] + [
-            start(task.job, env)
-        ]  # poll: no zombies
+        self.children = [p for p in self.children if p.poll() is None]  # no zombies
+        self.children.append(start(task.job, env))
 
     def states(self, tasks: list[Task]) -> dict[str, dict]:
         for p in self.children:
@@ -77,12 +76,10 @@ class Local:
         return {t.id: t.job.info for t in tasks}
 
     def stop(self, tasks: list[Task]):
-        "Ask all to save, and wait for them."
+        "Ask all jobs to save, and wait until they end."
         asked = [t for t in tasks if stop(t.job)]
         deadline = time.time() + 120
-        while time.time() < deadline and any(
-            self.states([t])[t.id]["state"] in ("running", "queued") for t in asked
-        ):
+        while time.time() < deadline and any(t.job.info["state"] in AT_WORK for t in asked):
             time.sleep(0.2)
 
 # %% ../../nbs/experiments/06_scheduler.ipynb #70bbe3b6
@@ -95,7 +92,7 @@ def make_executor(name: str, jobs: int | None = None, slurm: dict | None = None)
     raise ConfigError(f"executor={name!r}: possible are local and slurm")
 
 # %% ../../nbs/experiments/06_scheduler.ipynb #ba503336
-AGAIN = ("interrupted", "preempted")  # ends that are no fault of the settings
+AGAIN = ("interrupted", "preempted")  # not caused by the settings
 
 
 def drive(
@@ -107,13 +104,12 @@ def drive(
     say=print,
     take_over: bool = False,
 ) -> bool:
-    """Run the tasks of some sweeps to their end; True when all are done.
+    """Run all tasks of some sweeps; True if all are done. Equal tasks of several sweeps run once.
 
-    `retry`: failed ones of an earlier drive are tried again. A job that was killed or preempted is
-    resumed up to `attempts` times in all (its cluster's own requeues not counted), one that a
-    person stopped is not. Equal tasks of several sweeps run once.
-    A sweep has one driver at a time, or this is a `ConfigError`; `take_over`: from one that cannot
-    be reached."""
+    A job that was killed or preempted is resumed, with at most `attempts` attempts (requeues of a
+    cluster do not count); a job that a person stopped is not. `retry`: run failed jobs again.
+    A `ConfigError` if a sweep has another driver; `take_over`: replace one that cannot be
+    reached."""
     with contextlib.ExitStack() as driven:
         for s in sweeps:
             driven.enter_context(s.driving(take_over))
@@ -129,7 +125,7 @@ def _drive(sweeps, executor, retry: bool, attempts: int, poll: float, say) -> bo
 
     states = {}
     try:
-        with Requests() as requests:  # noted, and obeyed between two turns: no job is half begun
+        with Requests() as requests:  # obeyed between two turns, so that no job is half started
             while not requests.asked:
                 states = _turn(tasks, executor, attempts, states, say)
                 for s in sweeps:
@@ -148,8 +144,8 @@ def _drive(sweeps, executor, retry: bool, attempts: int, poll: float, say) -> bo
 
 
 def _stop(tasks: dict[str, Task], executor: Executor) -> dict[str, dict]:
-    "End what runs, which does not count as an attempt of the jobs; the states afterwards."
-    busy = [i for i, s in _look(tasks, executor).items() if s["state"] in ("queued", "running")]
+    "Stop running jobs, which does not count as an attempt; returns their states."
+    busy = [i for i, s in _look(tasks, executor).items() if s["state"] in AT_WORK]
     executor.stop(list(tasks.values()))
     states = _look(tasks, executor)
     for i in busy:
@@ -160,7 +156,7 @@ def _stop(tasks: dict[str, Task], executor: Executor) -> dict[str, dict]:
 
 # %% ../../nbs/experiments/06_scheduler.ipynb #73005a6d
 def _look(tasks: dict[str, Task], executor: Executor) -> dict[str, dict]:
-    "The state of every task now, without waiting for anything."
+    "The current state of each task."
     jobs = executor.states([t for t in tasks.values() if not t.found])
     keep = ("state", "reason", "attempts", "seconds", "begun", "ended")
     return {
@@ -174,7 +170,7 @@ def _look(tasks: dict[str, Task], executor: Executor) -> dict[str, dict]:
 def _settle(
     tasks: dict[str, Task], states: dict[str, dict], attempts: int, before: dict, say
 ) -> None:
-    "Tasks that cannot go on are failed; what changed since `before` is told."
+    "Mark tasks that cannot continue as failed, and print what changed since `before`."
     for i, t in tasks.items():
         state = states[i]
         if t.needs and states[t.needs]["state"] == "failed" and state["state"] != "done":
@@ -190,7 +186,7 @@ def _settle(
 
 
 def _why_not_again(t: Task, state: dict, attempts: int) -> str:
-    "Why a job that ended early is not started again; empty where it is."
+    "Why an interrupted job is not started again; empty if it is."
     if t.job.info.get("stopped"):
         return "it was stopped; --retry goes on with it"
     if (t.job.info.get("tries") or 0) < attempts:
@@ -202,10 +198,10 @@ def _why_not_again(t: Task, state: dict, attempts: int) -> str:
 def _turn(
     tasks: dict[str, Task], executor: Executor, attempts: int, before: dict, say
 ) -> dict[str, dict]:
-    "Look at all, start what may start."
+    "Look at all tasks, and start those that are ready."
     states = _look(tasks, executor)
     _settle(tasks, states, attempts, before, say)
-    busy = [t for i, t in tasks.items() if states[i]["state"] in ("queued", "running")]
+    busy = [t for i, t in tasks.items() if states[i]["state"] in AT_WORK]
     ready = [
         t
         for i, t in tasks.items()

@@ -18,7 +18,7 @@ from pathlib import Path
 import submitit
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ..core import ConfigError, read_json, write_json
+from ..core import ConfigError, Entries, json_or_empty, write_json
 from .execute import Job
 from ..locks import Taken, owner, take_away
 from ..runs import Run
@@ -26,9 +26,9 @@ from ..settings.parse import closest, config
 
 # %% ../../nbs/experiments/05_slurm.ipynb #ade20d2c
 def free_after_a_crash(job: Job):
-    """A node that died leaves its run's and its job's locks behind.
+    """Remove the locks of the run and the job that a dead node left.
 
-    Where this very job took them, Slurm says that it is over.
+    They are removed only if an earlier start of this Slurm job held them.
     """
     run, s, mine = Run(job.output.parent), job.info, set(_ids(job))
     for lock in (run.lock, job.lock):
@@ -42,7 +42,7 @@ def free_after_a_crash(job: Job):
 
 
 class SlurmJob:
-    "What runs in the allocation: the execution of a planned job in a process of its own."
+    "Runs in the allocation: executes a planned job in a child process."
 
     def __init__(self, output):
         self.output, self.pid = str(output), None
@@ -62,7 +62,7 @@ class SlurmJob:
         return code
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission | None:
-        """Called by submitit when SIGUSR2 comes: let the notebook save, then be requeued, unless a
+        """Called by submitit on SIGUSR2: let the notebook save, then requeue the job unless a
         person has stopped it.
         """
         if self.pid:
@@ -78,7 +78,7 @@ class SlurmJob:
 # %% ../../nbs/experiments/05_slurm.ipynb #899f1a38
 @config
 class SlurmConfig:
-    "What a job asks of the cluster."
+    "Resources and limits of a job on the cluster."
 
     partition: str | None = None
     account: str | None = None
@@ -89,7 +89,7 @@ class SlurmConfig:
     cpus: int | None = Field(None, ge=1)  # cores on each node
     mem: str | None = None  # memory on each node, e.g. 64G
     hours: float = Field(24, gt=0)  # the time limit, after which a job is saved and requeued
-    signal_s: int = Field(120, ge=1)  # so long before its end a job is told
+    signal_s: int = Field(120, ge=1)  # seconds of warning before the time limit
     requeues: int = Field(1000, ge=0)  # how often the time limit may be reached
     at_most: int = Field(1000, ge=1)  # jobs in the queue at once
     setup: list[str] = Field(
@@ -99,7 +99,7 @@ class SlurmConfig:
 
 # %% ../../nbs/experiments/05_slurm.ipynb #7de578e3
 class Slurm:
-    "Jobs as Slurm jobs; options as `SlurmConfig` explains them."
+    "Runs jobs as Slurm jobs; options: see `SlurmConfig`."
 
     name = "slurm"
 
@@ -151,7 +151,7 @@ class Slurm:
         write_json(_id_file(task.job), {"job_id": job.job_id, "before": before})
 
     def states(self, tasks: list) -> dict[str, dict]:
-        "What the files say, corrected by what the queue knows."
+        "States from the jobs' files, corrected by the queue."
         queue = self._queue()
         return {t.id: _state(t.job, queue) for t in tasks}
 
@@ -159,7 +159,7 @@ class Slurm:
         "Jobs stay in the queue: softvq-lab sweep adopts them later, scancel ends them."
 
     def _queue(self) -> dict[str, str]:
-        "Job id -> state in the queue; what was known last when the controller does not answer."
+        "Job id -> state in the queue; the last known one if the controller does not answer."
         p = subprocess.run(
             ["squeue", "--noheader", "--me", "--states=all", "--format=%i %T"],
             capture_output=True,
@@ -187,17 +187,21 @@ QUEUED = (
 )
 
 
+class _SlurmIds(Entries):
+    "NAME.slurm.json."
+
+    job_id: str
+    before: list[str] = []
+
+
 def _id_file(job: Job) -> Path:
     return job.output.with_suffix(".slurm.json")
 
 
 def _ids(job: Job) -> list[str]:
-    "The Slurm jobs that a job was, the newest first; within one, itself."
-    try:
-        told = read_json(_id_file(job))
-        return [str(told["job_id"]), *map(str, told.get("before", []))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
+    "Ids of the Slurm jobs of a job, the newest first."
+    told = json_or_empty(_id_file(job), _SlurmIds)
+    return [told["job_id"], *told.get("before", [])] if told else []
 
 
 def _state(job: Job, queue: dict[str, str]) -> dict:

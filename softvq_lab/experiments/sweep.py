@@ -4,18 +4,16 @@
 
 # %% auto #0
 __all__ = ['Setting', 'Settings', 'Values', 'Rows', 'MOST_JOBS', 'Seed', 'STAGES', 'QUIET', 'RandomConfig', 'StageConfig',
-           'SweepConfig', 'read_sweep', 'override', 'settings_of', 'settings_digest', 'digest', 'made_of',
+           'SweepConfig', 'read_sweep', 'override', 'narrow', 'settings_of', 'settings_digest', 'digest', 'made_of',
            'digest_of_run', 'readable_name', 'Task', 'plan', 'Sweep', 'open_sweep', 'read_report', 'join_reports']
 
 # %% ../../nbs/experiments/04_sweep.ipynb #95b6819a
 import contextlib
 import functools
-import hashlib
 import itertools
 import json
 import math
 import os
-import platform
 import random as python_random
 import re
 from collections import Counter
@@ -23,10 +21,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import psutil
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from ..core import ConfigError, Count, Entries, derive_seed, now, read_json, write_json
+from softvq_lab.core import (
+    ConfigError,
+    Count,
+    Entries,
+    derive_seed,
+    hex_digest,
+    now,
+    read_json,
+    write_json,
+)
 from .execute import Job
 from .parameters import check_parameters
 from softvq_lab.locks import (
@@ -37,6 +43,7 @@ from softvq_lab.locks import (
     owner,
     sweep_up,
     take_away,
+    this_process,
     was_held,
     writable,
 )
@@ -64,7 +71,7 @@ def _one(value):
 
 
 def _distinct(values: list) -> list:
-    "A list of what varies: something is in it, and nothing twice."
+    "Check a list of what varies: not empty, nothing twice."
     if not values:
         raise ValueError("is empty, so nothing would run")
     told = Counter(json.dumps(v, sort_keys=True, default=str) for v in values)
@@ -74,7 +81,7 @@ def _distinct(values: list) -> list:
 
 
 def _drawn(v: list | dict) -> list | dict:
-    "What a random draw takes a setting from."
+    "Check the values or range of a random draw."
     if isinstance(v, list):
         return _distinct([_one(x) for x in v])
     if not {"low", "high"} <= set(v) <= {"low", "high", "log"}:
@@ -97,7 +104,7 @@ Values = Annotated[list[Setting], AfterValidator(_distinct)]
 Rows = Annotated[list[Settings], AfterValidator(_distinct)]
 
 # %% ../../nbs/experiments/04_sweep.ipynb #4a4af111
-MOST_JOBS = 50_000  # of a sweep: a grid is larger than one thinks
+MOST_JOBS = 50_000  # of a sweep; large grids are usually mistakes
 
 
 @config
@@ -128,13 +135,13 @@ class StageConfig:
 
     @property
     def count(self) -> int:
-        "How many settings it makes."
+        "The number of settings."
         draws = self.random.count if self.random else 1
         return math.prod(map(len, self.grid.values())) * len(self.list) * draws
 
     @property
     def names(self) -> "set[str]":
-        "Every setting that it gives."
+        "Names of all its settings."
         rows = [self.set, self.grid, *self.list, self.random.over if self.random else {}]
         return {k for row in rows for k in row}
 
@@ -173,7 +180,7 @@ STAGES = TRAINS | {"evaluation": "evaluate"}  # stage -> workflow
 
 # %% ../../nbs/experiments/04_sweep.ipynb #e415f304
 def _mistakes(e: ValidationError, lines: dict[tuple, int]) -> list[str]:
-    "What pydantic found, one sentence each, with the line where it is known."
+    "Pydantic's errors as sentences, with line numbers where known."
     said = []
     for x in e.errors(include_url=False):
         loc, says = tuple(x["loc"]), x["msg"].removeprefix("Value error, ")
@@ -192,7 +199,7 @@ def _mistakes(e: ValidationError, lines: dict[tuple, int]) -> list[str]:
 
 
 def _sweep_of(given: dict, name: str, lines: dict[tuple, int]) -> SweepConfig:
-    "The checked sweep; a `ConfigError` with all mistakes."
+    "The checked sweep, or a `ConfigError` with all mistakes."
     if empty := [s for s in STAGES if s in given and given[s] is None]:
         raise ConfigError(
             f"{name}: {empty[0]} is empty, but a sweep needs a stage. {empty[0]}: {{}} takes the "
@@ -206,7 +213,7 @@ def _sweep_of(given: dict, name: str, lines: dict[tuple, int]) -> SweepConfig:
 
 # %% ../../nbs/experiments/04_sweep.ipynb #ffbaa731
 def read_sweep(source) -> SweepConfig:
-    "A sweep of a YAML file or a dict; a `ConfigError` that says what is wrong with it, and where."
+    "A sweep from a YAML file or a dict; a `ConfigError` says what is wrong, and where."
     if isinstance(source, SweepConfig):
         return source
     if isinstance(source, dict):
@@ -241,6 +248,49 @@ def override(source, settings: dict) -> SweepConfig:
         says = "\n".join(_mistakes(e, {}))
         raise ConfigError(f"{spec.name} cannot be used with these settings:\n{says}") from None
 
+# %% ../../nbs/experiments/04_sweep.ipynb #3ed50824
+def _same(value, wanted) -> bool:
+    return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
+
+
+def _narrowed(stage: StageConfig, only: dict) -> StageConfig:
+    "The stage with only those of its settings that are as in `only`, where they vary in it."
+    grid = {
+        name: [v for v in values if name not in only or _same(v, only[name])]
+        for name, values in stage.grid.items()
+    }
+    rows = [row for row in stage.list if all(_same(row[k], only[k]) for k in only if k in row)]
+    if not rows or not all(grid.values()):
+        asked = ", ".join(f"{k}={v!r}" for k, v in only.items())
+        possible = [*stage.list, *({k: v} for k, v in stage.grid.items())]
+        raise ConfigError(f"nothing in the sweep has {asked}. What varies: {possible}")
+    return replace(stage, grid=grid, list=rows)
+
+
+def narrow(source, only: dict) -> SweepConfig:
+    """The part of a sweep whose varying settings are as in `only` (name -> value; also `seed`),
+    under a name of its own; a `ConfigError` that says what varies where nothing is so.
+    """
+    spec = read_sweep(source)
+    stages = {s: getattr(spec, s) for s in STAGES if getattr(spec, s)}
+    varying = {s: {*c.grid, *(k for row in c.list for k in row)} for s, c in stages.items()}
+    known = {"seed"}.union(*varying.values())
+    if strange := [k for k in only if k not in known]:
+        raise ConfigError(
+            f"{strange[0]} does not vary in the sweep {spec.name}.{closest(strange[0], known)} "
+            f"What varies: {', '.join(sorted(known))}"
+        )
+    if "seed" in only and only["seed"] not in spec.seeds:
+        raise ConfigError(f"the sweep {spec.name} has no seed {only['seed']!r}: {spec.seeds}")
+    told = "_".join(f"{k}-{v}" for k, v in only.items())
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{spec.name}-{told}")[:100]
+    parts = {
+        s: _narrowed(c, {k: v for k, v in only.items() if k in varying[s]})
+        for s, c in stages.items()
+    }
+    seeds = [only["seed"]] if "seed" in only else spec.seeds
+    return replace(spec, name=name, seeds=seeds, **parts)
+
 # %% ../../nbs/experiments/04_sweep.ipynb #92df5e9f
 def _draws(r: RandomConfig | None) -> list[dict]:
     "The random settings: the same for the same seed."
@@ -250,21 +300,18 @@ def _draws(r: RandomConfig | None) -> list[dict]:
     for i in range(r.count):
         draw, row = python_random.Random(derive_seed("sweep", r.seed, i)), {}
         for name, v in r.over.items():
-            if isinstance(v, dict):
-                x = (
-                    math.exp(draw.uniform(math.log(v["low"]), math.log(v["high"])))
-                    if v.get("log")
-                    else draw.uniform(v["low"], v["high"])
-                )
-                row[name] = (
-                    round(x)
-                    if isinstance(v["low"], int) and isinstance(v["high"], int)
-                    else float(f"{x:.4g}")
-                )
-            else:
-                row[name] = draw.choice(v)
+            row[name] = draw.choice(v) if isinstance(v, list) else _between(draw, **v)
         rows.append(row)
     return rows
+
+
+def _between(draw: python_random.Random, low, high, log: bool = False) -> int | float:
+    "A random number in a range; an integer if both ends are."
+    if log:
+        x = math.exp(draw.uniform(math.log(low), math.log(high)))
+    else:
+        x = draw.uniform(low, high)
+    return round(x) if isinstance(low, int) and isinstance(high, int) else float(f"{x:.4g}")
 
 
 def settings_of(stage: StageConfig) -> list[dict]:
@@ -274,8 +321,8 @@ def settings_of(stage: StageConfig) -> list[dict]:
 
 # %% ../../nbs/experiments/04_sweep.ipynb #d81bf4fd
 def settings_digest(workflow: str, cfg, tokenizer: str = "") -> str:
-    """16 hex digits of a workflow's parsed config without where its files lie, and of the
-    `tokenizer` (its digest) that it is about.
+    """16 hex digits of a workflow's parsed config, without the places of its files, and of the
+    digest `tokenizer` of its tokenizer.
     """
     free = (*ANYHOW, "tokenizer_run", "data_path")
     cut = {k: v for k, v in flatten(cfg).items() if k not in free}
@@ -283,18 +330,18 @@ def settings_digest(workflow: str, cfg, tokenizer: str = "") -> str:
 
 
 def digest(workflow: str, cfg, tokenizer: str = "", made_of: dict | None = None) -> str:
-    """16 hex digits of a workflow's parsed config, of the `tokenizer` (its digest) that it is
-    about, and of what else it is made of.
+    """16 hex digits of a workflow's parsed config, of the digest `tokenizer` of its tokenizer, and
+    of the identity `made_of`.
     """
     return _hash([settings_digest(workflow, cfg, tokenizer), _short(made_of or {})])
 
 
 def _hash(value) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return hex_digest(json.dumps(value, sort_keys=True))
 
 
 def _short(made_of: dict) -> dict:
-    "Of a record of what a run is made of: what decides whether two jobs are one."
+    "The part of an identity that decides whether two jobs are the same."
     data = str((made_of.get("data") or {}).get("digest", ""))
     return {
         "data": "" if " " in data else data,  # digits and shapes are named by the settings
@@ -304,10 +351,8 @@ def _short(made_of: dict) -> dict:
 
 
 def made_of(workflow: str, cfg, behind: dict) -> dict:
-    """What a job would be made of now besides its settings; `behind`: the flat settings of the
-    tokenizer that it is about.
-    """
-    own = flatten(cfg)
+    "The identity that a job would have now; `behind`: the flat settings of its tokenizer."
+    own = {k: v for k, v in flatten(cfg).items() if (k, v) != ("dataset", "auto")}
     used = ("quantizer", "dataset")
     settings = {k: behind.get(k) for k in used} | own if workflow != "train" else own
     found = {"code": code_record(), "plugins": plugin_record(settings)}
@@ -315,8 +360,8 @@ def made_of(workflow: str, cfg, behind: dict) -> dict:
 
 # %% ../../nbs/experiments/04_sweep.ipynb #9aa36da4
 def _data_now(cfg) -> dict | None:
-    """The contents of a job's images; None where they cannot be read (the job itself will say so)
-    or are drawn.
+    """The contents of a job's images; None if they are drawn by the library or cannot be read (then
+    the job itself will fail).
     """
     if cfg.data.dataset in ("digits", "shapes"):
         return None
@@ -333,10 +378,14 @@ _adapter = functools.cache(TypeAdapter)
 
 
 def _digests(run: Run) -> tuple[str, str, dict]:
-    """(digest, digest of the settings only, flat settings) of a run that is there; empty where its
-    config is not of this version.
+    """(digest, digest of the settings only, flat settings) of an existing run; empty if its config
+    is of another version.
     """
     try:
+        if "kind" not in read_json(run.path / "config.json"):  # it was not trained here
+            from softvq_lab.hub.models import fingerprint_of  # torch and all models: some seconds
+
+            return (fingerprint_of(run.path) or "",) * 2 + ({},)
         info = run.info
         workflow, inner, inner_settings = STAGES[info["kind"]], "", ""
         cfg = _adapter(WORKFLOWS[workflow]).validate_python(as_older_versions_did(info["config"]))
@@ -350,21 +399,21 @@ def _digests(run: Run) -> tuple[str, str, dict]:
 
 
 def digest_of_run(run: Run) -> str:
-    """The digest of a run that is there, however it was made, by what it says it is made of; ''
-    when its config is not of this version.
+    """The digest of an existing run from its recorded config and identity; '' if its config is of
+    another version.
     """
     return _digests(run)[0]
 
 # %% ../../nbs/experiments/04_sweep.ipynb #b82f7733
 def readable_name(workflow: str, cfg, given: dict) -> str:
-    "A name for a run's folder: what it is, and what of `given` differs from the defaults."
+    "A name for a run's folder: model, and the settings in `given` that differ from the defaults."
     defaults = parameters(WORKFLOWS[workflow], given)
     what = (
         f"{cfg.tokenizer.quantizer}-{cfg.tokenizer.tokens}x{cfg.tokenizer.latent_dim}"
         if workflow == "train"
         else f"{cfg.generator.generator}-{cfg.generator.size}"
     )
-    recipe = "paper_" if given.get("recipe") == "paper" else ""
+    recipe = f"{given['recipe']}_" if given.get("recipe", "digits") != "digits" else ""
     differs = "_".join(
         f"{k}-{v}" for k, v in given.items() if k not in QUIET and defaults.get(k) != v
     )
@@ -393,7 +442,7 @@ QUIET = (
     "flip",
     "crop",
     "processes",
-)  # said already, or how long and on what: not in names
+)  # already in the name, or about length and data
 
 # %% ../../nbs/experiments/04_sweep.ipynb #041b4f83
 @dataclass
@@ -408,8 +457,8 @@ class Task:
     run: str  # the run folder that it trains or measures
     vary: dict = field(default_factory=dict)  # what varies in this sweep, with the seed
     needs: str = ""  # id of the task that must be done before
-    found: bool = False  # a run with this config was there already, not made by a job
-    note: str = ""  # what a person should know of it
+    found: bool = False  # an existing run has this config and was not made by a job
+    note: str = ""  # for the person who plans
 
     @property
     def job(self) -> Job:
@@ -421,7 +470,7 @@ class Task:
 
 # %% ../../nbs/experiments/04_sweep.ipynb #e5a7c310
 def _is_job(run: Run) -> bool:
-    "Was the run made by a job that knows its own state?"
+    "Was the run made by a job?"
     return Job(run.path / "notebook.ipynb").info["state"] != "planned"
 
 
@@ -444,13 +493,13 @@ class _Known:
 
 
 def _differs_from(run: Run, made: dict) -> dict[str, str]:
-    "Kind -> what is another for a job made of `made` than it was for a run."
+    "Kind -> what differs between the identity of a run and `made`."
     there = run.info.get("identity")
     return identity_differences(there, made) if there else {"code": "not recorded"}
 
 
 def _older(runs: list[Run], stage: str, made: dict, accept: set[str]) -> tuple[Run | None, str]:
-    "Of runs with a job's settings one that may be taken for it, else what to say of the newest."
+    "A run with a job's settings that may be used for it, or what to say about the newest one."
     says = ""
     for run in runs:
         differs = _differs_from(run, made)
@@ -483,7 +532,7 @@ class _Planner:
     about: dict[str, tuple[str, dict]] = field(default_factory=dict)
 
     def add(self, stage: str, given: dict, vary: dict, before: Task | None) -> Task:
-        "The task of these settings on the run of `before`."
+        "Add the task of these settings on the run of `before`."
         workflow, cfg = STAGES[stage], self.parsed(stage, given, vary)
         inner, (alike, behind) = (before.id, self.about[before.id]) if before else ("", ("", {}))
         if not before and given.get("tokenizer_run"):
@@ -521,7 +570,7 @@ class _Planner:
             raise ConfigError(f"{self.sweep.name}, {stage} ({which}): {e}") from None
 
     def run_of(self, new: Run, d: str, alike: str, stage: str, made: dict) -> tuple[Run, str, dict]:
-        "The run that a training works in, what is said of an older one, and further parameters."
+        "The run of a training, what to say about an older one, and further parameters."
         if Job(new.path / "notebook.ipynb").info["state"] != "planned":  # it has begun there
             return new, "", {}
         same = self.known.done.get(d)
@@ -533,14 +582,14 @@ class _Planner:
 
 # %% ../../nbs/experiments/04_sweep.ipynb #9d2a73c7
 def _link(stage: str, before: Task | None) -> dict:
-    "The parameter by which a stage knows the run before it."
+    "The parameter that names the run of the previous stage."
     if before is None:
         return {}
     return {"run" if stage == "evaluation" else "tokenizer_run": before.run}
 
 
 def _varied(stage: str, before: Task | None, v: dict, seed: int) -> dict:
-    "What varies up to this stage; a name that the stage before has as well gets the stage's name."
+    "What varies up to this stage; names that the previous stage also has get a prefix."
     if before is None:
         return v | {"seed": seed}
     own = {k if k not in before.parameters else f"{stage}.{k}": x for k, x in v.items()}
@@ -548,12 +597,12 @@ def _varied(stage: str, before: Task | None, v: dict, seed: int) -> dict:
 
 
 def plan(sweep: SweepConfig, root="runs", accept: str = "") -> list[Task]:
-    """The tasks of a sweep in the order in which they can run, equal ones once.
+    """The tasks of a sweep in an order in which they can run, equal ones once.
 
-    `accept`: kinds (`softvq_lab.provenance`) in which a run that is there may differ. A
-    `ConfigError` for the first task whose parameters are wrong, before any work.
+    `accept`: kinds of the identity (`softvq_lab.provenance`) in which an existing run may differ. A
+    `ConfigError` for the first task with wrong parameters.
     """
-    accepted_kinds(accept)  # says so if one is wrong
+    accepted_kinds(accept)  # raises for an unknown kind
     planner = _Planner(sweep, root, accept, _Known.of(root))
     for seed in sweep.seeds:
         made: list[Task | None] = [None]
@@ -586,12 +635,12 @@ class Sweep:
 
     @property
     def lock(self) -> Path:
-        "Its driver holds it (`locks`)."
+        "Held by the driver (`locks`)."
         return self.folder / "sweep.lock"
 
     @contextlib.contextmanager
     def driving(self, take_over: bool = False):
-        "Within it this process alone drives the sweep; a `ConfigError` that says who does."
+        "Drive the sweep in this process alone; a `ConfigError` names another driver."
         try:
             with writable(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -611,21 +660,16 @@ class Sweep:
             lock.release()
 
     def write(self, states: dict[str, dict], executor: str, ended: bool = False):
-        "sweep.json, if anything changed."
+        "Write sweep.json if anything changed."
         rows = [asdict(t) | {"label": t.label} | states[t.id] for t in self.tasks]
         if (told := json.dumps([rows, ended], default=str)) == self.last:
             return
-        self.last, me = told, psutil.Process()
+        self.last = told
         counts = {
             s: sum(r["state"] == s for r in rows)
             for s in ("planned", "queued", "running", "done", "failed")
         }
-        driver = {
-            "state": "ended" if ended else "running",
-            "pid": me.pid,
-            "created": me.create_time(),
-            "host": platform.node(),
-        }
+        driver = {"state": "ended" if ended else "running"} | this_process()
         write_json(
             self.folder / "sweep.json",
             {
@@ -642,7 +686,7 @@ class Sweep:
 
 # %% ../../nbs/experiments/04_sweep.ipynb #ba1e310f
 def open_sweep(source, root="runs", accept: str = "") -> Sweep:
-    "The sweep of a file or dict, planned; `accept` as `plan` has it."
+    "The planned sweep of a file or dict; `accept`: see `plan`."
     spec, place = read_sweep(source), root if os.path.isabs(root) else os.path.relpath(root)
     return Sweep(spec, plan(spec, place, accept), root)
 
@@ -675,28 +719,24 @@ class _Report(Entries):
 
 # %% ../../nbs/experiments/04_sweep.ipynb #b18cec63
 def read_report(path) -> dict:
-    """sweep.json of a sweep's folder; its driver 'gone' when it was killed.
+    """sweep.json of a sweep's folder; the state of a killed driver is 'gone'.
 
-    A `ValueError` says why it cannot be used.
+    A `ValueError` says why the file cannot be used.
     """
-    report = read_json(Path(path) / "sweep.json" if Path(path).is_dir() else path, _Report)
+    file = Path(path) / "sweep.json" if Path(path).is_dir() else Path(path)
+    report, lock = read_json(file, _Report), file.with_name("sweep.lock")
     d = report["driver"]
-    lock = (Path(path) if Path(path).is_dir() else Path(path).parent) / "sweep.lock"
-
-    def driven():
-        return (
-            owner(lock) if was_held(lock) else lives(d.get("host"), d.get("pid"), d.get("created"))
-        )
-
-    if d["state"] == "running" and not driven():
-        d["state"] = "gone"
+    if d["state"] == "running":
+        told = d.get("host"), d.get("pid"), d.get("created")
+        if not (owner(lock) if was_held(lock) else lives(*told)):
+            d["state"] = "gone"
     return report
 
 # %% ../../nbs/experiments/04_sweep.ipynb #7fe56879
 def join_reports(reports: list[dict]) -> dict:
-    """Several sweeps as one report; a task of several counts once.
+    """Several sweeps as one report; a shared task counts once.
 
-    Settings that read alike and are not the same get the name of their sweep.
+    Different tasks with the same label get the name of their sweep.
     """
     if len(reports) == 1:
         return reports[0]

@@ -19,7 +19,7 @@ from softvq_lab.experiments.leaderboard import (
     settings,
 )
 from ..metrics import direction, lower_is_better, metric_title
-from ..plots import TEMPLATE, distinct_colours
+from ..plots import TEMPLATE, distinct_colours, logged
 from ..runs import Run, read_metrics
 from ..train import load_config
 
@@ -38,7 +38,7 @@ def _colours(labels) -> dict[str, str]:
 
 
 def progress_bar(report: dict) -> go.Figure:
-    "One bar: how many tasks are in which state."
+    "One bar: the number of tasks in each state."
     fig = go.Figure()
     for state, colour in STATES.items():
         if n := report["counts"].get(state, 0):
@@ -63,21 +63,16 @@ def progress_bar(report: dict) -> go.Figure:
     )
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #20e02232
-def overlaid(table: pd.DataFrame, metric: str = "rec", log: bool = True) -> go.Figure:
+def overlaid(table: pd.DataFrame, metric: str) -> go.Figure:
     "The curves of all runs in one panel: a colour for each setting, a line for each seed."
     fig, colours, shown = go.Figure(), _colours(table["label"]), set()
     for row in table.drop_duplicates("run").itertuples():
-        points = [
-            (m["step"], m[metric])
-            for m in read_metrics(Run(row.run))
-            if isinstance(m.get(metric), int | float)
-        ]
-        if not points:
+        points = logged(read_metrics(Run(row.run)), metric)
+        if not points["x"]:
             continue
         fig.add_scatter(
-            x=[p[0] for p in points],
-            y=[p[1] for p in points],
-            mode="lines+markers" if len(points) < 8 else "lines",
+            **points,
+            mode="lines+markers" if len(points["x"]) < 8 else "lines",
             line=dict(color=colours[row.label], width=1.2),
             opacity=0.8,
             name=row.label,
@@ -86,21 +81,19 @@ def overlaid(table: pd.DataFrame, metric: str = "rec", log: bool = True) -> go.F
             hovertemplate=f"{row.label}, seed {row.seed}: %{{y:.4g}}<extra></extra>",
         )
         shown.add(row.label)
-    if log:
-        # ticks at 1, 2 and 5 too: a loss may stay within one decade
-        fig.update_yaxes(type="log", dtick="D2", tickformat="~g")
+    # ticks at 1, 2 and 5 too: a loss may stay within one decade
+    fig.update_yaxes(type="log", dtick="D2", tickformat="~g")
     return fig.update_layout(
         template=TEMPLATE,
         height=420,
         width=900,
         xaxis_title="step",
         yaxis_title=metric,
-        margin=dict(l=60, r=20, t=20, b=40),
     )
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #1e21dfff
 def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
-    "Every run as a dot, settings from worst to best, their means as bars of the eye."
+    "Every run as a dot, settings from worst to best, their means as vertical marks."
     ranked, fig, said = settings(table, figure)[::-1], go.Figure(), declared_in(table)
     measured = rows_with(table, figure)
     colours = _colours(table["label"])
@@ -127,15 +120,12 @@ def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
         height=90 + 32 * len(ranked),
         width=900,
         xaxis_title=f"{metric_title(figure, said)}, {direction(figure, said)}",
-        margin=dict(l=20, r=20, t=20, b=40),
     ).update_yaxes(automargin=True)
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #d6043495
 def _effect_curve(e: pd.DataFrame) -> go.Scatter:
     "Means of `effect` by value, with the spread of the seeds; a line where the values are numbers."
-    e = e.loc[
-        sorted(e.index, key=lambda v: (isinstance(v, str), v if not isinstance(v, str) else 0))
-    ]
+    e = e.loc[sorted(e.index, key=lambda v: (1, 0) if isinstance(v, str) else (0, v))]
     named = any(isinstance(v, str | bool) for v in e.index)
     return go.Scatter(
         x=[_tick(v) for v in e.index],
@@ -151,9 +141,7 @@ def _effect_curve(e: pd.DataFrame) -> go.Scatter:
 
 
 def effects(table: pd.DataFrame, figure: str) -> go.Figure | None:
-    """A panel for each parameter that varied: the mean of `figure`, with the spread that the seeds
-    alone make.
-    """
+    "A panel for each varied parameter: the mean of `figure`, and its spread over seeds."
     names = [c.removeprefix("vary.") for c in table.columns if c.startswith("vary.")]
     if not names:
         return None
@@ -172,7 +160,6 @@ def effects(table: pd.DataFrame, figure: str) -> go.Figure | None:
         showlegend=False,
         height=60 + 280 * -(-len(names) // columns),
         width=max(460, 300 * columns),
-        margin=dict(l=60, r=20, t=40, b=30),
     )
 
 
@@ -181,25 +168,19 @@ def _tick(v) -> str:
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #8898eb0f
 def costs(table: pd.DataFrame) -> pd.DataFrame:
-    """`table` of tokenizers with `tokens`, `numbers` (L x D, what an image becomes) and `gflops` of
-    each run.
-    """
-    counted, rows = {}, []
-    for run in table["run"]:
-        c = load_config(Run(run)).tokenizer
-        if c not in counted:
-            counted[c] = {
-                "tokens": c.tokens,
-                "numbers": c.tokens * c.latent_dim,
-                "gflops": gflops(Run(run)),
-            }
-        rows.append(counted[c])
-    return table.assign(**{k: [r[k] for r in rows] for k in ("tokens", "numbers", "gflops")})
+    "`table` of tokenizers with `tokens`, `numbers` (L x D, per image) and `gflops` of each run."
+    configs = [load_config(Run(run)).tokenizer for run in table["run"]]
+    counted = {c: gflops(c) for c in dict.fromkeys(configs)}
+    return table.assign(
+        tokens=[c.tokens for c in configs],
+        numbers=[c.tokens * c.latent_dim for c in configs],
+        gflops=[counted[c] for c in configs],
+    )
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #8a6c42f1
 def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> go.Figure | None:
-    """`figure` over the rate (tokens, or numbers an image), mean and spread of each rate; None
-    where the rate does not vary.
+    """`figure` over the rate (tokens or numbers per image) with mean and spread; None if the rate
+    does not vary.
     """
     if figure not in table or table[rate].nunique() < 2:
         return None
@@ -233,13 +214,12 @@ def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> g
         width=760,
         xaxis_title="tokens an image" if rate == "tokens" else "numbers an image (L x D)",
         yaxis_title=metric_title(figure, declared_in(table)),
-        margin=dict(l=60, r=20, t=20, b=40),
     )
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #1a1009dd
 def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
-    """Settings by cost and quality (means over seeds), and the line of those that nothing beats in
-    both; no line where `figure` has no direction.
+    """Settings by cost and quality (means over seeds), and the Pareto front; no front if `figure`
+    has no direction.
     """
     said = declared_in(table)
     means = rows_with(table, figure).groupby("label", sort=False)[["gflops", figure]].mean()
@@ -273,5 +253,4 @@ def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
         width=900,
         xaxis_title="GFLOPs of a tokenizer for one image (encoding and decoding)",
         yaxis_title=metric_title(figure, said),
-        margin=dict(l=60, r=20, t=20, b=40),
     )

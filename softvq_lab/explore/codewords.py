@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images import spread, to_pil
-from .session import Lens, error_map, remembered
+from .session import Lens, enlarge, error_map, remembered
 from ..plots import TEMPLATE
 from ..quantizers.softvq import SoftVQ
 from ..tokenizer.vit import Encoder
@@ -32,9 +32,7 @@ def has_weights(tokenizer) -> bool:
 
 
 def what_instead(tokenizer) -> str:
-    """What can be touched of a tokenizer whose tokens have no weights, in words; '' for one whose
-    tokens have.
-    """
+    "Message shown for tokenizers without codeword weights; '' otherwise."
     if has_weights(tokenizer):
         return ""
     q, c = type(getattr(tokenizer, "quantizer", None)).__name__, getattr(tokenizer, "config", None)
@@ -54,7 +52,7 @@ def what_instead(tokenizer) -> str:
 
 
 def can_attend(tokenizer) -> bool:
-    "Is its encoder a ViT, whose attention can be looked at?"
+    "Is its encoder a ViT, whose attention can be shown?"
     return isinstance(getattr(tokenizer, "encoder", None), Encoder)
 
 
@@ -98,7 +96,7 @@ def codeword_name(codebook: int, codeword: int, codebooks: int = 1) -> str:
 
 # %% ../../nbs/explore/01_codewords.ipynb #6fded7b5
 def _sharpness_told(q: Tensor) -> list[str]:
-    "Entropy and effective codewords of each token of weights (L, K), in words."
+    "A sentence for each token of weights (L, K): entropy and effective codewords."
     entropy, effective = token_figures(q)
     return [
         f"entropy {e:.2f} nats, {n:.1f} effective codewords"
@@ -143,15 +141,13 @@ def heatmap(q: Tensor, codebooks: int = 1, top: int = 24, token: int | None = No
 # %% ../../nbs/explore/01_codewords.ipynb #49cf2993
 @remembered
 @torch.no_grad()
-def heldout_latents(lens: Lens, limit: int = 256) -> tuple[list[int], Tensor, Tensor]:
-    """Indices of up to `limit` held-out images (fewer of large ones), their z_hat (N, L, .) and z
+def heldout_latents(lens: Lens) -> tuple[list[int], Tensor, Tensor]:
+    """Indices of up to 256 held-out images (fewer of large ones), their z_hat (N, L, .) and z
     (N, L, D).
     """
     H, W = lens.tokenizer.image_size
-    indices, outs = (
-        spread(len(lens.images.heldout), min(limit, max(16, limit * 64**2 // (H * W)))),
-        [],
-    )
+    limit = min(256, max(16, 256 * 64**2 // (H * W)))
+    indices, outs = spread(len(lens.images.heldout), limit), []
     for at in range(0, len(indices), 32):
         x = torch.stack([lens.images.heldout[i][0] for i in indices[at : at + 32]])
         z_hat = lens.tokenizer.embed(x) if hasattr(lens.tokenizer, "embed") else None
@@ -167,7 +163,7 @@ def mean_tokens(lens: Lens) -> Tensor:
 
 @dataclass(frozen=True)
 class Edit:
-    "What is changed of an image's tokens; in this order."
+    "Changes to an image's tokens, applied in this order."
 
     heat: float = 1.0  # factor on the temperature
     sharp: bool = False  # all weight on the strongest codeword
@@ -175,24 +171,21 @@ class Edit:
         default_factory=dict
     )  # token -> codeword -> new weight; the rest of the token is scaled so that all add up to 1
     swap: tuple[int, ...] = ()  # tokens taken from another image
-    knock: tuple[int, ...] = ()  # tokens taken away
+    knock: tuple[int, ...] = ()  # ablated tokens: each becomes its mean
 
 # %% ../../nbs/explore/01_codewords.ipynb #0a0c06dd
 def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
-    """Weights (K) with some of them set; the others are scaled so that all add up to 1 (set weights
-    that exceed 1 together are scaled themselves).
+    """Weights (K) with those in `new` set and the others scaled so that all add up to 1. If the set
+    weights exceed 1 together, they are scaled too.
     """
     if bad := {k: w for k, w in new.items() if not (0 <= k < len(q)) or not 0 <= w <= 1}:
         raise ValueError(
             f"weights must be between 0 and 1, of codewords 0 to {len(q) - 1}; got "
             + ", ".join(f"{w} for {k}" for k, w in bad.items())
         )
-    q, at, w = (
-        q.clone(),
-        torch.tensor(list(new), dtype=torch.long),
-        torch.tensor(list(new.values()), dtype=q.dtype),
-    )
-    q[at] = 0
+    at = torch.tensor(list(new), dtype=torch.long)
+    w = torch.tensor(list(new.values()), dtype=q.dtype)
+    q = q.index_fill(0, at, 0)
     rest, given = q.sum(), w.sum()
     if given + rest <= 1e-8:
         raise ValueError("at least one codeword must keep a weight above 0")
@@ -203,8 +196,8 @@ def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
 # %% ../../nbs/explore/01_codewords.ipynb #52b76272
 @torch.no_grad()
 def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = None) -> dict:
-    """Image x (3, H, W) with its tokens changed (`other` (3, H, W) lends the tokens of
-    `edit.swap`).
+    """Image x (3, H, W) with its tokens edited; those in `edit.swap` come from the image `other`
+    (3, H, W).
 
     `weights` (L, K) as changed and `own` as trained (None where there are none); `before`, `after`
     (3, H, W); `change` (PIL, the error map between these two); `figures`: psnr of both to x, and
@@ -248,8 +241,8 @@ def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = Non
 def codewords_alone(
     lens: Lens, token: int, codewords: list[int]
 ) -> tuple[Image.Image, list[Image.Image]]:
-    """The picture of all mean tokens, and the same with each codeword alone in `token`, under the
-    map of what that changes (on a scale of their own).
+    """The image decoded from mean tokens, and the same with `token` replaced by each codeword,
+    blended with the map of the change (on one scale).
     """
     t, mean = lens.tokenizer, mean_tokens(lens)
     z = mean.expand(len(codewords) + 1, -1, -1).clone()
@@ -264,7 +257,7 @@ def codewords_alone(
 @torch.no_grad()
 def where_used(lens: Lens, token: int, codeword: int, top: int = 8) -> list[tuple[int, int, float]]:
     """(held-out index, token, weight) of the images that use `codeword` of the codebook of `token`
-    most, each by its strongest token.
+    most, with the token in which its weight is largest.
     """
     t, (indices, z_hat, _) = lens.tokenizer, heldout_latents(lens)
     n = t.tokens // t.quantizer.codebooks
@@ -281,7 +274,7 @@ def where_used(lens: Lens, token: int, codeword: int, top: int = 8) -> list[tupl
 
 # %% ../../nbs/explore/01_codewords.ipynb #6e6df2ad
 def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:
-    "A copy of the modules on the same tensors."
+    "A copy of the modules that shares the tensors."
     kept = [
         *module.parameters(),
         *module.buffers(),
@@ -292,8 +285,8 @@ def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:
 
 @torch.no_grad()
 def attention(lens: Lens, x: Tensor) -> Tensor:
-    """Attention of each latent token over the patch grid (blocks, L, h, w), mean of the heads; a
-    `ValueError` for an encoder without.
+    """Attention of each latent token over the patch grid (blocks, L, h, w), mean over heads; a
+    `ValueError` for an encoder without attention.
     """
     t = lens.tokenizer
     if not can_attend(t):
@@ -315,16 +308,10 @@ def attention(lens: Lens, x: Tensor) -> Tensor:
 
 
 def overlay(x: Tensor, map: Tensor, side: int = 224) -> Image.Image:
-    """An image (3, H, W), dimmed, under an attention map (h, w) whose brightest patch is its own
-    largest value.
+    """A dimmed image (3, H, W) blended with an attention map (h, w), scaled so that its maximum is
+    brightest.
     """
-    heat = error_map(
-        (map / map.max().clamp_min(1e-12))[None].expand(3, -1, -1), torch.zeros(3, *map.shape)
-    )
-    k = max(1, side // x.shape[-1])
-    size = (x.shape[-1] * k, x.shape[-2] * k)
-    return Image.blend(
-        to_pil(x).resize(size, Image.Resampling.NEAREST),
-        heat.resize(size, Image.Resampling.NEAREST),
-        0.6,
-    )
+    bright = (map / map.max().clamp_min(1e-12))[None]
+    image = enlarge(to_pil(x), side)
+    heat = error_map(bright, torch.zeros_like(bright)).resize(image.size, Image.Resampling.NEAREST)
+    return Image.blend(image, heat, 0.6)

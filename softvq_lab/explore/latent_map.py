@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core import printable, read_json
-from ..data.images import to_pil
+from ..data.images import tile, to_pil
 from .session import Lens
 from ..plots import TEMPLATE, class_colours
 from ..runs import Run
@@ -24,8 +24,8 @@ from ..runs import Run
 # %% ../../nbs/explore/05_latent_map.ipynb #96ccfab7
 @dataclass(frozen=True)
 class Atlas:
-    """A map that was computed before: coordinates (N, 2) by name, classes (N), figures (N) by name,
-    indices of images (N).
+    """A stored map: coordinates (N, 2) by name, classes (N), metrics (N) by name, indices of images
+    (N).
     """
 
     maps: dict[str, np.ndarray]
@@ -37,7 +37,7 @@ class Atlas:
 
 # %% ../../nbs/explore/05_latent_map.ipynb #41be6d52
 def _coordinates(points: list[dict]) -> dict[str, np.ndarray]:
-    "The maps (N, 2) of the points by name: entries of two numbers."
+    "The maps (N, 2) of the points by name: all entries of two numbers."
     maps = {
         k: np.array([p[k] for p in points], float)
         for k, v in points[0].items()
@@ -64,9 +64,7 @@ def _numbers(points: list[dict]) -> dict[str, np.ndarray]:
 
 # %% ../../nbs/explore/05_latent_map.ipynb #e5523c6d
 def read_atlas(run: Run) -> Atlas | None:
-    """The latent map in the run folder; None when there is none, a `ValueError` when it cannot be
-    used.
-    """
+    "The latent map in the run folder; None without one, a `ValueError` if it cannot be used."
     path = run.path / "evaluation" / "latent_map.json"
     if not path.exists():
         return None
@@ -93,9 +91,8 @@ GREY = "rgba(128,128,128,0.25)"
 
 def adapt(fig: go.Figure) -> go.Figure:
     "A figure for a page of any width, light or dark."
-    fig.update_xaxes(gridcolor=GREY, zerolinecolor=GREY, linecolor=GREY).update_yaxes(
-        gridcolor=GREY, zerolinecolor=GREY, linecolor=GREY
-    )
+    lines = dict(gridcolor=GREY, zerolinecolor=GREY, linecolor=GREY)
+    fig.update_xaxes(**lines).update_yaxes(**lines)
     return fig.update_layout(
         width=None,
         autosize=True,
@@ -107,7 +104,7 @@ def adapt(fig: go.Figure) -> go.Figure:
 
 # %% ../../nbs/explore/05_latent_map.ipynb #6d2891ac
 def _points(atlas: Atlas, which: str, at: list[int], **settings) -> go.Scatter | go.Scattergl:
-    "The points numbered `at` of one map; many are drawn by WebGL."
+    "The points `at` of one map; more than 3,000 are drawn by WebGL."
     xy = atlas.maps[which]
     kind = go.Scattergl if len(xy) > 3000 else go.Scatter
     return kind(
@@ -144,7 +141,7 @@ def _by_figure(atlas: Atlas, which: str, figure: str) -> list:
 
 # %% ../../nbs/explore/05_latent_map.ipynb #ac89a1d9
 def draw(atlas: Atlas, which: str, colour: str = "class", height: int = 560) -> go.Figure:
-    "One map, coloured by class or by a figure. `customdata` of a point is its place in the atlas."
+    "One map, coloured by class or by a metric. `customdata` of a point is its index in the atlas."
     if which not in atlas.maps:
         raise ValueError(f"map {which!r}: there are {', '.join(atlas.maps)}")
     if colour != "class" and colour not in atlas.figures:
@@ -169,12 +166,12 @@ def _safe(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")  # plotly reads some HTML
 
 # %% ../../nbs/explore/05_latent_map.ipynb #3f647079
-SIDE, SHEET = 48, 2500  # pixels of a thumbnail; at most so many on a sheet
+SIDE, SHEET = 48, 2500  # pixels of a thumbnail; most thumbnails on a sheet
 
 
 def picture_of(lens: Lens, index: int) -> Tensor:
-    """The image (3, H, W) that a map calls `index`: held-out ones first, then training ones; a
-    `ValueError` for another.
+    """The image (3, H, W) at `index` of a map: held-out images first, then training images. A
+    `ValueError` for an index outside.
     """
     held = len(lens.images.heldout)
     if not 0 <= index < held + len(lens.images.train):
@@ -185,17 +182,15 @@ def picture_of(lens: Lens, index: int) -> Tensor:
 
 
 def thumbnails(lens: Lens, indices: list[int]) -> tuple[Image.Image, int]:
-    """One sheet of the pictures of `indices` (the first 2,500), row by row, and its number of
-    columns.
-    """
+    "A sheet with the pictures of `indices` (the first 2,500), and its number of columns."
     indices = indices[:SHEET]
-    columns = max(1, math.ceil(math.sqrt(len(indices))))
-    sheet = Image.new("RGB", (columns * SIDE, max(1, -(-len(indices) // columns)) * SIDE))
-    for n, i in enumerate(indices):
-        tile = to_pil(picture_of(lens, i))
-        how = Image.Resampling.NEAREST if tile.width < SIDE else Image.Resampling.BOX
-        sheet.paste(tile.resize((SIDE, SIDE), how), (n % columns * SIDE, n // columns * SIDE))
-    return sheet, columns
+    columns = math.ceil(math.sqrt(len(indices)))
+    return tile([_thumbnail(picture_of(lens, i)) for i in indices], columns), columns
+
+
+def _thumbnail(x: Tensor) -> Image.Image:
+    how = Image.Resampling.NEAREST if x.shape[-1] < SIDE else Image.Resampling.BOX
+    return to_pil(x).resize((SIDE, SIDE), how)
 
 # %% ../../nbs/explore/05_latent_map.ipynb #53766269
 @torch.no_grad()

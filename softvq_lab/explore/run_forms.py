@@ -18,9 +18,7 @@ from ..settings.workflows import WORKFLOWS
 
 # %% ../../nbs/explore/06_run_forms.ipynb #026056f3
 def overview(runs) -> list[dict[str, str]]:
-    """name, kind, state, step, work (jobs that live), created of everything under `runs`, newest
-    first.
-    """
+    "name, kind, state, step, work (jobs that run) and created of all runs, newest first."
     work, rows = {}, []
     for j in jobs(runs):
         if is_alive(j):
@@ -42,7 +40,7 @@ def overview(runs) -> list[dict[str, str]]:
 
 
 def run_name(path, runs) -> str:
-    "What lists call the run in `path`: the path below `runs`, printable."
+    "Name of the run in `path` in lists: the path below `runs`, printable."
     return printable(Path(path).relative_to(runs))
 
 # %% ../../nbs/explore/06_run_forms.ipynb #6ceb9af2
@@ -76,8 +74,8 @@ def fields_of(workflow: str) -> dict[str, Field]:
 
 # %% ../../nbs/explore/06_run_forms.ipynb #0e353cc5
 def keep_inside(params: dict, folders):
-    """A `ConfigError` when a parameter names a file outside `folders`: a form in a browser must not
-    reach further than its server was told.
+    """A `ConfigError` if a parameter names a file outside `folders`, to which the server restricts
+    the forms of its pages.
     """
     if params.get("plugins"):
         raise ConfigError(
@@ -114,8 +112,8 @@ td, th {padding: .2em .6em; border-bottom: 1px solid #ddd}
 
 
 def notebook_html(path) -> str:
-    """An executed notebook as one HTML page that can load and run nothing; a `ValueError` when it
-    is none.
+    """An executed notebook as an HTML page that can load and run nothing; a `ValueError` if it is
+    no notebook.
     """
     import nbformat  # here: both take seconds to import, which the explorer has not when it starts
     from nbconvert import HTMLExporter

@@ -20,8 +20,8 @@ from ..settings.parse import closest
 
 # %% ../../nbs/explore/03_sampling.ipynb #de8f290f
 def classes_of(lens: Lens, labels: list[str], count: int) -> Tensor:
-    """Classes (count): the named ones in turn, all in turn where none is named; a `ValueError` for
-    a name that is no class.
+    """Classes (count): the named ones in turn, or all in turn if none is named; a `ValueError` for
+    an unknown name.
     """
     names = list(lens.images.class_names)
     for l in labels:
@@ -39,8 +39,8 @@ def classes_of(lens: Lens, labels: list[str], count: int) -> Tensor:
 
 # %% ../../nbs/explore/03_sampling.ipynb #9746af47
 class Film:
-    """Keeps pictures of one sample as it comes, and gives a few of them as a strip; never more than
-    `4 * frames` at once.
+    """Collects the pictures of one sample during sampling, at most `4 * frames` at once, and shows
+    a few of them as a strip.
     """
 
     def __init__(self, frames: int = 8):
@@ -55,7 +55,7 @@ class Film:
             self.kept, self.every = self.kept[::2], 2 * self.every
 
     def strip(self, scale: int = 2) -> Image.Image:
-        "The pictures from the first to the last, in a row."
+        "`frames` pictures from the first to the last, in a row."
         all = self.kept if self.kept[-1] is self.last else [*self.kept, self.last]
         chosen = [all[i] for i in spread(len(all), self.frames)]
         return grid(torch.stack(chosen), len(chosen), scale)
@@ -76,23 +76,26 @@ def guidance_sweep(
 
 # %% ../../nbs/explore/03_sampling.ipynb #f32adab5
 @remembered
-def _training_features(lens: Lens, limit: int) -> tuple[Extractor, list[int], Tensor, Tensor]:
-    """The judge, indices and features of training images, and the sorted distances of held-out
+def _training_features(lens: Lens) -> tuple[Extractor, list[int], Tensor, Tensor]:
+    """Extractor, indices and features of training images, and the sorted distances of held-out
     images to the nearest of them.
     """
-    judge, indices = make_extractor("reference", lens.images), spread(len(lens.images.train), limit)
+    judge, indices = (
+        make_extractor("reference", lens.images),
+        spread(len(lens.images.train), 10_000),
+    )
     f, _ = extract(judge, Subset(lens.images.train, indices), batch_size=256)
     held, _ = extract(judge, stack(lens.images.heldout, 500)[0])
     return judge, indices, f, torch.cdist(held, f).min(1).values.sort().values
 
 
-def nearest_training(lens: Lens, x: Tensor, top: int = 6, limit: int = 10_000) -> dict:
-    """The training images nearest to an image x (3, H, W), of at most `limit` spread evenly.
+def nearest_training(lens: Lens, x: Tensor, top: int = 6) -> dict:
+    """The training images nearest to an image x (3, H, W), of at most 10,000 spread evenly.
 
-    `nearest`: (index, class name, distance, PIL) of each; `closer_than`: the share of real held-out
+    `nearest`: (index, class name, distance, PIL) of each; `closer_than`: the fraction of held-out
     images whose nearest training image is farther away; `typical`: their median distance;
-    `searched`: how many training images were looked at."""
-    judge, indices, f, held = _training_features(lens, limit)
+    `searched`: the number of training images."""
+    judge, indices, f, held = _training_features(lens)
     d = torch.cdist(extract(judge, x[None])[0], f)[0]
     near, at = d.topk(min(top, len(d)), largest=False)
     rows = []

@@ -9,7 +9,6 @@ __all__ = ['token_siblings', 'Count', 'token_counts', 'one_image', 'some_heldout
 # %% ../../nbs/explore/02_token_counts.ipynb #b1095a77
 import dataclasses
 import html
-import itertools
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -37,9 +36,8 @@ from ..runs import Run, figures, learned_settings, list_runs
 
 # %% ../../nbs/explore/02_token_counts.ipynb #54103e73
 def token_siblings(run: Run, root) -> list[Run]:
-    """`run` and the tokenizer runs under `root` with a checkpoint that differ from it in the number
-    of tokens only, fewest tokens first; of several with as many tokens the newest (`run` itself
-    before all).
+    """`run` and the tokenizer runs under `root` with a checkpoint that differ from it only in the
+    number of tokens, fewest first. Of several with the same number: `run`, else the newest.
     """
 
     def learned(r):
@@ -65,15 +63,13 @@ class Count:
 
     @property
     def name(self) -> str:
-        return (
-            self.lens.run.name if self.kept is None else f"{self.lens.run.name}, first {self.kept}"
-        )
+        return self.lens.run.name + ("" if self.kept is None else f", first {self.kept}")
 
 # %% ../../nbs/explore/02_token_counts.ipynb #48283421
-def token_counts(run: Run, root, most: int = 8) -> tuple[list[Count], list[str]]:
-    """The numbers of tokens that can be compared with `run`, fewest first: its siblings, and where
-    a run keeps any first k tokens its 1, 2, 4, ... (`most` of them). With it, what could not be
-    opened, in words.
+def token_counts(run: Run, root) -> tuple[list[Count], list[str]]:
+    """The token counts that can be compared with `run`, fewest first: its siblings and, for a run
+    trained for any first k tokens, 1, 2, 4, ... (up to 128). And a message for each run that
+    cannot be opened.
     """
     counts, says = [], []
     for r in token_siblings(run, root):
@@ -84,21 +80,18 @@ def token_counts(run: Run, root, most: int = 8) -> tuple[list[Count], list[str]]
             continue
         L = lens.tokenizer.tokens
         if can_keep(lens.tokenizer):
-            counts += [
-                Count(lens, k, k)
-                for k in itertools.takewhile(lambda k: k < L, (2**i for i in range(most)))
-            ]
+            counts += [Count(lens, 2**i, 2**i) for i in range(8) if 2**i < L]
         counts.append(Count(lens, L))
     return sorted(counts, key=lambda c: c.tokens), says
 
 
-def one_image(counts: list[Count], lens: Lens, key: str, distance=None) -> list[dict]:
+def one_image(counts: list[Count], lens: Lens, key: str) -> list[dict]:
     "`reconstruct` of the picture `key` of `lens` for each of `counts`."
-    return [reconstruct(c.lens, same_image(lens, key, c.lens), c.kept, distance) for c in counts]
+    return [reconstruct(c.lens, same_image(lens, key, c.lens), c.kept) for c in counts]
 
 # %% ../../nbs/explore/02_token_counts.ipynb #c217c8b5
 class _Kept(torch.nn.Module):
-    "A tokenizer that decodes the first `kept` tokens only, for the measurements of a whole one."
+    "A tokenizer that decodes only the first `kept` tokens, measured like a whole one."
 
     def __init__(self, tokenizer, kept: int):
         super().__init__()
@@ -130,13 +123,9 @@ def some_heldout(images: ImageData, limit: int) -> ImageData:
 # %% ../../nbs/explore/02_token_counts.ipynb #d31bbbae
 @remembered
 def measured(lens: Lens, kept: int | None = None, limit: int = 512) -> dict:
-    """`figures`, `passport` and `stored` (whether they were read from the run) of held-out
-    reconstructions.
-    """
-    images, tokenizer = (
-        some_heldout(lens.images, limit),
-        lens.tokenizer if kept is None else _Kept(lens.tokenizer, kept),
-    )
+    "Metrics and passport of held-out reconstructions; `stored`: were they read from the run?"
+    images = some_heldout(lens.images, limit)
+    tokenizer = lens.tokenizer if kept is None else _Kept(lens.tokenizer, kept)
     blank = torch.zeros(1, *images.heldout[0][0].shape)
     nothing = pixel_metrics(blank, blank) | {"psnr": torch.zeros(len(images.heldout)), "stats": {}}
     about = reconstruction_figures(nothing, images).passport  # what measuring would give
@@ -176,13 +165,13 @@ def rate_distortion(counts: list[Count]) -> list[dict]:
 
 # %% ../../nbs/explore/02_token_counts.ipynb #ff6c5565
 def _line_of(row: dict) -> tuple[str, str]:
-    "What rows of one line share: the nested run ('' for siblings), and the passport."
+    "Key of a row's line: the nested run ('' for siblings), and the passport."
     return row["run"] if row["kept"] else "", str(sorted(row["passport"].items()))
 
 
 def _lines(rows: list[dict]) -> list[tuple[str, list[dict]]]:
-    """(nested run or '', its rows) of each line; that of a nested run ends in the whole run, which
-    is no line of its own where it is the only sibling.
+    """(nested run or '', its rows) of each line. The line of a nested run ends in the whole run,
+    which gets no other line if it has no siblings.
     """
     nested, lines = {r["run"] for r in rows if r["kept"]}, []
     for run, passport in dict.fromkeys(map(_line_of, rows)):
@@ -198,7 +187,7 @@ def _lines(rows: list[dict]) -> list[tuple[str, list[dict]]]:
 
 
 def _told(row: dict) -> str:
-    "What the pointer shows of a row, as HTML."
+    "The hover text of a row, as HTML."
     similarity = "" if row["ssim"] is None else f", SSIM {row['ssim']:.3f}"
     return html.escape(
         f"{row['name']}: {row['tokens']} tokens, {row['numbers']} numbers, {row['psnr']:.2f} "
@@ -231,5 +220,4 @@ def rate_distortion_figure(rows: list[dict], metric: str = "psnr") -> go.Figure:
         height=340,
         showlegend=True,
         legend=dict(orientation="h", y=1.02, yanchor="bottom"),
-        margin=dict(l=50, r=10, t=30, b=50),
     )

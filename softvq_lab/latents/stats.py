@@ -145,8 +145,8 @@ class LatentStats:
 # %% ../../nbs/latents/00_stats.ipynb #9cff888f
 def stats_of(tokenizer) -> LatentStats | None:
     """What a tokenizer knows of its latents: what was measured or published with it; mean 0 and
-    deviation 1 where a diffusers autoencoder has a published scaling factor, which its latents are
-    multiplied by; None where nobody knows.
+    deviation 1 where a diffusers autoencoder has a published scaling factor (or statistics), which
+    its latents are brought to; None where nobody knows.
     """
     if getattr(tokenizer, "published_scale", False):
         return LatentStats.given(0.0, 1.0, tokenizer.latent_dim)

@@ -10,6 +10,8 @@ import functools
 import math
 from dataclasses import dataclass
 
+from ..core import ConfigError
+
 # %% ../../nbs/settings/02a_recipes.ipynb #7e2a0006
 @dataclass(frozen=True)
 class Stated:
@@ -178,14 +180,14 @@ def recipe(name: str, what: str, *more: str) -> dict[str, Stated]:
     """Setting -> stated value of the recipe `name` ('paper', 'released') for `what` ('tokenizer',
     'sit', 'dit', 'mar', 'evaluate', 'efficiency'); `more`: its size, its quantizer.
 
-    No values for 'digits', whose defaults stand in the sections themselves; a `ValueError` where a
+    No values for 'digits', whose defaults stand in the sections themselves; a `ConfigError` where a
     recipe has none for `what`.
     """
     if name not in RECIPES:
         return {}
     if (what,) not in RECIPES[name]:
         possible = ", ".join(dict.fromkeys(key[0] for key in RECIPES[name]))
-        raise ValueError(f"recipe={name!r} says nothing of {what!r}; it has {possible}")
+        raise ConfigError(f"recipe={name!r} says nothing of {what!r}; it has {possible}")
     layers = [RECIPES[name].get((what, m), {}) for m in more]
     return functools.reduce(lambda a, b: a | b, layers, RECIPES[name][what,])
 

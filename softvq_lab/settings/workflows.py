@@ -20,7 +20,9 @@ from softvq_lab.settings.sections import (
     EngineConfig,
     GeneratorConfig,
     LossConfig,
+    OnlineConfig,
     OptimConfig,
+    OutsideConfig,
     RepaConfig,
     RunConfig,
     SampleConfig,
@@ -123,7 +125,14 @@ class TrainGeneratorConfig:
 
     recipe: Recipe = "digits"
     where: RunConfig = RunConfig()
-    tokenizer_run: str = Field("runs/tokenizer", description="the run folder of the tokenizer")
+    tokenizer_run: str = Field(
+        "runs/tokenizer",
+        description=(
+            "the run folder of the tokenizer, or a folder with one that was not trained here: "
+            "saved or released SoftVQ, MAETok, TiTok, an autoencoder of diffusers"
+        ),
+    )
+    outside: OutsideConfig = OutsideConfig()  # for the latter only: a run knows its own images
     latents: str = Field(
         "memory",
         description=(
@@ -145,6 +154,7 @@ class TrainGeneratorConfig:
     generator: GeneratorConfig = GeneratorConfig()
     optim: OptimConfig = OptimConfig(steps=1000, eval_every=500)
     engine: EngineConfig = EngineConfig()
+    online: OnlineConfig = OnlineConfig()
 
     @staticmethod
     def defaults(given: dict) -> dict:
@@ -175,12 +185,19 @@ class EvaluateConfig:
     run: str = Field(
         "runs/tokenizer",
         description=(
-            "a run folder of a tokenizer or of a generator, or a folder of a diffusers autoencoder"
+            "a run folder of a tokenizer or of a generator, or a folder with a tokenizer that was "
+            "not trained here: saved or released SoftVQ, MAETok, TiTok, an autoencoder of diffusers"
         ),
     )
-    data: DataConfig = DataConfig()  # for a diffusers autoencoder only: a run knows its own data
+    data: DataConfig = DataConfig()  # for the latter only: a run knows its own data
     image_size: int = Field(
-        32, ge=8, le=2048, description="of the images; for a diffusers autoencoder only"
+        0,
+        ge=0,
+        le=2048,
+        description=(
+            "side of the images, for an autoencoder of diffusers, which takes many; 0: the "
+            "tokenizer's own"
+        ),
     )
     extractor: Annotated[str, Choice(("extractor", "network"), prefix="timm:")] = Field(
         "reference",
@@ -213,6 +230,15 @@ class EvaluateConfig:
         description=(
             "images a step of the probe lamb; None: the paper's 16,384 for ImageNet, smaller for "
             "fewer images"
+        ),
+    )
+    probe_layer: int = Field(
+        0,
+        ge=0,
+        le=512,
+        description=(
+            "sit, dit: also probe the features of this block, counted from 1 (the paper: 20 of XL);"
+            " 0: none"
         ),
     )
     proxy: bool = Field(False, description="a tokenizer's proxy gFID: trains a small generator")
@@ -269,7 +295,21 @@ class SweepPageConfig:
 class LatentMapConfig:
     "nbs/latent_map.ipynb: UMAP of the latents."
 
-    run: str = Field("runs/tokenizer", description="a run folder of a tokenizer")
+    run: str = Field(
+        "runs/tokenizer",
+        description=(
+            "a run folder of a tokenizer, or a folder with one that was not trained here: saved or "
+            "released SoftVQ, MAETok, TiTok, an autoencoder of diffusers"
+        ),
+    )
+    outside: OutsideConfig = OutsideConfig()  # for the latter only: a run knows its own images
+    beside: str = Field(
+        "",
+        description=(
+            "run folders of tokenizers of the same images, separated by commas, whose maps are "
+            "shown beside its own"
+        ),
+    )
     plugins: str = Field(
         "",
         description=(

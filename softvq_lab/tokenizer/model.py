@@ -50,6 +50,8 @@ def make_ends(c: TokenizerConfig) -> tuple[nn.Module, nn.Module]:
     trunk = make_trunk(dec, c.image_shape, c.patch_size, c.decoder_cls)
     if c.rope != "none":
         add_rope(trunk, c.rope, c.rope_theta)
+    if not c.decoder_ape:  # held at zero, so that the names stay the same
+        torch.nn.init.zeros_(trunk.pos_embed.requires_grad_(False))
     return Encoder(_ready(make_trunk(enc, c.image_shape, c.patch_size), c), c.tokens), Decoder(
         trunk, c.tokens, c.pixel_head
     )

@@ -6,6 +6,8 @@
 __all__ = ['load_latents', 'GeneratorTask']
 
 # %% ../../nbs/training/10_generator_task.ipynb #10d99d5d
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
@@ -51,7 +53,12 @@ def load_latents(
 
 # %% ../../nbs/training/10_generator_task.ipynb #a87b3084
 class GeneratorTask(Task):
-    "The generator's loss on the latents of a data set."
+    """The generator's loss on the latents of a data set.
+
+    `online(generator)` measures its samples every `measure_every` steps
+    (`softvq_lab.evaluation.online`, which this room does not know), and `best` names the metric
+    among them by which the best checkpoint is kept.
+    """
 
     def __init__(
         self,
@@ -64,8 +71,12 @@ class GeneratorTask(Task):
         mirror: bool = False,
         repa: RepaConfig = RepaConfig(),
         workers: int = 0,
+        online: Callable[[Generator], dict[str, float]] | None = None,
+        measure_every: int = 0,
+        best: str = "",
     ):
         super().__init__()
+        self.online, self.measure_every, self.best = online, measure_every, best
         self.tokenizer = (
             tokenizer.to(best_device()).eval().requires_grad_(False),
         )  # in a tuple: not a part of what is trained
@@ -132,6 +143,9 @@ class GeneratorTask(Task):
         )  # 4 rows of averaged, raw
         grid(rows, columns=2 * len(y) // 4, scale=max(1, 64 // rows.shape[-1])).save(path)
         return {}
+
+    def measure(self, model: Generator, step: int) -> dict[str, float]:
+        return self.online(model)
 
     def describe(self, model: Generator, last: bool) -> dict:
         return model.describe()

@@ -6,7 +6,6 @@
 __all__ = ['ASKED', 'PRECISION', 'Agreement', 'make_accelerator', 'Watch', 'load_batches', 'fit', 'way_on', 'Loop']
 
 # %% ../../nbs/training/08_loop.ipynb #d5a11d92
-import datetime
 import shlex
 import warnings
 from importlib.util import find_spec
@@ -25,6 +24,7 @@ from ..checkpoints import newest_checkpoint
 from ..core import ConfigError, progress_bar, seed_everything
 from ..locks import Lock
 from ..metrics import goodness, why_not_ranked
+from ..ranks import patient_group
 from ..runs import Run, at_work, log_metrics, trim_metrics
 from ..settings.sections import EngineConfig, OptimConfig
 from ..settings.workflows import TRAINS
@@ -43,8 +43,7 @@ class Agreement:
     """
 
     def __init__(self, ranks: int):
-        alone, hours = ranks == 1, datetime.timedelta(hours=12)  # the first rank may evaluate long
-        self.group = None if alone else dist.new_group(backend="gloo", timeout=hours)
+        self.group = None if ranks == 1 else patient_group()  # the first rank may evaluate long
         self.question = None
 
     def __call__(self, signal: str) -> int:
@@ -340,20 +339,34 @@ class Loop:
 
     def after(self, done: int):
         "What happens when `done` steps are done: log, evaluate, save."
-        score = None
         if self.due(done, self.optim.log_every):
             self.still_ours()
             self.log(done)
-        if self.main and self.due(done, self.optim.eval_every):
-            self.still_ours()
-            self.state.ema.module.eval()
-            if figures := self.task.evaluate(self.state.ema.module, done):
-                log_metrics(self.run, done, **figures)
-                self.accelerator.log(figures, done)
-                score = goodness(self.task.best, figures.get(self.task.best))
-            self.picture(done)
-        if self.due(done, self.optim.checkpoint_every):
+        score = self.evaluate(done)
+        if self.due(done, self.optim.checkpoint_every) or self.measures(done):
             self.save(done, score)
+
+    def measures(self, done: int) -> bool:
+        "Are the metrics due that take long? Then a checkpoint is, too: it may be the best."
+        every = self.task.measure_every
+        return every > 0 and self.due(done, every)
+
+    def evaluate(self, done: int) -> float | None:
+        "Log the metrics that are due; how good the checkpoint of this step is, if they say so."
+        model, figures = self.state.ema.module, {}
+        pictured = self.main and self.due(done, self.optim.eval_every)
+        if self.measures(done):
+            self.still_ours()
+            figures = self.task.measure(model.eval(), done)
+        if pictured:
+            self.still_ours()
+            figures = figures | self.task.evaluate(model.eval(), done)
+        if self.main and figures:
+            log_metrics(self.run, done, **figures)
+            self.accelerator.log(figures, done)
+        if pictured:
+            self.picture(done)
+        return goodness(self.task.best, figures.get(self.task.best))
 
     def log(self, done: int):
         "One line of metrics: means over the ranks."

@@ -30,6 +30,7 @@ class Task(nn.Module):
     opponent_lr: float = 1e-4  # its peak learning rate
     # the held-out metric by which the best checkpoint is kept, in the direction that it declares
     best: str = ""
+    measure_every: int = 0  # steps between calls of `measure`; 0: none
     step = 0  # the loop sets it before each step
 
     @property
@@ -55,6 +56,12 @@ class Task(nn.Module):
 
     def evaluate(self, model: nn.Module, step: int) -> dict[str, float]:
         "Held-out figures of the averaged weights, and pictures on the side."
+        return {}
+
+    def measure(self, model: nn.Module, step: int) -> dict[str, float]:
+        """Metrics of the averaged weights that take long: all ranks call it together, and the
+        first one's are logged.
+        """
         return {}
 
     def describe(self, model: nn.Module, last: bool) -> dict:

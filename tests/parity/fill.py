@@ -3,10 +3,13 @@ PCG64 seeded with the CRC-32 of the name.
 
 The numbers beside this file are what the authors' released code computes with such weights."""
 
+import json
 import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 
 def det(name: str, shape, scale: float = 1.0, dist: str = "normal") -> torch.Tensor:
@@ -42,3 +45,46 @@ def images(n: int, size: int) -> torch.Tensor:
         mode="bilinear",
         align_corners=False,
     )
+
+
+def released_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    "As `weight`, for TiTok and MAETok: some of their names it would read wrongly."
+    if name.endswith("weight") and ".ln_" in name:
+        return 1 + det(name, shape, 0.1)
+    if name == "pixel_quantize.embedding.weight":
+        return det(name, shape, 1.0)
+    if name in ("encoder.freqs", "decoder.freqs"):
+        return det(name, shape, 0.5)
+    if ".freqs_t_" in name:  # columns and rows of a square grid
+        place, side = torch.arange(shape[0]), round(shape[0] ** 0.5)
+        return (place % side if name.endswith("x") else place // side).float()
+    return weight(name, shape)
+
+
+HERE = Path(__file__).parent
+
+
+def keys_of(case: str) -> dict[str, tuple[int, ...]]:
+    "The names and shapes of a case."
+    found = json.loads((HERE / f"{case}.keys.json").read_text())
+    return {name: tuple(shape) for name, shape in found.items()}
+
+
+def config_of(case: str) -> dict:
+    return json.loads((HERE / f"{case}.config.json").read_text())
+
+
+def release(case: str, folder: Path, but=(), more=None, config: dict | None = None) -> Path:
+    """Write a case as its authors would publish it, with made-up weights.
+
+    Args:
+        but: beginnings of names to leave out
+        more: further tensors
+        config: another `config.json` than the case's
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {k: s for k, s in keys_of(case).items() if not k.startswith(tuple(but))}
+    made = {k: released_weight(k, s) for k, s in names.items()}
+    save_file(made | (more or {}), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config or config_of(case)))
+    return folder

@@ -1,0 +1,406 @@
+"""The page about the paper's numbers, docs/reproduction.md: each value beside ours and its command.
+
+    python docs/reproduction.py [--collect RUNS ...] [--check]
+
+The paper's numbers are CSV files in docs/paper, rows.yaml says which part of which sweep a row is.
+`--collect` takes what the sweeps under RUNS have measured into docs/paper/digits.json, from which
+the page is written; without runs it is written from what was collected before.
+"""
+
+import argparse
+import csv
+import functools
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAPER = ROOT / "docs" / "paper"
+PAGE = ROOT / "docs" / "reproduction.md"
+MEASURED = PAPER / "digits.json"
+IMAGENET = "/data/imagenet"  # stands for the person's folder in all commands
+
+
+@dataclass(frozen=True)
+class Row:
+    "A row of a table: its name, the paper's numbers, and what of it can be run here."
+
+    name: str
+    paper: dict[str, str]  # column of the CSV -> number, '' where the paper has none
+    only: dict | None = None  # its part of the sweep at the paper's size
+    digits: dict | None = None  # and at that of digits
+    run: str = ""  # a command for another system
+    none: str = ""  # why there is nothing to run
+    counts: dict | None = None  # the generator of another system, where its FLOPs can be counted
+    sweep: str = ""  # of the paper's size
+
+    @property
+    def command(self) -> str:
+        "What measures the row at the paper's size; empty where nothing does."
+        if self.only is None:
+            return self.run
+        part = ",".join(f"{k}={_written(v)}" for k, v in self.only.items())
+        return f"softvq-lab sweep sweeps/{self.sweep}.yaml data_path={IMAGENET} --only {part}"
+
+
+@dataclass(frozen=True)
+class Table:
+    "A table of the paper, with its rows in their order and the columns that are compared."
+
+    key: str
+    title: str
+    columns: dict[str, dict]
+    sweeps: dict[str, str]  # size -> sweep
+    rows: tuple[Row, ...]
+
+
+def _written(value) -> str:
+    return (
+        {True: "true", False: "false", None: "null"}.get(value, str(value))
+        if isinstance(value, bool | None)
+        else str(value)
+    )
+
+
+@functools.cache
+def described() -> dict[str, dict]:
+    "What rows.yaml says of each table."
+    return yaml.safe_load((PAPER / "rows.yaml").read_text())
+
+
+@functools.cache
+def tables() -> dict[str, Table]:
+    "All tables of rows.yaml; a `ValueError` where it does not fit a CSV."
+    found = {}
+    for key, about in described().items():
+        with open(PAPER / about["csv"]) as f:
+            numbers = list(csv.DictReader(f))
+        if len(numbers) != len(about["rows"]):
+            raise ValueError(
+                f"{key}: {len(about['rows'])} rows for {len(numbers)} of {about['csv']}"
+            )
+        sweep = about["sweeps"]["paper"]
+        rows = tuple(
+            Row(_name(about["name"], n), n, **{"sweep": sweep} | own)
+            for n, own in zip(numbers, about["rows"])
+        )
+        found[key] = Table(key, about["title"], about["columns"], about["sweeps"], rows)
+    return found
+
+
+def _name(pattern: str, row: dict[str, str]) -> str:
+    "The name of a row; of a system without a tokenizer that of its generator."
+    if "tokens" in row and not row["tokens"]:
+        return row["generator"]
+    return pattern.format(**{k: v or "none" for k, v in row.items()})
+
+
+# what was measured
+
+
+def figures_of(run: Path) -> dict[str, float]:
+    "All metrics of a run's evaluation/*.json; those of a probe as 'SITE: METRIC'."
+    found = {}
+    for file in sorted(run.glob("evaluation/*.json")):
+        said = json.loads(file.read_text())
+        site = said["passport"].get("site", "").replace(",", "")
+        found |= {f"{site}: {k}" if site else k: v for k, v in said["figures"].items()}
+    return found
+
+
+def measured_jobs(run: Path, task: dict, curve: int) -> list[dict]:
+    """What a finished task of a sweep has measured: what varies, and the metrics. With `curve` one
+    for each measurement along the training, in `step`.
+    """
+    if task["state"] != "done" or (task["stage"] == "evaluation") == bool(curve):
+        return []
+    if not curve:
+        return [{"vary": task["vary"], "figures": figures_of(run)}]
+    lines = (run / "metrics.jsonl").read_text().splitlines() if task["stage"] == "generator" else []
+    rows = [row for row in map(json.loads, lines) if any(k.startswith("online_") for k in row)]
+    return [{"vary": task["vary"] | {"step": row.pop("step")}, "figures": row} for row in rows]
+
+
+def collect(roots: list[Path]) -> dict[str, list[dict]]:
+    "Sweep -> what its jobs have measured, of all sweeps under `roots`."
+    jobs: dict[str, list[dict]] = {}
+    for key, table in tables().items():
+        if not (name := table.sweeps.get("digits")):
+            continue
+        for report in (p for root in roots for p in root.glob(f"sweeps/{name}*/sweep.json")):
+            for task in json.loads(report.read_text())["tasks"]:
+                run = report.parents[2] / Path(task["run"]).relative_to(
+                    Path(task["run"]).parents[1]
+                )
+                for job in measured_jobs(run, task, described()[key].get("curve", 0)):
+                    if job not in jobs.setdefault(name, []):
+                        jobs[name].append(job)
+    return jobs
+
+
+def kept(jobs: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    "Of the metrics only those that a table shows."
+    wanted = {
+        t.sweeps.get("digits"): {about.get("digits") for about in t.columns.values()}
+        for t in tables().values()
+    }
+    return {
+        name: [
+            j | {"figures": {k: round(v, 5) for k, v in j["figures"].items() if k in wanted[name]}}
+            for j in sorted(rows, key=lambda j: json.dumps(j["vary"], sort_keys=True))
+        ]
+        for name, rows in sorted(jobs.items())
+    }
+
+
+def merged(before: dict[str, list[dict]], now: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    "What was measured now, and of before what was not measured again."
+    all_jobs = {}
+    for name in sorted({*before, *now}):
+        fresh = now.get(name, [])
+        again = [j["vary"] for j in fresh]
+        all_jobs[name] = fresh + [j for j in before.get(name, []) if j["vary"] not in again]
+    return all_jobs
+
+
+def values(table: Table, row: Row, column: str, jobs: dict) -> list[float]:
+    "What was measured of a cell on digits, by seed."
+    about = table.columns[column]
+    if row.digits is None or "digits" not in about:
+        return []
+    found = {
+        j["vary"]["seed"]: j["figures"][about["digits"]]
+        for j in jobs.get(table.sweeps.get("digits"), [])
+        if all(j["vary"].get(k) == v for k, v in row.digits.items())
+        and about["digits"] in j["figures"]
+    }
+    return [v * about.get("scale", 1) for _, v in sorted(found.items())]
+
+
+def jobs_on_digits() -> dict[str, list[dict]]:
+    return json.loads(MEASURED.read_text())["jobs"] if MEASURED.exists() else {}
+
+
+# what it costs
+
+RATE = 0.25 * 989e12  # FLOPs a second: what SoftVQ-B reached on an H200 in bf16 (see the page)
+
+
+@functools.cache
+def _tokenizer_flops(config) -> tuple[int, float]:
+    from softvq_lab.evaluation.efficiency import count_tokenizer
+
+    n = count_tokenizer(config)
+    return n["parameters"], 6 * (n["encode"] + n["decode"])
+
+
+@functools.cache
+def _generator_flops(config, tokens: int, width: int) -> tuple[int, float]:
+    from softvq_lab.evaluation.efficiency import count_generator
+
+    n = count_generator(config, tokens, width)
+    return n["parameters"], 6 * n["forward"]
+
+
+def configs(row: Row) -> list:
+    "The checked settings of a row's trainings at the paper's size: tokenizer, and generator."
+    from softvq_lab.experiments.parameters import check_parameters
+    from softvq_lab.experiments.sweep import narrow, read_sweep, settings_of
+
+    if row.only is None:
+        return []
+    spec = narrow(read_sweep(ROOT / "sweeps" / f"{row.sweep}.yaml"), row.only)
+    stages = {"train": spec.tokenizer, "train_generator": spec.generator}
+    return [
+        check_parameters(workflow, stage.set | settings_of(stage)[0])
+        for workflow, stage in stages.items()
+        if stage
+    ]
+
+
+def cost(row: Row) -> str:
+    "Parameters and estimated GPU hours of a row's trainings at the paper's size."
+    parts, found = [], configs(row)
+    for c in found:
+        t = found[0].tokenizer
+        parameters, flops = (
+            _tokenizer_flops(t)
+            if c is found[0]
+            else _generator_flops(c.generator, t.tokens, t.latent_dim)
+        )
+        hours = flops * c.optim.steps * c.optim.batch_size / RATE / 3600
+        parts.append(f"{parameters / 1e6:.0f} M, {hours:,.0f} h")
+    return " + ".join(parts)
+
+
+def counted(row: Row) -> str:
+    "GFLOPs (multiply-adds) of a forward pass of a row's generator; '' where they do not follow."
+    from softvq_lab.settings.sections import GeneratorConfig
+
+    if row.counts:
+        own = dict(row.counts)
+        sizes = own.pop("tokens"), own.pop("latent_dim")
+        config = GeneratorConfig(**own)
+    elif len(found := configs(row)) == 2:
+        sizes, config = (
+            (found[0].tokenizer.tokens, found[0].tokenizer.latent_dim),
+            found[1].generator,
+        )
+    else:
+        return ""
+    return f"{_generator_flops(config, *sizes)[1] / 6e9:.2f}"
+
+
+# the page
+
+
+def _measured(found: list[float]) -> str:
+    if not found:
+        return "not run"
+    mean = statistics.fmean(found)
+    spread = f" ({min(found):.3g} .. {max(found):.3g})" if len(found) > 1 else ""
+    return f"{mean:.3g}{spread}"
+
+
+def table_lines(table: Table, jobs: dict) -> list[str]:
+    "The Markdown of a table: the paper's value and ours of every column."
+    head = ["row"]
+    for about in table.columns.values():
+        on_digits = "digits" in about
+        head += [f"{about['title']}: paper" if on_digits else about["title"]]
+        head += [f"{about['title']}: digits"] * on_digits + ["counted"] * about.get("counted", 0)
+    lines = [_line(head), _line(["---"] * len(head))]
+    for row in table.rows:
+        cells = [row.name]
+        for column, about in table.columns.items():
+            cells += [row.paper[column]]
+            cells += [_measured(values(table, row, column, jobs))] * ("digits" in about)
+            cells += [counted(row)] * about.get("counted", 0)
+        lines.append(_line(cells))
+    return lines
+
+
+def command_lines(table: Table) -> list[str]:
+    "The Markdown of the commands that measure the rows of a table, and what they cost."
+    lines = [_line(["row", "command", "parameters, GPU hours"]), _line(["---"] * 3)]
+    for row in table.rows:
+        what = f"`{row.command}`" if row.command else row.none
+        lines.append(_line([row.name, what, cost(row)]))
+    return lines
+
+
+def printed_twice(table: Table, other: str) -> list[str]:
+    "Where another table of the paper prints the same rows with other numbers."
+    with open(PAPER / other) as f:
+        rows = {
+            tuple(r[k] for k in ("generator", "tokenizer", "tokens")): r for r in csv.DictReader(f)
+        }
+    says = []
+    for row in table.rows:
+        there = rows.get(tuple(row.paper[k] for k in ("generator", "tokenizer", "tokens")), {})
+        for column, about in table.columns.items():
+            if column in there and there[column] != row.paper[column]:
+                says.append(
+                    f"- {row.name}, {about['title']}: {row.paper[column]} here, {there[column]} in "
+                    f"{other.partition('-')[0].replace('table', 'Table ')}."
+                )
+    return says
+
+
+def _line(cells: list) -> str:
+    return "| " + " | ".join(str(c).replace("|", r"\|") for c in cells) + " |"
+
+
+def agreement(table: Table, jobs: dict) -> list[str]:
+    "Sentences about the order of a table's rows, only of those that have both numbers."
+    from scipy.stats import spearmanr
+
+    says = []
+    for column, about in table.columns.items():
+        pairs = {}
+        for row in table.rows:
+            if row.paper[column] and (found := values(table, row, column, jobs)):
+                pairs[row.name] = float(row.paper[column]), statistics.fmean(found)
+        if len(pairs) > 3:
+            r = spearmanr(*zip(*pairs.values())).statistic
+            says.append(
+                f"- {about['title']}: rank correlation of the {len(pairs)} rows that have both "
+                f"numbers, paper against digits: {r:+.2f}."
+            )
+    return says
+
+
+def comparison(table: Table, jobs: dict, claim: dict) -> str:
+    "A claim of the paper about pairs of rows, with both numbers of each pair on either side."
+    column, better = claim["column"], table.columns[claim["column"]]["better"]
+    told, held = [], 0
+    for first, second in claim["pairs"]:
+        a, b = table.rows[first], table.rows[second]
+        x, y = values(table, a, column, jobs), values(table, b, column, jobs)
+        if not (x and y):
+            continue
+        sign = 1 if better == "higher" else -1
+        apart = min(sign * v for v in x) > max(sign * v for v in y)
+        other = max(sign * v for v in x) < min(sign * v for v in y)
+        held += apart
+        verdict = "as there" if apart else "the other way round" if other else "undecided"
+        told.append(
+            f"{a.name} against {b.name}: {a.paper[column]} and {b.paper[column]} in the paper, "
+            f"{statistics.fmean(x):.3g} and {statistics.fmean(y):.3g} on digits ({verdict})"
+        )
+    if not told:
+        return f"- {claim['says']}: not run here."
+    return (
+        f"- {claim['says']}: holds for {held} of {len(told)} pairs here. " + "; ".join(told) + "."
+    )
+
+
+def _which(row: dict[str, str]) -> tuple:
+    return row["generator"], row["tokenizer"], row["tokens"]
+
+
+def section(table: Table, about: dict, jobs: dict) -> list[str]:
+    "A table with what is said of it."
+    says = agreement(table, jobs) if "digits" in table.sweeps else []
+    says += [comparison(table, jobs, c) for c in about.get("claims", [])]
+    says += printed_twice(table, about["also"]) if "also" in about else []
+    lines = [f"## {table.title}", "", *table_lines(table, jobs), ""]
+    lines += [*says, ""] if says else []
+    return [*lines, "Commands:", "", *command_lines(table)]
+
+
+def page() -> str:
+    "The whole page: page.md with the tables in their places."
+    jobs = jobs_on_digits()
+    text = (PAPER / "page.md").read_text()
+    for key, about in described().items():
+        text = text.replace(f"{{{{{key}}}}}", "\n".join(section(tables()[key], about, jobs)))
+    if "{{" in text:
+        raise ValueError(f"page.md asks for what rows.yaml lacks: {text[text.index('{{') :][:40]}")
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--collect", nargs="*", type=Path, default=[], metavar="RUNS")
+    parser.add_argument("--check", action="store_true", help="say whether the page is up to date")
+    args = parser.parse_args()
+    if args.collect:
+        found = merged(jobs_on_digits(), kept(collect(args.collect)))
+        MEASURED.write_text(json.dumps({"jobs": found}, indent=1) + "\n")
+        print(f"{sum(map(len, found.values()))} measured jobs in {MEASURED.relative_to(ROOT)}")
+    text = page()
+    if args.check:
+        fresh = PAGE.exists() and PAGE.read_text() == text
+        print("up to date" if fresh else f"{PAGE.name} is old: make reproduction")
+        return 0 if fresh else 1
+    PAGE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Every cell of the paper's tables has a command that is right up to its first step."""
+
+import csv
+import importlib.util
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from softvq_lab.data.datasets import load_data
+from softvq_lab.evaluation.efficiency import bare_generator
+from softvq_lab.experiments.parameters import check_parameters
+from softvq_lab.experiments.sweep import narrow, open_sweep, override, settings_of
+from softvq_lab.pretrained.files import VGG, preflight
+from softvq_lab.settings.sections import PRETRAINED
+from softvq_lab.tokenizer.model import Tokenizer
+
+ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "docs" / "paper"
+
+
+def _script():
+    spec = importlib.util.spec_from_file_location("reproduction", ROOT / "docs" / "reproduction.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+r = _script()
+ROWS = [(t, row) for t in r.tables().values() for row in t.rows]
+SWEPT = {row.command: row for _, row in ROWS if row.only is not None}
+
+
+def _id(text: str) -> str:
+    return text.rpartition("sweeps/")[2].replace(" data_path=/data/imagenet --only ", ":")
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    "40 images in the folders of ImageNet: train/SYNSET and val/SYNSET."
+    root = tmp_path_factory.mktemp("imagenet")
+    for split, count in (("train", 16), ("val", 4)):
+        for synset in ("n01440764", "n01443537"):
+            (root / split / synset).mkdir(parents=True)
+            for i in range(count):
+                image = Image.effect_noise((80, 60), 20 + i).convert("RGB")
+                image.save(root / split / synset / f"{synset}_{i}.JPEG")
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    "A folder with an empty file for each pretrained network: what is looked for is found."
+    folder = tmp_path_factory.mktemp("weights")
+    names = {*PRETRAINED.values(), "vit_small_patch16_224.dino"}
+    for name in names:
+        (folder / f"{name}.safetensors").touch()
+    (folder / VGG).touch()
+    return folder
+
+
+def test_each_row_of_the_paper_has_a_command_or_says_why_not():
+    for _, row in ROWS:
+        assert bool(row.command) != bool(row.none), row.name
+
+
+def test_the_tables_have_all_rows_and_numbers_of_the_paper():
+    files = sorted(PAPER.glob("table*.csv"))
+    counted = {p.name: sum(1 for _ in csv.reader(p.open())) - 1 for p in files}
+    assert sum(counted.values()) == 144
+    shown = {about["csv"] for about in r.described().values()}
+    shown |= {about["also"] for about in r.described().values() if "also" in about}
+    assert shown == set(counted)
+
+
+def test_no_setting_of_a_sweep_belongs_to_no_row_of_a_table():
+    "The sweep of a table makes what its rows ask for, and nothing else."
+    asked, made = {}, {}
+    for _, row in ROWS:
+        if row.only is not None:
+            whole = override(ROOT / "sweeps" / f"{row.sweep}.yaml", {})
+            part = narrow(whole, row.only)
+            made[row.sweep] = {str(s) for s in _settings(whole)}
+            asked[row.sweep] = asked.get(row.sweep, set()) | {str(s) for s in _settings(part)}
+    assert asked == made
+
+
+def _settings(spec) -> list:
+    generators = settings_of(spec.generator) if spec.generator else [{}]
+    return [(t, g) for t in settings_of(spec.tokenizer) for g in generators]
+
+
+@pytest.mark.parametrize("command", SWEPT, ids=_id)
+def test_a_command_is_right_up_to_its_first_step(command, imagenet, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOFTVQ_LAB_WEIGHTS", str(weights))
+    words = shlex.split(command.replace(r.IMAGENET, str(imagenet)))
+    assert words[:2] == ["softvq-lab", "sweep"] and words[-2] == "--only"
+    given = dict(w.split("=") for w in words[3:-2])
+    only = SWEPT[command].only
+    spec = narrow(override(ROOT / words[2], given), only)
+    tasks = open_sweep(spec, tmp_path).tasks
+    trained = [t for t in tasks if t.stage != "evaluation"]
+    assert len({t.workflow for t in trained}) == 1 + bool(spec.generator)
+    assert len(tasks) > len(trained) or any(t.parameters.get("online_every") for t in trained)
+    c = check_parameters("train", trained[0].parameters)
+    images = load_data(c.data, c.tokenizer.image_shape)
+    assert (len(images.train), len(images.heldout), images.num_classes) == (32, 8, 2)
+    assert all(needed.path for needed in preflight(c.tokenizer, c.loss))
+    with torch.device("meta"):
+        Tokenizer(c.tokenizer)
+        if len(trained) > 1:
+            g = check_parameters("train_generator", trained[1].parameters).generator
+            bare_generator(g, c.tokenizer.tokens, c.tokenizer.latent_dim, 1000)
+
+
+def test_commands_of_other_systems_have_known_parameters():
+    for _, row in ROWS:
+        if not row.run:
+            continue
+        _, notebook, _, *words = shlex.split(row.run)
+        given = dict(zip(words[1::3], words[2::3]))
+        assert words[::3] == ["-p"] * len(given)
+        check_parameters(Path(notebook).stem, given)
+
+
+@pytest.mark.parametrize("table", [t for t in r.tables().values() if "digits" in t.sweeps], ids=str)
+def test_the_rows_on_digits_are_parts_of_their_sweep(table):
+    spec = override(ROOT / "sweeps" / f"{table.sweeps['digits']}.yaml", {})
+    for row in table.rows:
+        if row.digits is not None:
+            own = {k: v for k, v in row.digits.items() if k != "step"}
+            assert len(narrow(spec, own).tokenizer.list) == 1
+
+
+def test_what_was_measured_again_replaces_what_was_before():
+    def job(seed, value):
+        return {"vary": {"tau": 0.07, "seed": seed}, "figures": {"fid": value}}
+
+    before = {"a": [job(0, 1.0), job(1, 2.0)], "b": [job(0, 3.0)]}
+    found = r.merged(before, {"a": [job(1, 5.0), job(2, 6.0)]})
+    assert sorted(j["figures"]["fid"] for j in found["a"]) == [1.0, 5.0, 6.0]
+    assert found["b"] == before["b"]
+
+
+def test_a_claim_is_told_with_both_numbers_and_its_verdict():
+    table = r.tables()["table3"]
+    claim = {"says": "it is better", "column": "rfid", "pairs": [[13, 5], [14, 6], [15, 7]]}
+
+    def job(quantizer, tokens, seed, value):
+        vary = {"quantizer": quantizer, "tokens": tokens, "seed": seed}
+        return {"vary": vary, "figures": {"r_reference_frechet": value}}
+
+    measured = [
+        *(job("softvq", 16, s, 1.0 + s / 10) for s in (0, 1)),
+        *(job("vq", 16, s, 2.0 + s / 10) for s in (0, 1)),
+        *(job("softvq", 8, s, 1.0 + s) for s in (0, 1)),
+        *(job("vq", 8, s, 1.5 + s) for s in (0, 1)),
+    ]
+    said = r.comparison(table, {"digits-table3": measured}, claim)
+    assert "holds for 1 of 2 pairs" in said and "0.80 and 1.45 in the paper" in said
+    assert "1.05 and 2.05 on digits (as there)" in said and "(undecided)" in said
+    assert "not run" in r.comparison(table, {}, claim)
+
+
+@pytest.mark.slow
+def test_the_page_is_up_to_date():
+    assert r.PAGE.read_text() == r.page()

@@ -325,7 +325,7 @@ def test_without_classes_of_its_own_a_network_judges_by_a_linear_layer(network):
 def test_the_judge_learns_from_the_training_split_alone():
     torch.manual_seed(0)
     small = nn.Sequential(nn.Conv2d(3, 32, 7, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
-    judge = Extractor("small", ModuleFeatures("small", small), "a small network")
+    judge = Extractor("small", ModuleFeatures(small), "a small network")
     d = some_digits(160, 40)
     x, y = training_features(d, judge)
     shuffled = ImageData(

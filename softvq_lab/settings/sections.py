@@ -56,7 +56,7 @@ class ImagesConfig:
             raise ValueError(f"dataset={self.dataset!r} needs data_path: {needs[self.dataset]}")
         if self.dataset in ("digits", "shapes", "auto") and self.data_path:
             raise ValueError(
-                f"data_path is only for dataset={', '.join(map(repr, needs))}, not for "
+                f"data_path is only for dataset={', '.join(map(repr, [*needs, 'emoji']))}, not for "
                 f"dataset={self.dataset!r}"
             )
 

@@ -169,9 +169,12 @@ def joined(subjects: list[str], near: list[tuple[int, int]]) -> list[str]:
 def near_pairs(small: np.ndarray) -> list[tuple[int, int]]:
     "Pairs of pictures (N, h, w, 3) of bytes that nobody could tell apart at that size."
     x = small.reshape(len(small), -1).astype(np.float64) / 255
-    norms = np.square(x).sum(1)
-    distance = (norms[:, None] + norms - 2 * x @ x.T) / x.shape[1]
-    return [(int(i), int(j)) for i, j in np.argwhere(np.triu(distance < NEAR, 1))]
+    norms, found = np.square(x).sum(1), []
+    for start in range(0, len(x), 512):  # all pairs at once would not fit in memory
+        some = slice(start, start + 512)
+        distance = (norms[some, None] + norms - 2 * x[some] @ x.T) / x.shape[1]
+        found += [(start + int(i), int(j)) for i, j in np.argwhere(distance < NEAR)]
+    return [(i, j) for i, j in found if i < j]
 
 # %% ../../nbs/data/12_emoji.ipynb #08217b7d
 POINTS = 109  # the one size of the font's pictures

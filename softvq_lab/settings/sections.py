@@ -23,8 +23,8 @@ class ImagesConfig:
     dataset: Annotated[str, Choice(("dataset",))] = Field(
         "digits",
         description=(
-            "real digits; drawn scenes; colour emoji; a folder of images; a Hugging Face data "
-            "set; WebDataset tars"
+            "real digits; drawn scenes; colour emoji; clip art; a folder of images; a Hugging "
+            "Face data set; WebDataset tars"
         ),
     )
     data_path: str = Field(
@@ -33,7 +33,8 @@ class ImagesConfig:
             "folder: with one sub-folder for each class, or images of one class, or train and val "
             "with these in them (ImageNet as it is unpacked); hf: name on the hub or folder; "
             "webdataset: folder of .tar files or pattern (a-{000..146}.tar); emoji: "
-            "the font, or a folder with font and table, where apt-get cannot fetch them"
+            "the font, or a folder with font and table, where apt-get cannot fetch them; clipart: "
+            "likewise a folder of drawings"
         ),
     )
     data_size: int = Field(
@@ -55,9 +56,9 @@ class ImagesConfig:
         if self.dataset in needs and not self.data_path:
             raise ValueError(f"dataset={self.dataset!r} needs data_path: {needs[self.dataset]}")
         if self.dataset in ("digits", "shapes", "auto") and self.data_path:
+            possible = ", ".join(map(repr, [*needs, "emoji", "clipart"]))
             raise ValueError(
-                f"data_path is only for dataset={', '.join(map(repr, [*needs, 'emoji']))}, not for "
-                f"dataset={self.dataset!r}"
+                f"data_path is only for dataset={possible}, not for dataset={self.dataset!r}"
             )
 
 # %% ../../nbs/settings/02_sections.ipynb #777efc26

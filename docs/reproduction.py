@@ -334,29 +334,34 @@ def agreement(table: Table, jobs: dict) -> list[str]:
     return says
 
 
+def verdict(better: list[float], worse: list[float], sign: int) -> str:
+    "Whether seeds measured `better` ahead of `worse`, as the paper has it; `sign` of what is good."
+    ahead, behind = [sign * v for v in better], [sign * v for v in worse]
+    few = ", one seed" if min(len(ahead), len(behind)) < 2 else ""
+    if min(ahead) > max(behind):
+        return "as there" + few
+    return "the other way round" + few if max(ahead) < min(behind) else "undecided"
+
+
 def comparison(table: Table, jobs: dict, claim: dict) -> str:
     "A claim of the paper about pairs of rows, with both numbers of each pair on either side."
-    column, better = claim["column"], table.columns[claim["column"]]["better"]
-    told, held = [], 0
+    column = claim["column"]
+    sign = 1 if table.columns[column]["better"] == "higher" else -1
+    told, found = [], []
     for first, second in claim["pairs"]:
         a, b = table.rows[first], table.rows[second]
         x, y = values(table, a, column, jobs), values(table, b, column, jobs)
         if not (x and y):
             continue
-        sign = 1 if better == "higher" else -1
-        apart = min(sign * v for v in x) > max(sign * v for v in y)
-        other = max(sign * v for v in x) < min(sign * v for v in y)
-        held += apart
-        verdict = "as there" if apart else "the other way round" if other else "undecided"
+        found.append(verdict(x, y, sign))
         told.append(
             f"{a.name} against {b.name}: {a.paper[column]} and {b.paper[column]} in the paper, "
-            f"{statistics.fmean(x):.3g} and {statistics.fmean(y):.3g} on digits ({verdict})"
+            f"{statistics.fmean(x):.3g} and {statistics.fmean(y):.3g} on digits ({found[-1]})"
         )
     if not told:
         return f"- {claim['says']}: not run here."
-    return (
-        f"- {claim['says']}: holds for {held} of {len(told)} pairs here. " + "; ".join(told) + "."
-    )
+    held = sum(f.startswith("as there") for f in found)
+    return f"- {claim['says']}: so here in {held} of {len(told)} pairs. " + "; ".join(told) + "."
 
 
 def _which(row: dict[str, str]) -> tuple:

@@ -214,12 +214,13 @@ def test_off_by_default_nothing_of_it_is_loaded():
     [
         (dict(online_sampler="ddim"), "online_every=6: sampler='ddim': SiT has heun"),
         (dict(online_extractor="inception"), "weights-inception-2015-12-05"),
+        (dict(online_reference="nowhere.npz"), "online_reference='nowhere.npz' is neither 'train'"),
         (
             dict(online_metric="class_accuracy", online_extractor="mean_colour"),
             "online_metric='class_accuracy' needs a classifier of the images' 10 classes",
         ),
     ],
-    ids=["sampler", "extractor", "metric"],
+    ids=["sampler", "extractor", "reference", "metric"],
 )
 def test_what_cannot_be_measured_stops_before_the_first_step(
     trained, tmp_path, told, says, mean_colour

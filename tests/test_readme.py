@@ -50,6 +50,7 @@ SMALL = {
     "evaluate": dict(samples=20, sample_steps=2),
     "latent_map": dict(images=60),
     "sampler_quality": dict(samples=10),
+    "guidance": dict(samples=10, sample_steps=2, scales="1,2"),
 }  # workflow -> what makes it short
 RUN = [  # commands that are run to their end, in this order: each needs what those before it made
     "papermill nbs/train.ipynb runs/a/notebook.ipynb -p tokens 32",

@@ -159,9 +159,10 @@ def test_a_claim_is_told_with_both_numbers_and_its_verdict():
         *(job("vq", 8, s, 1.5 + s) for s in (0, 1)),
     ]
     said = r.comparison(table, {"digits-table3": measured}, claim)
-    assert "holds for 1 of 2 pairs" in said and "0.80 and 1.45 in the paper" in said
+    assert "so here in 1 of 2 pairs" in said and "0.80 and 1.45 in the paper" in said
     assert "1.05 and 2.05 on digits (as there)" in said and "(undecided)" in said
     assert "not run" in r.comparison(table, {}, claim)
+    assert "(as there, one seed)" in r.comparison(table, {"digits-table3": measured[:3]}, claim)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ SHOWN = {  # the fields a form shows; the rest are lines of text
     "train_generator": ("tokenizer_run", "generator", "size", "steps", "batch_size", "lr", "seed"),
     "evaluate": ("samples", "sample_steps", "sample_guidance", "seed"),
     "sampler_quality": ("samples", "seed"),
+    "guidance": ("scales", "intervals", "samples", "seed", "write"),
     "latent_map": ("neighbors", "min_dist", "images", "seed"),
 }
 NOT_SHOWN = {  # workflows that the form leaves to a terminal, and why

@@ -6,15 +6,18 @@
 __all__ = ['online_figures', 'best_name', 'OnlineMetrics']
 
 # %% ../../nbs/evaluation/02c_online.ipynb #53c6e1f7
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from ..core import ConfigError
 from ..data.images import ImageData
 from .extractors import Extractor, make_extractor
-from .fidelity import Moments, frechet, inception_score
+from .fidelity import Moments
 from .references import make_reference
 from .sampling import draw_samples, sample_labels, sample_settings
+from .scores import headline_name, headlines_of
 from ..generators.base import Generator
 from ..metrics import ONLINE
 from ..ranks import patient_group, rank_and_world, sum_over_ranks
@@ -22,33 +25,21 @@ from ..settings.sections import OnlineConfig
 
 # %% ../../nbs/evaluation/02c_online.ipynb #b8f5d377
 def online_figures(
-    features: Tensor,  # (N, F) of the samples
-    logits: Tensor | None,  # (N, C), of an extractor that is a classifier
-    labels: Tensor,  # (N) their classes
+    features: Tensor,
+    logits: Tensor | None,
+    labels: Tensor,
     real: Moments,
     extractor: Extractor,
     num_classes: int,
 ) -> dict[str, float]:
-    """Fréchet distance, score and class accuracy of samples, those of `sample_figures`, which are
-    there, called `online_...`.
-    """
-    prefix = extractor.prefix
-    found = {prefix + "frechet" if prefix else "fid": frechet(real, Moments.of(features))}
-    if logits is not None:
-        found[(prefix or "inception_") + "score"] = inception_score(logits)["score"]
-        if logits.shape[1] == num_classes:
-            found["class_accuracy"] = (logits.argmax(1) == labels).float().mean().item()
+    "The figures of `headlines_of`, called `online_...`."
+    found, _ = headlines_of(features, logits, labels, real, extractor, num_classes)
     return {ONLINE + name: value for name, value in found.items()}
 
 
 def best_name(metric: str, extractor: Extractor) -> str:
     "What the `online_metric` of the settings is called in metrics.jsonl."
-    prefix = extractor.prefix
-    names = {
-        "frechet": prefix + "frechet" if prefix else "fid",
-        "score": (prefix or "inception_") + "score",
-    }
-    return ONLINE + names.get(metric, metric)
+    return ONLINE + headline_name(metric, extractor)
 
 # %% ../../nbs/evaluation/02c_online.ipynb #13ffcf00
 class OnlineMetrics:
@@ -73,6 +64,12 @@ class OnlineMetrics:
             self.settings(generator)
         except ValueError as e:
             raise ConfigError(f"online_every={self.config.online_every}: {e}") from None
+        reference = self.config.online_reference
+        if reference not in ("train", "heldout") and not Path(reference).exists():
+            raise ConfigError(
+                f"online_reference={reference!r} is neither 'train' nor 'heldout', nor a file or "
+                f"folder (looked at {Path(reference).resolve()})"
+            )
         size, known = self.tokenizer.image_size, self.images.num_classes
         blank = torch.zeros(2, 3, *size, dtype=torch.uint8)
         features, logits = self.extractor(blank)

@@ -38,6 +38,7 @@ from ..data.reading import read_picture
 from ..evaluation.image_metrics import pixel_metrics
 from ..generators.base import Generator
 from softvq_lab.hub.models import (
+    SAMPLING,
     AnyTokenizer,
     find_tokenizer,
     is_outside,
@@ -110,6 +111,14 @@ _opening: dict[str, threading.Lock] = {}
 _lock = threading.Lock()
 
 
+def _chosen_at(run: Run) -> int:
+    "When the guidance of a run's generator was chosen last, in ns; 0: never."
+    try:
+        return (run.path / SAMPLING).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def open_lens(path, capacity: int = 4) -> Lens:
     """The models and data of a tokenizer's or generator's run; a `ValueError` says what is wrong.
     Different runs can be opened at the same time, each of them once.
@@ -119,7 +128,7 @@ def open_lens(path, capacity: int = 4) -> Lens:
         raise ValueError(f"{path} is not a run folder")
     name = str(run.path.resolve())
     with _opening.setdefault(name, threading.Lock()):
-        key = (name, *(p.name for p in steps_of(run.checkpoints)[-1:]))
+        key = (name, _chosen_at(run), *(p.name for p in steps_of(run.checkpoints)[-1:]))
         with _lock:
             lens = _cache.get(key)
         if lens and lens.missing:  # they may be there again

@@ -120,6 +120,7 @@ class Generator(nn.Module):
     # number of tokens -> scale of guidance in the paper; 1 is off
     paper_guidance: ClassVar[dict[int, float]] = {64: 1.0}
     default_schedule: ClassVar[str] = "constant"  # of guidance
+    chosen: Guidance | None = None  # the default of a trained model, where somebody chose one
 
     def __init__(
         self,
@@ -215,9 +216,12 @@ class Generator(nn.Module):
 
     @property
     def guidance(self) -> Guidance:
-        """The default: what the config says, else the paper's scale for the nearest number of
-        tokens; none for a model without a null class or without others.
+        """The default: what was chosen for it (`choose_guidance`), else what the config says, else
+        the paper's scale for the nearest number of tokens; none for a model without a null class
+        or without others.
         """
+        if self.chosen is not None:
+            return self.chosen
         c, near = self.config, min(self.paper_guidance, key=lambda n: abs(n - self.tokens))
         scale = (
             1.0
@@ -232,6 +236,15 @@ class Generator(nn.Module):
             default_high(c.generator) if c.guidance_high is None else c.guidance_high,
             c.guidance_schedule or self.default_schedule,
         )
+
+    def choose_guidance(self, guidance: Guidance):
+        "Make `guidance` the default; a `ValueError` for a model that has none."
+        if guidance.scale != 1 and not (self.num_classes and self.config.class_dropout):
+            raise ValueError(
+                f"guidance={guidance.scale}: this generator has no null class to guide by, so "
+                "guidance must be 1"
+            )
+        self.chosen = guidance
 
     def drop_labels(self, y: Tensor) -> Tensor:
         "In training a share `class_dropout` of labels y (B) becomes the null class."

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from einops import rearrange
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Recipe', 'WORKFLOWS', 'TRAINS', 'as_older_versions_did', 'TrainConfig', 'TrainGeneratorConfig', 'EvaluateConfig',
-           'SamplerQualityConfig', 'SweepPageConfig', 'LatentMapConfig', 'ProfileConfig', 'EfficiencyConfig']
+           'SamplerQualityConfig', 'SweepPageConfig', 'GuidanceConfig', 'LatentMapConfig', 'ProfileConfig',
+           'EfficiencyConfig']
 
 # %% ../../nbs/settings/03_workflows.ipynb #f7c9d02e
 from typing import Annotated, Literal
@@ -290,6 +291,84 @@ class SweepPageConfig:
     sample_figure: str = Field("reference_frechet", description="by which generators are ranked")
     curve: str = Field("rec", description="which metric of the training is overlaid")
 
+# %% ../../nbs/settings/03_workflows.ipynb #58143b89
+def _numbers(text: str, name: str, sep: str) -> list[float]:
+    "The numbers in a text that are separated by `sep`; a `ValueError` names the setting."
+    try:
+        return [float(part) for part in str(text).split(sep)]
+    except ValueError:
+        raise ValueError(f"{name}={text!r}: should be numbers separated by {sep!r}") from None
+
+
+@config
+class GuidanceConfig:
+    "nbs/guidance.ipynb: the scale and the interval of guidance that suit a generator best."
+
+    run: str = Field("runs/generator", description="the run folder of a generator")
+    plugins: str = Field(
+        "",
+        description=(
+            ".py files or modules that register what the run was made with (softvq_lab.registry)"
+        ),
+    )
+    scales: str | float = Field(
+        "1,1.25,1.5,2,3,4", description="of guidance, separated by commas; 1 is off"
+    )
+    intervals: str = Field(
+        "0:1,0:0.7,0.2:0.7",
+        description="low:high of t (1: noise) where guidance acts, separated by commas",
+    )
+    by: Literal["frechet", "score", "class_accuracy"] = Field(
+        "frechet", description="which metric chooses the best"
+    )
+    write: bool = Field(
+        False,
+        description=(
+            "make the best one the run's default, by a file sampling.json that sampling, the "
+            "explorer and evaluate read; delete it to go back"
+        ),
+    )
+    extractor: Annotated[str, Choice(("extractor", "network"), prefix="timm:")] = Field(
+        "reference", description="network that judges the samples, as in nbs/evaluate.ipynb"
+    )
+    extractor_file: str = Field("", description="its weights, if they lie elsewhere")
+    reference: str = Field(
+        "train",
+        description=(
+            "what samples are compared with: train, heldout, a folder of images, or an ADM-style "
+            ".npz"
+        ),
+    )
+    samples: int = Field(500, ge=2, description="for each setting, classes in turn")
+    sampler: Annotated[str, Choice(("sampler",))] | None = Field(
+        None, description="None: the generator's own"
+    )
+    sample_steps: int | None = Field(
+        None, ge=1, le=1000, description="steps from noise to latent; None: the sampler's own"
+    )
+    confidence: int = Field(
+        50, ge=0, le=10_000, description="draws of the bootstrap behind the intervals; 0: none"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of the samples, the same for each setting")
+
+    @property
+    def grid(self) -> list[tuple[float, tuple[float, float]]]:
+        "(scale, interval) of each setting; scale 1 only once, as no interval changes it."
+        scales = sorted(set(_numbers(self.scales, "scales", ",")))
+        pairs = [tuple(_numbers(p, "intervals", ":")) for p in self.intervals.split(",")]
+        pairs = list(dict.fromkeys(pairs))
+        return [(s, p) for s in scales for p in (pairs[:1] if s == 1 else pairs)]
+
+    def __post_init__(self):
+        for scale, interval in self.grid:
+            if not 0 <= scale <= 100:
+                raise ValueError(f"scales={self.scales!r}: {scale:g} should be from 0 to 100")
+            if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+                raise ValueError(
+                    f"intervals={self.intervals!r}: each should be low:high in [0, 1], such as "
+                    "0:0.7"
+                )
+
 # %% ../../nbs/settings/03_workflows.ipynb #92a4d4e1
 @config
 class LatentMapConfig:
@@ -429,6 +508,7 @@ WORKFLOWS = {
     "train_generator": TrainGeneratorConfig,
     "evaluate": EvaluateConfig,
     "sampler_quality": SamplerQualityConfig,
+    "guidance": GuidanceConfig,
     "latent_map": LatentMapConfig,
     "sweep": SweepPageConfig,
     "efficiency": EfficiencyConfig,

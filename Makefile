@@ -80,7 +80,7 @@ docs: setup  ## the documentation site in build/site, from the notebooks, links 
 
 lock: setup  ## new requirements.lock from pyproject.toml
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --extra external --extra lora --extra hf --universal --python-version 3.10 --no-python-downloads --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.lock
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --extra external --extra lora --extra hf --extra pictures --universal --python-version 3.10 --no-python-downloads --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.lock
 	sed -i -E "s/ and platform_machine == 'x86_64' and sys_platform == 'linux'//; s/ ; platform_machine == 'x86_64' and sys_platform == 'linux'//" requirements.lock
 
 system-deps:  ## Debian packages that only some tests need (root)

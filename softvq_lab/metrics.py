@@ -234,6 +234,11 @@ SAMPLES = [
 ]
 declare(
     *SAMPLES,
+    Metric(
+        "heldout_class_accuracy",
+        "neither",
+        protocol="real held-out images that the network takes for their class",
+    ),
     *renamed(SAMPLES, "proxy_"),
     *renamed(SAMPLES[:1], ONLINE),
     *(

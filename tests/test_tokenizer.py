@@ -331,3 +331,46 @@ def test_only_a_loadable_folder_is_published(tmp_path, monkeypatch):
     with pytest.raises(ValueError):
         models.push(tmp_path / "t", "me/t")
     assert len(sent) == 2
+
+
+def test_encoder_and_decoder_have_the_size_that_was_asked_for():
+    size = dict(enc_width=48, enc_depth=1, enc_heads=3, dec_width=60, dec_depth=3, dec_heads=5)
+    c = TokenizerConfig(image_size=16, patch_size=4, tokens=6, codebook_size=8, **size)
+    t = Tokenizer(c).eval()
+    for end, trunk in (("enc", t.encoder.model), ("dec", t.decoder.model)):
+        found = (trunk.embed_dim, len(trunk.blocks), trunk.blocks[0].attn.num_heads)
+        assert (
+            found
+            == c.size_of(end)
+            == tuple(size[f"{end}_{n}"] for n in ("width", "depth", "heads"))
+        )
+    assert t.decode(t.encode(torch.zeros(2, 3, 16, 16)).z).shape == (2, 3, 16, 16)
+    assert TokenizerConfig(preset="XS", dec_depth=2).size_of("dec") == (192, 2, 6)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "XS", "S"])
+def test_the_table_of_sizes_is_what_is_built(preset):
+    with torch.device("meta"):
+        t = Tokenizer(TokenizerConfig(preset=preset))
+    for end, trunk in (("enc", t.encoder.model), ("dec", t.decoder.model)):
+        found = (trunk.embed_dim, len(trunk.blocks), trunk.blocks[0].attn.num_heads)
+        assert found == TokenizerConfig(preset=preset).size_of(end)
+
+
+def test_the_preset_between_has_two_to_ten_million_parameters():
+    c = TokenizerConfig(preset="XS", image_size=64, tokens=64, latent_dim=16, codebook_size=1024)
+    assert 2e6 < sum(p.numel() for p in Tokenizer(c).parameters()) < 10e6
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (dict(enc_width=100, enc_heads=3), "enc_width=100 cannot be split over enc_heads=3"),
+        (dict(preset="cnn-tiny", tokens=16, enc_width=3), "are for ViT presets"),
+        (dict(preset="S", encoder_init="dinov2", enc_depth=3), "Leave out one of both"),
+        (dict(dec_width=72, dec_heads=12, rope="axial"), "heads of a multiple of 4 channels"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        TokenizerConfig(**settings)

@@ -92,8 +92,8 @@ def _split_lines(split) -> list[bytes]:
 
 
 def is_drawn(images: ImageData) -> bool:
-    "Does the library draw these images itself (digits, shapes)?"
-    return images.source.startswith(("digits (scikit-learn)", "shapes "))
+    "Does the library draw these images itself (digits, shapes, emoji, ...)?"
+    return images.source.startswith(("digits (scikit-learn)", "shapes ", "emoji (", "clip art ("))
 
 
 def contents(images: ImageData) -> dict:

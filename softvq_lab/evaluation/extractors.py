@@ -92,7 +92,9 @@ class TimmFeatures(nn.Module):
         x = F.interpolate(
             x.float() / 255, self.size, mode="bicubic", antialias=True, align_corners=False
         ).clamp(0, 1)
-        return (self.model((x - self.mean) / self.std).float(),)
+        few = [x] if x.is_cuda else x.split(16)  # on a CPU more images at once are slower by far
+        x = torch.cat([self.model((part - self.mean) / self.std) for part in few])
+        return (x.float(),)
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #778e9dbd
 class ReferenceFeatures(nn.Module):

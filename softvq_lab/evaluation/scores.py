@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from ..core import read_json
-from ..data.images import ImageData, labels_of, spread
+from ..data.images import ImageData, spread
 from .extractors import Extractor, extract
 from softvq_lab.evaluation.fidelity import (
     Moments,
@@ -27,6 +27,7 @@ from softvq_lab.evaluation.fidelity import (
     kid_subset,
     score_splits,
 )
+from .judge import class_judge, training_features
 from .passport import Measured, passport, versioned
 from .references import Reference, split_reference
 from .sampling import SampleFolder
@@ -108,10 +109,13 @@ def sample_figures(
         f, logits, reference.moments, reference.features, False, extractor.prefix, draws
     )
     figures |= _of_heldout(data, extractor, reference.moments)
-    if logits is not None and logits.shape[1] == data.num_classes:
-        figures |= _by_class(f, logits, labels, extractor, data)
     count = len(reference.features) if reference.features is not None else 0
     evaluator = _evaluator(extractor, logits is not None, len(f), count)
+    whole = reference.name == f"training split of {data.source}, {len(data.train)} images"
+    found, says = _by_class(
+        f, logits, labels, data, extractor, reference.features if whole else None
+    )
+    figures, evaluator = figures | found, evaluator + says
     about = passport(evaluator, reference.name, len(f), data, **protocol)
     return Measured(figures, about, intervals, notes)
 
@@ -131,17 +135,28 @@ def _of_heldout(data: ImageData, extractor: Extractor, real: Moments) -> dict[st
 
 
 def _by_class(
-    f: Tensor, logits: Tensor, labels: Tensor, extractor: Extractor, data: ImageData
-) -> dict[str, float]:
-    some = spread(len(data.train), 10_000)
-    found = {"class_accuracy": (logits.argmax(1) == labels).float().mean().item()}
-    varied = diversity(
-        f,
-        labels,
-        extract(extractor, Subset(data.train, some))[0],
-        torch.from_numpy(labels_of(data.train)[some]),
-    )
-    return found if varied is None else found | {"diversity": varied}
+    f: Tensor,
+    logits: Tensor | None,
+    labels: Tensor,
+    data: ImageData,
+    extractor: Extractor,
+    known: Tensor | None,  # features of the whole training split, where they are there
+) -> tuple[dict[str, float], str]:
+    "What is known of samples by their classes (N), and who judged; nothing for one class."
+    own = logits is not None and logits.shape[1] == data.num_classes
+    if not own and (logits is not None or data.num_classes < 2):
+        return {}, ""
+    train = training_features(data, extractor, known)
+    judge = None if own else class_judge(data, extractor, train)
+    if not own and judge is None:
+        return {}, ""
+    taken = judge(f) if judge else logits.argmax(1)
+    found = {"class_accuracy": (taken == labels).float().mean().item()}
+    if judge:
+        found["heldout_class_accuracy"] = judge.heldout
+    if (varied := diversity(f, labels, *train)) is not None:
+        found["diversity"] = varied
+    return found, f"; {judge.name}" if judge else ""
 
 # %% ../../nbs/evaluation/02b_scores.ipynb #44aca100
 def headlines_of(

@@ -29,6 +29,7 @@ from softvq_lab.settings.sections import (
     SampleConfig,
     TokenizerConfig,
     divisors,
+    is_vit,
 )
 
 # %% ../../nbs/settings/03_workflows.ipynb #79f9e65c
@@ -51,6 +52,14 @@ def as_older_versions_did(config: dict) -> dict:
     return config | {"optim": OLDER | optim} if isinstance(optim, dict) else config
 
 # %% ../../nbs/settings/03_workflows.ipynb #b1bd9318
+def _teacher_places(align: str, t: TokenizerConfig) -> int | None:
+    "How many places of an image the teacher describes; None: one of one's own, unknown here."
+    grid = t.image_shape[0] // t.patch_size * (t.image_shape[1] // t.patch_size)
+    if align.startswith("timm:"):
+        return grid if is_vit(align.removeprefix("timm:")) else 64  # of its last feature map
+    return ({"reference": 64} | dict.fromkeys([name for name, _ in PRETRAINED], grid)).get(align)
+
+
 def _shares(optim: OptimConfig, engine: EngineConfig):
     parts = engine.processes * engine.accumulate
     if optim.batch_size % parts:
@@ -100,10 +109,7 @@ class TrainConfig:
                 "could change nothing, set it to 'none'"
             )
         t = self.tokenizer
-        grid = t.image_shape[0] // t.patch_size * (t.image_shape[1] // t.patch_size)
-        known = {"reference": 64} | dict.fromkeys([name for name, _ in PRETRAINED], grid)
-        is_timm = self.loss.align.startswith("timm:")
-        patches = grid if is_timm else known.get(self.loss.align)  # None: a teacher of one's own
+        patches = _teacher_places(self.loss.align, t)
         if patches and self.loss.align_how == "repeat" and patches % t.tokens:
             raise ValueError(
                 f"align={self.loss.align!r} with align_how='repeat' shares {patches} patches of "

@@ -47,14 +47,19 @@ def make_ends(c: TokenizerConfig) -> tuple[nn.Module, nn.Module]:
     enc, dec = PRESETS[c.preset]
     if c.encoder_init in ("clip", "eva02"):
         enc = c.encoder_init
-    trunk = make_trunk(dec, c.image_shape, c.patch_size, c.decoder_cls)
+    trunk = make_trunk(dec, c.image_shape, c.patch_size, c.decoder_cls, **_own_size(c, "dec"))
     if c.rope != "none":
         add_rope(trunk, c.rope, c.rope_theta)
     if not c.decoder_ape:  # held at zero, so that the names stay the same
         torch.nn.init.zeros_(trunk.pos_embed.requires_grad_(False))
-    return Encoder(_ready(make_trunk(enc, c.image_shape, c.patch_size), c), c.tokens), Decoder(
-        trunk, c.tokens, c.pixel_head
-    )
+    encoder = make_trunk(enc, c.image_shape, c.patch_size, **_own_size(c, "enc"))
+    return Encoder(_ready(encoder, c), c.tokens), Decoder(trunk, c.tokens, c.pixel_head)
+
+
+def _own_size(c: TokenizerConfig, end: str) -> dict[str, int]:
+    "What the settings change of the preset's encoder or decoder, as timm calls it."
+    names = {"width": "embed_dim", "depth": "depth", "heads": "num_heads"}
+    return {to: n for what, to in names.items() if (n := getattr(c, f"{end}_{what}"))}
 
 
 def _ready(trunk: nn.Module, c: TokenizerConfig) -> nn.Module:

@@ -25,6 +25,9 @@ ARCHITECTURES = {
     "tiny": dict(
         embed_dim=96, depth=2, num_heads=4, weight_init="jax", embed_std=0.5
     ),  # the digits, two CPU cores
+    "mini": dict(
+        embed_dim=192, depth=4, num_heads=6, weight_init="jax", embed_std=0.5
+    ),  # small colour pictures
     "small": "vit_small_patch14_dinov2.lvd142m",
     "base": "vit_base_patch14_dinov2.lvd142m",
     "large": "vit_large_patch14_dinov2.lvd142m",
@@ -34,10 +37,16 @@ ARCHITECTURES = {
 
 
 def make_trunk(
-    arch: str, image_size: int | tuple[int, int], patch_size: int, cls_token: bool = True
+    arch: str,
+    image_size: int | tuple[int, int],
+    patch_size: int,
+    cls_token: bool = True,
+    **size: int,
 ) -> VisionTransformer:
     """timm's ViT of an architecture, without head, from scratch; `embed_std` is the scale of its
     learned embeddings.
+
+    `size`: embed_dim, depth, num_heads that differ from the architecture's.
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"architecture {arch!r}; possible: {', '.join(ARCHITECTURES)}")
@@ -53,10 +62,10 @@ def make_trunk(
     if isinstance(
         ARCHITECTURES[arch], str
     ):  # DINOv2's ViTs are `small` to `large`, also when they start from scratch
-        trunk = timm.create_model(ARCHITECTURES[arch], pretrained=False, **common)
+        trunk = timm.create_model(ARCHITECTURES[arch], pretrained=False, **common, **size)
         trunk.embed_std = 0.02
         return trunk
-    kwargs = dict(ARCHITECTURES[arch])
+    kwargs = ARCHITECTURES[arch] | size
     std = kwargs.pop("embed_std")
     trunk = VisionTransformer(**common, **kwargs)
     for p in filter(lambda p: p is not None, (trunk.pos_embed, trunk.cls_token)):

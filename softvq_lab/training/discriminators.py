@@ -25,7 +25,7 @@ from ..pretrained.reference import ReferenceNet
 from ..ranks import mean_over_ranks
 from ..registry import call, register, registered, takes
 from ..settings.parse import closest, entry_of
-from .losses import Frozen, NetworkMaps, frozen_timm
+from .losses import Frozen, NetworkMaps, TimmNetwork, frozen_timm
 
 # %% ../../nbs/training/02_discriminators.ipynb #7bb45977
 class VirtualBatchNorm(nn.Module):
@@ -224,12 +224,13 @@ class DinoDiscriminator(FeatureDiscriminator):
 
 # %% ../../nbs/training/02_discriminators.ipynb #99e025b6
 class NetworkFeatures(NetworkMaps):
-    "A network's maps as activations (B, C, N), N at most 64."
+    "A network's maps as activations (B, C, N), N from 9 to 64."
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return [
-            F.adaptive_avg_pool2d(m, min(8, m.shape[-1])).flatten(2) for m in super().forward(x)
-        ]
+        def places(m: Tensor) -> int:
+            return max(3, min(8, m.shape[-1]))  # fewer than 3 x 3 are too few for circular heads
+
+        return [F.adaptive_avg_pool2d(m, places(m)).flatten(2) for m in super().forward(x)]
 
 # %% ../../nbs/training/02_discriminators.ipynb #73c14c0e
 class PatchGAN(nn.Module):
@@ -421,16 +422,19 @@ def make_on_reference(
 
 # %% ../../nbs/training/02_discriminators.ipynb #65e2c94e
 def make_discriminator(
-    name: str,  # registered as discriminator or as network
+    name: str,  # registered as discriminator or as network, or 'timm:NAME'
     image_size: int | Shape,  # side in pixels, or (height, width)
     width: int = 0,  # channels of patchgan (64) and stylegan (512); 0: their own
-    file: str = "",  # dino: local .safetensors of the frozen ViT; random weights without
+    file: str = "",  # dino, timm: .safetensors of the frozen network; random weights without
     net: ReferenceNet | None = None,  # reference: the network
     norm: str = "virtual",  # of heads on frozen features, one of NORMS
     images: ImageData | None = None,  # the data set, for a registered network
 ) -> nn.Module:
     "A discriminator: images (B, 3, H, W) in [-1, 1] -> logits (B, n)."
-    make = entry_of("discriminator", name, "discriminator", "network")
+    if name.startswith("timm:"):
+        trunk = TimmNetwork(name.removeprefix("timm:"), file)
+        return FeatureDiscriminator(NetworkFeatures(trunk), norm=norm)
+    make = entry_of("discriminator", name, "discriminator", "network", prefix="timm:")
     asked = {"width": width, "file": file, "norm": norm if norm != "virtual" else ""}
     if name not in registered("discriminator"):
         return FeatureDiscriminator(NetworkFeatures(make(images)), norm=norm)

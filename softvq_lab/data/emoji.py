@@ -10,6 +10,7 @@ __all__ = ['FONT', 'TABLE', 'PACKAGES', 'NEAR', 'POINTS', 'SMALL', 'RECIPE', 'em
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -269,7 +270,7 @@ class EmojiConfig:
     )
 
 
-def _split(subjects: list[str]) -> np.ndarray:
+def _split(subjects: Iterable[str]) -> np.ndarray:
     "Which pictures are held out, by subject: truth values (N)."
     return hold_out([f"emoji/{s}" for s in subjects])
 
@@ -285,8 +286,7 @@ def emoji(data_path: str, size: Size, config: EmojiConfig | None = None) -> Imag
     tones = getattr(config, "emoji_skin_tones", False)
     font_path, table = emoji_files(data_path)
     known, version, key = catalogue(font_path, table)
-    found = [(e, s) for e, s in known if tones or not e.toned]
-    pictures = [e for e, _ in found]
+    pictures, subjects = zip(*((e, s) for e, s in known if tones or not e.toned))
     font = open_font(font_path)
     array = drawn_once(
         f"emoji-{key}{'-tones' * tones}",
@@ -297,16 +297,14 @@ def emoji(data_path: str, size: Size, config: EmojiConfig | None = None) -> Imag
     classes = [getattr(e, labelled) for e in pictures]
     names = tuple(dict.fromkeys(classes))
     number = {c: y for y, c in enumerate(names)}
-    held = _split([s for _, s in found])
+    held = _split(subjects)
 
     def side(which):
         i = np.flatnonzero(which)
-        return DrawnPictures(
-            array, i, [number[classes[k]] for k in i], [pictures[k].name for k in i]
-        )
+        labels = [number[classes[k]] for k in i]
+        return DrawnPictures(array, i, labels, [pictures[k].name for k in i])
 
     train, heldout = side(~held), side(held)
-    subjects = {s for _, s in found}
     return ImageData(
         train,
         heldout,
@@ -314,7 +312,7 @@ def emoji(data_path: str, size: Size, config: EmojiConfig | None = None) -> Imag
         f"emoji (Unicode {version}, {len(train)} + {len(heldout)} pictures, {labelled}s, "
         f"{'with' if tones else 'no'} skin tones, {key[:8]}) at {pixels(size)}",
         (
-            f"{len(subjects)} subjects, each wholly in training or wholly held out",
+            f"{len(set(subjects))} subjects, each wholly in training or wholly held out",
             f"drawn by {FONT}, {PACKAGES[FONT][2]}",
         ),
     )

@@ -254,7 +254,7 @@ def test_reconstructions_of_all_50_000_validation_images_are_evaluated():
     data = ImageData(TensorDataset(*held[:8]), held, names, "as many as ImageNet's")
     config = TokenizerConfig(image_size=size, patch_size=4, tokens=2, codebook_size=16)
     pooled = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
-    eye = Extractor("reference", ModuleFeatures("pooled", pooled), "means of 4 x 4 pixels")
+    eye = Extractor("reference", ModuleFeatures(pooled), "means of 4 x 4 pixels")
     result = reconstruct_split(Tokenizer(config).eval(), data, 2000, extractor=eye, hold=False)
     assert len(result["psnr"]) == official
     for measured in (

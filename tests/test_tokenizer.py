@@ -325,7 +325,7 @@ def test_only_a_loadable_folder_is_published(tmp_path, monkeypatch):
     assert models.push(tmp_path / "t", "me/t") == "address"
     assert sent == [
         ("create", "me/t", True),
-        ("upload", "me/t", ["config.json", "model.safetensors", "README.md"]),
+        ("upload", "me/t", ["config.json", "model.safetensors", "README.md", "sampling.json"]),
     ]
     (tmp_path / "t" / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError):

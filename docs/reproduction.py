@@ -96,7 +96,8 @@ def _name(pattern: str, row: dict[str, str]) -> str:
     "The name of a row; of a system without a tokenizer that of its generator."
     if "tokens" in row and not row["tokens"]:
         return row["generator"]
-    return pattern.format(**{k: v or "none" for k, v in row.items()})
+    said = {k: f"{int(v):,}" if v.isdigit() and int(v) > 9999 else v for k, v in row.items()}
+    return pattern.format(**{k: v or "none" for k, v in said.items()})
 
 
 # what was measured
@@ -343,25 +344,36 @@ def verdict(better: list[float], worse: list[float], sign: int) -> str:
     return "the other way round" + few if max(ahead) < min(behind) else "undecided"
 
 
-def comparison(table: Table, jobs: dict, claim: dict) -> str:
-    "A claim of the paper about pairs of rows, with both numbers of each pair on either side."
+def comparison(table: Table, jobs: dict, claim: dict) -> list[list[str]]:
+    """A claim of the paper about pairs of rows of a table: claim, pair, both numbers of it in the
+    paper and here, and whether it is so here.
+    """
     column = claim["column"]
     sign = 1 if table.columns[column]["better"] == "higher" else -1
-    told, found = [], []
+    lines = []
     for first, second in claim["pairs"]:
         a, b = table.rows[first], table.rows[second]
         x, y = values(table, a, column, jobs), values(table, b, column, jobs)
-        if not (x and y):
-            continue
-        found.append(verdict(x, y, sign))
-        told.append(
-            f"{a.name} against {b.name}: {a.paper[column]} and {b.paper[column]} in the paper, "
-            f"{statistics.fmean(x):.3g} and {statistics.fmean(y):.3g} on digits ({found[-1]})"
+        here = [f"{statistics.fmean(v):.3g}" if v else "not run" for v in (x, y)]
+        lines.append(
+            [
+                "" if lines else f"{table.columns[column]['title']}: {claim['says']}",
+                f"{a.name} : {b.name}",
+                f"{a.paper[column]} : {b.paper[column]}",
+                " : ".join(here),
+                verdict(x, y, sign) if x and y else "",
+            ]
         )
-    if not told:
-        return f"- {claim['says']}: not run here."
-    held = sum(f.startswith("as there") for f in found)
-    return f"- {claim['says']}: so here in {held} of {len(told)} pairs. " + "; ".join(told) + "."
+    return lines
+
+
+def claim_lines(table: Table, jobs: dict, claims: list[dict]) -> list[str]:
+    "The Markdown of what the paper's table shows, beside what was found here."
+    if not claims:
+        return []
+    lines = [_line(["what the table shows", "rows", "paper", "digits", "here"])]
+    lines += [_line(["---"] * 5)]
+    return lines + [_line(row) for c in claims for row in comparison(table, jobs, c)]
 
 
 def _which(row: dict[str, str]) -> tuple:
@@ -371,10 +383,11 @@ def _which(row: dict[str, str]) -> tuple:
 def section(table: Table, about: dict, jobs: dict) -> list[str]:
     "A table with what is said of it."
     says = agreement(table, jobs) if "digits" in table.sweeps else []
-    says += [comparison(table, jobs, c) for c in about.get("claims", [])]
     says += printed_twice(table, about["also"]) if "also" in about else []
+    claims = claim_lines(table, jobs, about.get("claims", []))
     lines = [f"## {table.title}", "", *table_lines(table, jobs), ""]
     lines += [*says, ""] if says else []
+    lines += [*claims, ""] if claims else []
     return [*lines, "Commands:", "", *command_lines(table)]
 
 

@@ -114,12 +114,14 @@ def test_purity_in_blocks_is_purity():
         SoftVQ(6, 16, codebooks=2),
         GMMVQ(6, 16),
         VQ(6, 16, codebooks=2),
+        SoftVQ(6, 16, similarity="l2"),
+        VQ(6, 16, similarity="l2"),
         Product(2, 6, lambda d: SoftVQ(d, 16)),
         Residual(2, 6, lambda d: SoftVQ(d, 16)),
         AE(6),
         KL(6),
     ],
-    ids=lambda q: type(q).__name__,
+    ids=lambda q: f"{type(q).__name__}-{getattr(q, 'similarity', '')}",
 )
 def test_entropies_and_codewords_of_every_quantizer(quantizer):
     z_hat = draw(5 * 4, quantizer.input_dim or 6).view(5, 4, -1)
@@ -138,6 +140,7 @@ def test_entropies_and_codewords_of_every_quantizer(quantizer):
         assert (words is None) == isinstance(quantizer, (Product, Residual)) and (
             words is None or words.shape[1:] == (16, 6)
         )
+        assert words is None or not words.requires_grad  # they go into UMAP, which wants numbers
 
 
 def test_equal_weights_have_the_entropy_log_k():

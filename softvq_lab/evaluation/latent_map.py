@@ -146,7 +146,7 @@ def codewords_of(quantizer: Quantizer) -> Tensor | None:
     "Codewords (G, K, D) as tokens mix them; None if a quantizer has none of the latent width."
     if not hasattr(quantizer, "codewords"):
         return None
-    return quantizer.codewords().float().cpu()
+    return quantizer.codewords().detach().float().cpu()
 
 
 def token_space(quantizer: Quantizer, z_hat: Tensor) -> Tensor:

@@ -18,5 +18,12 @@ def run_outside(command, cwd, **env) -> subprocess.CompletedProcess:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
+
+
+def papermill(root, cwd, workflow, output, **params) -> subprocess.CompletedProcess:
+    "Execute a workflow notebook of the project in `cwd`, as a person does."
+    words = [a for k, v in params.items() for a in ("-p", k, str(v))]
+    notebook = root / "nbs" / f"{workflow}.ipynb"
+    return run_outside([BIN / "papermill", notebook, output, *words], cwd)

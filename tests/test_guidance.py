@@ -3,14 +3,11 @@ by whatever draws its samples.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from outside import papermill
 
 from softvq_lab.core import ConfigError, read_json
 from softvq_lab.evaluation.extractors import make_extractor
@@ -24,8 +21,6 @@ from softvq_lab.hub.models import SAMPLING, load_generator, load_pair, save, sav
 from softvq_lab.sample import Request, draw
 from softvq_lab.settings.parse import parse
 from softvq_lab.settings.workflows import GuidanceConfig
-
-BIN = Path(sys.executable).parent
 
 
 @pytest.fixture
@@ -152,33 +147,24 @@ def test_a_choice_that_cannot_be_read_is_named_and_can_be_deleted(runs, content)
 # The notebook
 
 
-def papermill(root, cwd, **params):
-    args = [a for k, v in params.items() for a in ("-p", k, str(v))]
-    return subprocess.run(
-        [BIN / "papermill", root / "nbs/guidance.ipynb", "runs/generator/guidance.ipynb", *args],
-        cwd=cwd,
-        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def draw_grid(root, runs, **params):
+    return papermill(root, runs.parent, "guidance", "runs/generator/guidance.ipynb", **params)
 
 
 def test_the_notebook_writes_the_best_only_when_asked(root, runs):
     run = runs / "generator"
     few = dict(run="runs/generator", samples=60, sample_steps=2, confidence=5, scales="1,2,4")
-    done = papermill(root, runs.parent, **few, intervals="0:1,0:0.5")
+    done = draw_grid(root, runs, **few, intervals="0:1,0:0.5")
     assert done.returncode == 0, done.stderr
     found = json.loads((run / "evaluation" / "guidance.json").read_text())
     assert len(found["rows"]) == 5 and found["by"] == "reference_frechet"
     assert not (run / SAMPLING).exists()
 
-    done = papermill(root, runs.parent, **few, intervals="0:0.5", by="class_accuracy", write=True)
+    done = draw_grid(root, runs, **few, intervals="0:0.5", by="class_accuracy", write=True)
     assert done.returncode == 0, done.stderr
     rows = json.loads((run / "evaluation" / "guidance.json").read_text())["rows"]
     best = max(rows, key=lambda r: r["figures"]["class_accuracy"])["guidance"]
     assert load_generator(run).guidance == Guidance(**best)
 
-    done = papermill(root, runs.parent, **(few | {"run": "runs/tokenizer"}))
+    done = draw_grid(root, runs, **(few | {"run": "runs/tokenizer"}))
     assert done.returncode != 0 and "this notebook is about generators" in done.stderr

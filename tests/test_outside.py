@@ -5,14 +5,12 @@ Weights are made up. That TiTok's and MAETok's numbers are their authors' is tes
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import diffusers
 import pytest
 import torch
+from outside import papermill
 from parity.fill import release
 from safetensors.torch import save_file
 from torch.utils.data import Subset
@@ -30,7 +28,6 @@ from softvq_lab.settings.sections import OutsideConfig
 from softvq_lab.tokenizer import external
 from softvq_lab.train import images_of, prepare, train_here
 
-BIN = Path(sys.executable).parent
 LEVELS = dict(
     block_out_channels=(32,) * 3,
     down_block_types=("DownEncoderBlock2D",) * 3,
@@ -272,19 +269,6 @@ def test_a_class_that_is_not_known_or_not_installed_is_refused_by_name(tmp_path,
 
 
 # ---------------------------------------------------------------- the real notebooks
-
-
-def papermill(root, cwd, workflow, output, **params):
-    args = [a for k, v in params.items() for a in ("-p", k, str(v))]
-    return subprocess.run(
-        [BIN / "papermill", root / "nbs" / f"{workflow}.ipynb", output, *args],
-        cwd=cwd,
-        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
 
 
 # the published layouts themselves, at the least size that is published

@@ -7,18 +7,12 @@ import shutil
 import nbformat
 import plotly.io
 import pytest
-from outside import BIN, run_outside
+from outside import papermill
 from PIL import Image
 
 from softvq_lab.runs import Run, figures, read_metrics
 from softvq_lab.settings.parse import parameters
 from softvq_lab.settings.workflows import WORKFLOWS
-
-
-def papermill(root, cwd, workflow, output, **params):
-    args = [a for k, v in params.items() for a in ("-p", k, str(v))]
-    words = [BIN / "papermill", root / "nbs" / f"{workflow}.ipynb", output, *args]
-    return run_outside(words, cwd)
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)

@@ -8,7 +8,6 @@ __all__ = ['GIANT', 'MOST_ALIKE', 'RECIPE', 'open_clip', 'clip_subject', 'few_of
 
 # %% ../../nbs/data/13_clipart.ipynb #d7e6cc3d
 import hashlib
-import json
 import re
 import warnings
 from collections import defaultdict
@@ -17,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..core import ConfigError, cached, write_cache
-from .drawn import DrawnPictures, drawn_once, on_white
+from ..core import ConfigError
+from .drawn import DrawnPictures, drawn_once, listed_once, on_white
 from .emoji import SMALL, joined, near_pairs
 from .folder import hold_out
 from .images import ImageData, Size, pixels, spread, to_rgb
@@ -83,22 +82,8 @@ def clip_folder(data_path: str = "") -> Path:
     return package_files("openclipart-png", (f"{where}/*.png",), "public domain", otherwise) / where
 
 
-def clip_catalogue(root: Path) -> tuple[list[tuple[str, str]], int, str]:
-    """(name below `root`, subject) of the drawings; how many cannot be used; and 16 hex digits of
-    the names and sizes of all files.
-    """
-    files = sorted(
-        p for p in root.rglob("*.png") if p.is_file() and not p.is_symlink() and p.parent != root
-    )
-    names = few_of_each([p.relative_to(root).as_posix() for p in files])
-    about = [(n, (root / n).stat().st_size) for n in names]
-    key = hashlib.sha256(f"{RECIPE} {about}".encode(errors="surrogateescape")).hexdigest()[:16]
-    path = cached("drawn", f"clipart-{key}.json")
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [(str(n), str(s)) for n, s in rows["pictures"]], int(rows["left"]), key
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or damaged: made below
+def _catalogue(root: Path, names: list[str]) -> dict:
+    "`pictures`: (name, subject) of the drawings that can be used; `left`: how many cannot."
     good, small = [], []
     for n in names:
         try:
@@ -109,9 +94,25 @@ def clip_catalogue(root: Path) -> tuple[list[tuple[str, str]], int, str]:
     if len(good) < 3:
         raise ConfigError(f"{root} holds {len(good)} drawings in sub-folders; 3 are needed.")
     subjects = joined([clip_subject(n) for n in good], near_pairs(np.stack(small)))
-    found = list(zip(good, subjects))
-    write_cache(path, json.dumps({"pictures": found, "left": len(names) - len(good)}).encode())
-    return found, len(names) - len(good), key
+    return {"pictures": list(zip(good, subjects)), "left": len(names) - len(good)}
+
+
+def clip_catalogue(root: Path) -> tuple[list[tuple[str, str]], int, str]:
+    """(name below `root`, subject) of the drawings; how many cannot be used; and 16 hex digits of
+    the names and sizes of all files.
+    """
+    files = sorted(
+        p for p in root.rglob("*.png") if p.is_file() and not p.is_symlink() and p.parent != root
+    )
+    names = few_of_each([p.relative_to(root).as_posix() for p in files])
+    about = [(n, (root / n).stat().st_size) for n in names]
+    key = hashlib.sha256(f"{RECIPE} {about}".encode(errors="surrogateescape")).hexdigest()[:16]
+    found, left = listed_once(
+        f"clipart-{key}",
+        lambda: _catalogue(root, names),
+        lambda rows: ([(str(n), str(s)) for n, s in rows["pictures"]], int(rows["left"])),
+    )
+    return found, left, key
 
 # %% ../../nbs/data/13_clipart.ipynb #cd689372
 @register("dataset", "clipart")

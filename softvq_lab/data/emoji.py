@@ -8,7 +8,6 @@ __all__ = ['FONT', 'TABLE', 'PACKAGES', 'NEAR', 'POINTS', 'SMALL', 'RECIPE', 'em
 
 # %% ../../nbs/data/12_emoji.ipynb #ee2e4598
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 from pydantic import Field
 
-from ..core import ConfigError, cached, readable, sha256, write_cache
-from .drawn import DrawnPictures, drawn_once, on_white
+from ..core import ConfigError, readable, sha256
+from .drawn import DrawnPictures, drawn_once, listed_once, on_white
 from .folder import hold_out
 from .images import ImageData, Size, pixels
 from .packages import package_files
@@ -223,7 +222,8 @@ def is_one_picture(font: ImageFont.FreeTypeFont, text: str) -> bool:
 RECIPE = "emoji-1"  # change it when subjects, split or drawing change
 
 
-def _catalogue(font_path: Path, table: list[Emoji]) -> list[tuple[Emoji, str]]:
+def _catalogue(font_path: Path, table: list[Emoji]) -> list[tuple[str, str]]:
+    "(characters, subject) of the emoji of a table that a font can draw."
     font = open_font(font_path)
     there = [e for e in table if is_one_picture(font, e.text)]
     plain = [e for e in there if not e.toned]
@@ -231,7 +231,7 @@ def _catalogue(font_path: Path, table: list[Emoji]) -> list[tuple[Emoji, str]]:
     near = near_pairs(np.stack([np.asarray(s) for s in small])) if small else []
     named = [subject(e.name) for e in plain]
     whose = dict(zip(named, joined(named, near)))
-    return [(e, whose.get(subject(e.name), subject(e.name))) for e in there]
+    return [(e.text, whose.get(subject(e.name), subject(e.name))) for e in there]
 
 
 def catalogue(font: Path, table: Path) -> tuple[list[tuple[Emoji, str]], str, str]:
@@ -240,16 +240,14 @@ def catalogue(font: Path, table: Path) -> tuple[list[tuple[Emoji, str]], str, st
     """
     key = hashlib.sha256(f"{RECIPE} {sha256(font)} {sha256(table)}".encode()).hexdigest()[:16]
     listed, version = read_table(table)
-    path, known = cached("drawn", f"emoji-{key}.json"), {e.text: e for e in listed}
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [(known[text], str(s)) for text, s in rows], version, key
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or damaged: made below
-    found = _catalogue(font, listed)
+    known = {e.text: e for e in listed}
+    found = listed_once(
+        f"emoji-{key}",
+        lambda: _catalogue(font, listed),
+        lambda rows: [(known[text], str(s)) for text, s in rows],
+    )
     if not found:
         raise ConfigError(f"{readable(font)} draws none of the emoji of {readable(table)}.")
-    write_cache(path, json.dumps([(e.text, s) for e, s in found], ensure_ascii=False).encode())
     return found, version, key
 
 # %% ../../nbs/data/12_emoji.ipynb #50c56901

@@ -19,15 +19,21 @@ from softvq_lab.settings.sections import (
     PRETRAINED,
     DataConfig,
     EngineConfig,
+    Extractor,
     GeneratorConfig,
     LossConfig,
     OnlineConfig,
     OptimConfig,
     OutsideConfig,
+    Plugins,
+    Reference,
     RepaConfig,
     RunConfig,
     SampleConfig,
+    SamplerName,
     TokenizerConfig,
+    TokenizerFolder,
+    WeightsFile,
     divisors,
     is_vit,
 )
@@ -126,13 +132,7 @@ class TrainGeneratorConfig:
 
     recipe: Recipe = "digits"
     where: RunConfig = RunConfig()
-    tokenizer_run: str = Field(
-        "runs/tokenizer",
-        description=(
-            "the run folder of the tokenizer, or a folder with one that was not trained here: "
-            "saved or released SoftVQ, MAETok, TiTok, an autoencoder of diffusers"
-        ),
-    )
+    tokenizer_run: TokenizerFolder = "runs/tokenizer"
     outside: OutsideConfig = OutsideConfig()  # for the latter only: a run knows its own images
     latents: str = Field(
         "memory",
@@ -200,21 +200,15 @@ class EvaluateConfig:
             "tokenizer's own"
         ),
     )
-    extractor: Annotated[str, Choice(("extractor", "network"), prefix="timm:")] = Field(
+    extractor: Extractor = Field(
         "reference",
         description=(
             "network in whose features images are compared: the small reference network; "
             "Inception (FID); DINOv2; a model of timm, timm:NAME"
         ),
     )
-    extractor_file: str = Field("", description="its weights, if they lie elsewhere")
-    reference: str = Field(
-        "train",
-        description=(
-            "what samples are compared with: train, heldout, a folder of images, or an ADM-style "
-            ".npz"
-        ),
-    )
+    extractor_file: WeightsFile = ""
+    reference: Reference = "train"
     confidence: int = Field(
         50, ge=0, le=10_000, description="draws of the bootstrap behind the intervals; 0: none"
     )
@@ -243,12 +237,7 @@ class EvaluateConfig:
         ),
     )
     proxy: bool = Field(False, description="a tokenizer's proxy gFID: trains a small generator")
-    plugins: str = Field(
-        "",
-        description=(
-            ".py files or modules that register what the run was made with (softvq_lab.registry)"
-        ),
-    )
+    plugins: Plugins = ""
     sample: SampleConfig = SampleConfig()
     seed: int = Field(0, ge=0, lt=2**31, description="of the samples")
 
@@ -264,12 +253,7 @@ class SamplerQualityConfig:
     runs: str = Field(
         "runs/generator", description="run folders of generators, separated by commas"
     )
-    plugins: str = Field(
-        "",
-        description=(
-            ".py files or modules that register what the run was made with (softvq_lab.registry)"
-        ),
-    )
+    plugins: Plugins = ""
     samples: int = Field(
         400, ge=2, description="for each sampler and number of steps, classes in turn"
     )
@@ -305,12 +289,7 @@ class GuidanceConfig:
     "nbs/guidance.ipynb: the scale and the interval of guidance that suit a generator best."
 
     run: str = Field("runs/generator", description="the run folder of a generator")
-    plugins: str = Field(
-        "",
-        description=(
-            ".py files or modules that register what the run was made with (softvq_lab.registry)"
-        ),
-    )
+    plugins: Plugins = ""
     scales: str | float = Field(
         "1,1.25,1.5,2,3,4", description="of guidance, separated by commas; 1 is off"
     )
@@ -328,21 +307,13 @@ class GuidanceConfig:
             "explorer and evaluate read; delete it to go back"
         ),
     )
-    extractor: Annotated[str, Choice(("extractor", "network"), prefix="timm:")] = Field(
+    extractor: Extractor = Field(
         "reference", description="network that judges the samples, as in nbs/evaluate.ipynb"
     )
-    extractor_file: str = Field("", description="its weights, if they lie elsewhere")
-    reference: str = Field(
-        "train",
-        description=(
-            "what samples are compared with: train, heldout, a folder of images, or an ADM-style "
-            ".npz"
-        ),
-    )
+    extractor_file: WeightsFile = ""
+    reference: Reference = "train"
     samples: int = Field(500, ge=2, description="for each setting, classes in turn")
-    sampler: Annotated[str, Choice(("sampler",))] | None = Field(
-        None, description="None: the generator's own"
-    )
+    sampler: SamplerName = Field(None, description="None: the generator's own")
     sample_steps: int | None = Field(
         None, ge=1, le=1000, description="steps from noise to latent; None: the sampler's own"
     )
@@ -374,13 +345,7 @@ class GuidanceConfig:
 class LatentMapConfig:
     "nbs/latent_map.ipynb: UMAP of the latents."
 
-    run: str = Field(
-        "runs/tokenizer",
-        description=(
-            "a run folder of a tokenizer, or a folder with one that was not trained here: saved or "
-            "released SoftVQ, MAETok, TiTok, an autoencoder of diffusers"
-        ),
-    )
+    run: TokenizerFolder = "runs/tokenizer"
     outside: OutsideConfig = OutsideConfig()  # for the latter only: a run knows its own images
     beside: str = Field(
         "",
@@ -389,12 +354,7 @@ class LatentMapConfig:
             "shown beside its own"
         ),
     )
-    plugins: str = Field(
-        "",
-        description=(
-            ".py files or modules that register what the run was made with (softvq_lab.registry)"
-        ),
-    )
+    plugins: Plugins = ""
     neighbors: int = Field(15, ge=2, le=500, description="UMAP: how local the map is")
     min_dist: float = Field(0.1, ge=0, le=1, description="UMAP: how tight points may lie")
     images: int = Field(1000, ge=10, le=100_000, description="number of images, at most")
@@ -415,7 +375,7 @@ class LatentMapConfig:
     teacher: Annotated[str, Choice(("teacher", "network"), fixed=("none",))] = Field(
         "reference", description="whose features the latents are compared with (CKNNA)"
     )
-    teacher_file: str = Field("", description="its weights, if they lie elsewhere")
+    teacher_file: WeightsFile = ""
     seed: int = Field(0, ge=0, lt=2**31, description="of UMAP")
 
 # %% ../../nbs/settings/03_workflows.ipynb #d70403a2

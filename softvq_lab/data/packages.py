@@ -21,7 +21,11 @@ PATIENCE = 600  # seconds that a command may take
 
 
 class _Failed(Exception):
-    "A command that is not there, or did not succeed; the message says which and why."
+    "A command that did not succeed; the message says which and why."
+
+
+class _Absent(_Failed):
+    "A command that is not there."
 
 
 def _command(*args: str, folder: Path) -> str:
@@ -38,7 +42,7 @@ def _command(*args: str, folder: Path) -> str:
             env=os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
         )
     except FileNotFoundError:
-        raise _Failed(f"there is no {args[0]}") from None
+        raise _Absent(f"there is no {args[0]}") from None
     except OSError as e:
         raise _Failed(f"{args[0]} cannot be run: {e.strerror}") from None
     except subprocess.TimeoutExpired:
@@ -57,9 +61,9 @@ def _download(package: str, folder: Path) -> Path:
         own += ["-o", f"{option}={folder / name}"]
     try:
         _command("apt-get", "download", package, folder=folder)
+    except _Absent:
+        raise
     except _Failed as first:
-        if "no apt-get" in str(first):
-            raise
         try:  # without lists of packages, or with old ones
             _command("apt-get", *own, "update", folder=folder)
             _command("apt-get", *own, "download", package, folder=folder)

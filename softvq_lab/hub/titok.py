@@ -20,7 +20,7 @@ from ..core import read_json
 from ..pretrained.files import fit_weights, read_tensors
 from ..quantizers.base import QuantOut
 from ..settings.sections import TokenizerConfig
-from ..tokenizer.model import fingerprint, make_quantizer
+from ..tokenizer.model import check_images, fingerprint, make_quantizer
 from ..tokenizer.vit import Decoder, Encoder
 
 # %% ../../nbs/hub/01a_titok.ipynb #c07ec0fc
@@ -272,11 +272,7 @@ class TiTok(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         "Images (B, 3, H, W) in [-1, 1] -> z_hat (B, L, D), of Gaussians mean and log variance."
-        if x.shape[-2:] != self.image_size:
-            raise ValueError(
-                f"this TiTok takes {self.image_size[0]}x{self.image_size[1]} images, got "
-                f"{tuple(x.shape)}"
-            )
+        check_images(x, self.image_size, "TiTok")
         h = self.encoder((x + 1) / 2)  # (B, L, C)
         if self.layout.two_stage:  # read again in memory order, as released
             h = h.reshape(len(h), h.shape[2], h.shape[1]).mT

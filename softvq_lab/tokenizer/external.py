@@ -19,6 +19,7 @@ from ..quantizers.base import Quantizer, QuantOut
 from ..quantizers.continuous import AE
 from ..quantizers.vq import VQ
 from ..settings.sections import TokenizerConfig
+from .model import check_images
 
 # %% ../../nbs/tokenizer/03_external.ipynb #1d8fede6
 KINDS = ("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny", "AutoencoderRAE", "VQModel")
@@ -171,9 +172,7 @@ class ExternalTokenizer(nn.Module):
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
         "Images (B, 3, H, W) in [-1, 1] -> z_hat (B, L, D), before a codebook."
-        if x.shape[-2:] != self.image_size:
-            size = f"{self.image_size[0]}x{self.image_size[1]}"
-            raise ValueError(f"this {self.kind} takes {size} images, got {tuple(x.shape)}")
+        check_images(x, self.image_size, self.kind)
         z = _encoded(self.model, self.kind, x)
         if z.ndim == 4:
             z = rearrange(z, "b d h w -> b (h w) d")

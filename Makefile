@@ -35,7 +35,7 @@ demo: setup  ## trains a tokenizer and a generator on digits, measures both, map
 	@$(PAPERMILL) nbs/evaluate.ipynb $(RUNS)/generator/evaluate.ipynb -p run $(RUNS)/generator
 	@echo '5/5 a map of the latent space'
 	@$(PAPERMILL) nbs/latent_map.ipynb $(RUNS)/tokenizer/latent_map.ipynb -p run $(RUNS)/tokenizer
-	@$(BIN)/python -c "from softvq_lab.explore.session import open_lens, poster; poster(open_lens('$(RUNS)/generator')).save('$(RUNS)/demo.png')"
+	@$(BIN)/python -c "from softvq_lab.explore.sampling import poster; from softvq_lab.explore.session import open_lens; poster(open_lens('$(RUNS)/generator')).save('$(RUNS)/demo.png')"
 	@$(BIN)/python -c "from softvq_lab.runs import summary; print(summary('$(RUNS)'))"
 	@echo 'Look at it:  make explorer   (the app)   make lab   (the notebooks; the executed ones are in $(RUNS)/*/)   $(RUNS)/demo.png'
 

@@ -172,6 +172,7 @@ def test_a_claim_is_told_with_both_numbers_and_its_verdict():
     assert first == ["rFID: it is better", names, "0.80 : 1.45", "1.05 : 2.05", "as there"]
     assert second[::4] == ["", "undecided"] and third[3:] == ["not run : not run", ""]
     pictures = job("softvq", 64, 0, 1.0)
+    pictures["figures"] = {"r_tf_efficientnet_lite0_frechet": 1.0}
     first = r.comparison(table, {"digits-table3": measured, "pictures-table3": [pictures]}, claim)[
         0
     ]

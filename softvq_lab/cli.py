@@ -200,8 +200,9 @@ app.command("run", help="The same as execute: softvq-lab run train tokens=32")(e
 def _execute(workflow: str, given: dict, output, resume: bool, detach: bool, root: Path) -> int:
     "Execute a workflow, or begin to; the exit status."
     from softvq_lab.experiments.execute import Job, begin_workflow, run_workflow
+    from softvq_lab.experiments.papermill_command import usual_output
 
-    output = output or _output(workflow, given, root, resume)
+    output = output or usual_output(workflow, given, root, resume)
     if output.is_dir() or output.suffix != ".ipynb":
         raise ConfigError(
             f"--output {output} is no notebook. Name a file, such as {output}/notebook.ipynb."
@@ -231,28 +232,6 @@ def _remove_empty(*folders: Path):
     for f in folders:
         with suppress(OSError):
             f.rmdir()
-
-# %% ../nbs/13_cli.ipynb #01b30836
-def _output(workflow: str, given: dict, root: Path, resume: bool) -> Path:
-    """Where the executed notebook of a command goes that does not say: the run's folder, else a new
-    one with a readable name.
-    """
-    from softvq_lab.experiments.execute import TRAININGS
-    from softvq_lab.experiments.parameters import check_parameters, numbered
-    from softvq_lab.experiments.sweep import readable_name
-
-    cfg = check_parameters(workflow, given)
-    if workflow == "sweep":
-        return Path(cfg.sweep.split(",")[0].strip()) / "results.ipynb"
-    if workflow not in TRAININGS:
-        return (
-            Path(given["run"]) / f"{workflow}.ipynb"
-            if given.get("run")
-            else root / f"{workflow}.ipynb"
-        )
-    if given.get("run"):
-        return Path(given["run"]) / "notebook.ipynb"
-    return numbered(root / readable_name(workflow, cfg, given), resume) / "notebook.ipynb"
 
 # %% ../nbs/13_cli.ipynb #2e6e9982
 def _kind(folder: Path) -> str:

@@ -1,0 +1,163 @@
+"""`papermill nbs/train.ipynb -p tokens 32`: what is papermill's, and what is a workflow's."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from outside import BIN
+
+from softvq_lab.core import ConfigError
+from softvq_lab.experiments.papermill_command import with_output
+from softvq_lab.runs import Run
+
+STEPS = {"steps": 4, "warmup_steps": 2, "batch_size": 8, "eval_every": 4, "log_every": 2}
+FEW = [w for k, v in STEPS.items() for w in ("-p", k, str(v))]
+COMMAND = [sys.executable, "-m", "softvq_lab.experiments.papermill_command"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def train(root) -> str:
+    return str(root / "nbs" / "train.ipynb")
+
+
+def test_the_environments_papermill_is_ours():
+    script = (BIN / "papermill").read_text()
+    assert "softvq_lab.experiments.papermill_command" in script, "make setup puts it back"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["TRAIN", "out.ipynb", "-p", "tokens", "8"],
+        ["-p", "tokens", "8", "TRAIN", "out.ipynb"],
+        ["TRAIN", "-"],
+        ["TRAIN", "--help-notebook"],
+        ["TRAIN", "--no-such-option"],
+        ["foreign.ipynb"],
+        ["train.ipynb"],
+        ["-"],
+        ["--version"],
+        ["--help"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_what_is_papermills_passes_through(here, train, words):
+    (here / "foreign.ipynb").write_text("{}")
+    (here / "train.ipynb").write_text("{}")  # a name is not enough
+    words = [train if w == "TRAIN" else w for w in words]
+    assert with_output(words) == words
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-p", "tokens", "8"],
+        ["-r", "tokens", "8"],
+        ["-y", "{tokens: 8}"],
+        ["-b", "dG9rZW5zOiA4"],
+        ["-f", "given.yaml"],
+        ["--no-progress-bar", "-p", "tokens", "8"],
+    ],
+    ids=" ".join,
+)
+def test_a_training_goes_into_a_new_run_folder(here, train, options):
+    (here / "given.yaml").write_text("tokens: 8\n")
+    for words, suffix in (([train, *options], ""), ([*options, train], "-2")):
+        *_, output = complete = with_output(words)
+        assert output == f"runs/softvq-8x8{suffix}/notebook.ipynb"
+        assert set(words) < set(complete) and complete[:3] == ["-p", "run", os.path.dirname(output)]
+
+
+def test_a_run_that_is_named_is_where_the_notebook_goes(here, train, root):
+    assert with_output([train, "-p", "run", "a"])[-1] == "a/notebook.ipynb"
+    evaluate = str(root / "nbs" / "evaluate.ipynb")
+    assert with_output([evaluate, "-p", "run", "a"]) == [
+        *(evaluate, "-p", "run", "a"),
+        "a/evaluate.ipynb",
+    ]
+
+
+def test_within_the_folder_of_the_notebooks_runs_are_where_they_always_are(root, monkeypatch):
+    "The kernel works in the project's folder there, and papermill in nbs."
+    monkeypatch.chdir(root / "nbs")
+    output = with_output(["latent_map.ipynb", "-p", "run", "runs/a"])[-1]
+    assert os.path.normpath(root / "nbs" / output) == str(root / "runs" / "a" / "latent_map.ipynb")
+
+
+def test_a_mistake_costs_no_folder_and_starts_no_kernel(here, train):
+    with pytest.raises(ConfigError, match="Did you mean 'tokens'"):
+        with_output([train, "-p", "tokns", "8"])
+    done = subprocess.run(
+        [*COMMAND, train, "-p", "tokens", "0"], capture_output=True, text=True, cwd=here
+    )
+    assert done.returncode == 1 and "tokens" in done.stderr and "Traceback" not in done.stderr
+    assert not (here / "runs").exists()
+
+
+def _at_a_terminal(command: list[str], cwd) -> tuple[int, str]:
+    "Exit status of a command, and what it wrote, at a terminal of its own."
+    ours, its = pty.openpty()
+    p = subprocess.Popen(command, cwd=cwd, stdin=its, stdout=its, stderr=its)
+    os.close(its)
+    said = b""
+    try:
+        while part := os.read(ours, 4096):
+            said += part
+    except OSError:  # the terminal is closed when the command has ended
+        pass
+    os.close(ours)
+    return p.wait(), said.decode(errors="replace")
+
+
+def _executed(folder) -> Run:
+    nb = nbformat.read(folder / "notebook.ipynb", 4)
+    assert nb.metadata.papermill.exception is None
+    return Run(folder)
+
+
+def test_at_a_terminal_the_literal_command_works(here, train):
+    status, said = _at_a_terminal([*COMMAND, train, "-p", "tokens", "8", *FEW], here)
+    assert status == 0, said[-3000:]
+    assert said.startswith("runs/softvq-8x8"), "the path comes first"
+    (folder,) = (here / "runs").iterdir()
+    run = _executed(folder)
+    assert run.status["state"] == "done" and run.info["config"]["tokenizer"]["tokens"] == 8
+
+
+def test_redirected_it_says_where_the_notebook_is_and_not_the_notebook(here, train):
+    "Papermill would write the notebook to the pipe; and take a piped input for one."
+    done = subprocess.run(
+        [*COMMAND, train, "-p", "tokens", "4", "--no-progress-bar", *FEW],
+        cwd=here,
+        input="",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert '"cells"' not in done.stdout
+    assert _executed((here / done.stdout.split()[0]).parent).status["state"] == "done"
+
+
+def test_a_foreign_notebook_is_papermills_affair(here):
+    cells = [nbformat.v4.new_code_cell("print(6 * 7)")]
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    nb = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(nb, here / "foreign.ipynb")
+    status, said = _at_a_terminal([*COMMAND, "foreign.ipynb"], here)
+    assert status == 2 and "Missing argument 'OUTPUT_PATH'" in said
+    done = subprocess.run(
+        [*COMMAND, "foreign.ipynb"], cwd=here, stdin=subprocess.DEVNULL, capture_output=True
+    )
+    assert json.loads(done.stdout)["cells"][0]["outputs"][0]["text"] == ["42\n"]

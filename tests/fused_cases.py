@@ -285,8 +285,14 @@ def test_the_operator_keeps_the_rules_of_torch(kl):
     torch.library.opcheck(fused.mix_forward, (u, s, C, 0.5, kl, False, False))
 
 
-def test_a_small_kernel_tells_that_triton_works():
-    assert fused._works(torch.device("cpu"))
+def test_a_small_kernel_tells_that_triton_works_and_a_compiler_takes_it_as_a_constant():
+    fused._works.cache_clear()
+
+    def f(u):
+        return u + 1 if fused.works(u.device) else u - 1
+
+    u = torch.zeros(3)
+    assert torch.equal(torch.compile(f, backend="aot_eager", fullgraph=True)(u), u + 1)
 
 
 def test_the_row_of_the_benchmark_runs(monkeypatch):

@@ -60,7 +60,7 @@ def compiled(kernel, tiles, **constants):
         else "*fp32"
         if name.endswith("_ptr")
         else "fp32"
-        if name in ("beta", "inv")
+        if name in ("beta", "inv", "inv_q", "inv_p")
         else "i32"
         for name in kernel.arg_names
     }

@@ -207,7 +207,7 @@ def _kept(ptr, size, n, N, KL: tl.constexpr):
 @jit
 def _columns(
     u_ptr, s_ptr, C_ptr, kept_ptr, q_ptr, p_ptr,
-    s_g, s_n, beta, G, N, K,
+    s_g, s_n, beta, inv_q, inv_p, G, N, K,
     D: tl.constexpr, DP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     L2: tl.constexpr, KL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -228,9 +228,9 @@ def _columns(
         if KL == 1:
             p += _weights(beta, x, inside) * i2[None, :]
     out = (tl.program_id(2) * G + g) * K + k
-    tl.store(q_ptr + out, tl.sum(q, 1), mask=k < K)
+    tl.store(q_ptr + out, tl.sum(q, 1) * inv_q, mask=k < K)
     if KL == 1:
-        tl.store(p_ptr + out, tl.sum(p, 1), mask=k < K)
+        tl.store(p_ptr + out, tl.sum(p, 1) * inv_p, mask=k < K)
 
 # %% ../../nbs/quantizers/00b_fused.ipynb #28bd8b82
 @jit
@@ -377,14 +377,14 @@ def _codewords_backward(
 # %% ../../nbs/quantizers/00b_fused.ipynb #0f0eb61a
 MOST_CHANNELS = 128
 PRECISION = None  # for benchmarks: "ieee", "tf32x3" or "tf32"; None: as torch's own products
-# width -> tokens and codewords of a block, warps
-TOKENS_FORWARD = {16: (64, 32, 4), 32: (64, 32, 4), 64: (64, 32, 8), 128: (32, 32, 8)}
-COLUMNS = {16: (64, 64, 4), 32: (64, 64, 4), 64: (64, 64, 8), 128: (32, 64, 8)}
-TOKENS_BACKWARD = {16: (32, 32, 4), 32: (32, 32, 4), 64: (32, 32, 4), 128: (16, 32, 8)}
-CODEWORDS = {
-    True: {16: (32, 64, 4), 32: (32, 64, 4), 64: (32, 64, 8), 128: (16, 64, 8)},
-    False: {16: (32, 64, 8), 32: (32, 64, 8), 64: (32, 32, 8), 128: (16, 32, 8)},
-}  # whether the logits are detached
+# padded width -> tokens and codewords of a block, warps
+TOKENS_FORWARD = {16: (64, 32, 4), 32: (64, 32, 4), 64: (64, 16, 4), 128: (32, 16, 4)}
+COLUMNS = {16: (32, 64, 8), 32: (32, 64, 8), 64: (32, 64, 8), 128: (16, 64, 8)}
+TOKENS_BACKWARD = {16: (32, 32, 4), 32: (32, 32, 4), 64: (32, 32, 4), 128: (32, 16, 4)}
+CODEWORDS = {  # by whether the logits are detached
+    True: {16: (16, 64, 4), 32: (16, 64, 4), 64: (32, 64, 8), 128: (32, 32, 4)},
+    False: {16: (16, 64, 8), 32: (16, 64, 8), 64: (16, 64, 8), 128: (16, 64, 8)},
+}
 
 
 def padded(D: int) -> int:
@@ -440,7 +440,8 @@ class _Pass:
 
     def __call__(self, *pointers, more=(), **constants):
         constants = self.constants | constants
-        self.kernel[self.grid](*pointers, *self.scalars, *more, *self.sizes, **constants)
+        with torch.cuda.device_of(pointers[0]):  # Triton launches on the current GPU
+            self.kernel[self.grid](*pointers, *self.scalars, *more, *self.sizes, **constants)
 
 # %% ../../nbs/quantizers/00b_fused.ipynb #397b8110
 @torch.library.custom_op("softvq_lab::soft_mix", mutates_args=())
@@ -460,13 +461,19 @@ def mix_forward(
         _forward_in_parts(tokens, mix, z, top, kept, entropy)
     columns = _Pass(_columns, COLUMNS, False, *mix)
     q = mean_q.new_empty(columns.parts, *mean_q.shape)
-    p_sum = torch.empty_like(q) if kl == OWN_SOFTMAX else q
-    columns(u, s, C, kept, q, p_sum)
-    mean_q = q.sum(0) / N
+    ps = torch.empty_like(q) if kl == OWN_SOFTMAX else q
+    columns(u, s, C, kept, q, ps, more=(1 / N, 1 / (G * N)))
+    mean_q = _sum(q)
     if kl == NO_KL:
         return z, h.zero_(), p.zero_(), top, mean_q, entropy, kept
-    h = (kept[5] if kl == OWN_SOFTMAX else entropy).mean()
-    return z, h, p_sum.sum((0, 1)) / (G * N), top, mean_q, entropy, kept
+    if kl == POSTERIOR:
+        return z, entropy.mean(), mean_q.mean(0), top, mean_q, entropy, kept
+    return z, kept[5].mean(), ps.sum((0, 1)), top, mean_q, entropy, kept
+
+
+def _sum(parts: Tensor) -> Tensor:
+    "Over the parts of a walk, in their order; of one part no kernel."
+    return parts.sum(0) if len(parts) > 1 else parts[0]
 
 
 def _forward_in_parts(tokens, mix, z, top, kept, entropy):
@@ -474,10 +481,11 @@ def _forward_in_parts(tokens, mix, z, top, kept, entropy):
     (G, N, D), P = u.shape, tokens.parts
     parts, zs, tops = u.new_empty(5, P, G, N), u.new_empty(P, G, N, D), top.new_empty(P, G, N)
     tokens(u, s, C, zs, tops, kept, entropy, parts, SPLIT=True)
-    _merge[(-(-N // 32), G)](
-        parts, zs, tops, s, z, top, kept, entropy, *tokens.scalars, P, G, N,
-        D=D, DP=padded(D), BN=32, KL=kl, num_warps=4, enable_fp_fusion=True,
-    )  # fmt: skip
+    with torch.cuda.device_of(u):
+        _merge[(-(-N // 32), G)](
+            parts, zs, tops, s, z, top, kept, entropy, *tokens.scalars, P, G, N,
+            D=D, DP=padded(D), BN=32, KL=kl, num_warps=4, enable_fp_fusion=True,
+        )  # fmt: skip
 
 
 @mix_forward.register_fake
@@ -513,13 +521,13 @@ def mix_backward(
         codewords = _Pass(_codewords_backward, CODEWORDS[detach], False, *mix)
         dCs = u.new_empty(codewords.parts, *C.shape)
         codewords(u, s, C, kept, gz, gh, gp, r, zg, dCs, more=more, DETACH=detach)
-        dC = dCs.sum(0)
+        dC = _sum(dCs)
     return du, ds, dC
 
 
 def _whole(dus, ys, rows, s, kept, kl_tau, kl):
     "du, ds, r and <g_z, z> from the parts of a walk; r's share of the first two, as in the kernel."
-    du, ds, r, zg = dus.sum(0), rows[0].sum(0), rows[1].sum(0), rows[2, 0]
+    du, ds, r, zg = _sum(dus), _sum(rows[0]), _sum(rows[1]), rows[2, 0]
     if len(dus) > 1 and kl:
         sharp = 1 / kl_tau if kl == OWN_SOFTMAX else s[..., 0]
         du = du - (sharp * r)[..., None] * ys.sum(0)
@@ -563,6 +571,11 @@ def fused_mix(
     of_posterior: bool = False,
 ) -> tuple[Tensor, ...]:
     "What [`soft_mix`](00a_blockwise.ipynb) gives, by the kernels."
+    if u.dtype != torch.float32 or u.shape[-1] > MOST_CHANNELS:
+        raise ValueError(
+            f"latents of {u.shape[-1]} channels in {u.dtype}. The kernels take float32 and at most "
+            f"{MOST_CHANNELS} channels; fused=False takes all."
+        )
     kl = POSTERIOR if of_posterior else NO_KL if kl_tau is None else OWN_SOFTMAX
     tau = kl_tau if kl == OWN_SOFTMAX else 1.0
     z, h, p, top, mean_q, entropy, _ = mix_forward(u, s, C, tau, kl, l2, detach_logits)
@@ -578,7 +591,9 @@ def _works(device: torch.device) -> bool:
         with _disable_current_modes(), torch.no_grad():
             u, kept = torch.zeros(1, 16, 16, device=device), torch.ones(3, 1, 16, device=device)
             q, s = torch.empty(1, 1, 16, device=device), kept[0, :, :, None]
-            _Pass(_columns, COLUMNS, False, u, s, u, 1.0, NO_KL, False)(u, s, u, kept, q, q)
+            _Pass(_columns, COLUMNS, False, u, s, u, 1.0, NO_KL, False)(
+                *(u, s, u, kept, q, q), more=(1.0, 1.0)
+            )
             return bool((q > 0).all())
     except Exception as e:  # compilers, drivers and launchers fail in many ways; all mean the same
         warnings.warn(

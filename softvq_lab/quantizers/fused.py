@@ -418,6 +418,11 @@ def parts(programs: int, blocks: int, device: torch.device) -> int:
     most = max(1, min(blocks // fewest, -(-4 * processors(device) // programs)))
     return -(-blocks // -(-blocks // most))
 
+
+def _sum(parts: Tensor) -> Tensor:
+    "Over the parts of a walk, in their order; of one part no kernel."
+    return parts.sum(0) if len(parts) > 1 else parts[0]
+
 # %% ../../nbs/quantizers/00b_fused.ipynb #1d2d376b
 NO_KL, OWN_SOFTMAX, POSTERIOR = 0, 1, 2
 
@@ -469,11 +474,6 @@ def mix_forward(
     if kl == POSTERIOR:
         return z, entropy.mean(), mean_q.mean(0), top, mean_q, entropy, kept
     return z, kept[5].mean(), ps.sum((0, 1)), top, mean_q, entropy, kept
-
-
-def _sum(parts: Tensor) -> Tensor:
-    "Over the parts of a walk, in their order; of one part no kernel."
-    return parts.sum(0) if len(parts) > 1 else parts[0]
 
 
 def _forward_in_parts(tokens, mix, z, top, kept, entropy):

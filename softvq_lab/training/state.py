@@ -8,6 +8,7 @@ __all__ = ['Player', 'State']
 # %% ../../nbs/training/06_state.ipynb #bb67e60b
 import math
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -106,7 +107,7 @@ class State:
         self.opponent = (
             Player(
                 task.opponent[0].to(accelerator.device),
-                optim,
+                replace(optim, optimizer="adamw"),
                 accelerator,
                 task.opponent_lr,
                 engine.accumulate,

@@ -380,7 +380,7 @@ PRECISION = None  # for benchmarks: "ieee", "tf32x3" or "tf32"; None: as torch's
 # padded width -> tokens and codewords of a block, warps
 TOKENS_FORWARD = {16: (64, 32, 4), 32: (64, 32, 4), 64: (64, 16, 4), 128: (32, 16, 4)}
 COLUMNS = {16: (32, 64, 8), 32: (32, 64, 8), 64: (32, 64, 8), 128: (16, 64, 8)}
-TOKENS_BACKWARD = {16: (32, 32, 4), 32: (32, 32, 4), 64: (32, 32, 4), 128: (32, 16, 4)}
+TOKENS_BACKWARD = {16: (32, 32, 4), 32: (32, 32, 4), 64: (32, 16, 4), 128: (32, 16, 4)}
 CODEWORDS = {  # by whether the logits are detached
     True: {16: (16, 64, 4), 32: (16, 64, 4), 64: (32, 64, 8), 128: (32, 32, 4)},
     False: {16: (16, 64, 8), 32: (16, 64, 8), 64: (16, 64, 8), 128: (16, 64, 8)},

@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import fused
 import torch
 from measure import agree, alternate, compare, exponent, grads, high_water, peak, seconds
 from plain import DenseSoftVQ, released_euler
@@ -358,7 +359,10 @@ ROWS = {
     "sampling, 64 tokens": lambda n: row_sampling(max(2, n // 2), 64),
     "claim": row_claim,
     "growth": row_growth,
-} | ({f"utilisation, {p}": lambda n, p=p: row_utilisation(n, p) for p in "BL"} if GPU else {})
+}
+if GPU:
+    ROWS["SoftVQ, fused"] = lambda n: fused.row_fused(4 * n, **PAPER)
+    ROWS |= {f"utilisation, {p}": lambda n, p=p: row_utilisation(n, p) for p in "BL"}
 MEMORY = {"quantizer": quantizer_peak}
 
 
@@ -442,6 +446,8 @@ def notes(name: str, r: dict) -> Iterator[str]:
             f"\n{name}: {r['images_s']:.0f} images a second in bf16, compiled; "
             f"{r['utilisation']:.0%} of the data sheet's arithmetic."
         )
+    if "fused_s" in r:
+        yield from fused.notes(name, r)
 
 
 def write_page(text: str, about: str):

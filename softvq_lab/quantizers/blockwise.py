@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import full_precision
+from .fused import fused_mix, suits
 
 # %% ../../nbs/quantizers/00a_blockwise.ipynb #3bfd73c3
 def strongest(x: Tensor, run: int = 64) -> Tensor:
@@ -163,6 +164,10 @@ def _from_logits(
 
 
 @torch.compiler.disable  # a compiler would unroll the blocks
+def _in_blocks(u, s, C, kl_tau, detach_logits, l2, of_posterior):
+    return SoftMix.apply(u, s, C, kl_tau, detach_logits, l2, of_posterior)
+
+
 def soft_mix(
     u: Tensor,  # (G, N, D): N tokens of each of G codebooks, float32
     s: Tensor,  # sharpness, broadcasts to (G, N, 1)
@@ -171,10 +176,12 @@ def soft_mix(
     detach_logits: bool = True,  # codewords get no gradient through the similarities
     l2: bool = False,  # similarity is minus the distance, not the inner product
     of_posterior: bool = False,  # the second softmax is the first: kl_tau is not used
+    fused: bool | None = None,  # by Triton's kernels, or in blocks; None: where they suit
 ) -> tuple[Tensor, ...]:
     """Mixed codewords z (G, N, D), mean entropy h and mean (K) of the second softmax, and without
     gradient: strongest codewords (G, N), mean weights (G, K), entropy of each token's weights (G,
     N).
     """
     s = s.expand(*u.shape[:2], 1)
-    return SoftMix.apply(u, s, C, kl_tau, detach_logits, l2, of_posterior)
+    mix = fused_mix if (suits(u) if fused is None else fused) else _in_blocks
+    return mix(u, s, C, kl_tau, detach_logits, l2, of_posterior)

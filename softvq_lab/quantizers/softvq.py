@@ -47,6 +47,7 @@ class SoftVQ(Quantizer):
     "Softmax-weighted sum of codewords; see the module's page for the equations and the choices."
 
     whole_step_stats = UsageWindow.stats
+    fused: bool | None = None  # of `soft_mix`; benchmarks and tests set it
 
     def __init__(
         self,
@@ -171,6 +172,7 @@ class SoftVQ(Quantizer):
                 self.detach_logits,
                 self.similarity == "l2",
                 bool(self.kl_weight) and self.kl_logits == "posterior",
+                self.fused,
             )
             losses = (
                 {"kl": self.kl_weight * kl_from(entropy, self.kl_mean(mean))}

@@ -159,6 +159,8 @@ def options(argv=None) -> argparse.Namespace:
             f"{open_to}: that needs --auth user:password (or a file, or EXPLORER_AUTH). "
             "People who come in can start trainings."
         )
+    if Path(args.runs).exists() and not Path(args.runs).is_dir():
+        known.error(f"--runs {args.runs} is a file. Name the folder of the run folders.")
     if not 0 <= args.port < 65536:
         known.error(f"--port {args.port}: ports are 0 to 65535")
     return args

@@ -221,6 +221,7 @@ def test_the_command_line(root, tmp_path, capsys, monkeypatch):
         (["--auth", "ann:"], "a user and a password"),
         (["--port", "70000"], "ports"),
         (["--port", "x"], "invalid int"),
+        (["--runs", __file__], "is a file"),
     ]:
         with pytest.raises(SystemExit) as e:
             options(wrong)

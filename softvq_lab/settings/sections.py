@@ -613,7 +613,8 @@ class EngineConfig:
         ),
     )
     compile: bool = Field(
-        False, description="torch.compile the networks: slow first step, fast later ones"
+        False,
+        description="torch.compile the blocks of the networks: slow first step, fast later ones",
     )
     tf32: bool = Field(True, description="matrix products of float32 in TF32 on GPUs that have it")
     keep_checkpoints: int = Field(2, ge=1, le=1000, description="the newest ones, beside the best")

@@ -18,6 +18,7 @@ from softvq_lab.settings.sections import (
     OLDER,
     PRETRAINED,
     DataConfig,
+    Device,
     EngineConfig,
     Extractor,
     GeneratorConfig,
@@ -407,9 +408,7 @@ class EfficiencyConfig:
     """
 
     recipe: Recipe = "digits"
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: cuda where there is one"
-    )
+    device: Device = "auto"
     generator: Annotated[str, Choice(("generator",))] = Field(
         "sit", description="kind of generator"
     )

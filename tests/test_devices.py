@@ -2,28 +2,48 @@
 the GPU: run on tensors that say they are on one (`fake_cuda`), entry by entry of the registries.
 """
 
+import os
+
 import pytest
 import torch
 from fake_cuda import WAITS, CopyToCPU, fake_cuda, on_cuda
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from softvq_lab.core import (
+    ASKED_DEVICE,
+    ConfigError,
+    best_device,
+    check_gpus,
+    device_asked,
+    gpus,
+)
 from softvq_lab.data.datasets import digits
-from softvq_lab.evaluation.image_metrics import pixel_metrics
+from softvq_lab.evaluation.image_metrics import pixel_metrics, reconstruct_split
 from softvq_lab.generators.model import make_generator
 from softvq_lab.latents.stats import LatentStats
 from softvq_lab.pretrained.reference import ReferenceNet
 from softvq_lab.registry import registered
 from softvq_lab.runs import Run
-from softvq_lab.settings.sections import GeneratorConfig, LossConfig, RepaConfig, TokenizerConfig
+from softvq_lab.sample import main as sample
+from softvq_lab.settings.parse import parse
+from softvq_lab.settings.sections import (
+    EngineConfig,
+    GeneratorConfig,
+    LossConfig,
+    RepaConfig,
+    TokenizerConfig,
+)
+from softvq_lab.settings.workflows import TrainConfig
 from softvq_lab.tokenizer.model import Tokenizer, make_quantizer
+from softvq_lab.train import launch, prepare
 from softvq_lab.training.adversarial import Adversary
 from softvq_lab.training.align import Aligner, ReferenceTeacher, TimmTeacher
 from softvq_lab.training.augment import DiffAug
 from softvq_lab.training.discriminators import make_discriminator
 from softvq_lab.training.generator_task import GeneratorTask
-from softvq_lab.training.loop import Watch
-from softvq_lab.training.losses import make_perceptual, psnr
+from softvq_lab.training.loop import Watch, make_accelerator
+from softvq_lab.training.losses import Perceptual, make_perceptual, psnr
 from softvq_lab.training.tokenizer_task import TokenizerTask
 
 # autocast on a machine without a GPU, and a read of the gradient of what is no leaf
@@ -95,10 +115,10 @@ def test_a_quantizer(name, parts):
     with fake_cuda(q):
         z_hat = on_cuda(4, 8, q.input_dim or 4).requires_grad_()
         for mode in (True, False):
-            if name in READS and mode:
+            if name in READS:
                 with pytest.raises(WAITS):
                     q.train(mode)(z_hat)
-                continue
+                return
             out = q.train(mode)(z_hat)
             there(out.z, *out.losses.values(), *out.stats.values())
             if out.indices is not None:
@@ -255,3 +275,80 @@ def test_the_generators_objective(where, tmp_path):
 def test_a_copy_says_what_was_copied():
     with fake_cuda(), pytest.raises(CopyToCPU, match=r"\(5, 3\)"):
         on_cuda(5, 3).cpu()
+
+
+# ---- which device, and how many
+@pytest.fixture
+def one_gpu(monkeypatch):
+    "A machine that says it has a GPU; nothing is computed there."
+    monkeypatch.delenv(ASKED_DEVICE, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+
+def test_the_best_device_is_a_gpu_unless_the_cpu_is_asked_for(one_gpu, monkeypatch):
+    assert best_device().type == "cuda" and gpus() == 1
+    assert best_device("cpu").type == "cpu"
+    with device_asked("cpu"):
+        assert best_device().type == "cpu" and gpus() == 0
+        with device_asked("auto"):
+            assert best_device().type == "cpu"
+        assert os.environ[ASKED_DEVICE] == "cpu"  # for processes that are started
+    assert ASKED_DEVICE not in os.environ and best_device().type == "cuda"
+    monkeypatch.setenv(ASKED_DEVICE, "cpu")
+    assert best_device().type == "cpu" and best_device("cuda").type == "cuda"
+    monkeypatch.setenv(ASKED_DEVICE, "gpu")
+    with pytest.raises(ConfigError, match="device='gpu'. Possible: auto, cpu, cuda"):
+        best_device()
+
+
+def test_a_gpu_that_is_not_there_is_said_at_once(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="torch finds no GPU here"):
+        best_device("cuda")
+
+
+def test_more_processes_than_gpus_are_refused_in_words(one_gpu, monkeypatch, tmp_path):
+    check_gpus(1)
+    with pytest.raises(ConfigError, match="2 processes on a machine with 1 GPU: .*device=cpu"):
+        check_gpus(2)
+    with device_asked("cpu"):
+        check_gpus(2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # as torchrun sets it
+    with pytest.raises(ConfigError, match="2 processes on a machine with 1 GPU"):
+        make_accelerator(Run(tmp_path), EngineConfig(tracker="none"))
+
+
+def for_two(folder, device: str) -> Run:
+    few = dict(tokens=8, steps=4, warmup_steps=1, eval_every=4, checkpoint_every=4)
+    config = parse(TrainConfig, dict(**few, tracker="none", processes=2, device=device))
+    return prepare(config, folder, digits(32))
+
+
+def test_two_processes_train_on_the_cpu_where_that_is_asked_for(one_gpu, tmp_path):
+    "On a machine with one GPU."
+    refused = for_two(tmp_path / "a", device="auto")
+    with pytest.raises(ConfigError, match="2 processes on a machine with 1 GPU"):
+        launch(refused)
+    run = for_two(tmp_path / "b", device="cpu")
+    launch(run)
+    assert run.status["state"] == "done" and run.status["step"] == 4
+
+
+def test_two_processes_sample_on_the_cpu_where_that_is_asked_for(
+    one_gpu, trained, tmp_path, capsys
+):
+    ask = [str(trained / "generator"), *"--samples 5 --steps 2 --processes 2 --out".split()]
+    assert sample([*ask, str(tmp_path / "a")]) == 2
+    assert "2 processes on a machine with 1 GPU" in capsys.readouterr().err
+    assert sample([*ask, str(tmp_path / "b"), "--device", "cpu"]) == 0
+    assert len(list((tmp_path / "b").glob("*.png"))) == 5
+
+
+def test_a_distance_of_networks_measures_images_where_it_is():
+    "Reconstructions are kept on the CPU; the judge of `evaluate` is on the GPU."
+    net = make_perceptual("reference", net=ReferenceNet(10).eval())
+    judge = Perceptual(net.maps, [torch.ones(w) for w in ReferenceNet(10).widths])
+    tokenizer = Tokenizer(TokenizerConfig(**TINY)).eval()
+    with fake_cuda(judge), pytest.raises(CopyToCPU, match=r"\(128,\)"):  # its values, to be kept
+        reconstruct_split(tokenizer, digits(32), lpips=judge)

@@ -148,10 +148,11 @@ def _promised(folder: Path, settings: dict) -> int:
                 "give another folder"
             )
         return 0
-    there = read_json(folder / "samples.json")
+    plain = {"precision": "fp32"}  # not written down
+    there = plain | read_json(folder / "samples.json")
     if differs := [
         f"{k}: {there.get(k)!r:.80} there, {v!r:.80} asked for"
-        for k, v in settings.items()
+        for k, v in (plain | settings).items()
         if there.get(k) != v
     ]:
         raise ValueError(

@@ -6,7 +6,9 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 RUNS    ?= runs
 
-.PHONY: help setup demo explorer lab test test-slow check export docs reproduction lock system-deps clean bench gpu
+COMMA := ,
+
+.PHONY: help setup demo demo-pictures explorer lab test test-slow check export docs reproduction lock system-deps clean bench gpu
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -25,19 +27,32 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 PAPERMILL = $(BIN)/papermill --no-log-output --progress-bar
-demo: setup  ## trains a tokenizer and a generator on digits, measures both, maps the latents
-	@echo '1/5 a tokenizer: 32 tokens an image (2 minutes on two cores)'
-	@$(PAPERMILL) nbs/train.ipynb $(RUNS)/tokenizer/notebook.ipynb -p run $(RUNS)/tokenizer -p tokens 32 -p resume True
-	@echo '2/5 a generator on its latents (3 minutes)'
-	@$(PAPERMILL) nbs/train_generator.ipynb $(RUNS)/generator/notebook.ipynb -p run $(RUNS)/generator -p tokenizer_run $(RUNS)/tokenizer -p resume True
+ON_GPU    = $(shell $(BIN)/python -c 'import torch; print(int(torch.cuda.is_available()))')
+
+# folder of the runs, parameters of the tokenizer, of the generator, of the evaluation, the poster's options
+define DEMO
+	@echo '1/5 a tokenizer'
+	@$(PAPERMILL) nbs/train.ipynb $(1)/tokenizer/notebook.ipynb -p run $(1)/tokenizer -p resume True $(2)
+	@echo '2/5 a generator on its latents'
+	@$(PAPERMILL) nbs/train_generator.ipynb $(1)/generator/notebook.ipynb -p run $(1)/generator -p tokenizer_run $(1)/tokenizer -p resume True $(3)
 	@echo '3/5 and 4/5 metrics of both'
-	@$(PAPERMILL) nbs/evaluate.ipynb $(RUNS)/tokenizer/evaluate.ipynb -p run $(RUNS)/tokenizer
-	@$(PAPERMILL) nbs/evaluate.ipynb $(RUNS)/generator/evaluate.ipynb -p run $(RUNS)/generator
+	@$(PAPERMILL) nbs/evaluate.ipynb $(1)/tokenizer/evaluate.ipynb -p run $(1)/tokenizer $(4)
+	@$(PAPERMILL) nbs/evaluate.ipynb $(1)/generator/evaluate.ipynb -p run $(1)/generator $(4)
 	@echo '5/5 a map of the latent space'
-	@$(PAPERMILL) nbs/latent_map.ipynb $(RUNS)/tokenizer/latent_map.ipynb -p run $(RUNS)/tokenizer
-	@$(BIN)/python -c "from softvq_lab.explore.session import open_lens, poster; poster(open_lens('$(RUNS)/generator')).save('$(RUNS)/demo.png')"
-	@$(BIN)/python -c "from softvq_lab.runs import summary; print(summary('$(RUNS)'))"
-	@echo 'Look at it:  make explorer   (the app)   make lab   (the notebooks; the executed ones are in $(RUNS)/*/)   $(RUNS)/demo.png'
+	@$(PAPERMILL) nbs/latent_map.ipynb $(1)/tokenizer/latent_map.ipynb -p run $(1)/tokenizer
+	@$(BIN)/python -c "from softvq_lab.explore.sampling import poster; from softvq_lab.explore.session import open_lens; poster(open_lens('$(1)/generator')$(5)).save('$(1)/demo.png')"
+	@$(BIN)/python -c "from softvq_lab.runs import summary; print(summary('$(1)'))"
+	@echo 'Look at it:  $(1)/demo.png   $(BIN)/python apps/explorer.py --runs $(1)   (the app)   make lab   (the notebooks; the executed ones are in $(1)/*/)'
+endef
+
+demo: setup  ## trains a tokenizer and a generator on digits, measures both, maps the latents
+	$(call DEMO,$(RUNS),-p tokens 32)
+
+# a GPU has the time for pictures twice as large
+LARGER = $(if $(filter 1,$(ON_GPU)),-p image_size 128 -p patch_size 16 -p preset XS -p batch_size 64 -p precision bf16)
+LARGER_GENERATOR = $(if $(filter 1,$(ON_GPU)),-p size S -p batch_size 128 -p precision bf16)
+demo-pictures: setup  ## the same on colour emoji of 64 x 64 pixels (128 x 128 on a GPU)
+	$(call DEMO,$(RUNS)/pictures,-p recipe pictures $(LARGER),-p recipe pictures $(LARGER_GENERATOR),-p recipe pictures $(EVALUATION),$(COMMA) rows=3$(COMMA) nearest=True)
 
 explorer: setup  ## the app on the runs, http://127.0.0.1:7860
 	$(BIN)/python apps/explorer.py --runs $(RUNS)

@@ -3,7 +3,7 @@
     python docs/reproduction.py [--collect RUNS ...] [--check]
 
 The paper's numbers are CSV files in docs/paper, rows.yaml says which part of which sweep a row is.
-`--collect` takes what the sweeps under RUNS have measured into docs/paper/digits.json, from which
+`--collect` takes what the sweeps under RUNS have measured into docs/paper/measured.json, from which
 the page is written; without runs it is written from what was collected before.
 """
 
@@ -13,7 +13,7 @@ import functools
 import json
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -21,7 +21,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ROOT / "docs" / "paper"
 PAGE = ROOT / "docs" / "reproduction.md"
-MEASURED = PAPER / "digits.json"
+MEASURED = PAPER / "measured.json"
+SCALES = ("digits", "pictures")  # those of our own sweeps, from the smaller to the larger
 IMAGENET = "/data/imagenet"  # stands for the person's folder in all commands
 
 
@@ -32,7 +33,7 @@ class Row:
     name: str
     paper: dict[str, str]  # column of the CSV -> number, '' where the paper has none
     only: dict | None = None  # its part of the sweep at the paper's size
-    digits: dict | None = None  # and at that of digits
+    small: dict[str, dict] = field(default_factory=dict)  # and at smaller scales
     run: str = ""  # a command for another system
     none: str = ""  # why there is nothing to run
     counts: dict | None = None  # the generator of another system, where its FLOPs can be counted
@@ -56,6 +57,11 @@ class Table:
     columns: dict[str, dict]
     sweeps: dict[str, str]  # size -> sweep
     rows: tuple[Row, ...]
+
+    @property
+    def scales(self) -> list[str]:
+        "The smaller scales at which there is a sweep of the table."
+        return [scale for scale in SCALES if scale in self.sweeps]
 
 
 def _written(value) -> str:
@@ -85,11 +91,16 @@ def tables() -> dict[str, Table]:
             )
         sweep = about["sweeps"]["paper"]
         rows = tuple(
-            Row(_name(about["name"], n), n, **{"sweep": sweep} | own)
+            _row(_name(about["name"], n), n, {"sweep": sweep} | own)
             for n, own in zip(numbers, about["rows"])
         )
         found[key] = Table(key, about["title"], about["columns"], about["sweeps"], rows)
     return found
+
+
+def _row(name: str, paper: dict[str, str], own: dict) -> Row:
+    small = {scale: own[scale] for scale in SCALES if scale in own}
+    return Row(name, paper, small=small, **{k: v for k, v in own.items() if k not in SCALES})
 
 
 def _name(pattern: str, row: dict[str, str]) -> str:
@@ -129,9 +140,8 @@ def measured_jobs(run: Path, task: dict, curve: int) -> list[dict]:
 def collect(roots: list[Path]) -> dict[str, list[dict]]:
     "Sweep -> what its jobs have measured, of all sweeps under `roots`."
     jobs: dict[str, list[dict]] = {}
-    for key, table in tables().items():
-        if not (name := table.sweeps.get("digits")):
-            continue
+    swept = [(key, t.sweeps[scale]) for key, t in tables().items() for scale in t.scales]
+    for key, name in swept:
         for report in (p for root in roots for p in root.glob(f"sweeps/{name}*/sweep.json")):
             for task in json.loads(report.read_text())["tasks"]:
                 run = report.parents[2] / Path(task["run"]).relative_to(
@@ -146,8 +156,9 @@ def collect(roots: list[Path]) -> dict[str, list[dict]]:
 def kept(jobs: dict[str, list[dict]]) -> dict[str, list[dict]]:
     "Of the metrics only those that a table shows."
     wanted = {
-        t.sweeps.get("digits"): {about.get("digits") for about in t.columns.values()}
+        t.sweeps[scale]: {about.get(scale) for about in t.columns.values()}
         for t in tables().values()
+        for scale in t.scales
     }
     return {
         name: [
@@ -168,21 +179,26 @@ def merged(before: dict[str, list[dict]], now: dict[str, list[dict]]) -> dict[st
     return all_jobs
 
 
-def values(table: Table, row: Row, column: str, jobs: dict) -> list[float]:
-    "What was measured of a cell on digits, by seed."
+def values(table: Table, row: Row, column: str, jobs: dict, scale: str) -> list[float]:
+    "What was measured of a cell at a smaller scale, by seed."
     about = table.columns[column]
-    if row.digits is None or "digits" not in about:
+    if scale not in row.small or scale not in about:
         return []
     found = {
-        j["vary"]["seed"]: j["figures"][about["digits"]]
-        for j in jobs.get(table.sweeps.get("digits"), [])
-        if all(j["vary"].get(k) == v for k, v in row.digits.items())
-        and about["digits"] in j["figures"]
+        j["vary"]["seed"]: j["figures"][about[scale]]
+        for j in jobs.get(table.sweeps.get(scale), [])
+        if all(j["vary"].get(k) == v for k, v in row.small[scale].items())
+        and about[scale] in j["figures"]
     }
     return [v * about.get("scale", 1) for _, v in sorted(found.items())]
 
 
-def jobs_on_digits() -> dict[str, list[dict]]:
+def scales(table: Table, jobs: dict) -> list[str]:
+    "The smaller scales at which something of the table has been measured."
+    return [scale for scale in table.scales if jobs.get(table.sweeps[scale])]
+
+
+def measured_before() -> dict[str, list[dict]]:
     return json.loads(MEASURED.read_text())["jobs"] if MEASURED.exists() else {}
 
 
@@ -269,17 +285,19 @@ def _measured(found: list[float]) -> str:
 
 def table_lines(table: Table, jobs: dict) -> list[str]:
     "The Markdown of a table: the paper's value and ours of every column."
+    run = scales(table, jobs)
+    ours = {column: [s for s in run if s in about] for column, about in table.columns.items()}
     head = ["row"]
-    for about in table.columns.values():
-        on_digits = "digits" in about
-        head += [f"{about['title']}: paper" if on_digits else about["title"]]
-        head += [f"{about['title']}: digits"] * on_digits + ["counted"] * about.get("counted", 0)
+    for column, about in table.columns.items():
+        head += [f"{about['title']}: paper" if ours[column] else about["title"]]
+        head += [f"{about['title']}: {scale}" for scale in ours[column]]
+        head += ["counted"] * about.get("counted", 0)
     lines = [_line(head), _line(["---"] * len(head))]
     for row in table.rows:
         cells = [row.name]
         for column, about in table.columns.items():
             cells += [row.paper[column]]
-            cells += [_measured(values(table, row, column, jobs))] * ("digits" in about)
+            cells += [_measured(values(table, row, column, jobs, s)) for s in ours[column]]
             cells += [counted(row)] * about.get("counted", 0)
         lines.append(_line(cells))
     return lines
@@ -316,7 +334,7 @@ def _line(cells: list) -> str:
     return "| " + " | ".join(str(c).replace("|", r"\|") for c in cells) + " |"
 
 
-def agreement(table: Table, jobs: dict) -> list[str]:
+def agreement(table: Table, jobs: dict, scale: str) -> list[str]:
     "Sentences about the order of a table's rows, only of those that have both numbers."
     from scipy.stats import spearmanr
 
@@ -324,13 +342,13 @@ def agreement(table: Table, jobs: dict) -> list[str]:
     for column, about in table.columns.items():
         pairs = {}
         for row in table.rows:
-            if row.paper[column] and (found := values(table, row, column, jobs)):
+            if row.paper[column] and (found := values(table, row, column, jobs, scale)):
                 pairs[row.name] = float(row.paper[column]), statistics.fmean(found)
         if len(pairs) > 3:
             r = spearmanr(*zip(*pairs.values())).statistic
             says.append(
                 f"- {about['title']}: rank correlation of the {len(pairs)} rows that have both "
-                f"numbers, paper against digits: {r:+.2f}."
+                f"numbers, paper against {scale}: {r:+.2f}."
             )
     return says
 
@@ -346,24 +364,20 @@ def verdict(better: list[float], worse: list[float], sign: int) -> str:
 
 def comparison(table: Table, jobs: dict, claim: dict) -> list[list[str]]:
     """A claim of the paper about pairs of rows of a table: claim, pair, both numbers of it in the
-    paper and here, and whether it is so here.
+    paper; and for each smaller scale both numbers there, and whether it is so there.
     """
     column = claim["column"]
     sign = 1 if table.columns[column]["better"] == "higher" else -1
     lines = []
     for first, second in claim["pairs"]:
         a, b = table.rows[first], table.rows[second]
-        x, y = values(table, a, column, jobs), values(table, b, column, jobs)
-        here = [f"{statistics.fmean(v):.3g}" if v else "not run" for v in (x, y)]
-        lines.append(
-            [
-                "" if lines else f"{table.columns[column]['title']}: {claim['says']}",
-                f"{a.name} : {b.name}",
-                f"{a.paper[column]} : {b.paper[column]}",
-                " : ".join(here),
-                verdict(x, y, sign) if x and y else "",
-            ]
-        )
+        line = ["" if lines else f"{table.columns[column]['title']}: {claim['says']}"]
+        line += [f"{a.name} : {b.name}", f"{a.paper[column]} : {b.paper[column]}"]
+        for scale in scales(table, jobs):
+            x, y = (values(table, row, column, jobs, scale) for row in (a, b))
+            here = [f"{statistics.fmean(v):.3g}" if v else "not run" for v in (x, y)]
+            line += [" : ".join(here), verdict(x, y, sign) if x and y else ""]
+        lines.append(line)
     return lines
 
 
@@ -371,18 +385,15 @@ def claim_lines(table: Table, jobs: dict, claims: list[dict]) -> list[str]:
     "The Markdown of what the paper's table shows, beside what was found here."
     if not claims:
         return []
-    lines = [_line(["what the table shows", "rows", "paper", "digits", "here"])]
-    lines += [_line(["---"] * 5)]
+    head = ["what the table shows", "rows", "paper"]
+    head += [cell for scale in scales(table, jobs) for cell in (scale, f"on {scale}")]
+    lines = [_line(head), _line(["---"] * len(head))]
     return lines + [_line(row) for c in claims for row in comparison(table, jobs, c)]
-
-
-def _which(row: dict[str, str]) -> tuple:
-    return row["generator"], row["tokenizer"], row["tokens"]
 
 
 def section(table: Table, about: dict, jobs: dict) -> list[str]:
     "A table with what is said of it."
-    says = agreement(table, jobs) if "digits" in table.sweeps else []
+    says = [line for scale in table.scales for line in agreement(table, jobs, scale)]
     says += printed_twice(table, about["also"]) if "also" in about else []
     claims = claim_lines(table, jobs, about.get("claims", []))
     lines = [f"## {table.title}", "", *table_lines(table, jobs), ""]
@@ -393,7 +404,7 @@ def section(table: Table, about: dict, jobs: dict) -> list[str]:
 
 def page() -> str:
     "The whole page: page.md with the tables in their places."
-    jobs = jobs_on_digits()
+    jobs = measured_before()
     text = (PAPER / "page.md").read_text()
     for key, about in described().items():
         text = text.replace(f"{{{{{key}}}}}", "\n".join(section(tables()[key], about, jobs)))
@@ -408,7 +419,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="say whether the page is up to date")
     args = parser.parse_args()
     if args.collect:
-        found = merged(jobs_on_digits(), kept(collect(args.collect)))
+        found = merged(measured_before(), kept(collect(args.collect)))
         MEASURED.write_text(json.dumps({"jobs": found}, indent=1) + "\n")
         print(f"{sum(map(len, found.values()))} measured jobs in {MEASURED.relative_to(ROOT)}")
     text = page()

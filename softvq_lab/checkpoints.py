@@ -148,7 +148,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
     state = {}
     for name, v in tensors.items():
         i, k = name.split(".", 1)
-        state.setdefault(int(i), {})[k] = v
+        # Muon keeps a flag; as a tensor on a GPU it would be waited for
+        state.setdefault(int(i), {})[k] = bool(v) if v.dtype == torch.bool else v
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )

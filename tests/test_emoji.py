@@ -321,3 +321,28 @@ def test_a_tokenizer_trains_on_emoji(files, tmp_path, root):
     assert about["config"]["data"]["emoji_labels"] == "group"
     assert about["identity"]["data"]["digest"].startswith("emoji (Unicode ")
     assert json.loads((out / "evaluation" / "reconstruction.json").read_text())["figures"]["psnr"]
+
+
+@pytest.mark.slow
+def test_the_demo_of_pictures_from_training_to_poster(files, root, tmp_path):
+    "`make demo-pictures`, a few steps of each."
+    if not (root / ".venv").exists():
+        pytest.skip("make setup has not been here")
+    few = "-p steps 8 -p warmup_steps 2 -p log_every 2 -p eval_every 4 -p batch_size 8"
+    made = subprocess.run(
+        [
+            *("make", "demo-pictures", f"RUNS={tmp_path}"),
+            *(f"LARGER={few}", f"LARGER_GENERATOR={few}"),
+            "EVALUATION=-p samples 20 -p sample_steps 2 -p confidence 0",
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr[-3000:]
+    runs = tmp_path / "pictures"
+    assert "emoji" in made.stdout and "Look at it:" in made.stdout
+    drawn = json.loads((runs / "generator" / "evaluation" / "samples.json").read_text())
+    assert "tf_efficientnet_lite0" in json.dumps(drawn["passport"])
+    with Image.open(runs / "demo.png") as poster:
+        assert poster.height > 64 * (1 + 1 + 3 + 3)

@@ -3,6 +3,7 @@ to what they should reach and to nothing else.
 """
 
 import math
+import shutil
 
 import pytest
 import timm
@@ -12,11 +13,18 @@ from safetensors.torch import load_file, save_file
 from softvq_lab import registry
 from softvq_lab.core import ConfigError
 from softvq_lab.data.datasets import digits
+from softvq_lab.generators.model import make_generator
 from softvq_lab.hub.models import load_tokenizer
 from softvq_lab.pretrained import files as weights
 from softvq_lab.runs import open_run, read_metrics
 from softvq_lab.settings.parse import parse
-from softvq_lab.settings.sections import LossConfig, OptimConfig, TokenizerConfig
+from softvq_lab.settings.sections import (
+    EngineConfig,
+    GeneratorConfig,
+    LossConfig,
+    OptimConfig,
+    TokenizerConfig,
+)
 from softvq_lab.settings.workflows import TrainConfig, TrainGeneratorConfig
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.loop import fit
@@ -231,3 +239,41 @@ def test_the_papers_averages_have_a_constant_decay(workflow):
     given = {"data_path": "imagenet"} if workflow is TrainConfig else {}
     c = parse(workflow, dict(recipe="paper", **given))
     assert (c.optim.ema_decay, c.optim.ema_warmup) == (0.9999, False)
+
+
+def test_muon_goes_on_from_a_checkpoint_bit_for_bit(tmp_path):
+    optim = OptimConfig(optimizer="muon", steps=6, warmup_steps=1, batch_size=4, checkpoint_every=3)
+    engine = EngineConfig(tracker="none", keep_checkpoints=2)
+    everything = dict(percep="reference", adv="reference", align="reference")
+    t = task(tmp_path, **everything)
+    fit(t, t.run, optim, engine=engine)
+    last = t.run.checkpoints / "step-000006"
+    whole = {n: load_file(last / f"{n}.safetensors") for n in ("raw", "model", "task_optimizer")}
+    assert any(n.endswith("momentum_buffer") for n in whole["task_optimizer"])
+    assert any(n.endswith("exp_avg_sq") for n in whole["task_optimizer"])
+    shutil.rmtree(last)
+    run = open_run(tmp_path / "run", "tokenizer", {}, resume=True)
+    t = TokenizerTask(TINY, digits(32), run, loss=LossConfig(**everything))
+    fit(t, t.run, optim, resume=True, engine=engine)
+    for name, tensors in whole.items():
+        again = load_file(last / f"{name}.safetensors")
+        assert tensors.keys() == again.keys()
+        assert all(again[k].equal(v) for k, v in tensors.items())
+
+
+@pytest.mark.parametrize("generator", ["sit", "dit", "mar"])
+def test_muon_takes_the_matrices_of_a_generators_blocks_and_adamw_the_rest(generator):
+    settings = GeneratorConfig(generator=generator, size="tiny")
+    net = make_generator(settings, 4, 4, 3, None, "")
+    matrices, *rest = make_optimizer(net, OptimConfig(optimizer="muon")).param_groups
+    names = {p: n for n, p in net.named_parameters()}
+    assert all(names[p].endswith("weight") and "blocks." in names[p] for p in matrices["params"])
+    assert all(g["use_fallback"] for g in rest)
+    left = sum(p.numel() for g in rest for p in g["params"] if p.ndim == 2)
+    assert sum(p.numel() for p in matrices["params"]) > left
+
+
+@pytest.mark.parametrize("module", [torch.nn.Linear(2, 2), torch.nn.Conv2d(2, 2, 3)])
+def test_muon_says_so_where_there_are_no_blocks(module):
+    with pytest.raises(ConfigError, match="optimizer='adamw' trains anything"):
+        make_optimizer(module, OptimConfig(optimizer="muon"))

@@ -201,7 +201,7 @@ def images(n=4, size=64) -> torch.Tensor:
     return nn.functional.interpolate(torch.rand(n, 3, 8, 8), (size, size), mode="bicubic") * 2 - 1
 
 
-def test_as_a_perceptual_loss_it_compares_five_depths(network):
+def test_as_a_perceptual_loss_it_compares_five_depths(network, caplog):
     loss = make_perceptual(NAME, str(find(LITE, "").path))
     x = images().clamp(-1, 1).requires_grad_()
     maps = loss.maps.held[0].maps(x)
@@ -212,6 +212,8 @@ def test_as_a_perceptual_loss_it_compares_five_depths(network):
     assert d.shape == (4,) and ((0 < d) & (d < 4)).all(), "channels of length one: at most 4"
     d.sum().backward()
     assert x.grad.abs().sum() > 0 and not list(loss.parameters())
+
+    assert not caplog.records, "what it has no use for is not worth a warning"
 
 
 @needs_real

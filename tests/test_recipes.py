@@ -11,6 +11,7 @@ from softvq_lab.settings.recipes import RECIPES, Stated
 from softvq_lab.settings.workflows import WORKFLOWS
 
 ROWS = list(csv.DictReader(open(Path(__file__).parents[1] / "docs" / "paper" / "recipe.csv")))
+STATED = ("paper", "released")  # 'pictures' is ours
 OURS = {"log_every", "eval_every", "checkpoint_every"}  # what a recipe sets of its own
 
 
@@ -34,7 +35,7 @@ def value_of(text: str, like) -> object:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r['part']}-{r['setting']}".replace(" ", "-"))
 def test_a_recipe_has_the_stated_value_or_the_row_says_why_not(row):
-    for recipe in ("paper", "released"):
+    for recipe in STATED:
         ours = settings_of(recipe, row["part"])[row["setting"]]
         if row[recipe]:
             assert row[f"{recipe}_source"] or row["note"]
@@ -43,7 +44,7 @@ def test_a_recipe_has_the_stated_value_or_the_row_says_why_not(row):
             assert recipe == "paper" and row["note"], "a silent paper needs a note"
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", STATED)
 def test_every_value_of_a_recipe_has_its_row(recipe):
     listed = {(r["part"].split()[0], r["setting"]) for r in ROWS}
     for (what, *more), values in RECIPES[recipe].items():
@@ -56,9 +57,7 @@ def test_silent_means_the_released_code():
     "Where the paper says nothing, its recipe has the released value, or the note says which."
     for row in ROWS:
         if row["note"] == "paper silent":
-            paper, released = (
-                settings_of(r, row["part"])[row["setting"]] for r in ("paper", "released")
-            )
+            paper, released = (settings_of(r, row["part"])[row["setting"]] for r in STATED)
             assert paper == released or row["setting"] == "seed"
 
 
@@ -99,3 +98,14 @@ def test_a_recipe_needs_its_images_and_a_generator_that_it_knows(tmp_path):
             WORKFLOWS["train_generator"],
             {"recipe": "paper", "generator": "mine", "plugins": str(plugin)},
         )
+
+
+def test_pictures_are_emoji_unless_one_has_ones_own(tmp_path):
+    t = settings_of_pictures({})
+    assert (t["dataset"], t["image_size"], t["tokens"]) == ("emoji", 64, 64)
+    own = settings_of_pictures({"dataset": "folder", "data_path": str(tmp_path), "tokens": 32})
+    assert (own["dataset"], own["tokens"], own["optimizer"]) == ("folder", 32, "muon")
+
+
+def settings_of_pictures(given: dict) -> dict:
+    return flatten(parse(WORKFLOWS["train"], {"recipe": "pictures"} | given))

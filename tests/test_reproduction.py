@@ -125,13 +125,22 @@ def test_commands_of_other_systems_have_known_parameters():
         check_parameters(Path(notebook).stem, given)
 
 
-@pytest.mark.parametrize("table", [t for t in r.tables().values() if "digits" in t.sweeps], ids=str)
-def test_the_rows_on_digits_are_parts_of_their_sweep(table):
-    spec = override(ROOT / "sweeps" / f"{table.sweeps['digits']}.yaml", {})
+@pytest.mark.parametrize(
+    "table,scale",
+    [pytest.param(t, s, id=f"{t.key}-{s}") for t in r.tables().values() for s in t.scales],
+)
+def test_the_rows_at_a_smaller_scale_are_parts_of_their_sweep(table, scale):
+    "And the sweep has no others."
+    spec, found = override(ROOT / "sweeps" / f"{table.sweeps[scale]}.yaml", {}), []
     for row in table.rows:
-        if row.digits is not None:
-            own = {k: v for k, v in row.digits.items() if k != "step"}
-            assert len(narrow(spec, own).tokenizer.list) == 1
+        if scale in row.small:
+            own = {k: v for k, v in row.small[scale].items() if k != "step"}
+            found += (part := narrow(spec, own)).tokenizer.list
+            assert len(part.tokenizer.list) == 1
+            check_parameters("train", part.tokenizer.set | part.tokenizer.list[0])
+            if part.generator:
+                check_parameters("train_generator", part.generator.set)
+    assert all(entry in found for entry in spec.tokenizer.list)
 
 
 def test_what_was_measured_again_replaces_what_was_before():
@@ -162,8 +171,14 @@ def test_a_claim_is_told_with_both_numbers_and_its_verdict():
     names = "SoftVQ-S, 256 x 8 : VQ-S, 256 x 8"
     assert first == ["rFID: it is better", names, "0.80 : 1.45", "1.05 : 2.05", "as there"]
     assert second[::4] == ["", "undecided"] and third[3:] == ["not run : not run", ""]
+    pictures = job("softvq", 64, 0, 1.0)
+    pictures["figures"] = {"r_tf_efficientnet_lite0_frechet": 1.0}
+    first = r.comparison(table, {"digits-table3": measured, "pictures-table3": [pictures]}, claim)[
+        0
+    ]
+    assert first[5:] == ["1 : not run", ""], "columns come with what was measured"
     one_seed = r.comparison(table, {"digits-table3": measured[:3]}, claim)[0]
-    assert one_seed[-1] == "as there, one seed"
+    assert one_seed[4] == "as there, one seed"
 
 
 @pytest.mark.slow

@@ -36,9 +36,9 @@ from softvq_lab.runs import (
     summary,
     trim_metrics,
 )
-from softvq_lab.settings.parse import parse
+from softvq_lab.settings.parse import flatten, parse
 from softvq_lab.settings.workflows import TrainConfig
-from softvq_lab.training.health import alarms
+from softvq_lab.training.health import alarms, hints
 
 DEEP = {"a list": "[" * 70_000 + "]" * 70_000, "objects": '{"a":' * 150 + "1" + "}" * 150}
 UNREADABLE = {
@@ -284,7 +284,8 @@ def test_alarms_stand_any_number(runs, value):
     names = ("grad_norm", "window_usage", "perplexity", "heldout_psnr", "heldout_mean_image")
     row = ", ".join(f'"{n}": {value}' for n in (*names, "d_real_right", "d_fake_right"))
     put(runs / "first" / "metrics.jsonl", "".join(f'{{"step": {i}, {row}}}\n' for i in range(9)))
-    assert all(isinstance(a, str) for a in alarms(read_metrics(Run(runs / "first"))))
+    rows = read_metrics(Run(runs / "first"))
+    assert all(isinstance(a, str) for a in alarms(rows) + hints(rows, flatten(TrainConfig())))
 
 
 def test_of_endless_metrics_the_end_is_read(runs, monkeypatch):

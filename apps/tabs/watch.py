@@ -7,6 +7,7 @@ import gradio as gr
 from tabs.picker import Newest, Tab, failed, plain, resolve
 from tabs.tables import text
 
+from softvq_lab.core import ConfigError
 from softvq_lab.experiments.job import (
     cancel,
     is_alive,
@@ -21,7 +22,9 @@ from softvq_lab.explore.run_forms import run_name
 from softvq_lab.metrics import online_metrics
 from softvq_lab.plots import curves
 from softvq_lab.runs import Run, describe, read_metrics
-from softvq_lab.training.health import alarms
+from softvq_lab.settings.parse import flatten
+from softvq_lab.train import load_config
+from softvq_lab.training.health import alarms, hints
 
 CURVES = [
     "heldout_psnr",
@@ -120,8 +123,18 @@ class Watch(Tab):
             fig = adapt(curves(rows, shown, log=("rec", "grad_norm"), columns=columns))
         except ValueError:
             fig = None
-        says = "  \n".join(map(plain, alarms(rows))) or ("No alarms." if rows else "")
+        found = alarms(rows) or ["No alarms."] * bool(rows)
+        says = "  \n".join(map(plain, [*found, *self.hints(run, rows)]))
         return {self.health: says, self.plot: gr.Plot(value=fig, visible=fig is not None)}
+
+    def hints(self, run, rows: list[dict]) -> list[str]:
+        "What to change, once a tokenizer's training has ended."
+        if run.kind != "tokenizer" or run.status["state"] != "done":
+            return []
+        try:
+            return hints(rows, flatten(load_config(run)))
+        except ConfigError:  # settings that this version does not know
+            return []
 
     def on_stop(self, name):
         try:

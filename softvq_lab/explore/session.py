@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_PIXELS', 'KNOWN', 'Lens', 'MissingImages', 'remembered', 'open_lens', 'open_external',
            'generator_for', 'read_upload', 'error_map', 'enlarge', 'perceptual', 'perceptual_soon', 'reconstruct',
-           'can_keep', 'in_words', 'sheet', 'bundle', 'heldout_gallery', 'chosen_image', 'same_image', 'sample_steps',
-           'poster']
+           'can_keep', 'in_words', 'sheet', 'bundle', 'heldout_gallery', 'chosen_image', 'same_image', 'sample_steps']
 
 # %% ../../nbs/explore/00_session.ipynb #9b4f8399
 import contextlib
@@ -33,7 +32,7 @@ from torch.utils.data import Dataset
 from ..checkpoints import steps_of
 from ..core import ConfigError
 from ..data.datasets import load_data
-from ..data.images import ImageData, Size, UnknownScale, from_pil, grid, tile, to_pil
+from ..data.images import ImageData, Size, UnknownScale, from_pil, tile, to_pil
 from ..data.reading import read_picture
 from ..evaluation.image_metrics import pixel_metrics
 from ..evaluation.sampling import decoded
@@ -495,21 +494,3 @@ def sample_steps(
     with contextlib.closing(_from_thread(work)) as drawn:
         for step, z in drawn:
             yield step, decoded(lens.tokenizer, z, precision).clamp(-1, 1)
-
-# %% ../../nbs/explore/00_session.ipynb #fac4cb61
-@torch.no_grad()
-def poster(lens: Lens, rows: int = 4) -> Image.Image:
-    "Captioned: ten held-out images, their reconstructions, `rows` samples of up to ten classes."
-    x = torch.stack([lens.images.heldout[i][0] for i, _, _ in heldout_gallery(lens, limit=10)])
-    t, names = lens.tokenizer, lens.images.class_names[:10]
-    values = f"{t.tokens} x {t.latent_dim} = {t.tokens * t.latent_dim}"
-
-    def draw(images):
-        return grid(images, 10, 2)
-
-    decoded = f"decoded from {t.tokens} tokens ({values} numbers instead of {x[0].numel():,})"
-    parts = [("held-out images", draw(x)), (decoded, draw(t(x)[0]))]
-    if lens.generator:
-        z = lens.generator.sample(torch.arange(len(names)).repeat(rows), seed=1)
-        parts.append((f"drawn by class: {', '.join(names)}", draw(t.decode(z))))
-    return stack_pictures(parts)

@@ -8,8 +8,10 @@ __all__ = ['MAX_HEADER', 'WRAPPERS', 'BESIDE', 'FLOATS', 'PACKAGED', 'VGG', 'DIN
            'packaged_weights', 'find_vgg', 'loss_weights', 'preflight']
 
 # %% ../../nbs/pretrained/00_files.ipynb #b8accd4a
+import contextlib
 import importlib.util
 import json
+import logging
 import operator
 import os
 import re
@@ -300,6 +302,20 @@ def _left_random(model: nn.Module, fresh: dict[str, Tensor], state: dict[str, Te
     ]
 
 # %% ../../nbs/pretrained/00_files.ipynb #f2be5b14
+@contextlib.contextmanager
+def _silent(logger: str):
+    """Within it, warnings of a logger are not printed: of timm, about weights that a part of a
+    network has no use for. What it lacks is looked for here.
+    """
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def timm_with_weights(name: str, file, **kwargs) -> nn.Module:
     """timm's model `name` (with its `kwargs`) and the weights of a local safetensors `file`; a
     `ValueError` where they do not fit.
@@ -310,12 +326,13 @@ def timm_with_weights(name: str, file, **kwargs) -> nn.Module:
         fresh = timm.create_model(name, **kwargs).state_dict()
     state = read_tensors(file, fresh)
     try:
-        model = timm.create_model(
-            name,
-            pretrained=True,
-            pretrained_cfg_overlay={"state_dict": dict(state)},
-            **kwargs,
-        )
+        with _silent("timm.models._builder"):
+            model = timm.create_model(
+                name,
+                pretrained=True,
+                pretrained_cfg_overlay={"state_dict": dict(state)},
+                **kwargs,
+            )
         lacking = _left_random(model, fresh, state)
     except RuntimeError as e:
         if "state_dict" not in str(e):

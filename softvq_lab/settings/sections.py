@@ -524,7 +524,14 @@ class OptimConfig:
 
     steps: int = Field(1200, ge=1, description="optimiser steps")
     batch_size: int = Field(64, ge=1, description="images in one step, over all processes")
-    lr: float = Field(3e-3, gt=0, le=1, description="peak learning rate of AdamW")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description=(
+            "muon: for the matrices within the blocks (as large a step in every direction), AdamW "
+            "for all else; short trainings get further, and the paper has AdamW"
+        ),
+    )
+    lr: float = Field(3e-3, gt=0, le=1, description="peak learning rate")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="of the learning rate after the warm-up"
     )
@@ -537,7 +544,10 @@ class OptimConfig:
         1.0, ge=0, description="largest gradient norm; 0: gradients are not clipped"
     )
     beta1: float = Field(
-        0.9, ge=0, lt=1, description="AdamW: decay of the mean of the gradients (the momentum)"
+        0.9,
+        ge=0,
+        lt=1,
+        description="AdamW: decay of the mean of the gradients (the momentum); Muon's is 0.95",
     )
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW: decay of the mean of their squares")
     ema_decay: float = Field(

@@ -42,11 +42,12 @@ from softvq_lab.settings.sections import (
 
 # %% ../../nbs/settings/03_workflows.ipynb #79f9e65c
 Recipe = Annotated[
-    Literal["digits", "paper", "released"],
+    Literal["digits", "pictures", "paper", "released"],
     Field(
         description=(
-            "which set of defaults. paper: what the paper states; released: what the authors' code "
-            "sets (softvq_lab.settings.recipes)"
+            "which set of defaults. pictures: small colour pictures, two CPU cores; paper: what "
+            "the paper states; released: what the authors' code sets "
+            "(softvq_lab.settings.recipes)"
         )
     ),
 ]

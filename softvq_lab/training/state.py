@@ -9,6 +9,7 @@ __all__ = ['Player', 'blocks_of', 'compile_networks', 'State']
 import math
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -134,7 +135,7 @@ class State:
         self.opponent = (
             Player(
                 task.opponent[0].to(accelerator.device),
-                optim,
+                replace(optim, optimizer="adamw"),
                 accelerator,
                 task.opponent_lr,
                 engine.accumulate,

@@ -9,10 +9,11 @@ __all__ = ['EXEMPT', 'Task', 'StepSampler', 'lr_at', 'make_optimizer']
 import math
 
 import torch
+from timm.optim.muon import Muon
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
-from ..core import rng
+from ..core import ConfigError, rng
 from ..settings.sections import OptimConfig
 
 # %% ../../nbs/training/05_task.ipynb #94e2fc64
@@ -128,24 +129,38 @@ def lr_at(step: int, c: OptimConfig, peak: float | None = None) -> float:
     low = min(c.min_lr, peak)
     return low + (peak - low) * (1 + math.cos(math.pi * progress)) / 2
 
-
+# %% ../../nbs/training/05_task.ipynb #b05c0de2
 EXEMPT = ("pos_embed", "rope", "token", "codebook", "y_embedder", "class_emb", "fake_latent")
 
 
-def make_optimizer(module: nn.Module, c: OptimConfig) -> torch.optim.AdamW:
-    "AdamW that decays matrices only: no norms, biases, positions, tokens, codebooks."
+def _decays(name: str, p: nn.Parameter) -> bool:
+    "Matrices do; norms, biases, positions, tokens and codebooks do not."
+    return p.ndim >= 2 and not any(w in name for w in EXEMPT)
 
-    def exempt(name, p):
-        return p.ndim < 2 or any(w in name for w in EXEMPT)
 
+def _for_muon(name: str, p: nn.Parameter) -> bool:
+    return p.ndim == 2 and "blocks." in name and _decays(name, p)
+
+
+def make_optimizer(module: nn.Module, c: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW, or Muon with AdamW for what is no matrix of a block; weight decay on matrices only.
+
+    A `ConfigError` when Muon is asked for and the module has no blocks.
+    """
     params = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+    muon = [n for n, p in params if c.optimizer == "muon" and _for_muon(n, p)]
     groups = [
-        {"params": [p for n, p in params if not exempt(n, p)], "weight_decay": c.weight_decay},
-        {"params": [p for n, p in params if exempt(n, p)], "weight_decay": 0.0},
+        {"params": [p for n, p in params if _decays(n, p) and n not in muon]},
+        {"params": [p for n, p in params if not _decays(n, p)], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups,
-        c.lr,
-        betas=(c.beta1, c.beta2),
-        fused=all(p.device.type in ("cpu", "cuda") for _, p in params),
-    )  # one pass over the weights
+    common = dict(lr=c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay)
+    if c.optimizer == "adamw":
+        fused = all(p.device.type in ("cpu", "cuda") for _, p in params)
+        return torch.optim.AdamW(groups, fused=fused, **common)  # one pass over the weights
+    if not muon:
+        raise ConfigError(
+            "optimizer='muon' is for the matrices within the blocks of a transformer, and there "
+            "are none to train here. optimizer='adamw' trains anything."
+        )
+    groups = [g | {"use_fallback": True, "nesterov": False} for g in groups]
+    return Muon([{"params": [p for n, p in params if n in muon]}, *groups], nesterov=True, **common)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DEVICES', 'ASKED_DEVICE', 'PRECISIONS', 'MOST_BYTES', 'DEEPEST', 'Count', 'JOINERS', 'ConfigError', 'derive_seed',
-           'rng', 'seed_everything', 'best_device', 'device_asked', 'gpus', 'check_gpus', 'in_precision',
-           'full_precision', 'write_atomic', 'as_json', 'write_json', 'now', 'readable', 'Unreadable', 'Entries',
-           'read_json', 'json_or_empty', 'printable', 'hex_digest', 'sha256', 'cache_dir', 'cached', 'write_cache',
-           'Outlet', 'tell', 'progress_bar']
+           'rng', 'seed_everything', 'best_device', 'device_asked', 'gpus', 'check_gpus', 'products_as_before',
+           'in_precision', 'full_precision', 'write_atomic', 'as_json', 'write_json', 'now', 'readable', 'Unreadable',
+           'Entries', 'read_json', 'json_or_empty', 'printable', 'hex_digest', 'sha256', 'cache_dir', 'cached',
+           'write_cache', 'Outlet', 'tell', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #43eb34b8
 import datetime
@@ -116,6 +116,19 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 @contextmanager
+def products_as_before():
+    "Afterwards GPUs compute products of float32 as exactly as before."
+    import torch
+
+    was = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(was[0])
+        torch.backends.cudnn.allow_tf32 = was[1]
+
+
+@contextmanager
 def in_precision(precision: str, device: "torch.device"):
     """Within it matrix products on `device` are computed in one of `PRECISIONS`; weights and
     whatever is not a product stay in float32. A `ValueError` for another name.
@@ -130,15 +143,10 @@ def in_precision(precision: str, device: "torch.device"):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             yield
         return
-    was = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
-    torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    try:
-        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(was[0])
-        torch.backends.cudnn.allow_tf32 = was[1]
+    with products_as_before(), torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+        torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"
+        yield
 
 
 def full_precision(device: "torch.device"):

@@ -24,10 +24,13 @@ from softvq_lab.generators.model import make_generator
 from softvq_lab.hub.models import load_pair
 from softvq_lab.latents.stats import LatentStats
 from softvq_lab.registry import registered
+from softvq_lab.runs import open_run
 from softvq_lab.sample import main
 from softvq_lab.settings.parse import parse
-from softvq_lab.settings.sections import GeneratorConfig
+from softvq_lab.settings.sections import GeneratorConfig, OptimConfig
 from softvq_lab.settings.workflows import EvaluateConfig, GuidanceConfig, TrainGeneratorConfig
+from softvq_lab.training.loop import fit
+from softvq_lab.training.task import Task
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +164,21 @@ def test_an_opened_run_draws_each_step_in_the_precision_asked_for(trained):
     )
     assert len(exact) == len(half) == 3
     assert all(0 < (a - b).abs().mean() < 0.05 for a, b in zip(exact, half))
+
+
+def test_a_training_leaves_later_products_as_exact_as_they_were(tmp_path):
+    "With tf32 it lets GPUs round; what is measured after it in the same process does not."
+
+    class Line(Task):
+        def __init__(self):
+            super().__init__()
+            self.model, self.data = torch.nn.Linear(1, 1), [(torch.ones(1),)] * 8
+
+        def forward(self, batch):
+            torch.set_float32_matmul_precision("high")  # as on a GPU
+            return {"loss": self.model(batch[0]).mean()}
+
+    torch.set_float32_matmul_precision("highest")
+    run = open_run(tmp_path / "r", "toy", {})
+    fit(Line(), run, OptimConfig(steps=2, warmup_steps=1, batch_size=4))
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -27,6 +27,7 @@ from softvq_lab.core import (
     best_device,
     check_gpus,
     device_asked,
+    products_as_before,
     progress_bar,
     seed_everything,
 )
@@ -186,7 +187,7 @@ def fit(
 
     Raises `FloatingPointError` on NaN or infinity, naming where it was born, and `Preempted` when a
     signal asked to stop."""
-    with device_asked(engine.device), at_work(run) as lock:
+    with device_asked(engine.device), products_as_before(), at_work(run) as lock:
         with BeforeFirstStep():
             accelerator = make_accelerator(run, engine)
             state, start = State(task, optim, engine, accelerator), 0

@@ -268,9 +268,10 @@ def test_muon_takes_the_matrices_of_a_generators_blocks_and_adamw_the_rest(gener
     matrices, *rest = make_optimizer(net, OptimConfig(optimizer="muon")).param_groups
     names = {p: n for n, p in net.named_parameters()}
     assert all(names[p].endswith("weight") and "blocks." in names[p] for p in matrices["params"])
+    assert not any("adaLN" in names[p] for p in matrices["params"])
     assert all(g["use_fallback"] for g in rest)
-    left = sum(p.numel() for g in rest for p in g["params"] if p.ndim == 2)
-    assert sum(p.numel() for p in matrices["params"]) > left
+    attention = {p for n, p in net.named_parameters() if n.endswith("attn.qkv.weight")}
+    assert attention and attention <= set(matrices["params"])
 
 
 @pytest.mark.parametrize("module", [torch.nn.Linear(2, 2), torch.nn.Conv2d(2, 2, 3)])

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -17,16 +18,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from softvq_lab.core import ConfigError
-from softvq_lab.data.datasets import digits
+from softvq_lab.data.datasets import digits, load_data
 from softvq_lab.data.images import ImageData, stack
 from softvq_lab.evaluation.extractors import Extractor, ModuleFeatures, extract, make_extractor
 from softvq_lab.evaluation.judge import class_judge, training_features
 from softvq_lab.evaluation.scores import sample_figures
+from softvq_lab.explore.session import colour_network
 from softvq_lab.pretrained import files as weights
 from softvq_lab.pretrained.files import find, loss_weights, packaged_weights, preflight
 from softvq_lab.runs import open_run
 from softvq_lab.settings.parse import parse
-from softvq_lab.settings.sections import LossConfig, TokenizerConfig
+from softvq_lab.settings.sections import DataConfig, LossConfig, TokenizerConfig
 from softvq_lab.settings.workflows import TrainConfig, TrainGeneratorConfig
 from softvq_lab.training.align import TimmMapTeacher, TimmTeacher, make_teacher
 from softvq_lab.training.discriminators import make_discriminator
@@ -365,3 +367,10 @@ def some_digits(train: int, held: int) -> ImageData:
         for s, n in ((d.train, train), (d.heldout, held))
     ]
     return ImageData(*sides, d.class_names, f"{train} digits")
+
+
+@needs_real
+def test_the_explorer_compares_by_it_where_pictures_have_colours():
+    lens = SimpleNamespace(images=load_data(DataConfig(dataset="shapes", data_size=40), 32))
+    assert colour_network(lens.images) == NAME
+    assert colour_network(digits(32)) == "", "grey: the reference network knows them better"

@@ -139,7 +139,8 @@ def _decays(name: str, p: nn.Parameter) -> bool:
 
 
 def _for_muon(name: str, p: nn.Parameter) -> bool:
-    return p.ndim == 2 and "blocks." in name and _decays(name, p)
+    inner = "blocks." in name and "adaLN" not in name  # modulation is learned better by AdamW
+    return p.ndim == 2 and inner and _decays(name, p)
 
 
 def make_optimizer(module: nn.Module, c: OptimConfig) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ RUNS    ?= runs
 
 COMMA := ,
 
-.PHONY: help setup demo demo-pictures explorer lab test test-slow check export docs reproduction lock system-deps clean bench
+.PHONY: help setup demo demo-pictures explorer lab test test-slow check export docs reproduction lock system-deps clean bench gpu
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -77,6 +77,9 @@ check: setup
 
 bench: setup  ## speed and memory beside the plain way: benchmarks/README.md (10 minutes)
 	$(BIN)/python benchmarks/bench.py
+
+gpu: setup  ## everything of a GPU in one go: tests, timings, a training (8 minutes; DEVICE=cpu: a dry run)
+	$(BIN)/python benchmarks/gpu.py --device $(or $(DEVICE),cuda) $(if $(PARTS),--parts $(PARTS))
 
 export: setup  ## notebooks formatted -> library and docs/settings.md, outputs cleaned
 	$(BIN)/ruff format --quiet .

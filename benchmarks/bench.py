@@ -8,8 +8,6 @@ row that fails says so in the table and does not stop the others.
 
 import argparse
 import json
-import os
-import platform
 import re
 import socket
 import statistics
@@ -22,13 +20,26 @@ from pathlib import Path
 
 import fused
 import torch
-from measure import agree, alternate, compare, exponent, grads, high_water, peak, seconds
+from measure import (
+    about_machine,
+    agree,
+    alternate,
+    compare,
+    exponent,
+    grads,
+    high_water,
+    machine_name,
+    on_gpu,
+    peak,
+    seconds,
+    wait,
+)
 from plain import DenseSoftVQ, released_euler
 from steps import PIXELS, Ours, Plain, images, make_task, row_utilisation
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from softvq_lab.core import best_device
+from softvq_lab.core import PRECISIONS, best_device, in_precision
 from softvq_lab.generators.base import Guidance
 from softvq_lab.generators.samplers import euler, guided
 from softvq_lab.generators.transformer import PRESETS, DiffusionTransformer
@@ -38,7 +49,7 @@ from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.training.profile import recorded
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[1]
-GPU = best_device().type == "cuda"
+GPU = on_gpu()
 WAYS = {"ours": SoftVQ, "plain": DenseSoftVQ}
 PAPER, DIGITS = dict(B=32, L=64, D=32, K=8192, G=4), dict(B=64, L=32, D=8, K=256, G=1)
 
@@ -149,6 +160,37 @@ def row_sampling(
     }
 
 
+def row_precisions(
+    rounds: int, tokens: int = 64, size: str = "XL", batch: int = 64 if GPU else 2, steps: int = 10
+) -> dict:
+    """Images a second of Euler with guidance in 0.7 of its steps, by precision; on a GPU also with
+    compiled blocks.
+    """
+    net = transformer(tokens, size).requires_grad_()  # as loaded: then autocast rounds weights once
+    x = torch.randn(batch, tokens, 32, device=best_device())
+    y = torch.randint(1000, (batch,), device=best_device())
+    field = guided(net, y, 1000, Guidance(1.75, high=0.7))
+
+    def draw(precision: str) -> Tensor:
+        with torch.no_grad(), in_precision(precision, best_device()):
+            return euler(field, x, steps)
+
+    ways = {p: lambda p=p: draw(p) for p in PRECISIONS}
+    exact = draw("fp32")
+    differ = {p: agree([draw(p)], [exact], 0.1) for p in PRECISIONS}  # warms up too
+    times = alternate(ways, rounds, warm=0)
+    if GPU:
+        began = time.perf_counter()
+        for block in net.blocks:
+            block.compile()
+        draw("bf16")
+        wait()
+        differ["compile_s"] = time.perf_counter() - began
+        times |= alternate({"bf16_compiled": ways["bf16"]}, rounds)
+    images = {p: batch / statistics.median(t) for p, t in times.items()}
+    return {"images_s": images, "differ_from_fp32": differ}
+
+
 def row_claim(rounds: int, size: str = "XL", shared: dict = CLAIMED) -> dict:
     "Seconds an image of one evaluation: 1-D latents against grids in patches of 2 x 2."
     shapes = {
@@ -188,8 +230,8 @@ def row_claim(rounds: int, size: str = "XL", shared: dict = CLAIMED) -> dict:
 
 # ---- the training step
 def row_step(rounds: int, judged: bool, batch: int, **config) -> dict:
-    """`fixed`: the share of our step on a CPU that goes into matrix products and attention, which
-    both ways have in common.
+    """`fixed`: the share of our step that goes into matrix products and attention, which both ways
+    have in common.
     """
     c = TokenizerConfig(**(dict(preset="S") | PIXELS | config))
     steps, x, counts = (
@@ -213,13 +255,25 @@ def row_step(rounds: int, judged: bool, batch: int, **config) -> dict:
 
 
 def fixed_share(work) -> float:
-    "Share of the operations' own time that products, convolutions and attention take."
-    with recorded() as p:
+    """Share of the operations' own time that products, convolutions and attention take: time of the
+    GPU where it computes, for the CPU only gives orders there.
+    """
+    with recorded(cuda=GPU) as p:
         work()
-    times = {e.key: e.self_cpu_time_total for e in p.key_averages() if e.key.startswith("aten::")}
-    return sum(t for n, t in times.items() if re.search(r"mm|attention|convolution", n)) / sum(
-        times.values()
-    )
+        wait()
+    return share_of_products(p.key_averages(), "device" if GPU else "cpu")
+
+
+def share_of_products(events, which: str) -> float:
+    "Of a profiler's averages, by their own time on the 'cpu' or the 'device'."
+    of_cpu = torch.autograd.DeviceType.CPU  # operations; kernels stand there once more
+    times = {
+        e.key: getattr(e, f"self_{which}_time_total")
+        for e in events
+        if e.device_type == of_cpu and (which == "device" or e.key.startswith("aten::"))
+    }
+    fixed = (t for n, t in times.items() if re.search(r"mm|attention|convolution", n))
+    return sum(fixed) / sum(times.values())
 
 
 # ---- growth
@@ -441,21 +495,27 @@ def notes(name: str, r: dict) -> Iterator[str]:
             "attention, which both ways share; were all else free, it would be "
             f"{1 / r['fixed']:.2f}x as fast."
         )
-    if r.get("utilisation"):
-        yield (
-            f"\n{name}: {r['images_s']:.0f} images a second in bf16, compiled; "
-            f"{r['utilisation']:.0%} of the data sheet's arithmetic."
+    if "warm_s" in r:
+        used = (
+            f"; {r['utilisation']:.0%} of the data sheet's arithmetic" if r["utilisation"] else ""
         )
+        yield (
+            f"\n{name}: {r['images_s']:.0f} images a second in bf16, compiled: {r['compiled']}"
+            f"{used}; ten steps to warm up took {r['warm_s']:.0f} s."
+        )
+    if "differ_from_fp32" in r:
+        speeds = ", ".join(f"{p} {v:.3g}" for p, v in r["images_s"].items())
+        yield f"\n{name}: images a second by precision: {speeds}."
     if "fused_s" in r:
         yield from fused.notes(name, r)
 
 
-def write_page(text: str, about: str):
+def write_page(text: str, about: str, marker: str = "table"):
     "Put the table between the markers of README.md."
     page = HERE / "README.md"
     page.write_text(
         re.sub(
-            r"(<!-- table -->\n).*(<!-- /table -->)",
+            rf"(<!-- {marker} -->\n).*(<!-- /{marker} -->)",
             lambda m: f"{m[1]}{about}\n\n{text}\n{m[2]}",
             page.read_text(),
             flags=re.S,
@@ -491,13 +551,7 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument(
         "--name",
-        default=re.sub(
-            r"\W+",
-            "-",
-            torch.cuda.get_device_name()
-            if torch.cuda.is_available()
-            else f"{platform.machine()}-{os.cpu_count()}-cores",
-        ),
+        default=machine_name(),
     )
     p.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     a = p.parse_args()
@@ -517,13 +571,7 @@ def main():
             json.dumps({k: v for k, v in rows[name].items() if not isinstance(v, dict)}),
             flush=True,
         )
-        machine = {
-            "name": a.name,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "load": os.getloadavg()[0],
-        }
+        machine = about_machine(a.name)
         path.write_text(
             json.dumps(
                 {"machine": machine, "rows": {n: rows[n] for n in ROWS if n in rows}}, indent=1

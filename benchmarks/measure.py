@@ -4,6 +4,8 @@ memory of each in a child process of its own.
 
 import argparse
 import json
+import os
+import platform
 import re
 import statistics
 import subprocess
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from softvq_lab.core import best_device
 
 HERE = Path(__file__).parent
 
@@ -46,11 +50,39 @@ def agree(ours, plain, tolerance: float) -> float:
     return worst
 
 
+def on_gpu() -> bool:
+    return best_device().type == "cuda"
+
+
+def wait():
+    "Until the GPU has done what it was given, where there is one."
+    if on_gpu():
+        torch.cuda.synchronize()
+
+
+def machine_name() -> str:
+    "As files of results are called: the GPU's name, or the CPU's kind and number of cores."
+    name = (
+        torch.cuda.get_device_name() if on_gpu() else f"{platform.machine()}-{os.cpu_count()}-cores"
+    )
+    return re.sub(r"\W+", "-", name)
+
+
+def about_machine(name: str) -> dict:
+    return {
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0],
+    }
+
+
 def seconds(f: Callable) -> float:
+    wait()  # for what others left
     began = time.perf_counter()
     f()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - began
 
 
@@ -81,7 +113,7 @@ def high_water(work: Callable) -> int:
     """Bytes by which `work` raised the high-water mark of this process's resident set (of the GPU's
     allocator where there is one).
     """
-    if torch.cuda.is_available():
+    if on_gpu():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         work()

@@ -43,10 +43,13 @@ def released_euler(
         now = z.float()
         if t[i] <= high:
             v = net(
-                torch.cat([now, now]), torch.full((4 * B,), t[i]), torch.cat([classes, classes])
+                torch.cat([now, now]),
+                torch.full((4 * B,), t[i], device=x.device),
+                torch.cat([classes, classes]),
             )  # 4 B
             v = (v[B : 2 * B] + scale * (v[:B] - v[B : 2 * B])).repeat(2, 1, 1)
         else:
-            v = net(now, torch.full((2 * B,), t[i]), classes)[:B].repeat(2, 1, 1)  # 2 B
+            ts = torch.full((2 * B,), t[i], device=x.device)
+            v = net(now, ts, classes)[:B].repeat(2, 1, 1)  # 2 B
         z = z + (t[i + 1] - t[i]) * v.double()
     return z[:B].float()

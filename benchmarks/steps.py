@@ -3,9 +3,9 @@ arithmetic they use.
 """
 
 import copy
-import time
 
 import torch
+from measure import on_gpu, seconds
 from plain import DenseSoftVQ
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -133,28 +133,28 @@ def flops(config: TokenizerConfig, batch: int) -> int:
     return counter.get_total_flops()
 
 
-def row_utilisation(rounds: int, preset: str, batch: int = 128) -> dict:
-    """On a GPU, in bf16 and compiled: images a second of the tokenizer's own training step, and the
-    share of the data sheet's arithmetic that its matrix products use.
+def row_utilisation(
+    rounds: int, preset: str, batch: int = 128, compiled: str = "blocks", **config
+) -> dict:
+    """In bf16: images a second of the tokenizer's own training step, and the share of the data
+    sheet's arithmetic that its matrix products use. `compiled`: 'none', 'blocks' (what the loop
+    does) or 'whole', the model as one graph.
     """
-    config = TokenizerConfig(preset=preset, **PIXELS)
-    ours, x, steps = (
-        Ours(make_task(config, judged=False), precision="bf16", compile=True),
-        images(batch, config.image_size),
-        10 * rounds,
-    )
-    for step in range(10):
-        ours(x, step)
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for step in range(10, 10 + steps):
-        ours(x, step)
-    torch.cuda.synchronize()
-    each, name = (time.perf_counter() - began) / steps, torch.cuda.get_device_name()
+    c = TokenizerConfig(**(dict(preset=preset) | PIXELS | config))
+    how = dict(precision="bf16", compile=compiled == "blocks")
+    ours, x = Ours(make_task(c, judged=False), **how), images(batch, c.image_size)
+    if compiled == "whole":
+        ours.loop.task.model.compile()
+    warm = seconds(lambda: [ours(x, step) for step in range(10)])
+    steps = 10 * rounds
+    each = seconds(lambda: [ours(x, step) for step in range(10, 10 + steps)]) / steps
+    name = torch.cuda.get_device_name() if on_gpu() else "CPU"
     most = next((v for k, v in BF16.items() if k in name), None)
     return {
+        "compiled": compiled,
+        "warm_s": warm,
         "images_s": batch / each,
-        "step_flops": flops(config, batch),
-        "utilisation": most and flops(config, batch) / each / most,
-        "bytes": torch.cuda.max_memory_allocated(),
+        "step_flops": flops(c, batch),
+        "utilisation": most and flops(c, batch) / each / most,
+        "bytes": torch.cuda.max_memory_allocated() if on_gpu() else None,
     }

@@ -27,6 +27,7 @@ from rich.table import Table
 from . import __version__
 from softvq_lab.commands import (
     Guidance,
+    Precision,
     Sampler,
     Samples,
     Seed,
@@ -255,6 +256,7 @@ def evaluate(
     steps: Steps = None,
     guidance: Guidance = None,
     temperature: Temperature = None,
+    precision: Precision = None,
     seed: Seed = None,
     output: Output = None,
     detach: Detach = False,
@@ -268,7 +270,7 @@ def evaluate(
         raise ConfigError(f"there is no run folder {folder} (looked in {folder.resolve()})")
     given, words = read_settings(settings or []), {"run": str(folder), "samples": samples}
     words |= {"sampler": sampler, "sample_steps": steps, "sample_guidance": guidance}
-    words |= {"temperature": temperature, "seed": seed}
+    words |= {"temperature": temperature, "sample_precision": precision, "seed": seed}
     words = {k: v for k, v in words.items() if v is not None}
     of_a_generator = [k for k in words if k not in ("run", "seed")]
     if of_a_generator and _kind(folder) == "tokenizer":

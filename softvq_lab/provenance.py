@@ -221,6 +221,7 @@ HOW = (  # may change when a run is resumed
     "accumulate",
     "processes",
     "nodes",
+    "device",
     "precision",
     "tf32",
     "compile",
@@ -237,7 +238,13 @@ PATHS = (  # where things lie; what they are is part of the identity
     "online_file",
     "encoder_weights",
 )
-ROUNDED = ("accumulate", "processes", "precision", "tf32")  # equal but for rounding and noise
+ROUNDED = (
+    "accumulate",
+    "processes",
+    "device",
+    "precision",
+    "tf32",
+)  # equal but for rounding and noise
 LATENTS = ("memory", "fly")
 
 

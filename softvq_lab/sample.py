@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 
 from .commands import alone
 from .commands import sample as sample_command
-from .core import ConfigError, tell
+from .core import ConfigError, best_device, check_gpus, device_asked, tell
 from .data.images import grid, stack
 from softvq_lab.evaluation.sampling import (
     SampleFolder,
@@ -46,21 +46,32 @@ class Request:
     interval: tuple[float, float] | None = None
     schedule: str | None = None
     options: dict = field(default_factory=dict)  # of the sampler
+    precision: str = "fp32"
     seed: int = 0
     batch: int = 64
     processes: int = 1
+    device: str = "auto"
     npz: bool = False
     sheet: bool = False
 
     @property
     def how(self) -> dict:
         "All that decides what a sample looks like."
-        names = ("classes", "sampler", "steps", "guidance", "interval", "schedule", "seed")
+        names = (
+            "classes",
+            "sampler",
+            "steps",
+            "guidance",
+            "interval",
+            "schedule",
+            "seed",
+            "precision",
+        )
         return {k: getattr(self, k) for k in names} | self.options
 
 # %% ../nbs/11_sample.ipynb #05994d49
-def check_request(r: Request, world: int, gpus: int):
-    "A `ConfigError` where a launcher's `world` processes, or `gpus` GPUs, cannot do it."
+def check_request(r: Request, world: int):
+    "A `ConfigError` where a launcher's `world` processes, or this machine's GPUs, cannot do it."
     if not r.run.is_dir():
         raise ConfigError(f"{r.run} is not a folder (looked in {r.run.resolve()})")
     for name in ("samples", "batch", "processes"):
@@ -68,11 +79,7 @@ def check_request(r: Request, world: int, gpus: int):
             raise ConfigError(f"--{name} {getattr(r, name)} must be at least 1")
     if r.out and (r.out / "config.json").exists():
         raise ConfigError(f"--out {r.out} holds a run or a model. Give a folder for the samples.")
-    if gpus and gpus < r.processes:
-        raise ConfigError(
-            f"--processes {r.processes} on a machine with {gpus} GPUs: one each; on several nodes "
-            "use torchrun"
-        )
+    check_gpus(max(r.processes, int(os.environ.get("LOCAL_WORLD_SIZE", world))))
     if world > 1 and r.processes > 1:
         raise ConfigError("--processes under torchrun: it starts the processes itself")
     if world > 1 and (r.npz or r.sheet):
@@ -96,7 +103,8 @@ def write_sheet(folder: Path, count: int) -> Path:
 
 # %% ../nbs/11_sample.ipynb #6234ee99
 def _device(i: int) -> torch.device:
-    return torch.device("cuda", i) if torch.cuda.is_available() else torch.device("cpu")
+    device = best_device()
+    return torch.device("cuda", i) if device.type == "cuda" else device
 
 
 def _draw_share(r: Request, device: torch.device, rank: int, world: int) -> Path:
@@ -148,7 +156,7 @@ def _draw_all(r: Request) -> Path:
 def _draw(r: Request):
     "Draw, or under torchrun the share of this process, and say where it is."
     rank, world = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1)))
-    check_request(r, world, torch.cuda.device_count())
+    check_request(r, world)
     if world > 1:
         folder = _draw_share(r, _device(int(os.environ.get("LOCAL_RANK", 0))), rank, world)
         tell(f"the share of process {rank} is in {folder}")
@@ -164,7 +172,8 @@ def _draw(r: Request):
 def draw(r: Request) -> int:
     "Draw what is asked for; the exit status. A `ConfigError` says what cannot be drawn."
     try:
-        _draw(r)
+        with device_asked(r.device):
+            _draw(r)
     except ValueError as e:
         raise ConfigError(str(e)) from None
     except KeyboardInterrupt:

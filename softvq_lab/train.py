@@ -18,14 +18,21 @@ import time
 from pathlib import Path
 
 import psutil
-import torch
 from accelerate import PartialState
 from pydantic import TypeAdapter
 
 from .checkpoints import newest_checkpoint
 from .commands import alone
 from .commands import train as train_command
-from .core import ConfigError, best_device, progress_bar, tell
+from softvq_lab.core import (
+    ConfigError,
+    best_device,
+    check_gpus,
+    device_asked,
+    gpus,
+    progress_bar,
+    tell,
+)
 from .data.contents import contents
 from .data.datasets import load_data, training_view
 from .data.folder import BrokenFiles, record_broken
@@ -298,12 +305,13 @@ def train_here(run: Run, images: ImageData | None = None):
     "Train a prepared run in this process, from its newest checkpoint if it has one."
     config = load_config(run)
     refuse_without_plugins(run)
-    with at_work(run):
+    with device_asked(config.engine.device), at_work(run):
         config = load_config(run)  # again: until here another process could change it
         with BeforeFirstStep():
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 # ranks know each other before the task is made: they share the caching of latents
-                PartialState(cpu=not torch.cuda.is_available())
+                check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+                PartialState(cpu=best_device().type == "cpu")
             task = make_task(run, config, images)
         fit(
             task,
@@ -388,7 +396,7 @@ def _environment(run: Run, ranks: int) -> dict[str, str]:
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300",  # seconds to save where a whole group is asked
         "OMP_NUM_THREADS": str(max(1, cores // ranks)),
     }
-    if not torch.cuda.device_count():
+    if not gpus():
         env["ACCELERATE_USE_CPU"] = "true"
     if mark := mark_of(run):
         env[OPENED] = mark
@@ -407,12 +415,9 @@ def launch(run: Run, images: ImageData | None = None):
     refuse_if_opened_anew(run)
     refuse_without_plugins(run)
     here = processes // config.engine.nodes
-    if (gpus := torch.cuda.device_count()) and gpus < here:
-        raise ConfigError(
-            f"processes={processes} on nodes={config.engine.nodes} are {here} on a machine with "
-            f"{gpus} GPUs: more nodes, or fewer processes"
-        )
-    command, env = _everywhere(run, config), _environment(run, here)
+    with device_asked(config.engine.device):
+        check_gpus(here)
+        command, env = _everywhere(run, config), _environment(run, here)
     before = _written(run)
     with open(run.path / "train.log", "a") as log:
         p = subprocess.Popen(

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def temporary(tmp_path_factory):
     goes with the tests' own.
     """
     tempfile.tempdir = os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("tmp"))
+
+
+@pytest.fixture(autouse=True)
+def products_as_before():
+    "A training in this process may let GPUs compute in TF32: not what the next test compares."
+    torch = sys.modules.get("torch")
+    was = torch and torch.get_float32_matmul_precision()
+    yield
+    if was:
+        torch.set_float32_matmul_precision(was)
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,25 @@ measured. No times are asserted.
 """
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_cuda import fake_cuda, on_cuda
+from torch.autograd import DeviceType
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import bench
+import gpu
 import measure
+import plain
 
 SMALL = dict(B=3, L=6, D=5, K=130, G=2)
 
@@ -119,3 +127,115 @@ def test_the_page_keeps_its_words_and_takes_the_table(tmp_path, monkeypatch):
 def test_results_that_are_kept_can_be_put_into_the_table():
     for f in (ROOT / "benchmarks" / "results").glob("*.json"):
         assert bench.table(json.loads(f.read_text())["rows"]).startswith("| work |")
+
+
+# ---- what a GPU showed
+def test_the_released_arrangement_computes_where_its_inputs_are():
+    net = bench.transformer(6, "tiny", latent_dim=5)
+    with fake_cuda(net):
+        y = torch.zeros(2, dtype=torch.long, device="cuda")
+        z = plain.released_euler(net, on_cuda(2, 6, 5), y, 1000, 3, 1.75, 0.7)
+        assert z.device.type == "cuda"
+
+
+def event(key: str, cpu: float, device: float, of=DeviceType.CPU) -> SimpleNamespace:
+    own = dict(self_cpu_time_total=cpu, self_device_time_total=device)
+    return SimpleNamespace(key=key, device_type=of, **own)
+
+
+def test_the_share_of_products_is_of_the_time_of_what_computes():
+    events = [
+        event("aten::mm", 10, 60),
+        event("aten::mul", 30, 20),
+        event("a kernel of Triton", 5, 20),
+        event("sm90_gemm", 0, 60, DeviceType.CUDA),  # what aten::mm ran: the same time again
+    ]
+    assert bench.share_of_products(events, "cpu") == pytest.approx(10 / 40)
+    assert bench.share_of_products(events, "device") == pytest.approx(60 / 100)
+
+
+def test_sampling_by_precision_gives_images_a_second_of_each():
+    r = bench.row_precisions(1, 6, "tiny", 2, 2)
+    assert set(r["images_s"]) == {"fp32", "tf32", "bf16"} and min(r["images_s"].values()) > 0
+    assert r["differ_from_fp32"]["fp32"] == 0 < r["differ_from_fp32"]["bf16"] < 0.1
+
+
+# ---- make gpu
+def test_what_takes_too_long_is_ended_with_all_that_it_has_started():
+    stays = "import subprocess, time; subprocess.Popen(['sleep', '987']); print('so far', flush=1);"
+    began = time.time()
+    out, why = gpu.limited([sys.executable, "-c", stays + "time.sleep(60)"], 3)
+    assert out == "so far\n" and why == "did not end within 3 s" and time.time() - began < 30
+    assert "987" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    out, why = gpu.limited([sys.executable, "-c", "print(1); raise ValueError('so it is')"], 30)
+    assert out == "1\n" and why.startswith("ended with 1:") and "so it is" in why
+
+
+def test_tracebacks_are_in_the_file_before_the_next_test(tmp_path):
+    "A session that is cut off leaves what it found."
+    (tmp_path / "test_a.py").write_text(
+        "import os, pytest\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert 1 == 2, 'as it is'\n"
+        "@pytest.mark.skip\n"
+        "def test_left_out(): pass\n"
+        "def test_end(): os._exit(1)\n"
+    )
+    lines = tmp_path / "found.jsonl"
+    env = os.environ | {"TRACEBACKS": str(lines), "PYTHONPATH": str(ROOT / "benchmarks")}
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "tracebacks", "-p", "no:cacheprovider"]
+    subprocess.run([*words, "test_a.py"], cwd=tmp_path, env=env, capture_output=True)
+    assert gpu.counted(lines) == {"passed": 1, "skipped": 1, "wrong": ["test_a.py::test_bad"]}
+    assert "as it is" in next(l for l in lines.read_text().splitlines() if "test_bad" in l)
+
+
+def test_machines_stand_side_by_side():
+    def machine(name, **more):
+        return {"machine": {"name": name, "torch": "2.11"}, **more}
+
+    fast = dict(faster=2.0, ours_s=1.0)
+    a = machine("A", rows={"sampling": fast, "claim": {"failed": "no memory"}})
+    runs = [dict(heldout_psnr=p, seconds=4.0, steps=9) for p in (30.0, 32.0)]
+    b = machine("B", rows={"sampling": fast | {"faster": 3.0}}, training={"digits": runs})
+    lines = gpu.comparison([a, b]).splitlines()
+    assert lines[0] == "| | A | B |" and "| sampling | 2.00x | 3.00x |" in lines
+    assert "| claim | failed |  |" in lines
+    assert "| training, digits |  | 31.00 dB (30.00 to 32.00 over 2 seeds), 4 s each |" in lines
+
+
+def on_cpu(folder, *words: str) -> dict:
+    "What `gpu.py` leaves at tiny sizes."
+    called = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--device", "cpu", "--name", "here"]
+    done = subprocess.run(
+        [*called, "--folder", folder, *words], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "here.json").exists() and "| work |" in done.stdout
+    return json.loads((folder / "here.json").read_text())
+
+
+@pytest.mark.slow
+def test_parts_can_be_left_out_and_rows_added_later(tmp_path):
+    row, other = "sampling, 64 tokens", "sampling by precision"
+    found = on_cpu(tmp_path, "--parts", "rows", "--only", row)
+    assert found.keys() == {"machine", "rows"} and found["rows"].keys() == {row}
+    assert found["rows"][row]["faster"] > 0 and found["machine"]["tiny"]
+    assert on_cpu(tmp_path, "--parts", "rows", "--only", other)["rows"].keys() == {row, other}
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_everything(tmp_path):
+    found = on_cpu(tmp_path)
+    assert not [r for r in found["rows"].values() if "failed" in r] and len(found["rows"]) >= 6
+    assert found["tests"]["passed"] > 5 and found["tests"]["wrong"] == []
+    digits = found["training"]["digits"]
+    assert len(digits) == 2 and all(r["heldout_psnr"] > 0 for r in digits)
+    pictures = found["training"]["pictures"][0]  # left out, in words, where there is no font
+    assert "heldout_psnr" in pictures or pictures["left_out"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    with pytest.raises(SystemExit, match="device='cuda', and torch finds no GPU here"):
+        gpu.main()

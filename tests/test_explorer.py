@@ -387,6 +387,11 @@ def test_samples_over_the_api(client):
     assert (
         (a == b).all() and (a != c).any() and (a != d).any()
     )  # the seed counts, and so does the interval of guidance
+    half = client.predict(
+        "generator", ["3", "5"], 4, 1.5, "euler", 3, 1, 1, 0.2, 0.8, "bf16", api_name="/sample"
+    )
+    off = np.array(Image.open(half[0])).astype(float) - a
+    assert 0 < np.abs(off).mean() < 10  # precision counts as well, and little
     sheet, says = client.predict("generator", ["3"], 2, "euler", 2, 1, 1, 0, 1, api_name="/sweep")
     assert "guidance 1, 1.5, 2" in says
     assert (

@@ -84,6 +84,7 @@ NOT_RUN = {  # other commands -> why they are not run here
     "make lab": "a server",
     "make docs": "tests/test_docs.py",
     "make bench": "10 minutes; tests/test_benchmarks.py",
+    "make gpu": "eight minutes on a GPU; tests/test_benchmarks.py has its dry run",
     "make": "shows the targets",
     "export SOFTVQ_LAB_PLUGINS=my.py": "tests/test_plugins.py",
     "source .venv/bin/activate": "a shell of one's own",

@@ -332,6 +332,8 @@ def test_the_command_line_with_two_processes_draws_what_one_does(trained, tmp_pa
         4,
         "--processes",
         2,
+        "--device",
+        "cpu",
         "--npz",
         "--out",
         tmp_path / "two",
@@ -359,6 +361,8 @@ def test_a_killed_command_goes_on(trained, tmp_path, pair):
         "20",
         "--batch",
         "4",
+        "--device",
+        "cpu",
         "--processes",
         "2",
         "--out",
@@ -472,7 +476,7 @@ def test_what_is_no_generator_is_said(trained, tmp_path, capsys):
 def test_under_torchrun_each_process_draws_its_share(trained, tmp_path, pair, capsys, monkeypatch):
     ask = [
         str(trained / "generator"),
-        *"--count 11 --steps 2 --batch 4 --out".split(),
+        *"--count 11 --steps 2 --batch 4 --device cpu --out".split(),
         str(tmp_path / "a"),
     ]
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -18,6 +18,7 @@ from tabs.picker import (
     tiles,
 )
 
+from softvq_lab.core import PRECISIONS
 from softvq_lab.data.images import grid, to_pil
 from softvq_lab.explore.sampling import (
     Film,
@@ -80,6 +81,9 @@ class Sample(Tab):
         # Shown for samplers that have one.
         self.temperature = gr.Slider(
             0, 2, 1, step=0.05, label="Temperature", elem_id="temperature", visible=False
+        )
+        self.precision = gr.Dropdown(
+            list(PRECISIONS), value="fp32", label="Precision", elem_id="precision"
         )
         self.seed = gr.Number(
             0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed", elem_id="seed"
@@ -175,6 +179,7 @@ class Sample(Tab):
         temperature=1,
         low=0,
         high=1,
+        precision="fp32",
         view=None,
     ):
         "Samples of classes, after each step of the sampler; an end when another run is chosen."
@@ -183,7 +188,7 @@ class Sample(Tab):
         try:
             lens, film = self.find(name), Film()
             y = classes_of(lens, labels(label), max(1, min(64, int(count))))
-            how = settings(lens, sampler, steps, seed, temperature, low, high)
+            how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
             for i, x in sample_steps(lens, y, guidance=guidance, **how):
                 if view.left(name):
                     return
@@ -201,14 +206,27 @@ class Sample(Tab):
         except (ValueError, LookupError) as e:
             yield None, says(e), None, None, gr.skip()
 
-    def on_sweep(self, name, label, count, sampler, steps, seed, temperature, low, high, view=None):
+    def on_sweep(
+        self,
+        name,
+        label,
+        count,
+        sampler,
+        steps,
+        seed,
+        temperature,
+        low,
+        high,
+        precision="fp32",
+        view=None,
+    ):
         "The same samples, one row for each guidance scale."
         view = view or View()
         view.use(name)
         try:
             lens = self.find(name)
             y = classes_of(lens, labels(label), min(10, int(count)))
-            how = settings(lens, sampler, steps, seed, temperature, low, high)
+            how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
             for scales, x in guidance_sweep(lens, y, SWEEP, **how):
                 if view.left(name):
                     return
@@ -236,6 +254,7 @@ class Sample(Tab):
     def wire(self):
         self.wire_settings()
         how = [self.sampler, self.steps, self.seed, self.temperature, self.low, self.high]
+        how.append(self.precision)
         what = [self.ctx.run, self.label, self.count]
         running = self.go.click(
             self.on_go,
@@ -279,9 +298,10 @@ def labels(chosen) -> list[str]:
     return [chosen] if isinstance(chosen, str) else chosen or []
 
 
-def settings(lens, sampler, steps, seed, temperature, low, high) -> dict:
+def settings(lens, sampler, steps, seed, temperature, low, high, precision) -> dict:
     "The arguments of `sample_steps`; a temperature only for a sampler that has one."
     how = dict(sampler=sampler, steps=int(steps), seed=int(seed or 0), interval=(low, high))
+    how["precision"] = precision
     known = getattr(lens.generator.samplers.get(sampler), "options", ())
     if temperature != 1 and "temperature" in known:
         how["temperature"] = temperature

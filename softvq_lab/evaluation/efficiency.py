@@ -14,7 +14,6 @@ import statistics
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import plotly.express as px
@@ -25,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core import derive_seed
+from ..core import derive_seed, in_precision
 from ..generators.base import Generator
 from ..generators.mar import MAR
 from ..generators.model import make_generator
@@ -304,19 +303,13 @@ class Load:
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _autocast(device: torch.device, precision: str):
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision={precision!r}; possible: 'fp32', 'bf16'")
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
 def _step(
     module: nn.Module, loss: Callable, images: int, device: torch.device, precision: str
 ) -> Load:
     optimizer = torch.optim.AdamW(module.train().parameters(), 1e-4)
 
     def run():
-        with _autocast(device, precision):
+        with in_precision(precision, device):
             value = loss()
         value.backward()
         optimizer.step()
@@ -341,8 +334,7 @@ def sampling(
     guidance = g.guidance.scale if config.guidance is not None else 2.0
 
     def run():
-        with _autocast(device, precision):
-            g.sample(y, steps=steps, guidance=guidance)
+        g.sample(y, steps=steps, guidance=guidance, precision=precision)
 
     return Load(run, batch, [g])
 
@@ -360,7 +352,7 @@ def forward(
     once = _one_pass(g, batch, device)
 
     def run():
-        with torch.no_grad(), _autocast(device, precision):
+        with torch.no_grad(), in_precision(precision, device):
             once()
 
     return Load(run, batch, [g])
@@ -388,7 +380,7 @@ def decoding(
     z = torch.randn(batch, config.tokens, config.latent_dim, device=device)
 
     def run():
-        with torch.no_grad(), _autocast(device, precision):
+        with torch.no_grad(), in_precision(precision, device):
             t.decode(z)
 
     return Load(run, batch, [t])

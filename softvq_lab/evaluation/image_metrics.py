@@ -8,6 +8,7 @@ __all__ = ['WINDOW', 'PER_IMAGE', 'ssim', 'pixel_metrics', 'load_lpips', 'recons
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #dd096663
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +127,8 @@ def reconstruct_split(
             latents.append(z_hat)
         row = pixel_metrics(x, y) | {"l1": mae(x, y)}
         if lpips is not None:
-            row["lpips"] = lpips(x, y)
+            device = next(chain(lpips.parameters(), lpips.buffers()), x).device
+            row["lpips"] = lpips(x.to(device), y.to(device))
         row |= _of_plugins(x, y)
         if extractor is not None:
             row |= {

@@ -96,6 +96,7 @@ class OnlineMetrics:
             steps=c.online_steps,
             guidance=c.online_guidance,
             seed=c.online_seed,
+            precision=c.online_precision,
             **options,
         )
 

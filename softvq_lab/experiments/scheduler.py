@@ -11,9 +11,7 @@ import os
 import time
 from typing import Protocol
 
-import torch
-
-from ..core import ConfigError
+from ..core import ConfigError, gpus
 from .execute import AT_WORK, ENDED, start, stop
 from .slurm import Slurm
 from .sweep import Sweep, Task
@@ -45,7 +43,7 @@ class Local:
     name = "local"
 
     def __init__(self, n: int | None = None):
-        self.gpus = torch.cuda.device_count()
+        self.gpus = gpus()
         cores = len(os.sched_getaffinity(0))
         self.n = n or self.gpus or cores
         if self.n < 1:

@@ -36,6 +36,7 @@ from ..data.datasets import load_data
 from ..data.images import ImageData, Size, UnknownScale, from_pil, tile, to_pil
 from ..data.reading import read_picture
 from ..evaluation.image_metrics import pixel_metrics
+from ..evaluation.sampling import decoded
 from ..generators.base import Generator
 from softvq_lab.hub.models import (
     SAMPLING,
@@ -479,10 +480,12 @@ def sample_steps(
     steps: int | None = None,
     guidance: float | None = None,
     seed: int = 0,
+    precision: str = "fp32",
     **options,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (step, images (B, 3, H, W)) after each sampling step of the generator of `lens` for
-    `classes` (B). None: the generator's default; `options`: of the sampler.
+    `classes` (B). None: the generator's default; `precision`: of matrix products; `options`: of
+    the sampler.
     """
     if lens.generator is None:
         raise ValueError(
@@ -494,10 +497,16 @@ def sample_steps(
             put((i, z))
 
         lens.generator.sample(
-            classes, sampler, steps, guidance, seed=seed, on_step=on_step, **options
+            classes,
+            sampler,
+            steps,
+            guidance,
+            seed=seed,
+            on_step=on_step,
+            precision=precision,
+            **options,
         )
 
     with contextlib.closing(_from_thread(work)) as drawn:
         for step, z in drawn:
-            with torch.no_grad():
-                yield step, lens.tokenizer.decode(z).clamp(-1, 1)
+            yield step, decoded(lens.tokenizer, z, precision).clamp(-1, 1)

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core import rng
+from ..core import in_precision, rng
 from ..latents.stats import LatentStats, stats_of
 from ..registry import about, call, registered
 from ..settings.parse import closest
@@ -270,6 +270,7 @@ class Generator(nn.Module):
         # number of the first sample: samples 0..99 are the samples 0..49 and (start=50) 50..99
         start: int = 0,
         on_step: Callable | None = None,  # on_step(i, latents (B, L, D) so far)
+        precision: str = "fp32",  # of matrix products: fp32, tf32 or bf16 (`core.in_precision`)
         **options,  # of the sampler
     ) -> Tensor:
         """Latents (B, L, D) for the tokenizer's decoder.
@@ -281,11 +282,10 @@ class Generator(nn.Module):
         g = self.check_guidance(guidance, interval, schedule)
         y = self.check_classes(y).to(self.device)
         tell = on_step and (lambda i, z: on_step(i, stats.denormalize(z)))
-        return stats.denormalize(
-            self.draw(
-                y, SampleNoise(seed, start, len(y), self.device), sampler, steps, g, tell, **options
-            )
-        )
+        noise = SampleNoise(seed, start, len(y), self.device)
+        with in_precision(precision, self.device):
+            z = self.draw(y, noise, sampler, steps, g, tell, **options)
+        return stats.denormalize(z)
 
     def check_classes(self, y: Tensor) -> Tensor:
         "`y` if it holds classes (B) of this generator, else a `ValueError`."

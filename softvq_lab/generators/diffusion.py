@@ -80,8 +80,8 @@ def _mean_flat(v: Tensor) -> Tensor:
 # %% ../../nbs/generators/02_diffusion.ipynb #3a87f2e6
 class Diffusion:
     """Noise prediction with a learned range of variance: the network's output (B, ..., 2D) holds
-    noise, then variance. t (B) counts `timesteps` from 0 (least noise); everything is computed in
-    float32 from float64 tables.
+    noise, then variance. t (B) counts the timesteps that are `kept` from 0 (least noise);
+    everything is computed in float32 from float64 tables.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Diffusion:
                 f"{', '.join(NOISE_SCHEDULES)}.{closest(schedule, NOISE_SCHEDULES)}"
             )
         self.schedule, self.total, self.clip = schedule, total, clip
-        kept = respace(total, total if steps is None else steps)
+        self.kept = kept = respace(total, total if steps is None else steps)
         self.betas = NOISE_SCHEDULES[schedule](total)  # of the whole process
         bar = np.cumprod(1 - self.betas)[kept]
         before = np.append(1.0, bar[:-1])
@@ -107,7 +107,6 @@ class Diffusion:
             variance[1:2] if len(kept) > 1 else beta, variance[1:]
         )  # its logarithm needs something better than 0
         tables = dict(
-            timesteps=np.array(kept),
             signal=bar**0.5,
             noise=(1 - bar) ** 0.5,
             x0_of_x=bar**-0.5,
@@ -119,14 +118,18 @@ class Diffusion:
             signal_before=before**0.5,
             noise_before=(1 - before) ** 0.5,
         )
-        self.tables = {
-            k: torch.from_numpy(v).to(torch.long if k == "timesteps" else torch.float32)
-            for k, v in tables.items()
-        }
+        self.tables = {k: torch.from_numpy(v).float() for k, v in tables.items()}
         self._on = {}  # device -> tables, so that a training step copies nothing
+        self._respaced = {}  # of these steps and clip, so that sampling copies nothing either
 
     def __len__(self):
-        return len(self.tables["timesteps"])
+        return len(self.kept)
+
+    def respaced(self, steps: int, clip: float = 0.0) -> "Diffusion":
+        "This process in `steps` steps; the same object each time."
+        if (steps, clip) not in self._respaced:
+            self._respaced[steps, clip] = Diffusion(self.schedule, steps, self.total, clip)
+        return self._respaced[steps, clip]
 
     def _at(self, name: str, t: Tensor, like: Tensor | None = None) -> Tensor:
         "Entries t (B) of a table, shaped to multiply `like` (B, ...)."
@@ -134,10 +137,6 @@ class Diffusion:
             self._on[t.device] = {k: v.to(t.device) for k, v in self.tables.items()}
         v = self._on[t.device][name][t]
         return v if like is None else v.view(-1, *[1] * (like.ndim - 1))
-
-    def timesteps(self, t: Tensor) -> Tensor:
-        "What the network is told for t (B): timesteps of the whole process."
-        return self._at("timesteps", t)
 
     def q_sample(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         "Data x (B, ...) noised to t (B)."
@@ -198,7 +197,7 @@ def ddim_step(d: Diffusion, out: Tensor, x: Tensor, t: int, noise: Tensor | None
 
 def diffuse_back(
     d: Diffusion,  # respaced to the number of steps wanted
-    model: Callable,  # model(x (B, ...), timesteps (B)) -> (B, ..., 2D)
+    model: Callable,  # model(x (B, ...), timestep of the whole process) -> (B, ..., 2D)
     x: Tensor,  # noise (B, ...)
     noise: Callable | None = None,  # noise() -> (B, ...) for each step of `ddpm_step`
     step: Callable = ddpm_step,  # or ddim_step
@@ -206,8 +205,7 @@ def diffuse_back(
 ) -> Tensor:
     "Noise carried back to data through all timesteps of `d`."
     for i, t in enumerate(reversed(range(len(d)))):
-        out = model(x, d.timesteps(torch.full((len(x),), t, device=x.device)))
-        x = step(d, out, x, t, noise() if t and step is ddpm_step else None)
+        x = step(d, model(x, d.kept[t]), x, t, noise() if t and step is ddpm_step else None)
         if on_step:
             on_step(i + 1, x)
     return x

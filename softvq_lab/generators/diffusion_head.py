@@ -116,17 +116,18 @@ class DiffusionLoss(nn.Module):
     ) -> Tensor:
         "Tokens (N, D)."
 
-        def model(x, t):
+        def told(x, timestep, c):
+            return self.net(x, torch.full((len(x),), timestep, device=x.device), c)
+
+        def model(x, timestep):
             if c_null is None:
-                return self.net(x, t, c)
-            out, null = self.net(
-                torch.cat([x, x]), torch.cat([t, t]), torch.cat([c, c_null])
-            ).chunk(2)
+                return told(x, timestep, c)
+            out, null = told(torch.cat([x, x]), timestep, torch.cat([c, c_null])).chunk(2)
             (eps, between), eps_null = out.chunk(2, -1), null.chunk(2, -1)[0]
             return torch.cat([eps_null + scale * (eps - eps_null), between], -1)
 
         return diffuse_back(
-            Diffusion(self.diffusion.schedule, steps, clip=clip),
+            self.diffusion.respaced(steps, clip),
             model,
             noise(),
             lambda: temperature * noise(),

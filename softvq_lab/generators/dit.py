@@ -86,9 +86,7 @@ def sample_ddim(
     field: Callable, x: Tensor, steps: int, on_step: Callable | None, diffusion: Diffusion
 ) -> Tensor:
     "DDIM from noise x (B, L, D), without further noise."
-    return diffuse_back(
-        Diffusion(diffusion.schedule, steps), _at_once(field), x, None, ddim_step, on_step
-    )
+    return diffuse_back(diffusion.respaced(steps), field, x, None, ddim_step, on_step)
 
 
 @register("sampler", "ddpm", of="dit", steps=250)
@@ -101,11 +99,4 @@ def sample_ddpm(
     noise: Callable,
 ) -> Tensor:
     "DDPM from noise x (B, L, D), with `noise()` in every step but the last."
-    return diffuse_back(
-        Diffusion(diffusion.schedule, steps), _at_once(field), x, noise, ddpm_step, on_step
-    )
-
-
-def _at_once(field: Callable) -> Callable:
-    "`field` of timesteps (B), which are all the same."
-    return lambda x, timesteps: field(x, timesteps[0].item())
+    return diffuse_back(diffusion.respaced(steps), field, x, noise, ddpm_step, on_step)

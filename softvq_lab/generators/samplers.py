@@ -32,8 +32,9 @@ def guided(
     def field(x: Tensor, t: float, at: float | None = None) -> Tensor:
         ts = torch.full((1,), t, device=x.device, dtype=torch.float32)  # one for all
         if (scale := guidance.at(t if at is None else at)) == 1:
-            return model(x, ts, y)
-        v, v_null = model(torch.cat([x, x]), ts, torch.cat([y, torch.full_like(y, null)])).chunk(2)
+            return model(x, ts, y).to(x.dtype)
+        both = model(torch.cat([x, x]), ts, torch.cat([y, torch.full_like(y, null)]))
+        v, v_null = both.to(x.dtype).chunk(2)  # half precision ends here, before differences
         v_null, v_own, rest = (
             v_null[..., :channels],
             v[..., :channels],

@@ -18,6 +18,7 @@ from softvq_lab.settings.sections import (
     OLDER,
     PRETRAINED,
     DataConfig,
+    Device,
     EngineConfig,
     Extractor,
     GeneratorConfig,
@@ -30,6 +31,7 @@ from softvq_lab.settings.sections import (
     RepaConfig,
     RunConfig,
     SampleConfig,
+    SamplePrecision,
     SamplerName,
     TokenizerConfig,
     TokenizerFolder,
@@ -261,6 +263,7 @@ class SamplerQualityConfig:
     sample_guidance: float | None = Field(
         None, ge=0, le=100, description="guidance scale; None: the generator's own"
     )
+    sample_precision: SamplePrecision = "fp32"
     seed: int = Field(0, ge=0, lt=2**31, description="of the samples")
 
 
@@ -318,6 +321,7 @@ class GuidanceConfig:
     sample_steps: int | None = Field(
         None, ge=1, le=1000, description="steps from noise to latent; None: the sampler's own"
     )
+    sample_precision: SamplePrecision = "fp32"
     confidence: int = Field(
         50, ge=0, le=10_000, description="draws of the bootstrap behind the intervals; 0: none"
     )
@@ -408,9 +412,7 @@ class EfficiencyConfig:
     """
 
     recipe: Recipe = "digits"
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: cuda where there is one"
-    )
+    device: Device = "auto"
     generator: Annotated[str, Choice(("generator",))] = Field(
         "sit", description="kind of generator"
     )
@@ -433,7 +435,7 @@ class EfficiencyConfig:
     rounds: int = Field(
         3, ge=1, le=1000, description="in which all numbers of tokens take turns; medians over them"
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products")
+    precision: Literal["fp32", "tf32", "bf16"] = Field("fp32", description="of matrix products")
     save: str = Field("runs/efficiency.json", description="where all numbers go; empty: nowhere")
 
     @staticmethod

@@ -12,6 +12,7 @@ import statistics
 from contextlib import contextmanager
 from importlib.resources import files
 
+import torch
 from torch import Tensor, nn
 
 from ..core import seed_everything
@@ -66,7 +67,8 @@ def blame(module: nn.Module, batch: list[Tensor], *stream) -> str:
     if weights:
         return f"weights are not finite any more: {_some(weights)}"
     _drop_gradients(module)
-    with _watched(module) as found:
+    # a compiled block does not call hooks that came later
+    with torch.compiler.set_stance("force_eager"), _watched(module) as found:
         seed_everything(*stream)
         module(batch)["loss"].backward()
     for part, received_finite in found:

@@ -6,6 +6,7 @@
 __all__ = ['ASKED', 'PRECISION', 'Agreement', 'make_accelerator', 'Watch', 'load_batches', 'fit', 'way_on', 'Loop']
 
 # %% ../../nbs/training/08_loop.ipynb #d5a11d92
+import os
 import shlex
 import warnings
 from importlib.util import find_spec
@@ -14,14 +15,22 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.data import DataLoader, default_collate
 
 from ..checkpoints import newest_checkpoint
-from ..core import ConfigError, progress_bar, seed_everything
+from softvq_lab.core import (
+    ConfigError,
+    best_device,
+    check_gpus,
+    device_asked,
+    products_as_before,
+    progress_bar,
+    seed_everything,
+)
 from ..locks import Lock
 from ..metrics import goodness, why_not_ranked
 from ..ranks import patient_group
@@ -75,7 +84,8 @@ PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 def make_accelerator(run: Run, engine: EngineConfig) -> Accelerator:
     "Accelerate as the engine's settings ask for; a `ConfigError` when that is not what came."
-    cpu = not torch.cuda.is_available()
+    check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    cpu = best_device().type == "cpu"
     if cpu and engine.precision == "fp16":
         raise ConfigError("precision='fp16' needs a GPU: on a CPU use 'bf16' or 'fp32'")
     if engine.tf32 and not cpu:
@@ -86,7 +96,9 @@ def make_accelerator(run: Run, engine: EngineConfig) -> Accelerator:
     tracker = None if engine.tracker == "none" else engine.tracker
     if tracker and not find_spec(tracker):
         raise ConfigError(f"tracker={tracker!r} is not installed: pip install {tracker}")
-    AcceleratorState._reset_state()  # a notebook may train twice, with another precision
+    AcceleratorState._reset_state()  # a notebook may train twice, with another precision,
+    if cpu and str(PartialState._shared_state.get("device", "cpu")) != "cpu":
+        PartialState._reset_state()  # or first on a GPU
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=PRECISION[engine.precision],
@@ -175,7 +187,7 @@ def fit(
 
     Raises `FloatingPointError` on NaN or infinity, naming where it was born, and `Preempted` when a
     signal asked to stop."""
-    with at_work(run) as lock:
+    with device_asked(engine.device), products_as_before(), at_work(run) as lock:
         with BeforeFirstStep():
             accelerator = make_accelerator(run, engine)
             state, start = State(task, optim, engine, accelerator), 0

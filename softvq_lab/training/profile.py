@@ -187,8 +187,7 @@ def profile_steps(
             step, batch = next(batches)
             loop.step(step, [b.to(accelerator.device, non_blocking=True) for b in batch])
 
-    # a compiled model is one part
-    with marked({task.model: "model"} if engine.compile else parts_of(task)):
+    with marked(parts_of(task)):
         take(warm)
         with recorded(cuda) as p, record_function(_ALL_STEPS):
             take(steps)

@@ -267,9 +267,14 @@ def add_picture(fig: go.Figure, picture: np.ndarray, row: int, col: int, **look)
 
 # %% ../nbs/09_plots.ipynb #1fd0f63a
 def _caption(text: str, width: int) -> Image.Image:
-    line = Image.new("RGB", (width, 26), "white")
-    ImageDraw.Draw(line).text((2, 6), text, fill="#333333", font=ImageFont.load_default(14))
-    return line
+    font, lines = ImageFont.load_default(14), [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        fits = not lines[-1] or font.getlength(longer) <= width - 4
+        lines = [*lines[:-1], longer] if fits else [*lines, word]
+    picture = Image.new("RGB", (width, 8 + 18 * len(lines)), "white")
+    ImageDraw.Draw(picture).text((2, 6), "\n".join(lines), fill="#333333", font=font)
+    return picture
 
 
 def stack_pictures(parts: list[tuple[str, Image.Image]]) -> Image.Image:

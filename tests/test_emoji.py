@@ -341,7 +341,9 @@ def test_the_demo_of_pictures_from_training_to_poster(files, root, tmp_path):
     )
     assert made.returncode == 0, made.stderr[-3000:]
     runs = tmp_path / "pictures"
-    assert "emoji" in made.stdout and "Look at it:" in made.stdout
+    assert "Look at it:" in made.stdout
+    config = json.loads((runs / "tokenizer" / "config.json").read_text())["config"]
+    assert (config["data"]["dataset"], config["optim"]["optimizer"]) == ("emoji", "muon")
     drawn = json.loads((runs / "generator" / "evaluation" / "samples.json").read_text())
     assert "tf_efficientnet_lite0" in json.dumps(drawn["passport"])
     with Image.open(runs / "demo.png") as poster:

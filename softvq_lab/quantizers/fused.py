@@ -570,7 +570,7 @@ def fused_mix(
     l2: bool = False,
     of_posterior: bool = False,
 ) -> tuple[Tensor, ...]:
-    "What [`soft_mix`](00a_blockwise.ipynb) gives, by the kernels."
+    "What `soft_mix` gives (`quantizers.blockwise`), by the kernels."
     if u.dtype != torch.float32 or u.shape[-1] > MOST_CHANNELS:
         raise ValueError(
             f"latents of {u.shape[-1]} channels in {u.dtype}. The kernels take float32 and at most "

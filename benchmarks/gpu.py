@@ -28,7 +28,7 @@ from bench import DIGITS, PAPER, row_claim, row_precisions, row_quantizer, row_s
 from measure import about_machine, machine_name
 from steps import row_utilisation
 
-from softvq_lab.core import ConfigError, best_device, device_asked, read_json, write_json
+from softvq_lab.core import DEVICES, ConfigError, best_device, device_asked, read_json, write_json
 from softvq_lab.runs import read_metrics
 from softvq_lab.settings.parse import parse
 from softvq_lab.settings.workflows import TrainConfig
@@ -293,7 +293,7 @@ def words() -> argparse.Namespace:
     p.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     p.add_argument("--only", nargs="+", choices=list(ROWS), help="these rows")
     p.add_argument("--minutes", type=float, default=8, help="for everything (default: %(default)s)")
-    p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="cuda")
+    p.add_argument("--device", choices=DEVICES, default="cuda")
     p.add_argument("--tiny", action="store_true", help="sizes for a CPU; always with --device cpu")
     p.add_argument("--name", help="of the machine (default: of the card)")
     p.add_argument("--folder", type=Path, help="default: benchmarks/results; tiny: build/gpu")

@@ -193,7 +193,7 @@ def values(table: Table, row: Row, column: str, jobs: dict, scale: str) -> list[
     return [v * about.get("scale", 1) for _, v in sorted(found.items())]
 
 
-def scales(table: Table, jobs: dict) -> list[str]:
+def measured_scales(table: Table, jobs: dict) -> list[str]:
     "The smaller scales at which something of the table has been measured."
     return [scale for scale in table.scales if jobs.get(table.sweeps[scale])]
 
@@ -285,7 +285,7 @@ def _measured(found: list[float]) -> str:
 
 def table_lines(table: Table, jobs: dict) -> list[str]:
     "The Markdown of a table: the paper's value and ours of every column."
-    run = scales(table, jobs)
+    run = measured_scales(table, jobs)
     ours = {column: [s for s in run if s in about] for column, about in table.columns.items()}
     head = ["row"]
     for column, about in table.columns.items():
@@ -373,7 +373,7 @@ def comparison(table: Table, jobs: dict, claim: dict) -> list[list[str]]:
         a, b = table.rows[first], table.rows[second]
         line = ["" if lines else f"{table.columns[column]['title']}: {claim['says']}"]
         line += [f"{a.name} : {b.name}", f"{a.paper[column]} : {b.paper[column]}"]
-        for scale in scales(table, jobs):
+        for scale in measured_scales(table, jobs):
             x, y = (values(table, row, column, jobs, scale) for row in (a, b))
             here = [f"{statistics.fmean(v):.3g}" if v else "not run" for v in (x, y)]
             line += [" : ".join(here), verdict(x, y, sign) if x and y else ""]
@@ -386,7 +386,7 @@ def claim_lines(table: Table, jobs: dict, claims: list[dict]) -> list[str]:
     if not claims:
         return []
     head = ["what the table shows", "rows", "paper"]
-    head += [cell for scale in scales(table, jobs) for cell in (scale, f"on {scale}")]
+    head += [cell for scale in measured_scales(table, jobs) for cell in (scale, f"on {scale}")]
     lines = [_line(head), _line(["---"] * len(head))]
     return lines + [_line(row) for c in claims for row in comparison(table, jobs, c)]
 

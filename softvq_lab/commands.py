@@ -19,7 +19,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from .core import ConfigError, Outlet, Unreadable, printable, tell
+from softvq_lab.core import (
+    DEVICES,
+    PRECISIONS,
+    ConfigError,
+    Outlet,
+    Unreadable,
+    printable,
+    tell,
+)
 from .settings.typed_text import read_word
 
 # %% ../nbs/12_commands.ipynb #c9f14151
@@ -150,7 +158,7 @@ Temperature = Annotated[
     typer.Option(help="mar: factor on the noise of its head (default: 1)"),
 ]
 Precision = Annotated[
-    Literal["fp32", "tf32", "bf16"] | None,
+    Literal[PRECISIONS] | None,
     typer.Option(
         help="of matrix products; tf32 and bf16 round more and are faster (default: fp32)"
     ),
@@ -224,7 +232,7 @@ SamplerOptions = Annotated[
 Batch = Annotated[int, typer.Option(help="samples drawn at once by a process")]
 Processes = Annotated[int, typer.Option(help="how many share the work, on GPUs one each")]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"],
+    Literal[DEVICES],
     typer.Option(help="what computes; auto: GPUs where there are some"),
 ]
 Npz = Annotated[

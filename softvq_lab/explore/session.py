@@ -33,7 +33,15 @@ from torch.utils.data import Dataset
 from ..checkpoints import steps_of
 from ..core import ConfigError
 from ..data.datasets import load_data
-from ..data.images import ImageData, Size, UnknownScale, from_pil, tile, to_pil
+from softvq_lab.data.images import (
+    ImageData,
+    Size,
+    UnknownScale,
+    from_pil,
+    stack,
+    tile,
+    to_pil,
+)
 from ..data.reading import read_picture
 from ..evaluation.image_metrics import pixel_metrics
 from ..evaluation.sampling import decoded
@@ -280,7 +288,7 @@ def colour_network(images: ImageData) -> str:
     """The name of a network that has seen photographs, where the pictures have colours and its
     weights are at hand; '' where the reference network has to do.
     """
-    x = torch.stack([images.heldout[i][0] for i in range(min(16, len(images.heldout)))])
+    x = stack(images.heldout, 16)[0]
     coloured = (x.amax(1) - x.amin(1)).max() > 0.1
     return f"timm:{LITE}" if coloured and find(LITE, "explorer").path else ""
 

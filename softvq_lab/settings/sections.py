@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..core import DEVICES, PRECISIONS
 from ..registry import about, library
 from .parse import Choice, check_rules, config
 
@@ -91,11 +92,11 @@ Reference = Annotated[
     ),
 ]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"], Field(description="what computes; auto: a GPU if there is one")
+    Literal[DEVICES], Field(description="what computes; auto: a GPU if there is one")
 ]
 SamplerName = Annotated[str, Choice(("sampler",))] | None
 SamplePrecision = Annotated[
-    Literal["fp32", "tf32", "bf16"],
+    Literal[PRECISIONS],
     Field(
         description=(
             "of matrix products when samples are drawn and decoded; bf16 and, on GPUs that have "

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..core import PRECISIONS
 from .parse import Choice, config
 from .recipes import recipe_values
 from softvq_lab.settings.sections import (
@@ -435,7 +436,7 @@ class EfficiencyConfig:
     rounds: int = Field(
         3, ge=1, le=1000, description="in which all numbers of tokens take turns; medians over them"
     )
-    precision: Literal["fp32", "tf32", "bf16"] = Field("fp32", description="of matrix products")
+    precision: Literal[PRECISIONS] = Field("fp32", description="of matrix products")
     save: str = Field("runs/efficiency.json", description="where all numbers go; empty: nowhere")
 
     @staticmethod

@@ -30,7 +30,7 @@ from softvq_lab.training.generator_task import GeneratorTask
 from softvq_lab.training.health import blame
 from softvq_lab.training.loop import Loop, make_accelerator
 from softvq_lab.training.losses import Perceptual, reference_distance
-from softvq_lab.training.state import State, blocks_of, compile_networks
+from softvq_lab.training.state import State, blocks_of, compile_networks, modules_of
 from softvq_lab.training.tokenizer_task import TokenizerTask
 
 TINY = dict(preset="tiny", image_size=32, patch_size=8, tokens=8, latent_dim=4, codebook_size=64)
@@ -228,15 +228,15 @@ def test_a_networks_blocks_share_a_graph(counter, tmp_path):
     task = TokenizerTask(
         TokenizerConfig(**TINY, enc_depth=5, dec_depth=7), digits(32), Run(tmp_path)
     )
-    assert len(list(blocks_of(task))) == 12
+    assert len(list(blocks_of(modules_of(task)))) == 12
     assert trained_by(task, counter)[0] == 1
 
 
 def test_the_networks_of_judges_are_among_them(tmp_path):
     trunk = nn.Module()
     trunk.blocks, trunk.widths = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), (2,)
-    assert list(blocks_of(Perceptual(trunk))) == list(trunk.blocks)
-    assert list(blocks_of(nn.Sequential(nn.Linear(2, 2)))) == []
+    assert list(blocks_of(modules_of(Perceptual(trunk)))) == list(trunk.blocks)
+    assert list(blocks_of(nn.Sequential(nn.Linear(2, 2)).modules())) == []
 
 
 def test_a_model_without_blocks_is_compiled_whole(counter):

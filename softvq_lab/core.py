@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['DEVICES', 'ASKED_DEVICE', 'PRECISIONS', 'MOST_BYTES', 'DEEPEST', 'Count', 'JOINERS', 'ConfigError', 'derive_seed',
            'rng', 'seed_everything', 'best_device', 'device_asked', 'gpus', 'check_gpus', 'products_as_before',
-           'in_precision', 'full_precision', 'write_atomic', 'as_json', 'write_json', 'now', 'readable', 'Unreadable',
-           'Entries', 'read_json', 'json_or_empty', 'printable', 'hex_digest', 'sha256', 'cache_dir', 'cached',
-           'write_cache', 'Outlet', 'tell', 'progress_bar']
+           'in_precision', 'fast_in_bf16', 'full_precision', 'write_atomic', 'as_json', 'write_json', 'now', 'readable',
+           'Unreadable', 'Entries', 'read_json', 'json_or_empty', 'printable', 'hex_digest', 'sha256', 'cache_dir',
+           'cached', 'write_cache', 'Outlet', 'tell', 'progress_bar']
 
 # %% ../nbs/00_core.ipynb #43eb34b8
 import datetime
@@ -147,6 +147,18 @@ def in_precision(precision: str, device: "torch.device"):
         torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
         torch.backends.cudnn.allow_tf32 = precision != "fp32"
         yield
+
+
+def fast_in_bf16() -> bool:
+    """Whether matrix products in bf16 are faster than in float32 on the device that training would
+    take: GPUs from Ampere on, CPUs with AVX-512 BF16 or AMX. False where nothing is known.
+    """
+    import torch
+
+    if best_device().type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, and on x86 only
+    return best_device().type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in known)
 
 
 def full_precision(device: "torch.device"):

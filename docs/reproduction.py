@@ -23,6 +23,9 @@ PAPER = ROOT / "docs" / "paper"
 PAGE = ROOT / "docs" / "reproduction.md"
 MEASURED = PAPER / "measured.json"
 SCALES = ("digits", "pictures")  # those of our own sweeps, from the smaller to the larger
+# tables with reconstruction and generation -> their column of gFID
+BOTH = {"table3": "sit_l_gfid_no_cfg", "table4": "sit_l_gfid"}
+BOTH_FIGURE = ROOT / "docs" / "reconstruction_and_generation.png"
 IMAGENET = "/data/imagenet"  # stands for the person's folder in all commands
 
 
@@ -402,10 +405,89 @@ def section(table: Table, about: dict, jobs: dict) -> list[str]:
     return [*lines, "Commands:", "", *command_lines(table)]
 
 
+# reconstruction against generation (4.4)
+
+
+def both_distances(jobs: dict, scale: str) -> dict[str, list[tuple[float, float]]]:
+    """Kind of tokenizer -> rFID and gFID of its trainings at a scale, one pair for each seed; at
+    scale 'paper' those of its tables.
+    """
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for key, column in BOTH.items():
+        table = tables()[key]
+        for row in table.rows:
+            if scale == "paper":
+                found = [[float(row.paper[c])] if row.paper[c] else [] for c in ("rfid", column)]
+            else:
+                found = [values(table, row, c, jobs, scale) for c in ("rfid", column)]
+            kind = row.name.split(",")[0] if row.only else "tokenizers of others"
+            kind = kind if key == "table3" else "SoftVQ, teacher or none"
+            known = {
+                pair for others in pairs.values() for pair in others
+            }  # run once for both tables
+            fresh = [pair for pair in zip(*found, strict=True) if pair not in known]
+            pairs.setdefault(kind, []).extend(fresh)
+    return {kind: found for kind, found in pairs.items() if found}
+
+
+def scales_of_both(jobs: dict) -> list[str]:
+    return ["paper", *(scale for scale in SCALES if both_distances(jobs, scale))]
+
+
+def both_lines(jobs: dict) -> list[str]:
+    "Sentences about how reconstruction and generation go together at each scale."
+    from scipy.stats import spearmanr
+
+    says = []
+    for scale in scales_of_both(jobs):
+        points = [pair for found in both_distances(jobs, scale).values() for pair in found]
+        r = spearmanr(*zip(*points)).statistic
+        best = min(range(len(points)), key=lambda i: points[i][0])
+        place = sorted(gfid for _, gfid in points).index(points[best][1]) + 1
+        says.append(
+            f"- {scale}: rank correlation {r:+.2f} over {len(points)} trainings; the one with the "
+            f"lowest rFID has place {place} in gFID."
+        )
+    return says
+
+
+def both_figure(jobs: dict):
+    "rFID and gFID of every training, a panel for each scale."
+    from plotly.subplots import make_subplots
+
+    from softvq_lab.plots import PALETTE, TEMPLATE
+
+    scales = scales_of_both(jobs)
+    fig = make_subplots(1, len(scales), subplot_titles=scales, horizontal_spacing=0.07)
+    colours = dict(zip(both_distances(jobs, "paper"), PALETTE))
+    for column, scale in enumerate(scales, 1):
+        for kind, points in both_distances(jobs, scale).items():
+            x, y = zip(*points)
+            mark = dict(color=colours[kind], size=9)
+            how = dict(mode="markers", marker=mark, name=kind, legendgroup=kind)
+            fig.add_scatter(x=x, y=y, **how, showlegend=scale == "paper", row=1, col=column)
+    fig.update_xaxes(type="log", dtick="D2", title="rFID (log)")
+    fig.update_yaxes(type="log", dtick="D2")
+    fig.update_yaxes(title="gFID (log)", col=1)
+    fig.update_layout(template=TEMPLATE, width=1200, height=420)
+    return fig
+
+
+def draw_both(jobs: dict):
+    "Write the figure beside the page; a `RuntimeError` where no browser can draw it."
+    from softvq_lab.plots import figure_png
+
+    png = figure_png(both_figure(jobs))
+    if not png:
+        raise RuntimeError(f"{BOTH_FIGURE.name} was not drawn: that needs Chromium")
+    BOTH_FIGURE.write_bytes(png)
+
+
 def page() -> str:
     "The whole page: page.md with the tables in their places."
     jobs = measured_before()
     text = (PAPER / "page.md").read_text()
+    text = text.replace("{{both}}", "\n".join(both_lines(jobs)))
     for key, about in described().items():
         text = text.replace(f"{{{{{key}}}}}", "\n".join(section(tables()[key], about, jobs)))
     if "{{" in text:
@@ -422,6 +504,7 @@ def main() -> int:
         found = merged(measured_before(), kept(collect(args.collect)))
         MEASURED.write_text(json.dumps({"jobs": found}, indent=1) + "\n")
         print(f"{sum(map(len, found.values()))} measured jobs in {MEASURED.relative_to(ROOT)}")
+        draw_both(found)
     text = page()
     if args.check:
         fresh = PAGE.exists() and PAGE.read_text() == text

@@ -181,6 +181,40 @@ def test_a_claim_is_told_with_both_numbers_and_its_verdict():
     assert one_seed[4] == "as there, one seed"
 
 
+def test_reconstruction_and_generation_are_told_of_every_training():
+    "A training that is in two tables counts once."
+    rows = [row.small["digits"] for row in r.tables()["table3"].rows if row.small]
+    both = ("r_reference_frechet", "reference_frechet")
+    jobs = {
+        "digits-table3": [
+            {
+                "vary": v | {"seed": seed},
+                "figures": dict(zip(both, (2 * i + seed, 100 - 2 * i - seed))),
+            }
+            for i, v in enumerate(rows)
+            for seed in (0, 1)
+        ],
+        "digits-table4": [
+            {"vary": {"align": "none", "seed": 0}, "figures": dict(zip(both, (99.0, 1.0)))},
+            {"vary": {"align": "reference", "seed": 0}, "figures": dict(zip(both, (0, 100)))},
+        ],
+    }
+    found = r.both_distances(jobs, "digits")
+    assert {k: len(v) for k, v in found.items()} == {
+        "VQ-S": 8,
+        "AE-S": 8,
+        "SoftVQ-S": 8,
+        "SoftVQ, teacher or none": 1,
+    }
+    assert r.scales_of_both(jobs) == ["paper", "digits"]
+    paper, digits = r.both_lines(jobs)
+    assert "over 23 trainings" in paper  # 17 and 6 rows
+    assert "rank correlation -1.00 over 25 trainings" in digits
+    assert "lowest rFID has place 25 in gFID" in digits
+    panels = {t.xaxis for t in r.both_figure(jobs).data}
+    assert panels == {"x", "x2"}
+
+
 @pytest.mark.slow
 def test_the_page_is_up_to_date():
     assert r.PAGE.read_text() == r.page()

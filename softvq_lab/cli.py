@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Root', 'Folder', 'Json', 'Workflow', 'Settings', 'Output', 'Resume', 'Detach', 'SweepFiles', 'Jobs', 'Slurm',
            'Only', 'AcceptFound', 'PluginFiles', 'AcceptOther', 'program', 'short_date', 'short_duration', 'execute',
-           'evaluate', 'sweep', 'runs', 'show', 'compare', 'resume', 'stop', 'main']
+           'evaluate', 'sweep', 'advise', 'runs', 'show', 'compare', 'resume', 'stop', 'main']
 
 # %% ../nbs/13_cli.ipynb #567cc0e1
 import datetime
@@ -384,6 +384,25 @@ def _show_plan(sweeps: list):
     _console().print(table)
     unique = {t.id for s in sweeps for t in s.tasks}
     tell(f"{len(unique)} jobs")
+
+# %% ../nbs/13_cli.ipynb #ad00c11b
+@app.command()
+def advise(
+    folder: Annotated[Path, typer.Argument(help="a folder of pictures, one sub-folder a class")],
+    minutes: Annotated[float, typer.Option(help="what each training may take")] = 60,
+    as_json: Json = False,
+):
+    """Your images: which settings, how long, what to expect.
+
+    Looks at a sample of the folder and measures a few training steps of each proposal here.
+    """
+    from softvq_lab.experiments.advice import advise as advise_on
+
+    found = advise_on(folder, minutes, quiet=as_json)
+    if as_json:
+        return _print_json(found.as_dict())
+    for line in str(found).splitlines():
+        tell(printable(line, 10_000))
 
 # %% ../nbs/13_cli.ipynb #e1354c88
 @app.command()

@@ -154,18 +154,16 @@ def candidates(path: Path, train: int) -> dict[str, dict]:
 
     small = {"image_size": 32, "batch_size": batch(64), "steps": 1200}
     pictures = {"image_size": 64, "batch_size": batch(16), "steps": 5000}
+    bf16 = {"precision": "bf16"} if fast_in_bf16() else {}
     found = {
         "quick look": where | small,
-        "good": {"recipe": "pictures"} | where | pictures,
+        "good": {"recipe": "pictures"} | where | pictures | bf16,
     }
     if best_device().type != "cuda":
-        finer = pictures | {"latent_dim": 16, "steps": 6000}
-        return found | {"finer": {"recipe": "pictures"} | where | finer}
+        return found | {"finer": found["good"] | {"tokens": 128, "steps": 10_000}}
     large = {"preset": "S", "image_size": 256, "patch_size": 16, "tokens": 64, "latent_dim": 32}
     large |= {"codebook_size": 8192, "codebooks": 4, "batch_size": batch(32), "steps": 50_000}
-    if fast_in_bf16():
-        large["precision"] = "bf16"
-    return found | {"large": where | large}
+    return found | {"large": where | large | bf16}
 
 # %% ../../nbs/experiments/09_advice.ipynb #ad00000d
 def _measured(settings: dict, images: ImageData) -> tuple[float, int]:
@@ -202,13 +200,13 @@ def propose(name: str, settings: dict, images: ImageData, minutes: float) -> Pro
 # %% ../../nbs/experiments/09_advice.ipynb #ad00000f
 UNKNOWN = (
     "How far training goes on these pictures: the PSNR of a linear code is a yardstick, measured "
-    "on a sample. Measured elsewhere (docs/measured.md): 'good' reached 22.8 dB on emoji and "
-    "'finer' 23.6 dB.",
+    "on a sample. What was measured on emoji and digits, with all steps: docs/measured.md.",
     "Whether the pictures please: PSNR says little about sharpness. Look at the reconstructions.",
     "Files that break off in the middle: only headers of a sample were read.",
     "The time of reading, of evaluations and checkpoints: the time is that of the steps alone, "
     "measured under a profiler while the machine was as busy as it is now.",
-    "Memory of Python, of torch and of waiting batches, some hundred MB, comes on top.",
+    "Memory: it is that of a step with AdamW on random pixels. A perceptual network, Python, torch "
+    "and waiting batches come on top, some hundred MB.",
 )
 
 

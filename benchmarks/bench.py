@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import cpu
 import fused
 import torch
 from measure import (
@@ -417,6 +418,12 @@ ROWS = {
 if GPU:
     ROWS["SoftVQ, fused"] = lambda n: fused.row_fused(4 * n, **PAPER)
     ROWS |= {f"utilisation, {p}": lambda n, p=p: row_utilisation(n, p) for p in "BL"}
+else:
+    ROWS |= {
+        "a CPU in bf16 : float32": lambda n: cpu.row_bf16(4 * n, False),
+        "a CPU in bf16, attention as products : fused": lambda n: cpu.row_bf16(4 * n, True),
+        "a CPU, frozen EfficientNet-Lite0": lambda n: cpu.row_frozen(4 * n),
+    }
 MEMORY = {"quantizer": quantizer_peak}
 
 

@@ -477,7 +477,7 @@ def draw_both(jobs: dict):
     "Write the figure beside the page; a `RuntimeError` where no browser can draw it."
     from softvq_lab.plots import figure_png
 
-    png = figure_png(both_figure(jobs))
+    png = figure_png(both_figure(jobs), seconds=300)
     if not png:
         raise RuntimeError(f"{BOTH_FIGURE.name} was not drawn: that needs Chromium")
     BOTH_FIGURE.write_bytes(png)
@@ -504,13 +504,16 @@ def main() -> int:
         found = merged(measured_before(), kept(collect(args.collect)))
         MEASURED.write_text(json.dumps({"jobs": found}, indent=1) + "\n")
         print(f"{sum(map(len, found.values()))} measured jobs in {MEASURED.relative_to(ROOT)}")
-        draw_both(found)
     text = page()
     if args.check:
         fresh = PAGE.exists() and PAGE.read_text() == text
         print("up to date" if fresh else f"{PAGE.name} is old: make reproduction")
         return 0 if fresh else 1
     PAGE.write_text(text)
+    if args.collect:
+        draw_both(
+            measured_before()
+        )  # last: where no browser draws, the page is written all the same
     return 0
 
 

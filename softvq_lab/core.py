@@ -62,6 +62,9 @@ def seed_everything(*stream):
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
+# %% ../nbs/00_core.ipynb #7ac2bec8
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
 # %% ../nbs/00_core.ipynb #a4047a70
 DEVICES = ("auto", "cpu", "cuda")
 ASKED_DEVICE = "SOFTVQ_LAB_DEVICE"  # environment variable, which child processes inherit

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import bench
+import cpu
 import gpu
 import measure
 import plain
@@ -122,6 +123,17 @@ def test_the_page_keeps_its_words_and_takes_the_table(tmp_path, monkeypatch):
         "**3.00x** (2.90 to 3.10) | 1 MiB | 8 MiB | 8.0x" in page
         and "`claim` failed: MemoryError" in page
     )
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_on_a_cpu_in_bf16_is_the_same_step(fused):
+    r = cpu.row_bf16(1, fused, batch=2)
+    assert 0 < r["differ"] < 0.1 and r["ours_s"] > 0
+
+
+def test_a_frozen_network_without_norms_is_the_same_network():
+    r = cpu.row_frozen(1, batch=1)
+    assert r["differ"] < 0.02 and r["plain_s"] > 0
 
 
 def test_results_that_are_kept_can_be_put_into_the_table():

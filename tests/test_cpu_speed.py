@@ -1,5 +1,9 @@
 """What makes a CPU faster changes no result: attention as products in bf16, folded batch norms."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -160,3 +164,19 @@ def test_a_pytorch_that_does_not_say_is_taken_for_slow(monkeypatch):
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name)
     assert best_device().type == "cpu" and fast_in_bf16() is False
+
+
+# ---- threads
+@pytest.mark.parametrize("given, found", [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+@pytest.mark.parametrize("first", ["core", "experiments.papermill_command", "cli"])
+def test_threads_that_wait_go_to_sleep_in_all_that_is_started(first, given, found):
+    "Set before torch is loaded, which reads it once; a person's own value stays."
+    says = (
+        f"import os, sys, softvq_lab.{first}\n"
+        "print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    )
+    bare = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+    p = subprocess.run(
+        [sys.executable, "-c", says], env=bare | given, capture_output=True, text=True, check=True
+    )
+    assert p.stdout.split() == [found, "False"]

@@ -6,6 +6,7 @@ import io
 import math
 import pickle
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -294,6 +295,22 @@ def test_features_that_are_not_numbers_are_named(data):
         extract(broken, data.heldout.tensors[0][:5])
     with pytest.raises(ValueError, match="no images"):
         extract(broken, torch.zeros(0, 3, 32, 32))
+
+
+@pytest.mark.parametrize("n, m, width", [(6, 9, 20), (30, 9, 20), (9, 30, 20), (25, 30, 20)])
+def test_few_images_have_the_distance_of_their_whole_covariances(n, m, width):
+    "Whichever side has fewer images than features, and with the root given or not."
+    g = torch.Generator().manual_seed(n)
+    a = torch.randn(n, width, generator=g).double()
+    b = 2 * torch.randn(m, width, generator=g).double() + 0.5
+    x, y = Moments.of(a), Moments.of(b)
+    assert (x.rows is None, y.rows is None) == (n >= width, m >= width)
+    products = torch.linalg.eigvals(torch.cov(a.T) @ torch.cov(b.T)).real.clamp_min(0)
+    spread = torch.cov(a.T).trace() + torch.cov(b.T).trace() - 2 * products.sqrt().sum()
+    expected = (a.mean(0) - b.mean(0)).square().sum() + spread
+    known = [replace(side, rows=None) for side in (x, y)]
+    for one, other in [(x, y), (y, x), known]:
+        assert frechet(one, other) == pytest.approx(expected.item(), rel=1e-5)
 
 
 # how sure

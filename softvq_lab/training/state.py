@@ -126,11 +126,11 @@ def compile_networks(task: Task, **how):
         block.compile(**how)
 
 
-def attend_by_products(task: Task):
-    """Attention of all networks of `task` as two matrix products and a softmax, not as PyTorch's
-    fused kernel, which loses five to seven times as much time on a CPU in bf16 (docs/measured.md).
+def attend_by_products(*roots: nn.Module):
+    """Attention of all networks below `roots` as two matrix products and a softmax: on a CPU in
+    bf16 five times as fast as PyTorch's fused kernel, forwards and backwards (docs/measured.md).
     """
-    for m in modules_of(task, *task.opponent):
+    for m in modules_of(*roots):
         if getattr(m, "fused_attn", False):
             m.fused_attn = False
 
@@ -143,7 +143,7 @@ class State:
     ):
         self.task, self.engine, self.accelerator = task.to(accelerator.device), engine, accelerator
         if engine.precision == "bf16" and accelerator.device.type == "cpu":
-            attend_by_products(task)
+            attend_by_products(task, *task.opponent)
         self.ema = ModelEmaV3(
             task.model, decay=optim.ema_decay, use_warmup=optim.ema_warmup
         )  # before anything is wrapped

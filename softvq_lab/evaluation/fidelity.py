@@ -28,6 +28,8 @@ class Moments:
     mean: Tensor
     cov: Tensor
     count: int | None = None  # None: unknown
+    # centred features (N, F) with rows.T @ rows = cov, where they are fewer than F
+    rows: Tensor | None = None
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
@@ -37,17 +39,29 @@ class Moments:
                 "a Fréchet distance needs at least 2 images on each side, got features of shape "
                 f"{tuple(features.shape)}"
             )
-        return cls(
-            features.double().mean(0),
-            torch.cov(features.double().T).reshape(features.shape[1], -1),
-            len(features),
-        )
+        x, (count, width) = features.double(), features.shape
+        rows = (x - x.mean(0)) / (count - 1) ** 0.5
+        return cls(x.mean(0), rows.T @ rows, count, rows if count < width else None)
 
 
 def _root(cov: Tensor) -> Tensor:
     "The symmetric square root (F, F)."
     values, vectors = torch.linalg.eigh(cov)
     return vectors * values.clamp_min(0).sqrt() @ vectors.T
+
+
+def _overlap(a: Moments, b: Moments, root: Tensor | None) -> Tensor:
+    """Trace of the square root of the product of both covariances, which is the sum of the roots
+    of its eigenvalues. With `rows` R of one side, R cov R^T (N, N) has all that are not zero.
+    """
+    if b.rows is None and a.rows is not None:
+        a, b = b, a
+    if b.rows is not None:
+        product = b.rows @ a.cov @ b.rows.T
+    else:
+        root = _root(a.cov) if root is None else root
+        product = root @ b.cov @ root
+    return torch.linalg.eigvalsh(product).clamp_min(0).sqrt().sum()
 
 
 def frechet(a: Moments, b: Moments, root: Tensor | None = None) -> float:
@@ -59,11 +73,8 @@ def frechet(a: Moments, b: Moments, root: Tensor | None = None) -> float:
             f"features of width {len(a.mean)} cannot be compared with features of width "
             f"{len(b.mean)}: the statistics are of another network"
         )
-    root = _root(a.cov) if root is None else root
-    cross = torch.linalg.eigvalsh(root @ b.cov @ root).clamp_min(0).sqrt().sum()
-    return max(
-        0.0, ((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross).item()
-    )
+    spread = a.cov.trace() + b.cov.trace() - 2 * _overlap(a, b, root)
+    return max(0.0, ((a.mean - b.mean).square().sum() + spread).item())
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #8cf23f87
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -154,7 +165,7 @@ def _distance_to(samples: Tensor, real: Moments | Tensor) -> Callable[[Tensor], 
     """
     if isinstance(real, Tensor):
         return lambda i: frechet(Moments.of(real[i]), Moments.of(samples[i]))
-    root = _root(real.cov)
+    root = _root(real.cov) if len(samples) >= samples.shape[1] else None
     return lambda i: frechet(real, Moments.of(samples[i]), root)
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #123e6ec8

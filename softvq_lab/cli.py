@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'Root', 'Folder', 'Json', 'Workflow', 'Settings', 'Output', 'Resume', 'Detach', 'SweepFiles', 'Jobs', 'Slurm',
            'Only', 'AcceptFound', 'PluginFiles', 'AcceptOther', 'program', 'short_date', 'short_duration', 'execute',
-           'evaluate', 'sweep', 'advise', 'runs', 'show', 'compare', 'resume', 'stop', 'main']
+           'list_settings', 'evaluate', 'sweep', 'advise', 'runs', 'show', 'compare', 'resume', 'stop', 'completion',
+           'main']
 
 # %% ../nbs/13_cli.ipynb #567cc0e1
 import datetime
@@ -16,13 +17,15 @@ import os
 import platform
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer._completion_shared import get_completion_script  # there is no public way
 
 from . import __version__
 from softvq_lab.commands import (
@@ -35,6 +38,10 @@ from softvq_lab.commands import (
     TakeOver,
     Temperature,
     answer,
+    complete_runs,
+    complete_settings,
+    complete_sweeps,
+    complete_workflows,
     read_settings,
     sample,
     train,
@@ -49,7 +56,7 @@ if TYPE_CHECKING:  # who only looks does not wait for them
 # %% ../nbs/13_cli.ipynb #00648dbe
 app = typer.Typer(name="softvq-lab", no_args_is_help=True, pretty_exceptions_enable=False)
 Root = Annotated[Path, typer.Option("--root", help="folder of the runs")]
-Folder = Annotated[Path, typer.Argument(help="a run folder")]
+Folder = Annotated[Path, typer.Argument(help="a run folder", shell_complete=complete_runs)]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document, for programs")]
 
 
@@ -102,6 +109,29 @@ def _opened(folder: Path) -> "Run":
         )
     return Run(folder)
 
+# %% ../nbs/13_cli.ipynb #16ebe287
+@contextmanager
+def _only_json(asked: bool) -> Iterator[Callable]:
+    """Within it, if `asked`, nothing but one JSON document is written to standard output: whatever
+    else is said goes to standard error. Yields what takes the value of the document.
+    """
+    values = []
+    if not asked:
+        yield values.append
+        return
+    with redirect_stdout(sys.stderr):
+        yield values.append
+    _print_json(values[-1])
+
+
+def _job_record(output: Path) -> dict:
+    "How the job of a notebook stands, for `--json`."
+    from softvq_lab.experiments.execute import Job
+
+    job = Job(output)
+    info = {k: job.info.get(k) for k in ("workflow", "state", "reason", "seconds")}
+    return {"notebook": job.output, "log": job.log, "job": info}
+
 # %% ../nbs/13_cli.ipynb #fff58046
 def _moment(text: str) -> datetime.datetime | None:
     "A time as files hold it, in the zone of who reads it; None where it is none."
@@ -149,25 +179,19 @@ def _print_json(value):
     tell(json.dumps(_for_json(value), indent=1, allow_nan=False))
 
 # %% ../nbs/13_cli.ipynb #6f15b8d4
-def _workflows() -> list[str]:
-    "For shells that complete."
-    from softvq_lab.settings.workflows import WORKFLOWS
-
-    return list(WORKFLOWS)
-
-
 Workflow = Annotated[
     str,
     typer.Argument(
         help="train, train_generator, evaluate, latent_map, ...: a notebook of nbs/",
-        autocompletion=_workflows,
+        shell_complete=complete_workflows,
     ),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[NAME=VALUE]...",
-        help="settings; the notebook and softvq_lab.settings.workflows explain them",
+        help="settings; softvq-lab settings WORKFLOW lists and explains them",
+        shell_complete=complete_settings,
     ),
 ]
 Output = Annotated[
@@ -189,17 +213,59 @@ def execute(
     resume: Resume = False,
     detach: Detach = False,
     root: Root = Path("runs"),
+    as_json: Json = False,
 ):
     "Execute a workflow notebook with papermill: softvq-lab execute train tokens=32"
     given = read_settings(settings or [])
-    raise typer.Exit(_execute(workflow, given, output, resume, detach, root))
+    with _only_json(as_json) as say:
+        output, status = _execute(workflow, given, output, resume, detach, root)
+        say(_job_record(output))
+    raise typer.Exit(status)
 
 
 app.command("run", help="The same as execute: softvq-lab run train tokens=32")(execute)
 
+# %% ../nbs/13_cli.ipynb #922fc413
+@app.command("settings")
+def list_settings(
+    workflow: Annotated[
+        str,
+        typer.Argument(help="train, train_generator, ...", shell_complete=complete_workflows),
+    ],
+    as_json: Json = False,
+):
+    "Every setting of a workflow: its default, what it is, and its possible names."
+    from softvq_lab.settings.parse import closest, settings_of
+    from softvq_lab.settings.workflows import WORKFLOWS
+
+    if workflow not in WORKFLOWS:
+        possible = f"possible: {', '.join(WORKFLOWS)}.{closest(workflow, WORKFLOWS)}"
+        raise ConfigError(f"there is no workflow {workflow!r}; {possible}")
+    found = settings_of(WORKFLOWS[workflow]).values()
+    if as_json:
+        return _print_json(
+            [
+                {
+                    "name": s.name,
+                    "type": s.kind.__name__,
+                    "default": s.default,
+                    "choices": s.choices,
+                    "description": s.comment,
+                }
+                for s in found
+            ]
+        )
+    table = Table("setting", "default", "what it is", box=None, header_style="bold")
+    for s in found:
+        one_of = f" [{', '.join(s.choices)}]" if s.choices else ""
+        table.add_row(s.name, printable(repr(s.default)), printable(s.comment + one_of, 1000))
+    _console().print(table)
+
 # %% ../nbs/13_cli.ipynb #10dd2631
-def _execute(workflow: str, given: dict, output, resume: bool, detach: bool, root: Path) -> int:
-    "Execute a workflow, or begin to; the exit status."
+def _execute(
+    workflow: str, given: dict, output, resume: bool, detach: bool, root: Path
+) -> tuple[Path, int]:
+    "Execute a workflow, or begin to; the notebook and the exit status."
     from softvq_lab.experiments.execute import Job, begin_workflow, run_workflow
     from softvq_lab.experiments.papermill_command import usual_output
 
@@ -212,14 +278,14 @@ def _execute(workflow: str, given: dict, output, resume: bool, detach: bool, roo
     try:
         if detach:
             begin_workflow(workflow, output, resume, **given)
-            return 0
+            return output, 0
         status = run_workflow(workflow, output, resume, **given)
     except ConfigError:
         if not given.get("run"):
             _remove_empty(output.parent, root)  # a mistake costs no folder
         raise
     _tell_end(Job(output))
-    return status
+    return output, status
 
 
 def _tell_end(job: "Job"):
@@ -248,7 +314,12 @@ def _kind(folder: Path) -> str:
 @app.command()
 def evaluate(
     folder: Annotated[
-        Path, typer.Argument(metavar="RUN_FOLDER", help="a tokenizer's or generator's run")
+        Path,
+        typer.Argument(
+            metavar="RUN_FOLDER",
+            help="a tokenizer's or generator's run",
+            shell_complete=complete_runs,
+        ),
     ],
     settings: Settings = None,
     samples: Samples = None,
@@ -261,6 +332,7 @@ def evaluate(
     output: Output = None,
     detach: Detach = False,
     root: Root = Path("runs"),
+    as_json: Json = False,
 ):
     """Measure a run: the notebook evaluate, whose numbers are kept in the run's folder.
 
@@ -280,7 +352,12 @@ def evaluate(
         )
     if twice := sorted(given.keys() & words.keys()):
         raise ConfigError(f"{', '.join(twice)} is given twice.")
-    raise typer.Exit(_execute("evaluate", given | words, output, False, detach, root))
+    with _only_json(as_json) as say:
+        output, status = _execute("evaluate", given | words, output, False, detach, root)
+        from softvq_lab.runs import Run
+
+        say(_job_record(output) | _record(Run(folder)))
+    raise typer.Exit(status)
 
 # %% ../nbs/13_cli.ipynb #61a3b36a
 SweepFiles = Annotated[
@@ -290,6 +367,7 @@ SweepFiles = Annotated[
         help=(
             "sweep files (sweeps/*.yaml); settings given here overrule those of their first stage"
         ),
+        shell_complete=complete_sweeps,
     ),
 ]
 Jobs = Annotated[
@@ -334,6 +412,7 @@ def sweep(
     only: Only = "",
     accept: AcceptFound = "",
     root: Root = Path("runs"),
+    as_json: Json = False,
 ):
     """Run sweeps to their end, or go on with them: the same command, whatever happened.
 
@@ -345,12 +424,15 @@ def sweep(
     if not isinstance(options, dict):
         raise ConfigError(f"--slurm {slurm!r}: options are written {{partition: gpu, gpus: 8}}.")
     where = make_executor(executor, jobs, options)
-    sweeps = _open_sweeps(files, root, accept, only)
-    if dry:
-        return _show_plan(sweeps)
-    ok = drive(sweeps, where, retry, take_over=take_over)
-    for s in sweeps:
-        tell(f"{s.folder}/sweep.json")
+    with _only_json(as_json) as say:
+        sweeps = _open_sweeps(files, root, accept, only)
+        if dry:
+            say(_plan_record(sweeps))
+            return None if as_json else _show_plan(sweeps)
+        ok = drive(sweeps, where, retry, take_over=take_over)
+        for s in sweeps:
+            tell(f"{s.folder}/sweep.json")
+        say(_plan_record(sweeps))
     raise typer.Exit(0 if ok else 1)
 
 # %% ../nbs/13_cli.ipynb #40212c2c
@@ -372,6 +454,23 @@ def _open_sweeps(files: list[str], root: Path, accept: str, only: str) -> list:
     for note in dict.fromkeys(t.note for s in sweeps for t in s.tasks if t.note):
         typer.echo(note)
     return sweeps
+
+
+def _plan_record(sweeps: list) -> dict:
+    "What `sweep --json` says: every job of the sweeps, and where the report of each sweep is."
+    tasks = [
+        {
+            "sweep": s.spec.name,
+            "stage": t.stage,
+            "label": t.label,
+            "state": "done" if t.found else t.job.info["state"],
+            "notebook": t.output,
+            "id": t.id,
+        }
+        for s in sweeps
+        for t in s.tasks
+    ]
+    return {"reports": [s.folder / "sweep.json" for s in sweeps], "tasks": tasks}
 
 
 def _show_plan(sweeps: list):
@@ -458,13 +557,13 @@ def _seconds(run: "Run") -> float | None:
 
 def _headlines(run: "Run") -> str:
     "The figures of a run that a list shows, and which of its evaluations cannot be used."
-    from softvq_lab.metrics import is_headline, read_declarations
+    from softvq_lab.metrics import is_headline, read_declarations, shown_in
     from softvq_lab.runs import figures, strange_figures
 
     known = [
-        f"{printable(k)} {v:.4g}"
+        f"{printable(k)} {shown_in(k, f['figures'], read_declarations(f.get('metrics')))}"
         for f in figures(run).values()
-        for k, v in f["figures"].items()
+        for k in f["figures"]
         if is_headline(k, read_declarations(f.get("metrics")))
     ]
     return "  ".join([*known, *(f"{printable(n)} unreadable" for n in strange_figures(run))])
@@ -545,38 +644,86 @@ def show(folder: Folder, as_json: Json = False):
 
 def _show_figures(c: Console, name: str, found: dict):
     "One evaluation: its figures, and what they were measured with."
+    from softvq_lab.metrics import caveat, read_declarations
+
     c.print(printable(name), style="bold", end="")
     c.print(f"  {printable(found.get('measured', ''))}")
+    said = read_declarations(found.get("metrics"))
     for k, v in found["figures"].items():
-        c.print(f"  {printable(k):22}" + (f"{v:12.4f}" if abs(v) < 1e9 else f"{v:12.4g}"))
+        why = f"  ({beside})" if (beside := caveat(k, found["figures"], said)) else ""
+        c.print(f"  {printable(k):22}" + (f"{v:12.4f}" if abs(v) < 1e9 else f"{v:12.4g}") + why)
     passport = ", ".join(f"{k}: {v}" for k, v in found["passport"].items())
     c.print(f"  measured by {printable(passport)}", style="dim")
 
 # %% ../nbs/13_cli.ipynb #9bda9e0f
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(help="run folders")], as_json: Json = False
+    folders: Annotated[
+        list[Path], typer.Argument(help="run folders", shell_complete=complete_runs)
+    ],
+    everything: Annotated[
+        bool, typer.Option("--all", help="also settings and metrics that not all of them have")
+    ] = False,
+    as_json: Json = False,
 ):
-    """Runs side by side: the settings in which they differ, and their metrics.
+    """Runs side by side: the settings in which they differ, and the metrics that they share.
 
     Metrics of other passports stand in tables of their own.
     """
     from softvq_lab.experiments.leaderboard import boards
-    from softvq_lab.runs import differences
+    from softvq_lab.runs import differences, not_shared
 
     if gone := [str(f) for f in folders if not f.exists()]:
         raise ConfigError(f"there is no run folder {', '.join(gone)}")
     found = [_opened(f) for f in folders]
     differs, tables = differences(found), boards(found)
+    alone = set() if everything else not_shared(found)
+    left_out = {"settings": [k for k, *_ in differs if k in alone]}
+    differs = [row for row in differs if row[0] not in alone]
+    tables, left_out["metrics"] = (
+        (tables, []) if everything else _shared_metrics(tables, len(found))
+    )
     if as_json:
-        return _print_json(_comparison(folders, differs, tables))
+        return _print_json(_comparison(folders, differs, tables) | {"left_out": left_out})
     c = _console()
     _print_table(c, "", ["setting", *folders], differs)
     for b in tables:
         title = f"{b.attrs['title']}; {b.attrs['ranked']}"
-        _print_table(c, title, ["run", *b.columns], b.itertuples())
+        _print_table(c, title, ["run", *b.columns], _metric_rows(b))
+    some = [f"{len(v)} {k if len(v) > 1 else k[:-1]}" for k, v in left_out.items() if v]
+    if some:
+        tell(f"left out: {' and '.join(some)} that not all of them have (--all shows them)")
 
 # %% ../nbs/13_cli.ipynb #623e8b6f
+def _shared_metrics(tables: list, compared: int) -> tuple[list, list[str]]:
+    "The tables with the metrics that at least two runs have of an evaluation; the others' names."
+    counts = {}
+    for b in tables:
+        for metric, n in b.notna().sum().items():
+            key = b.attrs["evaluation"], metric
+            counts[key] = counts.get(key, 0) + n
+    enough = {k for k, n in counts.items() if n > 1 or compared < 2}
+    kept = []
+    for b in tables:
+        columns = [m for m in b.columns if (b.attrs["evaluation"], m) in enough]
+        if columns:
+            kept.append(b[columns])
+            kept[-1].attrs = b.attrs
+    return kept, [f"{evaluation}: {m}" for evaluation, m in counts if (evaluation, m) not in enough]
+
+
+def _metric_rows(board) -> list[list]:
+    "The rows of a table of metrics as text."
+    from softvq_lab.metrics import shown_in
+
+    rows = []
+    for run, row in board.iterrows():
+        known, said = row.dropna().to_dict(), board.attrs["said"]
+        cells = (shown_in(k, known, said) if k in known else None for k in board.columns)
+        rows.append([run, *cells])
+    return rows
+
+
 def _comparison(folders: list[Path], differs: list[tuple], tables: list) -> dict:
     "What `compare --json` says: each table of figures is best first where a metric ranks it."
     return {
@@ -665,6 +812,21 @@ def stop(folder: Folder):
         raise ConfigError(f"{folder} is at work on {s['host']}: stop it there")
     os.kill(s["pid"], signal.SIGTERM)
     typer.echo(f"process {s['pid']} was asked to save and end")
+
+# %% ../nbs/13_cli.ipynb #c3382376
+@app.command()
+def completion(shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument()]):
+    """Print what lets a shell complete this program.
+
+    --install-completion installs it.
+    """
+    how = {"prog_name": "softvq-lab", "complete_var": "_SOFTVQ_LAB_COMPLETE"}
+    script = get_completion_script(shell=shell, **how)
+    if shell == "bash":  # no space after NAME=
+        script = script.replace(
+            "    return 0", '    [[ "${COMPREPLY[0]}" == *= ]] && compopt -o nospace\n    return 0'
+        )
+    tell(script)
 
 # %% ../nbs/13_cli.ipynb #b945b6ef
 def main():

@@ -6,18 +6,21 @@
 __all__ = ['MISTAKE', 'UsageError', 'Samples', 'Sampler', 'Steps', 'Guidance', 'Interval', 'Temperature', 'Precision', 'Seed',
            'GeneratorFolder', 'TokenizerFolder', 'Stats', 'Interpolant', 'NoiseSchedule', 'Out', 'Classes', 'Schedule',
            'SamplerOptions', 'Batch', 'Processes', 'Device', 'Npz', 'Sheet', 'PreparedRun', 'TakeOver', 'Plugins',
-           'read_settings', 'answer', 'alone', 'train', 'sample']
+           'read_settings', 'complete_runs', 'complete_workflows', 'complete_settings', 'complete_sweeps', 'answer',
+           'alone', 'train', 'sample']
 
 # %% ../nbs/12_commands.ipynb #118503f9
 import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer._completion_classes import CompletionItem  # of the click that typer has
 
 from softvq_lab.core import (
     DEVICES,
@@ -29,6 +32,9 @@ from softvq_lab.core import (
     tell,
 )
 from .settings.typed_text import read_word
+
+if TYPE_CHECKING:  # who only looks does not wait for it
+    from softvq_lab.settings.parse import Setting
 
 # %% ../nbs/12_commands.ipynb #c9f14151
 def read_settings(words: list[str]) -> dict:
@@ -42,6 +48,70 @@ def read_settings(words: list[str]) -> dict:
             raise ConfigError(f"{name} is given twice.")
         settings[name] = read_word(value)
     return settings
+
+# %% ../nbs/12_commands.ipynb #e07c388e
+def _starting_with(begun: str, options: Iterable[str]) -> list[CompletionItem]:
+    return [CompletionItem(o) for o in options if o.startswith(begun)]
+
+
+def _runs_under(ctx) -> list[str]:
+    "Folders of the runs under --root."
+    from softvq_lab.runs import list_runs
+
+    root = Path(ctx.params.get("root") or "runs")
+    return [str(r.path) for r in list_runs(root, unreadable=True)] if root.is_dir() else []
+
+
+def complete_runs(ctx, param, incomplete: str) -> list[CompletionItem]:
+    "Runs under --root; where none fits, the shell completes files."
+    return _starting_with(incomplete, _runs_under(ctx))
+
+
+def complete_workflows(ctx, param, incomplete: str) -> list[CompletionItem]:
+    "Names of workflows."
+    from softvq_lab.settings.workflows import WORKFLOWS
+
+    return _starting_with(incomplete, WORKFLOWS)
+
+
+def _values_of(ctx, setting: "Setting") -> list[str]:
+    if setting.name.endswith("run"):  # run, tokenizer_run, ...
+        return _runs_under(ctx)
+    return ["true", "false"] if setting.kind is bool else list(setting.choices)
+
+
+def complete_settings(ctx, param, incomplete: str) -> list[CompletionItem]:
+    "NAME= of the settings of a workflow, and after it the values that are names."
+    from softvq_lab.settings.parse import settings_of
+    from softvq_lab.settings.workflows import WORKFLOWS
+
+    workflow = ctx.params.get("workflow") or {"sweep": "train"}.get(ctx.info_name, ctx.info_name)
+    if workflow not in WORKFLOWS:
+        return []
+    known = settings_of(WORKFLOWS[workflow])
+    # the words so far, in whichever of them bash has put them
+    before = list(ctx.params.get(param.name) or [])
+    if before[-1:] == ["="]:  # of bash
+        name, start, begun = before[-2], "", incomplete
+    elif before and before[-1] in known and not incomplete:  # of bash, whose '=' alone click drops
+        name, start, begun = before[-1], "", ""
+    else:
+        name, equals, begun = incomplete.partition("=")
+        if not equals:
+            return [
+                CompletionItem(f"{k}=", help=s.comment)
+                for k, s in known.items()
+                if k.startswith(incomplete)
+            ]
+        start = f"{name}="
+    values = _values_of(ctx, known[name]) if name in known else []
+    return [CompletionItem(start + v) for v in values if v.startswith(begun)]
+
+
+def complete_sweeps(ctx, param, incomplete: str) -> list[CompletionItem]:
+    "Settings of a tokenizer once a file was named; files are completed by the shell."
+    files = [w for w in ctx.params.get(param.name) or [] if w.endswith((".yaml", ".yml"))]
+    return complete_settings(ctx, param, incomplete) if files else []
 
 # %% ../nbs/12_commands.ipynb #00ec0552
 def _steady_streams():
@@ -171,6 +241,7 @@ GeneratorFolder = Annotated[
     typer.Argument(
         metavar="RUN_FOLDER",
         help="a generator's run (or a saved or released generator, with --tokenizer and --out)",
+        shell_complete=complete_runs,
     ),
 ]
 TokenizerFolder = Annotated[
@@ -253,6 +324,7 @@ PreparedRun = Annotated[
     typer.Argument(
         metavar="RUN_FOLDER",
         help="a folder that a notebook, the explorer or softvq_lab.train.prepare made",
+        shell_complete=complete_runs,
     ),
 ]
 TakeOver = Annotated[

@@ -7,7 +7,7 @@ __all__ = ['OPENED', 'MOST_LOGGED', 'LINE', 'PACKAGES', 'ANYHOW', 'PASSING', 'Ru
            'refuse_if_trained', 'holding', 'take_over_run', 'mark_of', 'refuse_if_opened_anew', 'at_work',
            'log_metrics', 'read_metrics', 'trim_metrics', 'plugin_hint', 'learned_settings', 'open_run', 'check_record',
            'go_on', 'check_run', 'made_of', 'list_runs', 'describe', 'figures', 'strange_figures',
-           'passport_differences', 'passport_id', 'comparable', 'differences', 'summary']
+           'passport_differences', 'passport_id', 'comparable', 'differences', 'not_shared', 'summary']
 
 # %% ../nbs/08_runs.ipynb #fb273dcd
 import contextlib
@@ -50,6 +50,7 @@ from softvq_lab.locks import (
     was_held,
     writable,
 )
+from .metrics import shown_in
 from softvq_lab.provenance import (
     accepted_kinds,
     code_record,
@@ -696,6 +697,16 @@ def differences(runs: list[Run]) -> list[tuple]:
     """
     return _differing(*map(_facts, runs))
 
+
+def not_shared(runs: list[Run]) -> set[str]:
+    """Names in `differences` that not every run has: a tokenizer has no setting of a generator.
+    Empty where a config.json cannot be used.
+    """
+    facts = [_facts(r).keys() for r in runs]
+    if not facts or any("unreadable" in f for f in facts):
+        return set()
+    return set().union(*facts).difference(set(facts[0]).intersection(*facts))
+
 # %% ../nbs/08_runs.ipynb #8fdf0037
 def _facts(run: Run) -> dict[str, object]:
     "What `differences` compares; for an unusable config.json, the reason."
@@ -724,6 +735,6 @@ def summary(root) -> str:
             head += f": not to be compared with the above, for they differ in {differs}"
         lines.append(head)
         for r, measured in rows:
-            values = (f"{printable(k, 40)} {v:.4g}" for k, v in measured.items())
+            values = (f"{printable(k, 40)} {shown_in(k, measured)}" for k in measured)
             lines.append(f"    {printable(r.path)}: {'  '.join(values)}")
     return "\n".join(lines) or f"no runs under {root} yet: make demo"

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from outside import BIN
 from typer.testing import CliRunner
 
 import softvq_lab
@@ -22,7 +23,7 @@ from softvq_lab.settings.parse import parse
 from softvq_lab.settings.workflows import TrainConfig
 
 COMMANDS = ("train", "sample", "execute", "run", "evaluate", "runs", "show", "compare", "resume")
-COMMANDS += ("stop", "sweep")
+COMMANDS += ("stop", "sweep", "settings", "completion")
 
 
 TAU = Path(__file__).parents[1] / "sweeps" / "digits-tau.yaml"
@@ -201,6 +202,104 @@ def test_a_shell_completes_commands_options_and_workflows():
     assert completed("ex") == ["execute"]
     assert completed("sample", "--sam") == ["--samples", "--sampler"]
     assert completed("execute", "train") == ["train", "train_generator"]
+    assert completed("run", "train", "tok") == ["tokens="]
+    assert completed("run", "train", "recipe", "=", "pi") == ["pictures"]
+    assert completed("run", "train", "flip", "=") == ["true", "false"]
+    assert completed("settings", "lat") == ["latent_map"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_complete_names_and_values_of_settings_and_runs(shell, tmp_path):
+    open_run(tmp_path / "runs" / "first", "tokenizer", {})
+
+    def completed(line: str) -> str:
+        env = {"_SOFTVQ_LAB_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": line}
+        env |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        code = "import sys; sys.argv = ['softvq-lab']; from softvq_lab.cli import main\n"
+        code += "try: main()\nfinally: assert not {'torch', 'pandas'} & sys.modules.keys()"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | env,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert not done.stderr, done.stderr
+        return done.stdout
+
+    assert "tokens=" in completed("softvq-lab run train tok")
+    said = completed("softvq-lab run train recipe=p")
+    assert "recipe=pictures" in said and "recipe=paper" in said and "digits" not in said
+    for line in ("show ru", "evaluate ru", "train ru", "sample ru", "compare ru", "stop ru"):
+        assert "runs/first" in completed(f"softvq-lab {line}")
+    assert "run=runs/first" in completed("softvq-lab run evaluate run=")
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
+def test_bash_adds_no_space_after_the_name_of_a_setting(tmp_path):
+    script = tmp_path / "completion"
+    script.write_text(call("completion", "bash"))
+    asks = f"""source {script}
+    COMP_WORDS=(softvq-lab run train tok) COMP_CWORD=3
+    compopt() {{ echo "compopt $*"; }}
+    _softvq_lab_completion softvq-lab; echo "${{COMPREPLY[@]}}" """
+    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", asks], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["compopt", "-o", "nospace", "tokens="], done.stderr
+    assert "#compdef softvq-lab" in call("completion", "zsh")
+    assert "complete --command softvq-lab" in call("completion", "fish")
+
+
+def test_a_wrong_name_is_answered_by_the_nearest_and_by_where_all_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for workflow, wrong, right in (("train", "tokns", "tokens"), ("evaluate", "prob", "probe")):
+        with pytest.raises(ConfigError) as e:
+            call("run", workflow, f"{wrong}=3")
+        assert f"Did you mean {right!r}" in str(e.value) and len(str(e.value)) < 200
+        assert f"softvq-lab settings {workflow}" in str(e.value)
+        found = json.loads(call("settings", workflow, "--json"))
+        assert right in [s["name"] for s in found] and all(s["description"] for s in found)
+    with pytest.raises(ConfigError, match="Did you mean 'train'"):
+        call("settings", "trian")
+
+
+def test_compare_shows_what_both_have_and_says_what_it_left_out(trained, tmp_path):
+    folders = [tmp_path / n for n in ("tokenizer", "generator")]
+    for f in folders:
+        shutil.copytree(trained / f.name, f)
+    measured(Run(folders[0]), psnr=20.5)
+    said = call("compare", *folders)
+    assert len(said.splitlines()) < 25 and "psnr" not in said
+    assert "left out: " in said and "1 metric " in said and "--all" in said
+    both = json.loads(call("compare", *folders, "--json"))
+    assert "tau" in both["left_out"]["settings"] and not both["evaluations"]
+    everything = call("compare", *folders, "--all")
+    assert "tau" in everything and "20.5" in everything and "left out" not in everything
+    rows = json.loads(call("compare", *folders, "--all", "--json"))["differences"]
+    assert len(rows) == len(both["differences"]) + len(both["left_out"]["settings"])
+
+
+def test_an_estimate_below_zero_is_shown_with_a_word_and_stored_as_it_is(tmp_path):
+    runs = [open_run(tmp_path / n, "tokenizer", asdict(TrainConfig())) for n in "ab"]
+    for i, run in enumerate(runs):
+        measured(run, fid_infinity=i - 0.75, kid=0.5, class_accuracy=0.25)
+    said = call("show", runs[0].path)
+    assert "-0.7500  (below zero: too few samples to tell it from 0)" in said
+    assert "0.2500  (the judge on real held-out images: not measured)" in said
+    assert "0.2500\n" in call("show", runs[1].path).replace(" " * 2, "")
+    assert "below zero" in call("compare", *(r.path for r in runs))
+    found = json.loads(call("show", runs[0].path, "--json"))
+    assert found["evaluations"]["reconstruction"]["figures"]["fid_infinity"] == -0.75
+    measured(runs[0], class_accuracy=0.25, heldout_class_accuracy=0.875)
+    assert "class_accuracy 0.25 (the judge on real held-out images: 0.875)" in call(
+        "runs", "--root", tmp_path
+    )
+
+
+def test_the_plan_of_a_sweep_is_one_json_document(tmp_path):
+    plan = json.loads(call("sweep", TAU, "--dry", "--json", "--root", tmp_path))
+    assert len(plan["tasks"]) > 3 and {t["sweep"] for t in plan["tasks"]} == {"digits-tau"}
+    assert plan["reports"] and all(Path(t["notebook"]).suffix == ".ipynb" for t in plan["tasks"])
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_a_setting_has_the_values_of_evaluate(trained, tmp_path):
     )
     found = score_samples(tmp_path / "s", lens.images, judge, against, 100, 10)
     m = tried.measured
-    assert m.figures == {k: found.figures[k] for k in m.figures} and len(m.figures) == 3
+    assert m.figures == {k: found.figures[k] for k in m.figures} and len(m.figures) == 4
     assert m.intervals["reference_frechet"] == found.intervals["reference_frechet"]
     for name, (low, high) in m.intervals.items():
         assert low <= m.figures[name] <= high

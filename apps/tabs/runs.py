@@ -14,6 +14,7 @@ from tabs.tables import Raw, sheet, text
 from tabs.watch import Watch
 
 from softvq_lab.explore.run_forms import notebook_html, notebooks, overview, run_name
+from softvq_lab.metrics import shown_in
 from softvq_lab.registry import register
 from softvq_lab.runs import comparable, differences, list_runs, strange_figures
 
@@ -216,7 +217,8 @@ def measured_alike(runs, name: str, passport: dict, rows) -> str:
     columns = list(dict.fromkeys(k for _, metrics in rows for k in metrics))
     about = " &middot; ".join(f"{text(k)}: {text(v)}" for k, v in passport.items())
     lines = [
-        [run_name(r.path, runs), *(metrics.get(c, "") for c in columns)] for r, metrics in rows
+        [run_name(r.path, runs), *(shown_in(c, metrics) if c in metrics else "" for c in columns)]
+        for r, metrics in rows
     ]
     return f"<h4>{text(name)}</h4><p>{about}</p>{sheet(['run', *columns], lines, numbers=True)}"
 

@@ -9,7 +9,8 @@ from tabs.picker import QUIET, SLOW, Tab, resolve
 from softvq_lab.core import ConfigError
 from softvq_lab.experiments.execute import TRAININGS
 from softvq_lab.experiments.job import read_lines, run_of, start
-from softvq_lab.explore.run_forms import Field, fields_of, keep_inside, overview, run_name
+from softvq_lab.explore.run_forms import fields_of, keep_inside, overview, run_name
+from softvq_lab.settings.parse import Setting
 
 SHOWN = {  # the fields a form shows; the rest are lines of text
     "train": (
@@ -161,7 +162,7 @@ class Start(Tab):
         self.flow.change(self.on_flow, self.flow, shown, **QUIET)
 
 
-def control(field: Field, elem_id: str) -> gr.components.Component:
+def control(field: Setting, elem_id: str) -> gr.components.Component:
     "What sets a parameter in a form."
     # Of choices, a comment explains one after the other.
     many = field.choices and ";" in field.comment
@@ -178,7 +179,7 @@ def control(field: Field, elem_id: str) -> gr.components.Component:
     return gr.Textbox(field.default, **look)
 
 
-def same(field: Field, value) -> bool:
+def same(field: Setting, value) -> bool:
     "Was this field of a form left as it was?"
     empty = (None, "")
     return value is None or value == field.default or (value in empty and field.default in empty)

@@ -19,7 +19,7 @@ from softvq_lab.experiments.leaderboard import (
 from softvq_lab.experiments.sweep import read_report
 from softvq_lab.experiments.sweep_plots import STATES, effects, overlaid, progress_bar, ranking
 from softvq_lab.explore.latent_map import adapt
-from softvq_lab.metrics import leading
+from softvq_lab.metrics import leading, shown
 
 ABOUT = (
     "Who won, and whether that can be believed: means over seeds, "
@@ -164,8 +164,12 @@ def stage_of(table, stage: str) -> tuple[list[str], list]:
 
 def ranking_table(rows, metric: str) -> str:
     "Settings by the mean of their seeds."
+
+    def says(value):
+        return shown(metric, float(value), declared_in(rows))
+
     table = [
-        [str(setting), float(mean), float(spread), int(seeds), float(worst), float(best)]
+        [str(setting), says(mean), float(spread), int(seeds), says(worst), says(best)]
         for setting, mean, spread, seeds, worst, best in settings(rows, metric).itertuples()
     ]
     head = ["setting", "mean", "spread", "seeds", "worst", "best"]

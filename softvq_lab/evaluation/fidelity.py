@@ -18,6 +18,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ..core import rng
+from ..metrics import shown
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #c9c398fb
 @dataclass(frozen=True)
@@ -203,7 +204,8 @@ def remarks(features: Tensor, what: str, distance: float, infinity: float | None
         notes.append(
             f"warning: {what} over {N} samples is biased by their number"
             + (
-                f" (extended to infinitely many: {infinity:.4g} instead of {distance:.4g})"
+                f" (extended to infinitely many: {shown(f'{what}_infinity', infinity)} instead of "
+                f"{distance:.4g})"
                 if infinity is not None
                 else ""
             )

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 
 from ..data.images import ImageData
 from .extractors import Extractor, extract
+from .judge import heldout_accuracy
 from .passport import Measured, passport
 from .references import Reference
 from .sampling import draw_samples, sample_labels, sample_settings
@@ -65,6 +66,8 @@ def try_guidance(
     figures, intervals = headlines_of(
         features, logits, labels, reference.moments, extractor, known, draws
     )
+    if "class_accuracy" in figures:
+        figures["heldout_class_accuracy"] = heldout_accuracy(images, extractor)
     about = passport(
         f"{extractor.name}, 8-bit images; Fréchet distance in float64",
         reference.name,

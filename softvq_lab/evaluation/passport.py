@@ -16,7 +16,7 @@ from .. import __version__
 from ..core import now, read_json, write_json
 from ..data.contents import contents
 from ..data.images import ImageData
-from ..metrics import declarations
+from ..metrics import caveat, declarations
 from ..provenance import MEASURING, code_hash
 from ..runs import passport_differences
 
@@ -75,7 +75,8 @@ class Measured:
         for k, v in self.figures.items():
             low, high = self.intervals.get(k, (None, None))
             interval = "" if low is None else f"   {low:.4g} .. {high:.4g}"
-            rows.append(f"{k:24} {v:10.4f}{interval}")
+            says = f"   ({why})" if (why := caveat(k, self.figures)) else ""
+            rows.append(f"{k:24} {v:10.4f}{interval}{says}")
         return "\n".join([*rows, *self.notes, *(f"  {k:22} {v}" for k, v in self.passport.items())])
 
 # %% ../../nbs/evaluation/00_passport.ipynb #f58032d6

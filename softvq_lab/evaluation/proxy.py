@@ -107,7 +107,8 @@ def proxy_figures(
     )
 
     def rename(d):
-        return {f"proxy_{k}": v for k, v in d.items() if not k.startswith("heldout")}
+        left_out = {k for k in d if k.startswith("heldout") and k != "heldout_class_accuracy"}
+        return {f"proxy_{k}": v for k, v in d.items() if k not in left_out}
 
     return Measured(rename(m.figures), m.passport, rename(m.intervals), m.notes)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from ..core import read_json
-from ..data.images import ImageData, spread
+from ..data.images import ImageData, labels_of, spread
 from .extractors import Extractor, extract
 from softvq_lab.evaluation.fidelity import (
     Moments,
@@ -125,8 +125,12 @@ def _of_heldout(data: ImageData, extractor: Extractor, real: Moments) -> dict[st
     images = data.heldout
     if len(images) > 50_000:
         images = Subset(images, spread(len(images), 50_000))
-    held, _ = extract(extractor, images)
+    held, logits = extract(extractor, images)
     name, found = "heldout_" + ("frechet" if extractor.prefix else "fid"), {}
+    if logits is not None and logits.shape[1] == data.num_classes:
+        labels = torch.as_tensor(labels_of(data.heldout)[spread(len(data.heldout), 50_000)])
+        right = logits.argmax(1) == labels
+        found["heldout_class_accuracy"] = right.float().mean().item()
     if len(held) > 1:
         found[name] = frechet(real, Moments.of(held))
     if len(held) >= 40:

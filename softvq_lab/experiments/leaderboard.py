@@ -21,6 +21,7 @@ from softvq_lab.metrics import (
     leading,
     lower_is_better,
     read_declarations,
+    shown,
     why_not_ranked,
 )
 from ..runs import Run, comparable, figures, passport_id
@@ -44,8 +45,8 @@ def _numbers(values: dict) -> dict[str, float]:
 def boards(runs: list[Run]) -> list[pd.DataFrame]:
     """A table for each kind of evaluation and passport, with its runs, best first.
 
-    `attrs`: `title`, `passport`, `by` (the metric that ranks, or ''), `ranked` (the same in words)
-    and `said` (the declarations in the files).
+    `attrs`: `evaluation`, `title`, `passport`, `by` (the metric that ranks, or ''), `ranked` (the
+    same in words) and `said` (the declarations in the files).
     """
     tables, files = [], {r.path: figures(r) for r in runs}
     for name, shared, rows in comparable(runs):
@@ -61,6 +62,7 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
         if by := leading(frame.columns, said):
             frame = frame.sort_values(by, ascending=lower_is_better(by, said), kind="stable")
         frame.attrs = {
+            "evaluation": name,
             "title": (f"{name}, {shared.get('count', '?')} images, {shared.get('reference', '')}"),
             "passport": shared,
             "by": by,
@@ -184,7 +186,7 @@ def verdict(table: pd.DataFrame, figure: str) -> str:
         return f"{ranked.index[0]} is the only setting that was measured."
     first, second = ranked.index[:2]
     gain = _gains(rows_with(table, figure), figure, first, second, lower_is_better(figure, said))
-    n, mean, best = len(gain), gain.mean(), f"{ranked['mean'].iloc[0]:.4g}"
+    n, mean, best = len(gain), gain.mean(), shown(figure, ranked["mean"].iloc[0], said)
     if not n:
         return f"{first} has the best {figure}: {best}, but no seed in common with {second}."
     if mean == 0:

@@ -145,9 +145,9 @@ _RELEASED_MAR = _MAR | (
 _SEARCH = "ours (sweeps/pictures-search.yaml)"
 _PICTURES = (
     _stated("ours", dataset="emoji", image_size=64, patch_size=8, flip=True)
-    | _stated(_SEARCH, tokens=64, latent_dim=8)
+    | _stated("ours", tokens=64, latent_dim=16, latent_noise=0.03, pixel_head="conv")
     | _stated(_SEARCH, optimizer="muon", lr=6e-3, batch_size=16, steps=5000, warmup_steps=100)
-    | _stated("ours", percep="timm:tf_efficientnet_lite0", percep_weight=0.1)
+    | _stated("ours", percep="timm:tf_efficientnet_lite0", percep_weight=0.05)
     | _stated("ours", ema_decay=0.995, log_every=20, eval_every=1000, checkpoint_every=1000)
 )
 _PICTURES_GENERATOR = (

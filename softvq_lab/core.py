@@ -63,6 +63,7 @@ def seed_everything(*stream):
     torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #7ac2bec8
+# before torch is loaded: threads that wait for each other go to sleep soon, not after milliseconds
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 # %% ../nbs/00_core.ipynb #a4047a70

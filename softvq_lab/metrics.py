@@ -138,14 +138,17 @@ def shown(name: str, value: float, said: Declared | None = None) -> str:
     """`value` of the metric `name` in four digits, with a word where an estimate came out below
     zero.
     """
+    return f"{value:.4g}" + (f" ({BELOW_ZERO})" if _below_zero(name, value, said) else "")
+
+
+def _below_zero(name: str, value: float, said: Declared | None) -> bool:
     m = find_metric(name, said)
-    return f"{value:.4g}" + (f" ({BELOW_ZERO})" if m and m.nonnegative and value < 0 else "")
+    return bool(m and m.nonnegative and value < 0)
 
 
 def caveat(name: str, figures: dict[str, float], said: Declared | None = None) -> str:
     """What a reader must know beside the metric `name` of `figures`; '' where there is nothing."""
-    m = find_metric(name, said)
-    if m and m.nonnegative and figures[name] < 0:
+    if _below_zero(name, figures[name], said):
         return BELOW_ZERO
     if not name.endswith(ACCURACY) or name.endswith("heldout_" + ACCURACY):
         return ""

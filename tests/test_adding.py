@@ -152,10 +152,11 @@ def test_what_the_page_shows_serves_papermill_command_line_and_explorer(add, tmp
     code = (
         "import sys; sys.path.insert(0, 'apps')\n"
         "import explorer\n"
-        "from softvq_lab.explore.run_forms import fields_of\n"
+        "from softvq_lab.settings.parse import settings_of\n"
+        "from softvq_lab.settings.workflows import TrainConfig\n"
         "app = explorer.build(sys.argv[1])\n"
         "tabs = [b.label for b in app.blocks.values() if type(b).__name__ == 'Tab']\n"
-        "form = fields_of('train')\n"
+        "form = settings_of(TrainConfig)\n"
         "print(tabs[6:], 'top' in form['quantizer'].choices, 'edges' in form['align'].choices)"
     )
     seen = run(sys.executable, "-c", code, tmp_path)

@@ -23,7 +23,7 @@ from softvq_lab.settings.parse import parse
 from softvq_lab.settings.workflows import TrainConfig
 
 COMMANDS = ("train", "sample", "execute", "run", "evaluate", "runs", "show", "compare", "resume")
-COMMANDS += ("stop", "sweep", "settings", "completion")
+COMMANDS += ("stop", "sweep", "settings", "completion", "advise")
 
 
 TAU = Path(__file__).parents[1] / "sweeps" / "digits-tau.yaml"
@@ -473,3 +473,17 @@ def test_a_command_that_names_the_wrong_thing_says_so_before_any_work(
     with pytest.raises(ConfigError, match=says):
         call(*words)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_one_json_document_and_all_else_goes_to_standard_error(trained, tmp_path):
+    run = shutil.copytree(trained / "tokenizer", tmp_path / "t")
+    p = subprocess.run(
+        [BIN / "softvq-lab", "evaluate", run, "probe=none", "confidence=0", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = json.loads(p.stdout)
+    assert said["job"]["state"] == "done" and Path(said["notebook"]).exists()
+    assert "reconstruction" in json.dumps(said["evaluations"]) and "done in" in p.stderr

@@ -9,8 +9,9 @@ from tabs.picker import QUIET, SLOW, Tab, resolve
 from softvq_lab.core import ConfigError
 from softvq_lab.experiments.execute import TRAININGS
 from softvq_lab.experiments.job import read_lines, run_of, start
-from softvq_lab.explore.run_forms import fields_of, keep_inside, overview, run_name
-from softvq_lab.settings.parse import Setting
+from softvq_lab.explore.run_forms import keep_inside, overview, run_name
+from softvq_lab.settings.parse import Setting, settings_of
+from softvq_lab.settings.workflows import WORKFLOWS
 
 SHOWN = {  # the fields a form shows; the rest are lines of text
     "train": (
@@ -82,7 +83,7 @@ class Start(Tab):
 
     def layout_form(self, flow: str):
         "A control for each shown field of a workflow's config."
-        known = fields_of(flow)
+        known = settings_of(WORKFLOWS[flow])
         with gr.Group(visible=flow == "train") as group, gr.Row():
             for name in SHOWN[flow]:
                 self.controls[flow, name] = control(known[name], f"{flow}-{name}")
@@ -122,7 +123,7 @@ class Start(Tab):
 
     def params(self, flow, resume, rest, values) -> dict:
         "The parameters that were given, in the form and in the lines."
-        known = fields_of(flow)
+        known = settings_of(WORKFLOWS[flow])
         given = {
             n: v
             for (f, n), v in zip(self.controls, values, strict=True)

@@ -27,7 +27,7 @@ from softvq_lab.evaluation.fidelity import (
     kid_subset,
     score_splits,
 )
-from .judge import class_judge, training_features
+from .judge import class_judge, own_accuracy, training_features
 from .passport import Measured, passport, versioned
 from .references import Reference, split_reference
 from .sampling import SampleFolder
@@ -127,10 +127,9 @@ def _of_heldout(data: ImageData, extractor: Extractor, real: Moments) -> dict[st
         images = Subset(images, spread(len(images), 50_000))
     held, logits = extract(extractor, images)
     name, found = "heldout_" + ("frechet" if extractor.prefix else "fid"), {}
-    if logits is not None and logits.shape[1] == data.num_classes:
-        labels = torch.as_tensor(labels_of(data.heldout)[spread(len(data.heldout), 50_000)])
-        right = logits.argmax(1) == labels
-        found["heldout_class_accuracy"] = right.float().mean().item()
+    labels = labels_of(data.heldout)[spread(len(data.heldout), 50_000)]
+    if (accuracy := own_accuracy(data, logits, labels)) is not None:
+        found["heldout_class_accuracy"] = accuracy
     if len(held) > 1:
         found[name] = frechet(real, Moments.of(held))
     if len(held) >= 40:

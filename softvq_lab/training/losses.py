@@ -147,6 +147,8 @@ def fold_batch_norms(model: nn.Module, size: tuple[int, int, int]) -> nn.Module:
     take over: a third faster. `model` itself where that would change its maps of an image of `size`
     (a norm that is called elsewhere than it stands).
     """
+    if not any(type(m) is BatchNormAct2d for m in model.modules()):
+        return model
     faster = copy.deepcopy(model)
     _fold(faster)
     x = torch.linspace(-2, 2, math.prod(size)).view(1, *size)

@@ -145,15 +145,15 @@ _RELEASED_MAR = _MAR | (
 _SEARCH = "ours (sweeps/pictures-search.yaml)"
 _PICTURES = (
     _stated("ours", dataset="emoji", image_size=64, patch_size=8, flip=True)
-    | _stated("ours", tokens=64, latent_dim=16, latent_noise=0.03, pixel_head="conv")
+    | _stated("ours", tokens=64, latent_dim=8, latent_noise=0.03, pixel_head="conv")
     | _stated(_SEARCH, optimizer="muon", lr=6e-3, batch_size=16, steps=5000, warmup_steps=100)
-    | _stated("ours", percep="timm:tf_efficientnet_lite0", percep_weight=0.05)
+    | _stated("ours", percep="timm:tf_efficientnet_lite0", percep_weight=0.1)
     | _stated("ours", ema_decay=0.995, log_every=20, eval_every=1000, checkpoint_every=1000)
 )
 _PICTURES_GENERATOR = (
     _stated("ours", mirror=True, optimizer="muon", lr=4e-3, batch_size=32, warmup_steps=100)
-    | _stated("ours", steps=8000, guidance=3.0, ema_decay=0.998, log_every=20, eval_every=1000)
-    | _stated("ours", checkpoint_every=1000)
+    | _stated("ours", steps=9000, guidance=3.0, guidance_high=1.0, ema_decay=0.998)
+    | _stated("ours", log_every=20, eval_every=1000, checkpoint_every=1000)
 )
 _PICTURES_EVALUATION = _stated("ours", extractor="timm:tf_efficientnet_lite0", samples=500)
 

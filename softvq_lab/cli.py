@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Root', 'Folder', 'Json', 'Workflow', 'Settings', 'Output', 'Resume', 'Detach', 'SweepFiles', 'Jobs', 'Slurm',
-           'Only', 'AcceptFound', 'PluginFiles', 'AcceptOther', 'program', 'short_date', 'short_duration', 'execute',
-           'list_settings', 'evaluate', 'sweep', 'advise', 'runs', 'show', 'compare', 'resume', 'stop', 'completion',
-           'main']
+           'Only', 'AcceptFound', 'PluginFiles', 'AcceptOther', 'program', 'short_date', 'execute', 'list_settings',
+           'evaluate', 'sweep', 'advise', 'runs', 'show', 'compare', 'resume', 'stop', 'completion', 'main']
 
 # %% ../nbs/13_cli.ipynb #567cc0e1
 import datetime
@@ -46,7 +45,7 @@ from softvq_lab.commands import (
     sample,
     train,
 )
-from .core import ConfigError, Outlet, printable, tell
+from .core import ConfigError, Outlet, printable, short_duration, tell
 from .settings.typed_text import read_typed
 
 if TYPE_CHECKING:  # who only looks does not wait for them
@@ -145,20 +144,6 @@ def short_date(text: str) -> str:
     "`2026-11-26 10:40` of a time as files hold it; what is none stays as it is."
     moment = _moment(text)
     return f"{moment:%Y-%m-%d %H:%M}" if moment else printable(text, 20)
-
-
-def short_duration(seconds: float | None) -> str:
-    "`40 s`, `3 min`, `2 h 05 min`, `3 d 4 h`; '' where nobody knows."
-    if seconds is None:
-        return ""
-    minutes = round(seconds / 60)
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60:02} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
 def _for_json(value):

@@ -51,6 +51,7 @@ NO_NUMBERS = (  # modules and rooms that compute no numbers
     "explore",
     "locks",
     "plots",
+    "progress",
     "provenance",
     "registry",
     "runs",

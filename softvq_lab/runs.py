@@ -84,6 +84,12 @@ class RunStatus(Entries):
     pid: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     host: str | None = None
     started: float | None = None
+    began: str = ""
+    seconds: float | None = None
+    seconds_per_step: float | None = None
+    images_per_second: float | None = None
+    peak_memory: Count | None = None
+    last: dict[str, float] = {}
 
 
 class Evaluation(Entries):

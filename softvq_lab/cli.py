@@ -28,6 +28,7 @@ from typer._completion_shared import get_completion_script  # there is no public
 
 from . import __version__
 from softvq_lab.commands import (
+    INTERRUPTED,
     Guidance,
     Precision,
     Sampler,
@@ -46,6 +47,8 @@ from softvq_lab.commands import (
     train,
 )
 from .core import ConfigError, Outlet, printable, short_duration, tell
+from .progress import Screen
+from .provenance import command_line
 from .settings.typed_text import read_typed
 
 if TYPE_CHECKING:  # who only looks does not wait for them
@@ -275,7 +278,12 @@ def _execute(
 
 def _tell_end(job: "Job"):
     "How a job ended, and why."
+    from softvq_lab.experiments.execute import BY_HAND, way_on
+
     s = job.info
+    if s.get("reason") == BY_HAND:
+        run = s["parameters"].get("run") or job.output.parent
+        return tell(way_on(s["workflow"], run))
     why = f": {s['reason']}" if s.get("reason") else f" in {s.get('seconds') or 0:.0f} s"
     tell(s["state"] + why)
 
@@ -408,16 +416,24 @@ def sweep(
     options = read_typed(slurm, "--slurm")[0] or {}
     if not isinstance(options, dict):
         raise ConfigError(f"--slurm {slurm!r}: options are written {{partition: gpu, gpus: 8}}.")
-    where = make_executor(executor, jobs, options)
+    where, stopped = make_executor(executor, jobs, options), ""
     with _only_json(as_json) as say:
         sweeps = _open_sweeps(files, root, accept, only)
         if dry:
             say(_plan_record(sweeps))
             return None if as_json else _show_plan(sweeps)
-        ok = drive(sweeps, where, retry, take_over=take_over)
+        with Screen() as screen:
+            _tell_plan(sweeps, getattr(where, "n", None), screen.say)
+            try:
+                ok = drive(sweeps, where, retry, take_over=take_over, screen=screen)
+            except KeyboardInterrupt as e:
+                ok, stopped = False, f"{e or 'stopped'}; go on with: {command_line()}"
         for s in sweeps:
             tell(f"{s.folder}/sweep.json")
         say(_plan_record(sweeps))
+    if stopped:
+        tell(stopped, sys.stderr)
+        raise typer.Exit(INTERRUPTED)
     raise typer.Exit(0 if ok else 1)
 
 # %% ../nbs/13_cli.ipynb #40212c2c
@@ -468,6 +484,23 @@ def _show_plan(sweeps: list):
     _console().print(table)
     unique = {t.id for s in sweeps for t in s.tasks}
     tell(f"{len(unique)} jobs")
+
+
+def _tell_plan(sweeps: list, at_once: int | None, say: Callable, most: int = 12):
+    "What a sweep is about to do: its jobs by stage, and the first `most` of those to come."
+    tasks = {t.id: t for s in sweeps for t in s.tasks}.values()
+    stages = {t.stage: sum(u.stage == t.stage for u in tasks) for t in tasks}
+    states = {t.id: "done" if t.found else t.job.info["state"] for t in tasks}
+    parts = [f"{len(tasks)} jobs ({', '.join(f'{n} {stage}' for stage, n in stages.items())})"]
+    parts += [f"{at_once} at a time"] if at_once else []
+    done = sum(state == "done" for state in states.values())
+    parts += [f"{done} done already"] if done else []
+    say(f"{', '.join(s.spec.name for s in sweeps)}: {', '.join(parts)}")
+    ahead = [t for t in tasks if states[t.id] != "done"]
+    for t in ahead[:most]:
+        say(f"  {t.stage}: {printable(t.label or t.run, 200)}")
+    if len(ahead) > most:
+        say(f"  and {len(ahead) - most} more: --dry lists all")
 
 # %% ../nbs/13_cli.ipynb #ad00c11b
 @app.command()

@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from accelerate import PartialState
 from pydantic import TypeAdapter
 
 from .checkpoints import newest_checkpoint
-from .commands import alone
+from .commands import INTERRUPTED, alone
 from .commands import train as train_command
 from softvq_lab.core import (
     ConfigError,
@@ -63,6 +64,7 @@ from softvq_lab.runs import (
     plugin_hint,
     refuse_if_opened_anew,
     refuse_if_trained,
+    saved_sentence,
     take_over_run,
 )
 from .settings.parse import closest, flatten, parameters, parse
@@ -534,9 +536,11 @@ def train_folder(folder: Path, take_over: bool = False, plugins: str = "") -> in
     except Preempted as e:
         tell(e, sys.stderr)
         return PREEMPTED
-    except KeyboardInterrupt as e:
-        tell(f"{e or 'interrupted'}; the same command goes on", sys.stderr)
-        return 130
+    except KeyboardInterrupt:
+        if first:
+            command = f"softvq-lab train {shlex.quote(str(run.path))}"
+            tell(saved_sentence(run, command), sys.stderr)
+        return INTERRUPTED
     if first:
         tell(f"{run.path}: {run.status['state']} at step {run.status['step']}")
     return 0

@@ -254,9 +254,11 @@ def _execute(
     workflow: str, given: dict, output, resume: bool, detach: bool, root: Path
 ) -> tuple[Path, int]:
     "Execute a workflow, or begin to; the notebook and the exit status."
-    from softvq_lab.experiments.execute import Job, begin_workflow, run_workflow
+    from softvq_lab.experiments.execute import Job, begin_workflow, leave_nothing, run_workflow
     from softvq_lab.experiments.papermill_command import usual_output
+    from softvq_lab.settings.workflows import TRAINS
 
+    ours = output is None and not given.get("run")  # a folder that is made for this
     output = output or usual_output(workflow, given, root, resume)
     if output.is_dir() or output.suffix != ".ipynb":
         raise ConfigError(
@@ -273,6 +275,8 @@ def _execute(
             _remove_empty(output.parent, root)  # a mistake costs no folder
         raise
     _tell_end(Job(output))
+    if ours and status == INTERRUPTED and workflow in TRAINS.values():
+        leave_nothing(output)
     return output, status
 
 

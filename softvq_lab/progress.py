@@ -240,7 +240,7 @@ class Screen:
     def show(self, record: dict, key: str = ""):
         "The newest record of the work `key`."
         if record.get("ended"):
-            self.lines.pop(key, None)
+            self.drop(key)
             self.say(progress_line(record))
         elif self.live:
             counts = "cell" not in record
@@ -255,4 +255,5 @@ class Screen:
 
     def drop(self, key: str):
         "The work `key` is shown no more."
-        self.lines.pop(key, None)
+        if self.lines.pop(key, None) and self.live:
+            self.live.refresh()

@@ -9,6 +9,7 @@ __all__ = ['PREEMPTED', 'INTERRUPTED', 'usual_output', 'workflow_of', 'with_outp
 import base64
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from ..core import ConfigError, printable, tell
@@ -123,41 +124,39 @@ def _work(complete: list[str]) -> tuple[str, Path, Path] | None:
 def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> int:
     "Execute a workflow by papermill; the exit status."
     import click
+    from nbclient.exceptions import DeadKernelError
     from papermill.cli import papermill as command
     from papermill.exceptions import PapermillExecutionError
 
-    from softvq_lab.experiments.execute import Watch, name_of_work, way_on
+    from softvq_lab.experiments.execute import BY_HAND, Watch, name_of_work, outcome, way_on
     from softvq_lab.experiments.papermill_engine import watched_by
 
-    name = None
     remember_command()
-    try:
-        with Screen(sys.stderr) as screen:
-            watch = Watch(name_of_work(workflow, output), workflow, [screen.show], screen.say)
-            how = ["--no-progress-bar", "--engine", watched_by(watch)]
-            with watch:
-                command.main([*how, *complete], prog_name="papermill", standalone_mode=False)
+    watch = Watch(name_of_work(workflow, output), workflow)
+    with tempfile.TemporaryFile() as errors:
+        words = ["--no-progress-bar", "--engine", watched_by(watch, errors), *complete]
+        try:
+            with Screen(sys.stderr) as watch.screen, watch:
+                command.main(words, prog_name="papermill", standalone_mode=False)
             return 0
-    except click.ClickException as e:
-        e.show()
-        return e.exit_code
-    except PapermillExecutionError as e:
-        name, says = e.ename, f"{e.ename}: {e.evalue}"
-        if name not in ("KeyboardInterrupt", "Preempted"):
-            raise
-    except Preempted as e:
-        name, says = "Preempted", str(e)
-    except (click.Abort, KeyboardInterrupt):
-        pass
-    if name == "Preempted":
-        tell(printable(says), sys.stderr)
-        return PREEMPTED
-    tell(way_on(workflow, folder), sys.stderr)
-    return INTERRUPTED
+        except click.ClickException as e:
+            e.show()
+            return e.exit_code
+        except (PapermillExecutionError, DeadKernelError, Preempted, KeyboardInterrupt) as e:
+            state, reason = outcome(e, watch.asked)
+            if reason != BY_HAND and state != "preempted":
+                errors.seek(0)
+                tell(errors.read().decode(errors="replace")[-2000:], sys.stderr)
+                raise
+    by_hand = reason == BY_HAND
+    tell(way_on(workflow, folder) if by_hand else printable(reason), sys.stderr)
+    return INTERRUPTED if by_hand else PREEMPTED
 
 
 def main(arguments: list[str] | None = None) -> int:
     "What `papermill` is in this environment; the exit status."
+    from softvq_lab.experiments.execute import leave_nothing
+
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         complete = with_output(arguments)
@@ -168,7 +167,10 @@ def main(arguments: list[str] | None = None) -> int:
     if complete != arguments:
         tell(complete[-1])  # where the executed notebook will be
     if work:
-        return _execute(complete, *work)
+        status = _execute(complete, *work)
+        if status == INTERRUPTED and complete[0] == "-p" and complete != arguments:
+            leave_nothing(work[1])  # of a folder that was made for this
+        return status
     from papermill.cli import papermill as command
 
     return command.main(complete, prog_name="papermill")

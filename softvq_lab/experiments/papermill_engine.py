@@ -53,7 +53,7 @@ class WatchedClient(PapermillNotebookClient):
 class WatchedEngine(NBClientEngine):
     "Papermill's engine with that client."
 
-    watcher = Watcher()
+    watcher, errors = Watcher(), None
 
     @classmethod
     def execute_managed_notebook(
@@ -64,14 +64,18 @@ class WatchedEngine(NBClientEngine):
         client = WatchedClient(nb_man, startup_timeout=start_timeout, **how, **settings)
         client.watcher = cls.watcher
         try:
-            return client.execute()
+            return client.execute(**({"stderr": cls.errors} if cls.errors else {}))
         finally:
             if client.km is not None and client.km.has_kernel:  # it was stopped while it started
                 client._cleanup_kernel()
 
 
-def watched_by(watcher: Watcher) -> str:
-    "Register an engine that tells `watcher`; its name, for papermill."
-    engine = type("Engine", (WatchedEngine,), {"watcher": watcher})
+def watched_by(watcher: Watcher, errors=None) -> str:
+    """Register an engine that tells `watcher`; its name, for papermill.
+
+    `errors`: the file to which the kernel's process itself complains, for example of an interrupt
+    while it ends; None: this process's standard error.
+    """
+    engine = type("Engine", (WatchedEngine,), {"watcher": watcher, "errors": errors})
     papermill_engines.register("softvq_lab", engine)
     return "softvq_lab"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PREEMPTED', 'TRAININGS', 'AT_WORK', 'ENDED', 'BY_HAND', 'INTERRUPTED', 'RECORDED', 'SAVES_FIRST', 'workflow_notebook',
-           'JobInfo', 'Job', 'outcome', 'Signals', 'Watch', 'name_of_work', 'execute', 'way_on', 'leave_nothing',
-           'start', 'stop', 'run_workflow', 'begin_workflow', 'resume_job', 'main']
+           'JobInfo', 'Job', 'Signals', 'Watch', 'name_of_work', 'execute', 'way_on', 'leave_nothing', 'start', 'stop',
+           'run_workflow', 'begin_workflow', 'resume_job', 'main']
 
 # %% ../../nbs/experiments/02_execute.ipynb #79f5cc9b
 import contextlib
@@ -99,6 +99,8 @@ class JobInfo(Entries):
 # %% ../../nbs/experiments/02_execute.ipynb #3fcb96d6
 class Job:
     "A workflow executed into the notebook `output`. Creating the object changes nothing on disk."
+
+    watch: "Watch | None" = None  # what is told of it while it is executed
 
     def __init__(self, output):
         self.output = Path(output)
@@ -204,7 +206,7 @@ BY_HAND = "stopped from the keyboard"
 INTERRUPTED = 130  # exit status: stopped from the keyboard
 
 
-def outcome(e: BaseException, asked: int = 0) -> tuple[str, str]:
+def _outcome(e: BaseException, asked: int = 0) -> tuple[str, str]:
     "State and reason for an exception of papermill; `asked`: how often SIGINT came."
     name = getattr(e, "ename", type(e).__name__)
     reason = f"{name}: {getattr(e, 'evalue', e)}".strip().removesuffix(":")
@@ -346,12 +348,12 @@ def _execute(job: Job, lock: Lock, s: dict, quiet: bool) -> int:
     began, workflow = time.time(), s["workflow"]
     try:
         with Screen(io.StringIO() if quiet else None) as screen:
-            watch = Watch(name_of_work(workflow, job.output), workflow, screen)
-            watch.takers.append(_record_in(job, lock))
-            with watch:
-                state, reason = _papermill(job, workflow, s["parameters"], watch)
+            job.watch = Watch(name_of_work(workflow, job.output), workflow, screen)
+            job.watch.takers.append(_record_in(job, lock))
+            with job.watch:
+                state, reason = _papermill(job, workflow, s["parameters"])
     except (Preempted, KeyboardInterrupt) as e:
-        state, reason = outcome(e)
+        state, reason = _outcome(e)
     if not lock.mine():
         return PREEMPTED  # it was taken over: what its files say is another's
     if reason == BY_HAND:
@@ -373,7 +375,7 @@ def _talk_by_files(folder: str) -> Config:
     )  # a Unix socket's path has at most 107 bytes
 
 # %% ../../nbs/experiments/02_execute.ipynb #78c2e1dc
-def _papermill(job: Job, workflow: str, parameters: dict, watch: Watch) -> tuple[str, str | None]:
+def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | None]:
     "State and reason after papermill has executed the notebook."
     from papermill import execute_notebook  # 2 seconds: not for those who only read states
 
@@ -392,21 +394,21 @@ def _papermill(job: Job, workflow: str, parameters: dict, watch: Watch) -> tuple
             f"--- {workflow} {parameters}, {now()}, process {os.getpid()} on {platform.node()}",
             file=log,
         )
-        watch.takers.append(LogLines(log))
+        job.watch.takers.append(LogLines(log))
         try:
             execute_notebook(
                 workflow_notebook(workflow),
                 job.output,
                 parameters,
                 progress_bar=False,
-                engine_name=watched_by(watch, log),
+                engine_name=watched_by(job.watch, log),
                 stdout_file=log,
                 stderr_file=log,
                 config=_talk_by_files(sockets),
             )
             return "done", None
         except BaseException as e:
-            state, reason = outcome(e, watch.asked)
+            state, reason = _outcome(e, job.watch.asked)
             print(f"--- {state}: {reason}", file=log)
             return state, reason
 

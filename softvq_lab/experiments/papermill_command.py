@@ -128,7 +128,7 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
     from papermill.cli import papermill as command
     from papermill.exceptions import PapermillExecutionError
 
-    from softvq_lab.experiments.execute import BY_HAND, Watch, name_of_work, outcome, way_on
+    from softvq_lab.experiments.execute import BY_HAND, Watch, _outcome, name_of_work, way_on
     from softvq_lab.experiments.papermill_engine import watched_by
 
     remember_command()
@@ -143,7 +143,7 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
             e.show()
             return e.exit_code
         except (PapermillExecutionError, DeadKernelError, Preempted, KeyboardInterrupt) as e:
-            state, reason = outcome(e, watch.asked)
+            state, reason = _outcome(e, watch.asked)
             if reason != BY_HAND and state != "preempted":
                 errors.seek(0)
                 tell(errors.read().decode(errors="replace")[-2000:], sys.stderr)

@@ -607,9 +607,20 @@ def _record(run: "Run") -> dict:
         "created": d["created"] or None,
         "updated": s.get("updated"),
         "seconds": _seconds(run),
+        **{k: s.get(k) for k in ("seconds_per_step", "images_per_second", "peak_memory", "device")},
+        **_made(run),
         "evaluations": figures(run),
         "unreadable": strange_figures(run),
     }
+
+
+def _made(run: "Run") -> dict:
+    "By which command, commit and host a run was made, and of which images."
+    from softvq_lab.core import json_or_empty
+
+    info = json_or_empty(run.path / "config.json")
+    found = {k: info.get(k) for k in ("command", "host", "commit", "dirty")}
+    return found | {"data": info.get("data_source")}
 
 
 def _changed_settings(run: "Run") -> dict:

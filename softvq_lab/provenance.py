@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NO_NUMBERS', 'MEASURING', 'USES', 'KINDS', 'COMPARE', 'HOW', 'PATHS', 'ROUNDED', 'LATENTS', 'COMMAND',
-           'normal_source', 'source_hash', 'code_record', 'code_hash', 'plugin_record', 'accepted_kinds',
-           'identity_differences', 'steps_note', 'settings_differences', 'candidates', 'located', 'located_settings',
-           'weights_record', 'command_line', 'remember_command']
+           'MOST_DIFFERENCE', 'normal_source', 'source_hash', 'code_record', 'code_hash', 'plugin_record',
+           'accepted_kinds', 'identity_differences', 'steps_note', 'settings_differences', 'candidates', 'located',
+           'located_settings', 'weights_record', 'command_line', 'remember_command', 'commit_record']
 
 # %% ../nbs/07_provenance.ipynb #d5fc32e4
 import ast
@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -383,3 +384,28 @@ def command_line() -> str:
 def remember_command():
     "Tell processes that are started from here what was typed."
     os.environ.setdefault(COMMAND, _typed())
+
+# %% ../nbs/07_provenance.ipynb #9f000004
+MOST_DIFFERENCE = 1 << 20  # characters of a difference that are kept
+
+
+def _git(*words: str) -> str | None:
+    "What git says in the folder of the library; None where it cannot."
+    how = {"capture_output": True, "text": True, "errors": "replace", "timeout": 20}
+    try:
+        done = subprocess.run(["git", "-C", Path(__file__).parent, *words], **how)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def commit_record() -> tuple[dict, str]:
+    """The commit of the library's checkout and whether its files differ from it, with the
+    difference; ({}, '') where the library is no checkout.
+    """
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return {}, ""  # installed, perhaps within the checkout of another project
+    commit, changed = _git("rev-parse", "HEAD"), _git("diff", "HEAD", "--", ".")
+    if not commit or changed is None:
+        return {}, ""
+    return {"commit": commit.strip(), "dirty": bool(changed)}, changed[:MOST_DIFFERENCE]

@@ -55,6 +55,8 @@ from .metrics import shown_in
 from softvq_lab.provenance import (
     accepted_kinds,
     code_record,
+    command_line,
+    commit_record,
     identity_differences,
     located,
     located_settings,
@@ -464,7 +466,7 @@ def open_run(
                 go_on(run, config, extra, accept, defaults or {})
             else:
                 record = {"kind": kind, "config": config, "root": os.getcwd(), **extra}
-                record |= {"versions": _versions(), "created": now()}
+                record |= {"versions": _versions(), "created": now(), **_made_with(run)}
                 write_json(run.path / "config.json", record | {"opened": secrets.token_hex(4)})
                 run.set_status("prepared", step=0)
             info = run.info
@@ -489,6 +491,14 @@ def _is_mine(status: dict) -> bool:
     "Was a status written by this process?"
     me = (platform.node(), os.getpid(), psutil.Process().create_time())
     return me == (status.get("host"), status.get("pid"), status.get("started"))
+
+
+def _made_with(run: Run) -> dict:
+    "What was typed, where, and the commit; the difference to it is written into the run."
+    commit, changed = commit_record()
+    if changed:
+        write_atomic(run.path / "code.diff", changed.encode(errors="replace"))
+    return {"command": command_line(), "host": platform.node(), **commit}
 
 
 def _versions() -> dict[str, str]:

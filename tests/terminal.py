@@ -74,7 +74,11 @@ def left_in(folder: Path, wait: float = 20) -> list[str]:
     while True:
         found = []
         for p in psutil.process_iter(["cwd", "cmdline"]):
-            if p.info["cwd"] and Path(p.info["cwd"]).is_relative_to(folder):
+            if (
+                p.pid != os.getpid()
+                and p.info["cwd"]
+                and Path(p.info["cwd"]).is_relative_to(folder)
+            ):
                 found.append(" ".join(p.info["cmdline"] or []))
         if not found or time.monotonic() > deadline:
             return found

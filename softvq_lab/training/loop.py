@@ -266,7 +266,7 @@ class Loop:
     def go(self, batches: DataLoader, start: int):
         "All steps from `start` on."
         with Requests() as requests:
-            self.say("running", step=start, steps=self.optim.steps, began=now())
+            self.say("running", step=start, steps=self.optim.steps, **self.here())
             _track(self.accelerator, self.run, start)
             for step, batch in enumerate(batches, start):
                 batch = [b.to(self.accelerator.device, non_blocking=True) for b in batch]
@@ -294,6 +294,12 @@ class Loop:
             self.main and self.run.set_status(status, **values)
         except OSError:
             pass
+
+    def here(self) -> dict:
+        "When this process began to train, and on what."
+        device = self.accelerator.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return {"began": now(), "device": name}
 
     def state_at(self, done: int) -> dict:
         "What the status says after `done` steps."

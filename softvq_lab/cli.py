@@ -254,7 +254,13 @@ def _execute(
     workflow: str, given: dict, output, resume: bool, detach: bool, root: Path
 ) -> tuple[Path, int]:
     "Execute a workflow, or begin to; the notebook and the exit status."
-    from softvq_lab.experiments.execute import Job, begin_workflow, leave_nothing, run_workflow
+    from softvq_lab.experiments.execute import (
+        Job,
+        begin_workflow,
+        leave_nothing,
+        run_workflow,
+        way_on,
+    )
     from softvq_lab.experiments.papermill_command import usual_output
     from softvq_lab.settings.workflows import TRAINS
 
@@ -274,7 +280,11 @@ def _execute(
         if not given.get("run"):
             _remove_empty(output.parent, root)  # a mistake costs no folder
         raise
-    _tell_end(Job(output))
+    except KeyboardInterrupt:  # before it was executed
+        status = INTERRUPTED
+        tell(way_on(workflow, given.get("run") or output.parent))
+    else:
+        _tell_end(Job(output))
     if ours and status == INTERRUPTED and workflow in TRAINS.values():
         leave_nothing(output)
     return output, status

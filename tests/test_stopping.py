@@ -58,7 +58,7 @@ def test_papermill_saves_and_its_sentence_is_a_command_that_goes_on(here, root):
     whole(Run(folder), first)
     assert nbformat.read(folder / "notebook.ipynb", 4).cells, "the notebook is whole"
     command = shlex.split(says.split("go on with: ")[1])
-    assert command == ["softvq-lab", "resume", "runs/softvq-4x8"]
+    assert command == ["softvq-lab", "resume", f"runs/{folder.name}"]
     says = stopped([LAB, *command[1:]], here, "loss")
     assert step_saved(says) > first
     whole(Run(folder), step_saved(says))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core import ConfigError, printable, tell
 from ..progress import Screen
-from ..provenance import remember_command
+from ..provenance import command_line, remember_command
 from ..settings.workflows import TRAINS, WORKFLOWS
 from ..signals import Preempted
 
@@ -153,27 +153,36 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
     return INTERRUPTED if by_hand else PREEMPTED
 
 
-def main(arguments: list[str] | None = None) -> int:
-    "What `papermill` is in this environment; the exit status."
-    from softvq_lab.experiments.execute import leave_nothing
-
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        complete = with_output(arguments)
-        work = _work(complete)
-    except ConfigError as e:
-        tell("\n".join(map(printable, str(e).splitlines())), sys.stderr)
-        return 1
+def _started(arguments: list[str]) -> int:
+    "Execute what papermill's arguments say; the exit status."
+    complete = with_output(arguments)
     if complete != arguments:
         tell(complete[-1])  # where the executed notebook will be
-    if work:
-        status = _execute(complete, *work)
-        if status == INTERRUPTED and complete[0] == "-p" and complete != arguments:
-            leave_nothing(work[1])  # of a folder that was made for this
+    if work := _work(complete):
+        from softvq_lab.experiments.execute import leave_nothing
+
+        status = INTERRUPTED
+        try:
+            status = _execute(complete, *work)
+        finally:
+            if status == INTERRUPTED and complete[0] == "-p" and complete != arguments:
+                leave_nothing(work[1])  # of a folder that was made for this
         return status
     from papermill.cli import papermill as command
 
     return command.main(complete, prog_name="papermill")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    "What `papermill` is in this environment; the exit status."
+    try:
+        return _started(sys.argv[1:] if arguments is None else arguments)
+    except ConfigError as e:
+        tell("\n".join(map(printable, str(e).splitlines())), sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        tell(f"stopped before the training began; begin again with: {command_line()}", sys.stderr)
+        return INTERRUPTED
 
 # %% ../../nbs/experiments/06a_papermill_command.ipynb #9ac0000d
 #| eval: false

@@ -65,7 +65,7 @@ def at_a_terminal(words, cwd, press: str = "", times: int = 1) -> Shown:
 
 def lines_of(shown: str) -> list[str]:
     "The lines that a terminal showed, also those that were written over."
-    return [x.strip() for x in re.split(r"[\r\n]+", shown) if x.strip()]
+    return [x.strip() for x in re.split(r"[\r\n]+|\^C", shown) if x.strip()]
 
 
 def left_in(folder: Path, wait: float = 20) -> list[str]:

@@ -156,13 +156,13 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
 def _started(arguments: list[str]) -> int:
     "Execute what papermill's arguments say; the exit status."
     complete = with_output(arguments)
-    if complete != arguments:
-        tell(complete[-1])  # where the executed notebook will be
     if work := _work(complete):
         from softvq_lab.experiments.execute import leave_nothing
 
         status = INTERRUPTED
         try:
+            if complete != arguments:
+                tell(complete[-1])  # where the executed notebook will be
             status = _execute(complete, *work)
         finally:
             if status == INTERRUPTED and complete[0] == "-p" and complete != arguments:
@@ -170,6 +170,8 @@ def _started(arguments: list[str]) -> int:
         return status
     from papermill.cli import papermill as command
 
+    if complete != arguments:
+        tell(complete[-1])
     return command.main(complete, prog_name="papermill")
 
 

@@ -270,8 +270,8 @@ def _execute(
         raise ConfigError(
             f"--output {output} is no notebook. Name a file, such as {output}/notebook.ipynb."
         )
-    tell(f"{output}\n{Job(output).log}")
     try:
+        tell(f"{output}\n{Job(output).log}")
         if detach:
             begin_workflow(workflow, output, resume, **given)
             return output, 0

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Root', 'Folder', 'Json', 'Workflow', 'Settings', 'Output', 'Resume', 'Detach', 'SweepFiles', 'Jobs', 'Slurm',
-           'Only', 'AcceptFound', 'PluginFiles', 'AcceptOther', 'program', 'short_date', 'short_duration', 'execute',
-           'list_settings', 'evaluate', 'sweep', 'advise', 'runs', 'show', 'compare', 'resume', 'stop', 'completion',
-           'main']
+           'Only', 'AcceptFound', 'PluginFiles', 'AcceptOther', 'program', 'short_date', 'execute', 'list_settings',
+           'evaluate', 'sweep', 'advise', 'runs', 'show', 'compare', 'resume', 'stop', 'completion', 'main']
 
 # %% ../nbs/13_cli.ipynb #567cc0e1
 import datetime
@@ -29,6 +28,7 @@ from typer._completion_shared import get_completion_script  # there is no public
 
 from . import __version__
 from softvq_lab.commands import (
+    INTERRUPTED,
     Guidance,
     Precision,
     Sampler,
@@ -46,7 +46,9 @@ from softvq_lab.commands import (
     sample,
     train,
 )
-from .core import ConfigError, Outlet, printable, tell
+from .core import ConfigError, Outlet, printable, short_duration, tell
+from .progress import Screen
+from .provenance import command_line
 from .settings.typed_text import read_typed
 
 if TYPE_CHECKING:  # who only looks does not wait for them
@@ -145,20 +147,6 @@ def short_date(text: str) -> str:
     "`2026-11-26 10:40` of a time as files hold it; what is none stays as it is."
     moment = _moment(text)
     return f"{moment:%Y-%m-%d %H:%M}" if moment else printable(text, 20)
-
-
-def short_duration(seconds: float | None) -> str:
-    "`40 s`, `3 min`, `2 h 05 min`, `3 d 4 h`; '' where nobody knows."
-    if seconds is None:
-        return ""
-    minutes = round(seconds / 60)
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60:02} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
 def _for_json(value):
@@ -266,16 +254,24 @@ def _execute(
     workflow: str, given: dict, output, resume: bool, detach: bool, root: Path
 ) -> tuple[Path, int]:
     "Execute a workflow, or begin to; the notebook and the exit status."
-    from softvq_lab.experiments.execute import Job, begin_workflow, run_workflow
+    from softvq_lab.experiments.execute import (
+        Job,
+        begin_workflow,
+        leave_nothing,
+        run_workflow,
+        way_on,
+    )
     from softvq_lab.experiments.papermill_command import usual_output
+    from softvq_lab.settings.workflows import TRAINS
 
+    ours = output is None and not given.get("run")  # a folder that is made for this
     output = output or usual_output(workflow, given, root, resume)
     if output.is_dir() or output.suffix != ".ipynb":
         raise ConfigError(
             f"--output {output} is no notebook. Name a file, such as {output}/notebook.ipynb."
         )
-    tell(f"{output}\n{Job(output).log}")
     try:
+        tell(f"{output}\n{Job(output).log}")
         if detach:
             begin_workflow(workflow, output, resume, **given)
             return output, 0
@@ -284,13 +280,24 @@ def _execute(
         if not given.get("run"):
             _remove_empty(output.parent, root)  # a mistake costs no folder
         raise
-    _tell_end(Job(output))
+    except KeyboardInterrupt:  # before it was executed
+        status = INTERRUPTED
+        tell(way_on(workflow, given.get("run") or output.parent))
+    else:
+        _tell_end(Job(output))
+    if ours and status == INTERRUPTED and workflow in TRAINS.values():
+        leave_nothing(output)
     return output, status
 
 
 def _tell_end(job: "Job"):
     "How a job ended, and why."
+    from softvq_lab.experiments.execute import BY_HAND, way_on
+
     s = job.info
+    if s.get("reason") == BY_HAND:
+        run = s["parameters"].get("run") or job.output.parent
+        return tell(way_on(s["workflow"], run))
     why = f": {s['reason']}" if s.get("reason") else f" in {s.get('seconds') or 0:.0f} s"
     tell(s["state"] + why)
 
@@ -423,16 +430,24 @@ def sweep(
     options = read_typed(slurm, "--slurm")[0] or {}
     if not isinstance(options, dict):
         raise ConfigError(f"--slurm {slurm!r}: options are written {{partition: gpu, gpus: 8}}.")
-    where = make_executor(executor, jobs, options)
+    where, stopped = make_executor(executor, jobs, options), ""
     with _only_json(as_json) as say:
         sweeps = _open_sweeps(files, root, accept, only)
         if dry:
             say(_plan_record(sweeps))
             return None if as_json else _show_plan(sweeps)
-        ok = drive(sweeps, where, retry, take_over=take_over)
+        with Screen() as screen:
+            _tell_plan(sweeps, getattr(where, "n", None), screen.say)
+            try:
+                ok = drive(sweeps, where, retry, take_over=take_over, screen=screen)
+            except KeyboardInterrupt as e:
+                ok, stopped = False, f"{e or 'stopped'}; go on with: {command_line()}"
         for s in sweeps:
             tell(f"{s.folder}/sweep.json")
         say(_plan_record(sweeps))
+    if stopped:
+        tell(stopped, sys.stderr)
+        raise typer.Exit(INTERRUPTED)
     raise typer.Exit(0 if ok else 1)
 
 # %% ../nbs/13_cli.ipynb #40212c2c
@@ -483,6 +498,23 @@ def _show_plan(sweeps: list):
     _console().print(table)
     unique = {t.id for s in sweeps for t in s.tasks}
     tell(f"{len(unique)} jobs")
+
+
+def _tell_plan(sweeps: list, at_once: int | None, say: Callable, most: int = 12):
+    "What a sweep is about to do: its jobs by stage, and the first `most` of those to come."
+    tasks = {t.id: t for s in sweeps for t in s.tasks}.values()
+    stages = {t.stage: sum(u.stage == t.stage for u in tasks) for t in tasks}
+    states = {t.id: "done" if t.found else t.job.info["state"] for t in tasks}
+    parts = [f"{len(tasks)} jobs ({', '.join(f'{n} {stage}' for stage, n in stages.items())})"]
+    parts += [f"{at_once} at a time"] if at_once else []
+    done = sum(state == "done" for state in states.values())
+    parts += [f"{done} done already"] if done else []
+    say(f"{', '.join(s.spec.name for s in sweeps)}: {', '.join(parts)}")
+    ahead = [t for t in tasks if states[t.id] != "done"]
+    for t in ahead[:most]:
+        say(f"  {t.stage}: {printable(t.label or t.run, 200)}")
+    if len(ahead) > most:
+        say(f"  and {len(ahead) - most} more: --dry lists all")
 
 # %% ../nbs/13_cli.ipynb #ad00c11b
 @app.command()
@@ -585,9 +617,20 @@ def _record(run: "Run") -> dict:
         "created": d["created"] or None,
         "updated": s.get("updated"),
         "seconds": _seconds(run),
+        **{k: s.get(k) for k in ("seconds_per_step", "images_per_second", "peak_memory", "device")},
+        **_made(run),
         "evaluations": figures(run),
         "unreadable": strange_figures(run),
     }
+
+
+def _made(run: "Run") -> dict:
+    "By which command, commit and host a run was made, and of which images."
+    from softvq_lab.core import json_or_empty
+
+    info = json_or_empty(run.path / "config.json")
+    found = {k: info.get(k) for k in ("command", "host", "commit", "dirty")}
+    return found | {"data": info.get("data_source")}
 
 
 def _changed_settings(run: "Run") -> dict:

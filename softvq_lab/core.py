@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['DEVICES', 'ASKED_DEVICE', 'PRECISIONS', 'MOST_BYTES', 'DEEPEST', 'Count', 'JOINERS', 'ConfigError', 'derive_seed',
            'rng', 'seed_everything', 'best_device', 'device_asked', 'gpus', 'check_gpus', 'products_as_before',
-           'in_precision', 'fast_in_bf16', 'full_precision', 'write_atomic', 'as_json', 'write_json', 'now', 'readable',
-           'Unreadable', 'Entries', 'read_json', 'json_or_empty', 'printable', 'hex_digest', 'sha256', 'cache_dir',
-           'cached', 'write_cache', 'Outlet', 'tell', 'progress_bar']
+           'in_precision', 'fast_in_bf16', 'full_precision', 'write_atomic', 'as_json', 'write_json', 'now',
+           'short_duration', 'readable', 'Unreadable', 'Entries', 'read_json', 'json_or_empty', 'printable',
+           'hex_digest', 'sha256', 'cache_dir', 'cached', 'write_cache', 'Outlet', 'tell']
 
 # %% ../nbs/00_core.ipynb #43eb34b8
 import datetime
@@ -210,6 +210,20 @@ def write_json(path, value):
 def now() -> str:
     "Local time and zone, to the second, as files hold it."
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def short_duration(seconds: float | None) -> str:
+    "`40 s`, `3 min`, `2 h 05 min`, `3 d 4 h`; '' where nobody knows."
+    if seconds is None:
+        return ""
+    minutes = round(seconds / 60)
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 # %% ../nbs/00_core.ipynb #de794b23
 def _escaped(match: re.Match) -> str:
@@ -418,15 +432,3 @@ def tell(text, stream=None):
     stream = sys.stdout if stream is None else stream
     if stream is not None:
         print(text, file=Outlet(stream), flush=True)
-
-
-def progress_bar(*args, disable: bool = False, **settings):
-    """tqdm on standard output: two lines a second in a terminal, one in five seconds in a log, none
-    where there is no standard output.
-    """
-    from tqdm import tqdm  # plain: tqdm.auto freezes at its first line under papermill
-
-    out = sys.stdout
-    gone = out is None or getattr(out, "closed", False)
-    how = {"mininterval": 0.5 if not gone and out.isatty() else 5, "file": gone or Outlet(out)}
-    return tqdm(*args, disable=disable or gone, **(how | settings))

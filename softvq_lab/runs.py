@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['OPENED', 'MOST_LOGGED', 'LINE', 'PACKAGES', 'ANYHOW', 'PASSING', 'RunInfo', 'RunStatus', 'Evaluation', 'Run',
            'refuse_if_trained', 'holding', 'take_over_run', 'mark_of', 'refuse_if_opened_anew', 'at_work',
-           'log_metrics', 'read_metrics', 'trim_metrics', 'plugin_hint', 'learned_settings', 'open_run', 'check_record',
-           'go_on', 'check_run', 'made_of', 'list_runs', 'describe', 'figures', 'strange_figures',
-           'passport_differences', 'passport_id', 'comparable', 'differences', 'not_shared', 'summary']
+           'log_metrics', 'read_metrics', 'trim_metrics', 'plugins_of', 'plugin_hint', 'saved_sentence',
+           'learned_settings', 'open_run', 'check_record', 'go_on', 'check_run', 'made_of', 'list_runs', 'describe',
+           'figures', 'strange_figures', 'passport_differences', 'passport_id', 'comparable', 'differences',
+           'not_shared', 'summary']
 
 # %% ../nbs/08_runs.ipynb #fb273dcd
 import contextlib
@@ -54,6 +55,8 @@ from .metrics import shown_in
 from softvq_lab.provenance import (
     accepted_kinds,
     code_record,
+    command_line,
+    commit_record,
     identity_differences,
     located,
     located_settings,
@@ -84,6 +87,12 @@ class RunStatus(Entries):
     pid: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     host: str | None = None
     started: float | None = None
+    began: str = ""
+    seconds: float | None = None
+    seconds_per_step: float | None = None
+    images_per_second: float | None = None
+    peak_memory: Count | None = None
+    last: dict[str, float] = {}
 
 
 class Evaluation(Entries):
@@ -367,24 +376,42 @@ ANYHOW = (
 )  # settings that do not affect learning
 
 
+def plugins_of(run: Run) -> str:
+    "The files of plug-ins that a run was made with, as they are found from here; '' for none."
+    try:
+        info = run.info
+        root, named = str(info.get("root") or ""), info["config"]["where"]["plugins"]
+        parts = (p.strip() for p in named.split(","))
+        return ",".join(located(run.path, root, p) for p in parts if p)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
 def plugin_hint(run: Run) -> str:
     """Says how to load the plug-ins that a run was made with; '' if it names none.
 
     Plug-ins are code, so no run loads them by itself.
     """
-    try:
-        info = run.info
-        root, named = str(info.get("root") or ""), info["config"]["where"]["plugins"]
-        named = ",".join(located(run.path, root, p.strip()) for p in named.split(","))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return ""
-    if not named:
+    if not (named := plugins_of(run)):
         return ""
     return (
         f"\n{run.path} was made with plugins={named!r}, which is code and is not loaded by "
         f"itself: -p plugins {named}, softvq-lab resume {run.path} --plugins {named}, or export "
         f"SOFTVQ_LAB_PLUGINS={named}"
     )
+
+
+def saved_sentence(run: Run, command: str) -> str:
+    "What is saved of a training that was stopped, and the `command` that goes on with it."
+    from softvq_lab.checkpoints import newest_checkpoint  # torch: not for those who only look
+
+    if named := plugins_of(run):
+        command += f" --plugins {shlex.quote(named)}"
+    newest = newest_checkpoint(run.checkpoints)
+    if newest is None:
+        return f"stopped before anything was saved; go on with: {command}"
+    step, steps = int(newest.name.split("-")[1]), run.status.get("steps", "?")
+    return f"saved at step {step} of {steps}; go on with: {command}"
 
 
 def learned_settings(config: dict) -> dict[str, object]:
@@ -439,7 +466,7 @@ def open_run(
                 go_on(run, config, extra, accept, defaults or {})
             else:
                 record = {"kind": kind, "config": config, "root": os.getcwd(), **extra}
-                record |= {"versions": _versions(), "created": now()}
+                record |= {"versions": _versions(), "created": now(), **_made_with(run)}
                 write_json(run.path / "config.json", record | {"opened": secrets.token_hex(4)})
                 run.set_status("prepared", step=0)
             info = run.info
@@ -464,6 +491,14 @@ def _is_mine(status: dict) -> bool:
     "Was a status written by this process?"
     me = (platform.node(), os.getpid(), psutil.Process().create_time())
     return me == (status.get("host"), status.get("pid"), status.get("started"))
+
+
+def _made_with(run: Run) -> dict:
+    "What was typed, where, and the commit; the difference to it is written into the run."
+    commit, changed = commit_record()
+    if changed:
+        write_atomic(run.path / "code.diff", changed.encode(errors="replace"))
+    return {"command": command_line(), "host": platform.node(), **commit}
 
 
 def _versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ __all__ = ['SHEET', 'Request', 'check_request', 'write_sheet', 'draw', 'main']
 
 # %% ../nbs/11_sample.ipynb #44e32255
 import os
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 
-from .commands import alone
+from .commands import INTERRUPTED, alone
 from .commands import sample as sample_command
 from .core import ConfigError, best_device, check_gpus, device_asked, tell
 from .data.images import grid, stack
@@ -26,6 +27,7 @@ from softvq_lab.evaluation.sampling import (
     sample_to_folder,
 )
 from .hub.models import load_pair
+from .provenance import command_line
 
 # %% ../nbs/11_sample.ipynb #70ebaad4
 @dataclass(frozen=True)
@@ -114,17 +116,12 @@ def _draw_share(r: Request, device: torch.device, rank: int, world: int) -> Path
     for note in generator.notes if rank == 0 else ():
         tell(f"{r.run}: {note}")
     folder = r.out or sample_folder(r.run, sample_settings(generator, tokenizer, **r.how))
-    sample_to_folder(
-        generator,
-        tokenizer,
-        folder,
-        r.samples,
-        batch_size=r.batch,
-        rank=rank,
-        world=world,
-        progress=rank == 0,
-        **r.how,
-    )
+    how = r.how | {"batch_size": r.batch, "rank": rank, "world": world, "progress": rank == 0}
+    try:
+        sample_to_folder(generator, tokenizer, folder, r.samples, **how)
+    except KeyboardInterrupt:
+        there = sum(1 for _ in folder.glob("*.png"))
+        raise KeyboardInterrupt(f"saved {there} of {r.samples} samples in {folder}") from None
     return folder
 
 
@@ -138,7 +135,9 @@ def _draw_all(r: Request) -> Path:
     "All shares, the first of them by this process; returns the folder."
     threads = torch.get_num_threads()
     each = max(1, threads // r.processes)
+    was = signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which asks all at once
     others = mp.spawn(_draw_other_share, (r, each), nprocs=r.processes - 1, join=False)
+    signal.signal(signal.SIGINT, was)
     torch.set_num_threads(each)
     try:
         folder = _draw_share(r, _device(0), 0, r.processes)
@@ -176,9 +175,9 @@ def draw(r: Request) -> int:
             _draw(r)
     except ValueError as e:
         raise ConfigError(str(e)) from None
-    except KeyboardInterrupt:
-        tell("interrupted; the same command goes on", sys.stderr)
-        return 130
+    except KeyboardInterrupt as e:
+        tell(f"{e or 'stopped'}; go on with: {command_line()}", sys.stderr)
+        return INTERRUPTED
     return 0
 
 

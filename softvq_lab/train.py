@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from accelerate import PartialState
 from pydantic import TypeAdapter
 
 from .checkpoints import newest_checkpoint
-from .commands import alone
+from .commands import INTERRUPTED, alone
 from .commands import train as train_command
 from softvq_lab.core import (
     ConfigError,
@@ -30,7 +31,6 @@ from softvq_lab.core import (
     check_gpus,
     device_asked,
     gpus,
-    progress_bar,
     tell,
 )
 from .data.contents import contents
@@ -45,6 +45,7 @@ from softvq_lab.hub.models import (
     load_tokenizer,
 )
 from .pretrained.files import preflight
+from .progress import progress_bar
 from softvq_lab.provenance import (
     code_record,
     located_settings,
@@ -63,10 +64,11 @@ from softvq_lab.runs import (
     plugin_hint,
     refuse_if_opened_anew,
     refuse_if_trained,
+    saved_sentence,
     take_over_run,
 )
 from .settings.parse import closest, flatten, parameters, parse
-from .settings.sections import DataConfig, ImagesConfig
+from .settings.sections import DataConfig, ImagesConfig, OptimConfig
 from .settings.workflows import TrainConfig, TrainGeneratorConfig, as_older_versions_did
 from .signals import BeforeFirstStep, Preempted, Requests
 from .tokenizer.model import Tokenizer
@@ -429,7 +431,7 @@ def launch(run: Run, images: ImageData | None = None):
 
     try:
         with _Asked() as requests:
-            _follow(p, run, config.optim.steps, requests, ask)
+            _follow(p, run, config.optim, requests, ask)
     finally:
         if p.poll() is None:
             ask()
@@ -466,18 +468,23 @@ def _ask_ranks(p: subprocess.Popen, nodes: int):
         p.terminate()
 
 
-def _follow(p: subprocess.Popen, run: Run, steps: int, requests: Requests, ask):
+def _follow(p: subprocess.Popen, run: Run, optim: OptimConfig, requests: Requests, ask):
     """A progress bar fed by the run's files until the process ends; a signal is handed on, once,
     and the ranks save.
     """
     told = False
-    with progress_bar(total=steps, desc=run.name) as bar:
+    there = run.status.get("step", 0)  # of processes before
+    how = {"unit": "step", "things": "images", "each": optim.batch_size, "initial": there}
+    with progress_bar(total=optim.steps, desc=run.name, **how) as bar:
         while True:
             ended = p.poll() is not None
             if requests.asked and not told and not ended:
                 ask()
                 told = True
-            bar.update(run.status.get("step", 0) - bar.n)
+            status = run.status
+            bar.memory = status.get("peak_memory") or 0
+            bar.set_postfix(status.get("last"), refresh=False)
+            bar.update(status.get("step", 0) - bar.n)
             if ended:
                 return
             time.sleep(0.3)
@@ -529,9 +536,11 @@ def train_folder(folder: Path, take_over: bool = False, plugins: str = "") -> in
     except Preempted as e:
         tell(e, sys.stderr)
         return PREEMPTED
-    except KeyboardInterrupt as e:
-        tell(f"{e or 'interrupted'}; the same command goes on", sys.stderr)
-        return 130
+    except KeyboardInterrupt:
+        if first:
+            command = f"softvq-lab train {shlex.quote(str(run.path))}"
+            tell(saved_sentence(run, command), sys.stderr)
+        return INTERRUPTED
     if first:
         tell(f"{run.path}: {run.status['state']} at step {run.status['step']}")
     return 0

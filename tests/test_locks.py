@@ -637,7 +637,7 @@ def test_a_job_that_is_asked_to_stop_before_it_has_a_kernel_ends(tmp_path, numbe
     with job.planning():
         job.plan("train", {})
     done = subprocess.run([sys.executable, "-c", STOPPED_EARLY, job.output, str(int(number))])
-    assert done.returncode == 75 and bool(job.info.get("stopped")) == ends
+    assert done.returncode == (130 if ends else 75) and bool(job.info.get("stopped")) == ends
     assert job.info["state"] == ("interrupted" if ends else "preempted")
 
 

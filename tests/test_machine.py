@@ -21,7 +21,6 @@ from softvq_lab.core import (
     ConfigError,
     cache_dir,
     cached,
-    progress_bar,
     read_json,
     tell,
     write_cache,
@@ -30,6 +29,7 @@ from softvq_lab.data.archives import webdataset
 from softvq_lab.data.datasets import digits
 from softvq_lab.experiments.execute import workflow_notebook
 from softvq_lab.pretrained import reference
+from softvq_lab.progress import progress_bar
 from softvq_lab.runs import open_run, read_metrics
 
 

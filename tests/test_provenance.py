@@ -556,3 +556,27 @@ def test_weights_that_moved_are_the_same_and_others_are_not(tmp_path):
     a, b, c = (weights_record([Needed("vgg", "loss", (), tmp_path / n)]) for n in "abc")
     assert a == b and not identity_differences({"weights": a}, {"weights": b})
     assert "vgg: " in identity_differences({"weights": a}, {"weights": c})["weights"]
+
+
+def test_a_run_says_what_was_typed_where_and_with_which_sources(tmp_path, monkeypatch):
+    from softvq_lab import runs
+
+    changed = "diff --git a/core.py b/core.py\n+é"
+    found = {"commit": "0" * 40, "dirty": True}
+    monkeypatch.setattr(runs, "commit_record", lambda: (found, changed))
+    monkeypatch.setenv("SOFTVQ_LAB_COMMAND", "papermill nbs/train.ipynb -p tokens 4")
+    run = runs.open_run(tmp_path / "a", "tokenizer", {})
+    assert run.info["command"] == "papermill nbs/train.ipynb -p tokens 4"
+    assert run.info["commit"] == "0" * 40 and run.info["dirty"] is True and run.info["host"]
+    assert (run.path / "code.diff").read_text() == changed
+
+
+def test_a_training_says_how_long_it_took(trained):
+    from softvq_lab.runs import Run, read_metrics
+
+    run = Run(trained / "tokenizer")
+    s = run.status
+    assert s["seconds"] > 0 and s["seconds_per_step"] > 0 and s["peak_memory"] > 1e6
+    assert s["images_per_second"] > 0 and s["began"] >= run.info["created"] and s["device"]
+    times = [m["seconds"] for m in read_metrics(run) if "seconds" in m]
+    assert times and times == sorted(times)

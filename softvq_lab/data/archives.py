@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import constants, get_session
 
-from ..core import cache_dir, cached, hex_digest, progress_bar, readable, write_cache
+from ..core import cache_dir, cached, hex_digest, readable, write_cache
 from .folder import LocatedPictures, Pictures, hold_out, overlap
 from .images import ImageData, Size, pixels
 from .layout import LABEL_KEYS, class_name, looked_up, pick, read_table
 from .tars import IN_TABLES, TarImage, label_members, names_in, read_tar, tar_labels
 from .walk import LeftOut, split_in, split_of, suffix_of, walk, without_split
+from ..progress import progress_bar
 from ..registry import register
 
 # %% ../../nbs/data/07_archives.ipynb #6867204f

@@ -27,12 +27,12 @@ from softvq_lab.core import (
     PRECISIONS,
     hex_digest,
     in_precision,
-    progress_bar,
     read_json,
     write_json,
 )
 from ..data.images import from_uint8, stack, to_uint8
 from ..generators.base import Generator
+from ..progress import progress_bar
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #0fb40acf
 def _classes_in_turn(generator: Generator, classes) -> list[int] | None:

@@ -18,11 +18,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..core import ConfigError, best_device, fast_in_bf16, progress_bar, readable
+from ..core import ConfigError, best_device, fast_in_bf16, readable
 from ..data.folder import ImageFiles, folder
 from ..data.images import ImageData, spread, stack
 from ..data.reading import read_picture
 from ..evaluation.efficiency import peak_memory, tokenizer_step
+from ..progress import progress_bar
 from ..settings.parse import parse
 from ..settings.workflows import TrainConfig
 from ..train import make_task, prepare

@@ -20,13 +20,14 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..core import as_json, progress_bar, read_json, sha256, write_atomic, write_json
+from ..core import as_json, read_json, sha256, write_atomic, write_json
 from ..data.contents import content_digest, rows
 from ..data.datasets import WithMirrors
 from ..data.folder import Pictures, record_broken
 from ..data.images import ImageData, stack
 from .stats import LatentStats, combine, moments
 from ..locks import GONE, create, made_once, owner, sweep_up
+from ..progress import progress_bar
 from ..signals import deaf
 
 # %% ../../nbs/latents/01_cache.ipynb #a9650492

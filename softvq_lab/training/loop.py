@@ -6,6 +6,7 @@
 __all__ = ['ASKED', 'PRECISION', 'Agreement', 'make_accelerator', 'Watch', 'load_batches', 'fit', 'way_on', 'Loop']
 
 # %% ../../nbs/training/08_loop.ipynb #d5a11d92
+import math
 import os
 import shlex
 import warnings
@@ -27,12 +28,13 @@ from softvq_lab.core import (
     best_device,
     check_gpus,
     device_asked,
+    now,
     products_as_before,
-    progress_bar,
     seed_everything,
 )
 from ..locks import Lock
-from ..metrics import goodness, why_not_ranked
+from ..metrics import goodness, leading, why_not_ranked
+from ..progress import Pace, peak_memory, progress_bar
 from ..ranks import patient_group
 from ..runs import Run, at_work, log_metrics, trim_metrics
 from ..settings.sections import EngineConfig, OptimConfig
@@ -204,6 +206,9 @@ def fit(
             total=optim.steps,
             initial=start,
             desc=run.name,
+            unit="step",
+            things="images",
+            each=optim.batch_size,
             disable=not accelerator.is_main_process,
         )
         loop = Loop(task, run, optim, seed, state, bar, lock)
@@ -255,20 +260,23 @@ class Loop:
         if task.best and (why := why_not_ranked(task.best)):
             raise ConfigError(f"best={task.best!r} cannot choose the best checkpoint. {why}")
         self.agreed = Agreement(self.accelerator.num_processes)
+        self.pace = Pace(optim.batch_size, run.status.get("seconds") or 0.0)
+        self.measured = {}  # last values, for who looks at the status
 
     def go(self, batches: DataLoader, start: int):
         "All steps from `start` on."
         with Requests() as requests:
-            self.say("running", step=start, steps=self.optim.steps)
+            self.say("running", step=start, steps=self.optim.steps, **self.here())
             _track(self.accelerator, self.run, start)
             for step, batch in enumerate(batches, start):
                 batch = [b.to(self.accelerator.device, non_blocking=True) for b in batch]
                 self.step(step, batch)
+                self.pace(step + 1)
                 self.after(step + 1)
                 if asked := self.agreed(requests.asked):
                     self.stop(step + 1, asked, requests.asked)
         self.agreed.meet()
-        self.say("done", step=self.optim.steps)
+        self.say("done", **self.state_at(self.optim.steps))
 
     def still_ours(self):
         """A `RuntimeError` when somebody has taken the run over: what is in its folder now is
@@ -286,6 +294,17 @@ class Loop:
             self.main and self.run.set_status(status, **values)
         except OSError:
             pass
+
+    def here(self) -> dict:
+        "When this process began to train, and on what."
+        device = self.accelerator.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return {"began": now(), "device": name}
+
+    def state_at(self, done: int) -> dict:
+        "What the status says after `done` steps."
+        finite = {k: v for k, v in self.measured.items() if math.isfinite(v)}
+        return {"step": done, **self.pace(done), "peak_memory": peak_memory(), "last": finite}
 
     def due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self.optim.steps
@@ -373,6 +392,9 @@ class Loop:
         if pictured:
             self.still_ours()
             figures = figures | self.task.evaluate(model.eval(), done)
+        if name := leading(figures):
+            self.measured[name] = figures[name]
+            self.bar.set_postfix({name: figures[name]}, refresh=False)
         if self.main and figures:
             log_metrics(self.run, done, **figures)
             self.accelerator.log(figures, done)
@@ -396,10 +418,12 @@ class Loop:
         values |= {"lr": lr_at(done - 1, self.optim)}
         if not self.main:
             return
-        log_metrics(self.run, done, **values)
-        self.accelerator.log(values, done)
-        self.say("running", step=done)
-        self.bar.set_postfix_str(f"loss {values['loss']:.4g}", refresh=False)
+        pace = self.pace(done)
+        log_metrics(self.run, done, **values, seconds=pace["seconds"])
+        self.accelerator.log(values | {k: pace[k] for k in ("images_per_second",)}, done)
+        self.measured = {"loss": values["loss"]} | self.measured | {"loss": values["loss"]}
+        self.say("running", **self.state_at(done))
+        self.bar.set_postfix(loss=values["loss"], refresh=False)
 
     def picture(self, done: int):
         "Hand the step's picture to the tracker."
@@ -423,10 +447,10 @@ class Loop:
         self.save(done)
         if asked == ASKED["SIGINT"]:
             says = f"stopped after step {done}; it was saved"
-            self.say("stopped", step=done, error=says)
+            self.say("stopped", error=says, **self.state_at(done))
             self.agreed.meet()
             raise KeyboardInterrupt(says)
-        self.say("preempted", step=done)
+        self.say("preempted", **self.state_at(done))
         self.agreed.meet()
         raise Preempted(
             f"{here or 'a signal to another rank'} asked to stop after step {done} of "

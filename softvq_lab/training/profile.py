@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from ..core import progress_bar
+from ..progress import progress_bar
 from ..runs import Run
 from ..settings.sections import EngineConfig, OptimConfig
 from .loop import Loop, load_batches, make_accelerator

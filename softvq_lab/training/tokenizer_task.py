@@ -128,6 +128,7 @@ class TokenizerTask(Task):
             losses["adv"] = c.adv_weight * self._adversarial(y, losses)
         return {
             "loss": sum(losses.values()),
+            "train_psnr": psnr(y.detach(), x).mean(),  # `hints` compares it with held-out images
             **{k: v.detach() for k, v in losses.items()},
             **out.stats,
         }

@@ -8,6 +8,7 @@
 import argparse
 import importlib
 import ipaddress
+import json
 import math
 import os
 import signal
@@ -31,7 +32,7 @@ if __name__ == "__main__":  # before gradio, which makes folders when it is impo
 
 import gradio as gr
 import safehttpx
-from tabs import latent_map, picker, runs
+from tabs import address, latent_map, picker, runs
 
 from softvq_lab.registry import about, registered
 
@@ -45,6 +46,7 @@ ABOUT = (
 THEME = gr.themes.Default(primary_hue="blue")
 CSS = (
     ".pixel img {image-rendering: pixelated} footer {display: none !important}"
+    + address.CSS
     + latent_map.CSS
     + runs.CSS
 )
@@ -69,13 +71,16 @@ def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
     with gr.Blocks(title="softvq_lab explorer", analytics_enabled=False, fill_width=True) as app:
         gr.Markdown(ABOUT)
         ctx = picker.build(app, runs, data)
+        tabs = {title.lower().replace(" ", "-"): (title, fill) for title, fill in tabs_in_order()}
+        ctx.expect(list(tabs))
         with gr.Tabs(elem_id="tabs") as ctx.tabs:
-            for title, fill in tabs_in_order():
-                name = title.lower().replace(" ", "-")
+            for name, (title, fill) in tabs.items():
                 with gr.Tab(title, id=name) as tab:
+                    ctx.enter(name)
                     fill(ctx)
-                tab.select(lambda name=name: name, None, ctx.tab, **picker.QUIET)
-        picker.Address(ctx)
+                opened = f"() => {json.dumps(name)}"
+                tab.select(None, None, ctx.tab, js=opened, api_name=False)
+        address.Address(ctx)
     return app
 
 

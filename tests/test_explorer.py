@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from served import Explorer
-from tabs.picker import Last, Newest, View
+from tabs.picker import Last, Newest
 
 RNG = np.random.default_rng(0)
 
@@ -537,18 +537,6 @@ def test_samples_of_one_run_do_not_stand_under_another(open_page, app):
     assert page.locator("#go").is_disabled()
 
 
-def test_a_view_is_built_once_and_late_answers_are_known():
-    view = View()
-    assert view.begin("a") and not view.begin("a")  # two events of one page ask for the same
-    assert not view.left("a")
-    assert view.begin("b") and view.left("a") and not view.left("b")
-    view.use("b")
-    assert view.in_use("b") and not view.in_use("a")
-    view.forget()
-    assert view.left("a") and not view.in_use("b")
-    assert view.begin("b")
-
-
 class Slowly:
     "A handler that answers a question when it is told to."
 
@@ -653,7 +641,7 @@ def test_a_link_is_what_one_sees_and_names_are_text(open_page, app):
         app.url + "?run=a+%3Cb%3E_bold_%3C%2Fb%3E+!%5Bx%5D(http%3A%2F%2Fexample.com%2Fx.png)"
         "&tab=codewords&image=99999999"
     )
-    page.locator("#cw-message strong", has_text="99999999").wait_for(timeout=60_000)
+    page.locator("#link-message", has_text="99999999").wait_for(timeout=60_000)
 
 
 def test_without_runs_it_says_how_to_make_one(open_page, tmp_path, looks):

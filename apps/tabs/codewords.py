@@ -1,11 +1,13 @@
 """Tab Codewords: what a token is made of, and what happens when it is edited."""
 
+import json
+
 import gradio as gr
 from tabs.picker import (
+    CLICKS,
     LEFT,
     QUIET,
     RIGHT,
-    SLOW,
     Chooser,
     Newest,
     Tab,
@@ -27,10 +29,13 @@ from softvq_lab.explore.codewords import (
     has_weights,
     heatmap,
     overlay,
+    read_weights,
+    set_weight,
     token_figures,
     touch,
     what_instead,
     where_used,
+    write_weights,
 )
 from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.session import chosen_image, enlarge
@@ -54,6 +59,7 @@ CAPTIONS = {
     "after": "With the changes",
     "change": "Change",
 }
+MADE_ROOM = "The weights that were set before are smaller now: all of a token add up to 1."
 TOP = 5  # codewords of a token that are shown and can be edited
 CLICK = """() => {
     for (const plot of document.querySelectorAll('#cw-heatmap .js-plotly-plot')) {
@@ -67,6 +73,12 @@ CLICK = """() => {
             box.dispatchEvent(new Event('blur'));
         });
     }
+}"""
+# What has stood for a moment: who drags a slider waits for the pictures only.
+RESTS = """async drawn => {
+    const mine = window.codewordsDrawn = {};
+    await new Promise(done => setTimeout(done, 250));
+    if (mine === window.codewordsDrawn) return drawn;
 }"""
 # plotly draws when it likes
 LATER = f"() => {{ for (const ms of [100, 600, 2000]) setTimeout({CLICK}, ms); }}"
@@ -88,8 +100,21 @@ class Codewords(Tab):
                     self.pictures = [picture(f"cw-{k}", c) for k, c in CAPTIONS.items()]
                 self.plot = gr.Plot(show_label=False, elem_id="cw-heatmap")
                 self.layout_token()
-        self.edits = gr.State({})  # token -> codeword -> weight
-        self.top = gr.State([])  # codewords in the gallery `alone`
+        self.edits = gr.Textbox("", visible="hidden")  # of `read_weights`
+        self.top = gr.State([])  # (codeword, weight) of the rows of the table
+        self.clicked = gr.State(None)  # number of a tile in the gallery `alone`
+        # What the pictures show, and what they have shown for a moment: `look` follows that.
+        self.drawn, self.rests = (gr.Textbox(visible="hidden") for _ in range(2))
+        self.linked = {
+            "token": self.token,
+            "temperature": self.heat,
+            "sharp": self.sharp,
+            "weights": self.edits,
+            "ablate": self.ablated,
+            "swap": self.swapped,
+            "donor": self.donor,
+        }
+        self.follows = [self.table]
 
     def layout_weights(self):
         self.token = gr.Slider(0, 31, 0, step=1, label="Token", elem_id="cw-token")
@@ -106,10 +131,11 @@ class Codewords(Tab):
             datatype=["str", "number"],
             interactive=True,
             static_columns=[0],
-            label="Weights of this token: edit and press Enter",
+            label="Weights of this token, 0 to 1: edit and press Enter",
             elem_id="cw-weights",
             buttons=[],
         )
+        self.table_says = gr.Markdown(elem_id="cw-weights-says")
 
     def layout_tokens(self):
         several = dict(multiselect=True, allow_custom_value=True)
@@ -143,52 +169,52 @@ class Codewords(Tab):
         gr.Markdown(LOOKED)
         self.looked = tiles("cw-attention", 4, 220, fit_columns=False)
 
-    def on_run(self, name):
-        "The controls of another run, with nothing changed."
+    def fit(self, name, kept):
         try:
             lens = self.ctx.open(name)
         except ValueError:
-            return {self.edits: {}}
+            return {}
         t, weights = lens.tokenizer, has_weights(lens.tokenizer)
-        tokens = gr.Dropdown(choices=[str(i) for i in range(t.tokens)], value=[])
+        tokens = dict(choices=[str(i) for i in range(t.tokens)], value=[])
         return {
-            self.token: gr.Slider(maximum=max(1, t.tokens - 1), value=0),
-            self.heat: gr.Slider(value=1, visible=weights),
-            self.sharp: gr.Checkbox(value=False, visible=weights),
-            self.table: gr.Dataframe(visible=weights),
+            self.token: dict(maximum=max(1, t.tokens - 1), value=0),
+            self.heat: dict(value=1, visible=weights),
+            self.sharp: dict(value=False, visible=weights),
+            self.table: dict(visible=weights),
+            self.edits: dict(value="", own=True, check=lambda told: read_weights(told, t)),
             self.ablated: tokens,
             self.swapped: tokens,
-            self.donor: gr.Slider(maximum=max(1, lens.heldout_count - 1)),
-            self.edits: {},
+            self.donor: dict(maximum=max(1, lens.heldout_count - 1)),
         }
 
-    def show(self, name, images, tab, token, heat, sharp, ablated, swapped, donor, edits):
-        "Pictures, map and message; the table of the token follows by `look`."
-        if tab != "codewords":
-            return gr.skip()
+    def on_reset(self):
+        "Nothing is changed any more; the token stays."
+        return 1, False, "", [], [], ""
+
+    def show(self, stands, name, images, token, heat, sharp, ablated, swapped, donor, edits):
+        "Pictures, map and message; what belongs to the token follows by `look`."
+        drawn = json.dumps([stands, token, heat, sharp, edits])
         blank = [None] * len(CAPTIONS)
         if not name:
-            return *blank, "", None
+            return *blank, "", None, drawn
         try:
             lens = self.ctx.open(name)
             x, t = chosen_image(lens, focus(images)), lens.tokenizer
-            weighted = (heat, bool(sharp), edits) if has_weights(t) else (1.0, False, {})
+            edit = edit_of(t, heat, sharp, edits, numbers(swapped), numbers(ablated))
             other = chosen_image(lens, f"heldout:{int(donor)}") if swapped else None
-            r = touch(lens, x, Edit(*weighted, numbers(swapped), numbers(ablated)), other)
+            r = touch(lens, x, edit, other)
             token = min(int(token), t.tokens - 1)
             says = [told_of_token(t, r["weights"], token, heat), told_of_changes(r["figures"])]
-            if edits:
-                says.append("Edited weights in token " + ", ".join(map(str, edits)))
+            if edit.weights:
+                says.append("Edited weights in token " + ", ".join(map(str, edit.weights)))
             shown = to_pil(x), to_pil(r["before"]), to_pil(r["after"]), r["change"]
             pictures = [served(enlarge(p, 240)) for p in shown]
-            return *pictures, "  \n".join(says), weight_map(t, r["weights"], token)
+            return *pictures, "  \n".join(says), weight_map(t, r["weights"], token), drawn
         except ValueError as e:
-            return *blank, failed(e), None
+            return *blank, failed(e), None, drawn
 
-    def look(self, name, images, tab, token, heat, sharp, edits):
+    def look(self, name, images, token, heat, sharp, edits):
         "What belongs to one token: weights, codewords alone, where used, where the encoder looked."
-        if tab != "codewords":
-            return gr.skip()
         if not name:
             return [], [], "", [], [], []
         try:
@@ -198,61 +224,97 @@ class Codewords(Tab):
             looked = attention_tiles(lens, x, token) if can_attend(t) else []
             if not has_weights(t):
                 return [], [], "*This tokenizer has no codeword weights.*", [], [], looked
-            q = touch(lens, x, Edit(heat, bool(sharp), edits))["weights"][token]
-            shown = {*q.topk(min(TOP, len(q))).indices.tolist(), *edits.get(token, {})}
-            top = sorted(shown, key=lambda k: -q[k])
-            table = [[named(t, token, k), round(float(q[k]), 4)] for k in top]
-            alone = alone_tiles(lens, token, q, top)
-            return table, alone, *users_of(lens, token, top[0]), top, looked
+            edit = edit_of(t, heat, sharp, edits)
+            q = touch(lens, x, edit)["weights"][token]
+            shown = {*q.topk(min(TOP, len(q))).indices.tolist(), *edit.weights.get(token, {})}
+            codewords = sorted(shown, key=lambda k: -q[k])
+            top = [(k, round(float(q[k]), 4)) for k in codewords]
+            alone = alone_tiles(lens, token, q, codewords)
+            table = rows_of(t, token, top)
+            return table, alone, *users_of(lens, token, codewords[0]), top, looked
         except ValueError as e:
             return [], [], failed(e), [], [], []
 
-    def on_codeword(self, name, token, top, event: gr.SelectData):
+    def on_codeword(self, name, token, top, tile):
         "A codeword clicked in the gallery: where it is used. The first tile is the mean."
         try:
-            return users_of(self.ctx.open(name), int(token), top[max(0, event.index - 1)])
+            codeword, _ = top[max(0, tile - 1)]
+            return users_of(self.ctx.open(name), int(token), codeword)
         except (ValueError, IndexError, TypeError):
             return gr.skip()
 
-    def on_edit(self, token, table, top, edits):
-        "Weights that differ from what the table was given are set."
+    def on_edit(self, name, token, table, top, edits):
+        "A weight that was typed is set; what is no weight is said, and the table is as before."
         try:
-            rows = zip(top, table.values.tolist(), strict=False)
-            new = {k: float(weight) for k, (_, weight) in rows}
-            if any(not 0 <= w <= 1 for w in new.values()):
-                raise ValueError
-            return edits | {int(token): edits.get(int(token), {}) | new}, ""
-        except (ValueError, TypeError):
-            return gr.skip(), "**Weights are numbers between 0 and 1.**"
+            t, token = self.ctx.open(name).tokenizer, int(token)
+        except ValueError as e:
+            return gr.skip(), gr.skip(), failed(e)
+        typed = [row[1] for row in table.values.tolist()]
+        changed = [(k, w) for (k, was), w in zip(top, typed, strict=False) if differs(w, was)]
+        try:
+            known = read_weights(edits, t)
+            before = dict(known.get(token, {}))
+            for codeword, weight in changed:
+                known[token] = set_weight(known.get(token, {}), codeword, weight)
+            typed = {k for k, _ in changed}
+            less = any(known[token][k] < w for k, w in before.items() if k not in typed)
+            says = MADE_ROOM if less else ""
+            return write_weights(known), gr.skip(), says
+        except ValueError as e:
+            return gr.skip(), rows_of(t, token, top), failed(e)
 
     def wire(self):
-        ctx, token, heat, sharp, edits = self.ctx, self.token, self.heat, self.sharp, self.edits
-        asked = [ctx.run, ctx.images, ctx.tab, token, heat, sharp]
+        ctx, asked, edits = self.ctx, self.asked, self.edits
+        where, how = [ctx.run, ctx.images], [self.token, self.heat, self.sharp]
         others = [self.ablated, self.swapped, self.donor]
-        controls = [token, heat, sharp, self.table, *others, edits]
-        fresh = Newest(self.on_run, ctx.run, controls, show_progress="hidden").event
-        shown = [*self.pictures, self.message, self.plot]
-        draw = Newest(self.show, [*asked, *others, edits], shown).event
+        shown = [*self.pictures, self.message, self.plot, self.drawn]
+        draw = Newest(self.show, [asked, *where, *how, *others, edits], shown).event
+        inputs = [c.input for c in (*how, *others)]
+        gr.on([asked.change, *inputs, edits.change], **draw)
+        self.drawn.change(None, self.drawn, self.rests, js=RESTS, api_name=False)
         told = [self.table, self.alone, self.used_says, self.used, self.top, self.looked]
-        tell = Newest(self.look, [*asked, edits], told).event
-        written = [token, self.table, self.top, edits]
-        for event in (
-            ctx.run.change(**fresh),
-            self.reset.click(**fresh),
-            ctx.images.change(lambda: {}, None, edits, **QUIET),
-            self.table.input(self.on_edit, written, [edits, self.message], **QUIET),
-        ):
-            event.then(**draw).then(**tell)
-        moved = [ctx.tab.change, token.change, heat.change, sharp.input]
-        gr.on([*moved, *(c.input for c in others)], **draw)
-        gr.on(moved, **tell)
-        self.alone.select(
-            self.on_codeword,
-            [ctx.run, token, self.top],
-            [self.used_says, self.used],
-            **SLOW,
-        )
+        self.rests.change(**Newest(self.look, [*where, *how, edits], told).event)
+        written = [ctx.run, self.token, self.table, self.top, edits]
+        said = [edits, self.table, self.table_says]
+        self.table.input(**Newest(self.on_edit, written, said, show_progress="hidden").event)
+        undone = [self.heat, self.sharp, edits, self.ablated, self.swapped, self.table_says]
+        self.reset.click(self.on_reset, None, undone, **QUIET).then(**draw)
+        self.wire_clicks()
         self.plot.change(None, None, None, js=LATER, api_name=False)
+
+    def wire_clicks(self):
+        "A click in the gallery: the newest one counts, and one that is clicked again."
+        self.alone.select(on_tile, self.clicked, self.clicked, **CLICKS)
+        users = Newest(
+            lambda name, token, top, click: self.on_codeword(name, token, top, click[1]),
+            [self.ctx.run, self.token, self.top, self.clicked],
+            [self.used_says, self.used],
+        )
+        self.clicked.change(**users.event)
+
+
+def on_tile(last, event: gr.SelectData):
+    "The number of the click and of the tile."
+    return (last or (0,))[0] + 1, event.index
+
+
+def edit_of(t, heat, sharp, edits: str, swapped=(), ablated=()) -> Edit:
+    "The changes that the controls ask for; only tokens with weights can have other weights."
+    weighted = (heat, bool(sharp), read_weights(edits, t)) if has_weights(t) else (1.0, False, {})
+    return Edit(*weighted, swapped, ablated)
+
+
+def rows_of(t, token: int, top) -> list[list]:
+    "The table of weights."
+    return [[named(t, token, k), w] for k, w in top]
+
+
+def differs(typed, was: float) -> bool:
+    "Was another weight typed?"
+    try:
+        return not abs(float(typed) - was) < 1e-9
+    except (TypeError, ValueError):
+        return True
 
 
 def numbers(values) -> tuple[int, ...]:

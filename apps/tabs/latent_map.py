@@ -3,7 +3,18 @@
 from functools import lru_cache
 
 import gradio as gr
-from tabs.picker import QUIET, Newest, Tab, failed, picture, plain, resolve, served
+from tabs.picker import (
+    CLICKS,
+    QUIET,
+    Newest,
+    Tab,
+    failed,
+    picture,
+    plain,
+    preferred,
+    resolve,
+    served,
+)
 
 from softvq_lab.data.images import grid, to_pil
 from softvq_lab.experiments.execute import AT_WORK, Job
@@ -64,7 +75,12 @@ const hook = () => {
     const tip = element.querySelector('.map-tip');
     if (tip) tip.style.display = 'none';
   });
-  plot.on('plotly_click', e => trigger('select', {index: e.points[0].customdata}));
+  let before = null;  // two quick clicks are two ends, whatever the server knows by then
+  plot.on('plotly_click', e => {
+    const index = e.points[0].customdata;
+    trigger('select', {index, before});
+    before = index;
+  });
 };
 setInterval(hook, 250);
 """
@@ -77,10 +93,19 @@ class LatentMap(Tab):
         self.layout_map()
         self.layout_way()
         self.layout_form()
-        self.ends = gr.State([])  # indices of the last two points that were clicked
+        self.ends = gr.Textbox("", visible="hidden")  # numbers of the last two points clicked
         self.seen = gr.State("")  # state of the job when the page last looked
         self.timer = gr.Timer(2, active=False)
-        self.again = gr.Textbox(visible=False)  # the name of the run whose map has just come
+        self.timers = [self.timer]
+        self.linked = {
+            "map": self.which,
+            "colour": self.colour,
+            "pictures": self.pictures,
+            "points": self.ends,
+            "neighbours": self.neighbours,
+            "images": self.images,
+            "map_seed": self.seed,
+        }
 
     def layout_map(self):
         with gr.Row():
@@ -131,7 +156,34 @@ class LatentMap(Tab):
                 )
             self.go = gr.Button("Compute", elem_id="map-go")
 
-    def on_run(self, name):
+    def depends(self, name):
+        "The map that was computed last."
+        atlas = self.atlas(name)
+        return atlas and map_file(resolve(self.ctx.runs, name)).stat().st_mtime_ns
+
+    def atlas(self, name):
+        "The map of the run of that name, None where there is none."
+        run = resolve(self.ctx.runs, name)
+        return None if run.kind == "generator" else read_atlas(run)
+
+    def fit(self, name, kept):
+        try:
+            atlas = self.atlas(name)
+        except ValueError:
+            atlas = None
+        if atlas is None:
+            maps, colours, points = [], ["class"], 0
+        else:
+            maps, colours, points = list(atlas.maps), list(atlas.figures), len(atlas.indices)
+            colours = ["class", *colours]
+        first = preferred(maps, "z")
+        return {
+            self.which: dict(choices=maps, value=first, own=True),
+            self.colour: dict(choices=colours, value="class"),
+            self.ends: dict(value="", own=True, check=lambda told: ends_of(told, points)),
+        }
+
+    def on_run(self, name, which, colour):
         "Another run: its map, or how to get one."
         if not name:
             return self.without("", wanted=False)
@@ -140,42 +192,32 @@ class LatentMap(Tab):
             if run.kind == "generator":
                 return self.without(GENERATOR, wanted=False)
             atlas = read_atlas(run)
-            return self.without(NONE) if atlas is None else self.map_of(self.ctx.open(name), atlas)
+            if atlas is None:
+                return self.without(NONE)
+            return self.map_of(self.ctx.open(name), atlas, which, colour)
         except ValueError as e:
             return self.without(failed(e))
 
     def without(self, message, wanted=True):
         "The tab without a map; `wanted`: the form that computes one is open."
         return {
-            self.which: gr.Dropdown(choices=[], value=None),
-            self.colour: gr.Dropdown(choices=["class"], value="class"),
             self.message: message,
             self.plot: gr.Plot(value=None, visible=False),
             self.hook: {},
             self.found: gr.Row(visible=False),
             self.compute: gr.Accordion(open=wanted),
-            self.ends: [],
-            self.way: None,
-            self.chosen: "",
-            self.timer: gr.Timer(active=True),
             self.seen: "",
         }
 
-    def map_of(self, lens, atlas):
-        first = "z" if "z" in atlas.maps else next(iter(atlas.maps))
+    def map_of(self, lens, atlas, which, colour):
+        which = preferred(list(atlas.maps), which, "z")
+        colour = preferred(["class", *atlas.figures], colour)
         return {
             **self.without(told(lens, atlas), wanted=False),
-            self.which: gr.Dropdown(choices=list(atlas.maps), value=first),
-            self.colour: gr.Dropdown(choices=["class", *atlas.figures], value="class"),
-            self.plot: gr.Plot(value=draw(atlas, first), visible=True),
+            self.plot: gr.Plot(value=draw(atlas, which, colour), visible=True),
             self.hook: thumbnail_sheet(lens, atlas),
             self.found: gr.Row(visible=True),
-            self.chosen: "Click two points.",
         }
-
-    def on_again(self, name):
-        "The map that has just come."
-        return self.on_run(name) | {self.again: ""} if name else {self.again: ""}
 
     def on_look(self, name, which, colour):
         try:
@@ -183,20 +225,25 @@ class LatentMap(Tab):
         except (ValueError, AttributeError):
             return gr.skip()
 
-    def on_click(self, name, ends, pictures, event: gr.EventData):
+    def on_click(self, name, ends, event: gr.EventData):
+        "Another point: the end of the way from the one that was clicked before it."
         try:
             lens = self.ctx.open(name)
             atlas, n = read_atlas(lens.run), int(event.index)
-            if atlas is None or not 0 <= n < len(atlas.indices):
-                return gr.skip()
-            ends = [*ends, n][-2:]
-            return ends, [key_of(lens, atlas.indices[n])], *way_of(lens, ends, pictures)
-        except (ValueError, TypeError, AttributeError) as e:
-            return gr.skip(), gr.skip(), None, failed(e)
+            points = len(atlas.indices)
+            before = ends_of(ends, points) if event.before is None else [int(event.before)]
+            ends = [*before, n][-2:]
+            ends_of(written(ends), points)
+            return written(ends), [key_of(lens, atlas.indices[n])]
+        except (ValueError, TypeError, AttributeError):
+            return gr.skip()
 
     def on_way(self, name, ends, pictures):
         try:
-            return way_of(self.ctx.open(name), ends, pictures) if ends else gr.skip()
+            if not ends:
+                return None, "Click two points."
+            lens = self.ctx.open(name)
+            return way_of(lens, ends_of(ends, len(read_atlas(lens.run).indices)), pictures)
         except (ValueError, IndexError, AttributeError) as e:
             return None, failed(e)
 
@@ -208,8 +255,8 @@ class LatentMap(Tab):
             return failed(e).replace("\n", "  \n"), gr.skip(), gr.skip()
         return "The map is being computed ...", gr.Timer(active=True), "running"
 
-    def on_tick(self, name, seen):
-        "Progress of the job, if there is one; `again` gets the run whose map has come since."
+    def on_tick(self, name, seen, looked):
+        "Progress of the job, if there is one; when its map has come, the page looks again."
         stop = {self.timer: gr.Timer(active=False)}
         try:
             job = Job(output_of(resolve(self.ctx.runs, name), "latent_map"))
@@ -223,7 +270,7 @@ class LatentMap(Tab):
         if seen not in AT_WORK:
             return {**stop, self.seen: state}
         if state == "done":
-            return {**stop, self.seen: state, self.again: name}
+            return {**stop, self.seen: state, self.ctx.looked: looked + 1}
         says = f"**The map was not computed ({state}).** The tab *Runs* has the log."
         return {**stop, self.seen: state, self.message: says}
 
@@ -231,16 +278,20 @@ class LatentMap(Tab):
         return gr.Tabs(selected="reconstruct"), "reconstruct"
 
     def wire(self):
-        run, seen, timer, message = self.ctx.run, self.seen, self.timer, self.message
-        shown = [self.which, self.colour, message, self.plot, self.hook, self.found, self.compute]
-        shown += [self.ends, self.way, self.chosen, timer, seen]
-        mapped = Newest(self.on_run, run, shown, show_progress="hidden")
-        run.change(**mapped.event)
-        self.again.change(self.on_again, self.again, [*shown, self.again], **QUIET)
+        ctx, run, seen, timer, message = (
+            self.ctx,
+            self.ctx.run,
+            self.seen,
+            self.timer,
+            self.message,
+        )
+        shown = [message, self.plot, self.hook, self.found, self.compute, seen]
         asked = [run, self.which, self.colour]
+        mapped = Newest(self.on_run, asked, shown, show_progress="hidden")
+        self.of_run.change(**mapped.event)
         colours = Newest(self.on_look, asked, self.plot, (mapped,), show_progress="hidden")
         gr.on([self.which.input, self.colour.input], **colours.event)
-        self.wire_way(mapped)
+        self.wire_way()
         self.go.click(
             self.on_go,
             [run, self.neighbours, self.images, self.seed],
@@ -248,18 +299,37 @@ class LatentMap(Tab):
             show_progress="minimal",
             api_name="latent_map",
         )
-        timer.tick(self.on_tick, [run, seen], [message, timer, seen, self.again], **QUIET)
+        told = [message, timer, seen, ctx.looked]
+        timer.tick(self.on_tick, [run, seen, ctx.looked], told, **QUIET)
 
-    def wire_way(self, mapped):
-        "The two ends and what lies between them; `mapped`: the handler of another run."
+    def wire_way(self):
+        "The two ends and what lies between them."
         ctx, ends = self.ctx, self.ends
+        self.hook.select(self.on_click, [ctx.run, ends], [ends, ctx.images], **CLICKS)
         asked, way = [ctx.run, ends, self.pictures], [self.way, self.chosen]
-        clicked = [ends, ctx.images, *way]
-        self.hook.select(self.on_click, asked, clicked, trigger_mode="always_last", **QUIET)
-        walk = Newest(self.on_way, asked, way, (mapped,), show_progress="hidden").event
-        self.pictures.change(**walk)
-        self.swap.click(lambda ends: ends[::-1], ends, ends, **QUIET).then(**walk)
+        walk = Newest(self.on_way, asked, way, show_progress="hidden").event
+        gr.on([self.of_run.change, ends.change, self.pictures.input], **walk)
+        turned = "told => told.split('-').reverse().join('-')"
+        self.swap.click(None, ends, ends, js=turned, api_name=False)
         self.show.click(self.on_show, None, [ctx.tabs, ctx.tab], **QUIET)
+
+
+def map_file(run):
+    return run.path / "evaluation" / "latent_map.json"
+
+
+def written(ends: list[int]) -> str:
+    "Numbers of points as the page's address has them."
+    return "-".join(map(str, ends))
+
+
+def ends_of(told: str, points: int) -> list[int]:
+    "Up to two numbers of points, of a map of so many; a `ValueError` says what is possible."
+    parts = told.split("-") if told else []
+    if len(parts) > 2 or not all(p.isdecimal() and int(p) < points for p in parts):
+        possible = f"two numbers from 0 to {points - 1} as 3-17" if points else "nothing: no map"
+        raise ValueError(possible)
+    return [int(p) for p in parts]
 
 
 @lru_cache(maxsize=4)
@@ -270,8 +340,7 @@ def _thumbnails(path: str, when: float, indices: tuple[int, ...]):
 
 def thumbnail_sheet(lens, atlas) -> dict:
     "What the page needs to show the picture of a point."
-    path = lens.run.path / "evaluation" / "latent_map.json"
-    when, indices = path.stat().st_mtime, tuple(atlas.indices)
+    when, indices = map_file(lens.run).stat().st_mtime, tuple(atlas.indices)
     sheet, columns = _thumbnails(str(lens.run.path), when, indices)
     url = f"gradio_api/file={served(sheet)}"
     return {"url": url, "side": SIDE, "columns": columns, "count": len(indices)}

@@ -1,19 +1,21 @@
-"""What all tabs share: the chosen run and pictures, the page's address, and the base of a tab.
+"""What all tabs share: the chosen run and pictures, and the base of a tab.
 
 A tab is a `Tab`: `layout` makes its components, its other methods are the handlers, and `wire`
 connects the two.
 """
 
 import io
-import json
+import itertools
 import re
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import hex_digest, write_atomic
 from softvq_lab.explore.run_forms import run_name
 from softvq_lab.explore.session import Lens, heldout_gallery, open_lens, read_upload
@@ -30,45 +32,9 @@ QUIET = dict(show_progress="hidden", api_name=False)
 SLOW = dict(show_progress="minimal", api_name=False)
 # Handlers that follow a slider: of the questions asked while one is at work, the newest counts.
 LATEST = dict(trigger_mode="always_last", **SLOW)
-WRITE_ADDRESS = """(told) => {
-    if (!told) return;
-    const url = new URL(window.location);
-    for (const [k, v] of Object.entries(JSON.parse(told)))
-        v ? url.searchParams.set(k, v) : url.searchParams.delete(k);
-    window.history.replaceState(null, '', url);
-}"""
-
-
-class View:
-    """What one tab shows in one session.
-
-    Opening a page raises several events that ask for the same view, and answers may come late.
-    A handler asks `begin` before it builds and `left` before it answers.
-    """
-
-    def __init__(self):
-        self.key = self.used = None
-        self.stands = False
-
-    def begin(self, key) -> bool:
-        "Whether `key` has to be built: it is not what is shown, or on its way, already."
-        new, self.key, self.stands = key != self.key or not self.stands, key, True
-        return new
-
-    def left(self, key) -> bool:
-        "Whether something else was asked for since."
-        return self.key not in (None, key)
-
-    def use(self, key):
-        "A person has started something in the view of `key`: a late answer must keep its result."
-        self.used = key
-
-    def in_use(self, key) -> bool:
-        return key == self.used
-
-    def forget(self):
-        "Build it again the next time it is asked for."
-        self.stands, self.used = False, None
+# Clicks that tell what was clicked: none is left out, and they are answered in their order.
+# `always_last` would ask again with what an older click told.
+CLICKS = dict(trigger_mode="multiple", concurrency_limit=1, **QUIET)
 
 
 class Newest:
@@ -76,7 +42,8 @@ class Newest:
 
     Calls run beside each other, so an earlier one may end later; its answer is then dropped.
     `after`: handlers that write the same places from a wider change, whose newer calls count too.
-    Use: `gr.on(events, **handler.event)`.
+    Use: `gr.on(events, **handler.event)`. No two of them may follow the same event of a component:
+    gradio's page raises that event again for both when one has ended, and they never come to rest.
     """
 
     def __init__(self, handler, inputs, outputs, after: tuple["Newest", ...] = (), **options):
@@ -112,6 +79,23 @@ def _listed(components) -> list:
     return list(components) if isinstance(components, (list, tuple)) else [components]
 
 
+class Session:
+    """What the server knows of one open page.
+
+    `marks`: what each tab was last fitted to; `defaults`: what its controls would be by that;
+    `files`: uploaded pictures by their names in the address.
+    """
+
+    def __init__(self):
+        self.marks, self.runs, self.defaults, self.files = {}, {}, {}, {}
+        self.linked, self.links = None, {}  # the newest address that was followed, and for each tab
+        self.place = self.sampling = None
+        self.count, self.lock = itertools.count(1).__next__, threading.Lock()
+
+    def __deepcopy__(self, memo):
+        return Session()  # gradio gives each page a copy
+
+
 @dataclass
 class Context:
     "What a tab is built with. `tabs` is there when the tabs are filled."
@@ -121,33 +105,66 @@ class Context:
     run: gr.Dropdown  # name of the chosen run, see `resolve`
     empty: gr.Markdown  # shown while there is no run
     # Keys of the chosen pictures ('heldout:17', 'file:PATH'), the last one in focus;
-    # none: the first held-out one
+    # none: the first held-out one. The server's alone: a page must not name files.
     images: gr.State
-    tab: gr.State  # id of the open tab
-    seed: gr.State  # of the samples
+    tab: gr.Textbox  # id of the open tab
+    looked: gr.State  # changes when somebody has asked to look at the folder again
+    session: gr.State
+    notice: gr.Markdown  # what was wrong with the page's address
+    copy: gr.Button  # copies it
     tabs: gr.Tabs | None = None
     data: tuple[str, ...] = ()  # folders that a training started here may read
+    place: str = ""  # id of the tab that is being filled
+    parts: dict[str, list["Tab"]] = field(default_factory=dict)  # of each tab
+    # Of each tab: changes with the chosen run, and with the run or the chosen pictures
+    asked: dict[str, tuple[gr.State, gr.State]] = field(default_factory=dict)
+
+    def expect(self, places: list[str]):
+        """Tabs that are to be filled. What tells them of a change stands outside of them: a page
+        takes any answer for a change of a `gr.State` in a tab that it has not opened yet."""
+        self.asked = {p: (gr.State(""), gr.State("")) for p in places}
+
+    def enter(self, place: str):
+        "What is built from here on belongs to the tab `place`."
+        self.place, self.parts[place] = place, []
 
     def open(self, name: str | None) -> Lens:
         "The models and data of the run of that name."
         return open_lens(resolve(self.runs, name).path)
 
-    def offer(self, wanted: str | None) -> tuple[gr.Dropdown, gr.Markdown]:
-        "The runs as they are now, `wanted` or the newest one chosen, and what is said without any."
+    def offered(self, wanted: str | None) -> tuple[list, str | None]:
+        "The runs as they are now, and the chosen one: `wanted`, or the newest with a checkpoint."
         offered = choices(self.runs)
-        run = preferred([n for _, n in offered], wanted)
+        names = [n for _, n in offered]
+        return offered, wanted if wanted in names else preferred(names, *usable(self.runs))
+
+    def offer(self, offered: list, run: str | None) -> tuple[gr.Dropdown, gr.Markdown]:
+        "The dropdown of the runs, and what is said without any."
         return gr.Dropdown(choices=offered, value=run), gr.Markdown(visible=not offered)
+
+    def on_again(self, run, looked):
+        return *self.offer(*self.offered(run)), looked + 1
 
 
 class Tab:
     """A part of the page: `layout` makes its components, `wire` connects them with the handlers.
 
-    `tab`: what it stands in, where it has to know when that is opened. It must be made inside of a
-    `gr.Tab`: the states of `Newest` directly under `gr.Tabs` would count as tabs of the bar.
+    Handlers follow `of_run.change` (another run) or `asked.change` (another run or picture), which
+    come to the open tab only and once for each change, and the `input` of controls.
+
+    `linked`: what stands in the page's address, by its name there; `follows`: what else `fit` and
+    `fresh` change; `timers` tick while the tab is open. `tab`: what the part stands in, where it
+    has to know when that is opened. It must be made inside of a `gr.Tab`: the states of `Newest`
+    directly under `gr.Tabs` would count as tabs of the bar.
     """
 
     def __init__(self, ctx: Context, tab: gr.Tab | None = None):
         self.ctx, self.tab = ctx, tab
+        self.linked: dict[str, gr.components.Component] = {}
+        self.follows: list[gr.components.Component] = []
+        self.timers: list[gr.Timer] = []
+        self.of_run, self.asked = ctx.asked[ctx.place]
+        ctx.parts[ctx.place].append(self)
         self.layout()
         self.wire()
 
@@ -156,6 +173,25 @@ class Tab:
 
     def wire(self):
         "Connect events with handlers."
+
+    def depends(self, name: str):
+        "What its pictures depend on beside the run of that name and its newest checkpoint."
+
+    def awaits(self, name: str):
+        "Likewise, of what shows the chosen pictures only."
+
+    def fit(self, name: str, kept: dict) -> dict:
+        """How a run limits the controls: keyword arguments of each (`choices`, `maximum`, ...), of
+        which `value` is the default.
+
+        `own=True`: another run starts with the default. `check(value)` raises a `ValueError` that
+        says what is possible. `kept`: values by name that a person or a link has set.
+        """
+        return {}
+
+    def fresh(self, name: str) -> dict:
+        "What else changes with another run, or with what the tab depends on."
+        return {}
 
 
 def choices(runs: str) -> list[tuple[str, str]]:
@@ -166,6 +202,16 @@ def choices(runs: str) -> list[tuple[str, str]]:
         step = f" at step {d['step'].split()[0]}" if d["step"] else ""
         found.append((f"{name}  -  {d['kind']}, {d['state']}{step}", name))
     return found
+
+
+def stamp(run: Run) -> tuple:
+    "Changes when the run has other weights."
+    return run.path.name, *(p.name for p in steps_of(run.checkpoints)[-1:])
+
+
+def usable(runs: str) -> list[str]:
+    "Names of the runs that have a checkpoint, newest first."
+    return [run_name(r.path, runs) for r in list_runs(runs) if steps_of(r.checkpoints)]
 
 
 def preferred(offered, *wanted):
@@ -252,7 +298,7 @@ def focus(images: list[str] | None) -> str:
 
 
 def build(app: gr.Blocks, runs: str, data: tuple[str, ...] = ()) -> Context:
-    "The dropdown of runs, refreshed on demand (`Address` fills it when the page is opened)."
+    "The dropdown of runs, refreshed on demand (`address` fills it when the page is opened)."
     with gr.Row():
         # `resolve` checks what is typed. Names come when the page is opened: what stands here at
         # the start is in the page that asks for a password.
@@ -265,54 +311,16 @@ def build(app: gr.Blocks, runs: str, data: tuple[str, ...] = ()) -> Context:
             min_width=280,
             allow_custom_value=True,
         )
-        again = gr.Button("Look again", scale=0, min_width=110, size="sm")
+        with gr.Column(scale=0, min_width=110):
+            again = gr.Button("Look again", size="sm")
+            copy = gr.Button("Copy link", size="sm", elem_id="copy-link")
     empty = gr.Markdown(EMPTY, visible=not choices(runs), elem_id="empty")
-    states = gr.State([]), gr.State("reconstruct"), gr.State(0)
-    ctx = Context(runs, app, run, empty, *states, data=(runs, *data))
-    again.click(ctx.offer, run, [run, empty], **QUIET)
+    tab = gr.Textbox("reconstruct", visible="hidden")
+    states = gr.State([]), tab, gr.State(0), gr.State(Session())
+    notice = gr.Markdown(elem_id="link-message")
+    ctx = Context(runs, app, run, empty, *states, notice, copy, data=(runs, *data))
+    again.click(ctx.on_again, [run, ctx.looked], [run, empty, ctx.looked], **QUIET)
     return ctx
-
-
-class Address(Tab):
-    """The page's address: run, tab, image and seed are read from it when the page is opened, and
-    written there as they change. It is built after the tabs are filled."""
-
-    def layout(self):
-        self.box = gr.Textbox(visible="hidden", elem_id="address")
-
-    def read(self, request: gr.Request):
-        asked = request.query_params
-        image, seed = asked.get("image", ""), asked.get("seed", "")
-        tab = preferred([t.id for t in self.ctx.tabs.children], asked.get("tab"))
-        return (
-            *self.ctx.offer(asked.get("run")),
-            gr.Tabs(selected=tab),
-            tab,
-            [f"heldout:{image}"] if _is_number(image) else [],
-            int(seed) if _is_number(seed) else 0,
-        )
-
-    def write(self, run, tab, images, seed):
-        kind, _, image = focus(images).partition(":")
-        told = {
-            "run": run or "",
-            "tab": tab,
-            "image": image if images and kind == "heldout" else "",
-            "seed": str(seed) if seed and tab == "sample" else "",
-        }
-        return json.dumps(told)
-
-    def wire(self):
-        ctx = self.ctx
-        chosen = [ctx.tab, ctx.images, ctx.seed]
-        ctx.app.load(self.read, None, [ctx.run, ctx.empty, ctx.tabs, *chosen], **QUIET)
-        changes = [c.change for c in (ctx.run, *chosen)]
-        gr.on(changes, self.write, [ctx.run, *chosen], self.box, **QUIET)
-        self.box.change(None, self.box, None, js=WRITE_ADDRESS, api_name=False)
-
-
-def _is_number(text: str) -> bool:
-    return text.isdecimal() and len(text) < 10
 
 
 class Chooser(Tab):
@@ -346,6 +354,9 @@ class Chooser(Tab):
         )
         self.message = gr.Markdown(elem_id=f"{prefix}-upload-message")
         self.shown = gr.State([])  # indices of the gallery's images
+        self.linked = {"class": self.classes}
+        if several:
+            self.linked["several"] = self.many
 
     def heldout(self, lens, label):
         "The gallery's pictures of a class, and their indices."
@@ -353,13 +364,12 @@ class Chooser(Tab):
         found = heldout_gallery(lens, names.index(label) if label in names else None)
         return [(served(p), c) for _, p, c in found], [i for i, _, _ in found]
 
-    def on_run(self, name):
+    def fit(self, name, kept):
         try:
-            lens = self.ctx.open(name)
-            found = self.heldout(lens, ANY)
-            return gr.Dropdown(choices=[ANY, *lens.images.class_names], value=ANY), *found
+            names = self.ctx.open(name).images.class_names
         except ValueError:
-            return gr.Dropdown(choices=[ANY], value=ANY), [], []
+            names = []
+        return {self.classes: dict(choices=[ANY, *names], value=ANY)}
 
     def on_class(self, name, label):
         try:
@@ -392,13 +402,12 @@ class Chooser(Tab):
     def wire(self):
         run, images = self.ctx.run, self.ctx.images
         found = [self.gallery, self.shown]
-        tiled = Newest(self.on_run, run, [self.classes, *found], show_progress="hidden")
-        run.change(**tiled.event)
-        self.classes.input(**Newest(self.on_class, [run, self.classes], found, (tiled,)).event)
-        self.gallery.select(self.on_pick, [self.shown, images, self.many], images, **QUIET)
+        tiled = Newest(self.on_class, [run, self.classes], found, show_progress="hidden")
+        gr.on([self.of_run.change, self.classes.input], **tiled.event)
+        self.gallery.select(self.on_pick, [self.shown, images, self.many], images, **CLICKS)
         self.upload.upload(
             self.on_upload,
             [run, self.upload, images, self.many],
             [images, self.message],
-            **SLOW,
+            **LATEST,
         )

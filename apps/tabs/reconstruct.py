@@ -22,6 +22,7 @@ from softvq_lab.explore.session import (
     chosen_image,
     enlarge,
     in_words,
+    perceptual,
     perceptual_soon,
     read_upload,
     reconstruct,
@@ -56,6 +57,7 @@ class Reconstruct(Tab):
                 self.layout_result()
                 self.layout_several()
                 self.layout_beside()
+        self.linked = {"kept": self.kept, "beside": self.other}
         with gr.Column(visible=False):  # for programs: /reconstruct takes a run and a file
             self.api_file, self.api_go = gr.File(type="filepath", label="image"), gr.Button()
 
@@ -104,20 +106,25 @@ class Reconstruct(Tab):
             )
             self.second = gr.Markdown(elem_id="rec-second")
 
-    def on_run(self, name):
+    def depends(self, name):
+        return [value for _, value in choices(self.ctx.runs)]
+
+    def awaits(self, name):
+        return perceptual.known(self.ctx.open(name))
+
+    def fit(self, name, kept):
         "The slider of kept tokens and the runs that may stand beside this one."
         others = [(label, value) for label, value in choices(self.ctx.runs) if value != name]
-        other = gr.Dropdown(choices=[(NOBODY, ""), *others], value="")
+        limits = {self.other: dict(choices=[(NOBODY, ""), *others], value="")}
         try:
             t = self.ctx.open(name).tokenizer
         except ValueError:
-            return gr.Slider(visible=False), other
-        return gr.Slider(maximum=max(2, t.tokens), value=t.tokens, visible=can_keep(t)), other
+            return limits
+        kept = dict(maximum=max(2, t.tokens), value=t.tokens, visible=can_keep(t))
+        return limits | {self.kept: kept}
 
-    def show(self, name, images, tab, k, other):
+    def show(self, name, images, k, other):
         "Everything of the tab, from the chosen run and pictures."
-        if tab != "reconstruct":
-            return gr.skip()
         if not name:
             return self.blank("")
         try:
@@ -190,18 +197,15 @@ class Reconstruct(Tab):
             return None, None, None, failed(e)
 
     def wire(self):
-        ctx, kept, other = self.ctx, self.kept, self.other
-        asked = [ctx.run, ctx.images, ctx.tab, kept, other]
+        asked = [self.ctx.run, self.ctx.images, self.kept, self.other]
         together = [self.several, self.rows, self.numbers]
         beside = [self.beside, self.swipe, self.second]
         shown = [*self.pictures, self.message, self.download, *together, *beside]
         draw = Newest(self.show, asked, shown).event
-        offer = Newest(self.on_run, ctx.run, [kept, other], show_progress="hidden").event
-        ctx.run.change(**offer).then(**draw)
-        gr.on([ctx.images.change, ctx.tab.change, kept.input, other.input], **draw)
+        gr.on([self.asked.change, self.kept.input, self.other.input], **draw)
         self.api_go.click(
             self.on_api,
-            [ctx.run, self.api_file],
+            [self.ctx.run, self.api_file],
             [*self.pictures, self.message],
             api_name="reconstruct",
         )

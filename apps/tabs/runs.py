@@ -53,6 +53,7 @@ class Runs(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
         self.timer = gr.Timer(2, active=False)
+        self.timers = [self.timer]
         width = gr.Number(1280, visible=False)
         with gr.Tabs(elem_id="runs-tabs") as self.inner:
             with gr.Tab("All", id="all"):
@@ -69,13 +70,13 @@ class Runs(Tab):
                 with gr.Tab(part.__name__, id=part.__name__.lower()) as tab:
                     part(self.ctx, tab)
 
-    def on_open(self, now, name):
-        "Everything that is there when the page is opened."
+    def on_open(self, name, now):
+        "Everything that is there when the tab is opened, or another run chosen."
         offered = [r["name"] for r in overview(self.ctx.runs)]
         return (
             table(self.ctx.runs),
             measured(self.ctx.runs),
-            gr.Dropdown(choices=offered, value=preferred(offered, now, name)),
+            gr.Dropdown(choices=offered, value=preferred(offered, name, now)),
             gr.Timer(active=True),
         )
 
@@ -86,16 +87,11 @@ class Runs(Tab):
         "A run clicked in the table is watched."
         return event.run, event.run, gr.Tabs(selected="watch")
 
-    def on_tab(self, tab):
-        return gr.Timer(active=tab == "runs")
-
     def wire(self):
         ctx, watch, timer = self.ctx, self.watch, self.timer
         ctx.app.load(None, None, watch.width, js="() => window.innerWidth", api_name=False)
         opened = [self.listing, self.metrics, watch.watched, timer]
-        ctx.app.load(self.on_open, [watch.watched, ctx.run], opened, **QUIET)
-        ctx.run.change(lambda name: name or gr.skip(), ctx.run, watch.watched, **QUIET)
-        ctx.tab.change(self.on_tab, ctx.tab, timer, **QUIET)
+        self.of_run.change(self.on_open, [ctx.run, watch.watched], opened, **QUIET)
         shown = [self.listing, *watch.shown]
         ticking = Newest(self.on_tick, watch.asked, shown, (watch.watching,), **QUIET)
         timer.tick(**ticking.event)
@@ -177,7 +173,7 @@ class Notebook(Tab):
     def wire(self):
         run, which = self.ctx.run, self.which
         offered = Newest(self.on_run, run, which, show_progress="hidden")
-        gr.on([self.tab.select, run.change], **offered.event)
+        gr.on([self.tab.select, self.of_run.change], **offered.event)
         read = Newest(self.on_notebook, [run, which], [self.paper, self.file])
         gr.on([which.change, self.tab.select], **read.event)
 

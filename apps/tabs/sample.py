@@ -4,16 +4,16 @@ to them."""
 import gradio as gr
 from tabs.picker import (
     LEFT,
-    QUIET,
     RIGHT,
     Newest,
+    Session,
     Tab,
-    View,
     failed,
     picture,
     plain,
     resolve,
     served,
+    stamp,
     still,
     tiles,
 )
@@ -39,7 +39,9 @@ NONE = (
     "`papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`"
 )
 SWEEP = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
-AT_WORK = dict(show_progress="minimal", concurrency_id="sample", concurrency_limit=2)
+AT_WORK = dict(
+    show_progress="minimal", trigger_mode="multiple", concurrency_id="sample", concurrency_limit=2
+)
 
 
 @register("tab", "Sample", place=4)
@@ -54,9 +56,23 @@ class Sample(Tab):
             with gr.Column(**RIGHT):
                 self.layout_samples()
         self.drawn = gr.State(None)  # (run, images (B, 3, H, W)) of the last sampling
-        self.view = gr.State(View())  # gradio gives each session a copy
+        self.follows = [self.go, self.message, self.samples, self.strip, self.drawn]
+        self.linked = {
+            "classes": self.label,
+            "count": self.count,
+            "guidance": self.guidance,
+            "low": self.low,
+            "high": self.high,
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "temperature": self.temperature,
+            "precision": self.precision,
+            "seed": self.seed,
+            "sample": self.which,
+        }
 
     def layout_what(self):
+        # What depends on the generator is set before a person can: nothing comes late over it.
         # `on_go` checks the classes: an API client has not seen the choices.
         self.label = gr.Dropdown(
             [],
@@ -65,19 +81,33 @@ class Sample(Tab):
             label="Classes (none: one of each in turn)",
             elem_id="class",
             allow_custom_value=True,
+            interactive=False,
         )
         self.count = gr.Slider(1, 32, 10, step=1, label="Images", elem_id="count")
-        self.guidance = gr.Slider(1, 8, 1.75, step=0.05, label="Guidance", elem_id="guidance")
+        self.guidance = gr.Slider(
+            1, 8, 1.75, step=0.05, label="Guidance", elem_id="guidance", interactive=False
+        )
         with gr.Accordion("Where guidance acts (t: 1 is noise, 0 the latent)", open=False):
-            self.low = gr.Slider(0, 1, 0, step=0.05, label="From t", elem_id="low")
-            self.high = gr.Slider(0, 1, 1, step=0.05, label="to t", elem_id="high")
+            self.low = gr.Slider(
+                0, 1, 0, step=0.05, label="From t", elem_id="low", interactive=False
+            )
+            self.high = gr.Slider(
+                0, 1, 1, step=0.05, label="to t", elem_id="high", interactive=False
+            )
 
     def layout_how(self):
         # The generator's samplers are not known yet; `on_go` checks the choice.
         self.sampler = gr.Dropdown(
-            ["heun"], value="heun", label="Sampler", elem_id="sampler", allow_custom_value=True
+            ["heun"],
+            value="heun",
+            label="Sampler",
+            elem_id="sampler",
+            allow_custom_value=True,
+            interactive=False,
         )
-        self.steps = gr.Slider(1, 250, 25, step=1, label="Steps", elem_id="steps")
+        self.steps = gr.Slider(
+            1, 250, 25, step=1, label="Steps", elem_id="steps", interactive=False
+        )
         # Shown for samplers that have one.
         self.temperature = gr.Slider(
             0, 2, 1, step=0.05, label="Temperature", elem_id="temperature", visible=False
@@ -116,49 +146,39 @@ class Sample(Tab):
             raise LookupError(NONE.format(plain(f"{runs}/{name}")))
         return open_lens(found.path)
 
-    def on_run(self, name, tab, number, view):
-        "Settings of the run's generator; what a person has drawn or set meanwhile stays."
-        if tab != "sample" or not view.begin(name):
-            return gr.skip()
+    def depends(self, name):
+        "The generator, and its settings."
+        found = generator_for(resolve(self.ctx.runs, name), self.ctx.runs)
+        return found and (stamp(found), open_lens(found.path).generator.guidance)
+
+    def fit(self, name, kept):
+        "The generator's classes, samplers and own settings."
         try:
-            answer = self.filled(self.find(name))
-        except (ValueError, LookupError) as e:
-            answer = self.emptied(says(e) if name else "")
-            if not view.left(name):
-                view.forget()  # a generator may be trained meanwhile
-                return {self.seed: number, **answer}
-        unwanted = view.left(name) or view.in_use(name)
-        return gr.skip() if unwanted else {self.seed: number, **answer}
-
-    def filled(self, lens):
-        "The settings of an opened generator."
+            lens = self.find(name)
+        except (ValueError, LookupError):
+            return {}
         g = lens.generator
-        name, first = next(iter(g.samplers.items()))
+        first = next(iter(g.samplers))
+        choice = g.samplers.get(kept.get("sampler"), g.samplers[first])
+        ready = dict(interactive=True)
         return {
-            self.label: gr.Dropdown(choices=list(lens.images.class_names), value=[]),
-            self.guidance: g.guidance.scale,
-            self.low: g.guidance.low,
-            self.high: g.guidance.high,
-            self.sampler: gr.Dropdown(choices=list(g.samplers), value=name),
-            self.steps: first.steps,
-            self.temperature: gr.Slider(value=1, visible="temperature" in first.options),
-            self.go: gr.Button(interactive=True),
-            self.message: f"{plain(lens.run.name)} draws.",
-            **self.cleared(),
+            self.label: dict(choices=list(lens.images.class_names), value=[], **ready),
+            self.guidance: dict(value=g.guidance.scale, **ready),
+            self.low: dict(value=g.guidance.low, **ready),
+            self.high: dict(value=g.guidance.high, **ready),
+            self.sampler: dict(choices=list(g.samplers), value=first, **ready),
+            self.steps: dict(value=choice.steps, **ready),
+            self.temperature: dict(value=1, visible="temperature" in choice.options),
         }
 
-    def emptied(self, message):
-        "The tab without a generator."
-        return {
-            self.label: gr.Dropdown(choices=[], value=[]),
-            self.go: gr.Button(interactive=False),
-            self.message: message,
-            **self.cleared(),
-        }
-
-    def cleared(self):
-        "Nothing that another generator has drawn stays; without `drawn`, nothing is near it."
-        return {self.samples: None, self.strip: None, self.drawn: None}
+    def fresh(self, name):
+        "Another generator, or none: nothing that the last one has drawn stays."
+        try:
+            message, there = f"{plain(self.find(name).run.name)} draws.", True
+        except (ValueError, LookupError) as e:
+            message, there = says(e) if name else "", False
+        blank = dict.fromkeys([self.samples, self.strip, self.drawn])
+        return {self.go: gr.Button(interactive=there), self.message: message, **blank}
 
     def on_sampler(self, name, sampler):
         try:
@@ -180,17 +200,17 @@ class Sample(Tab):
         low=0,
         high=1,
         precision="fp32",
-        view=None,
+        session=None,
     ):
-        "Samples of classes, after each step of the sampler; an end when another run is chosen."
-        view = view or View()
-        view.use(name)
+        """Samples of classes, after each step of the sampler; an end when another run is chosen, or
+        when something else is to be drawn."""
+        wanted = asks(session)
         try:
             lens, film = self.find(name), Film()
             y = classes_of(lens, labels(label), max(1, min(64, int(count))))
             how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
             for i, x in sample_steps(lens, y, guidance=guidance, **how):
-                if view.left(name):
+                if not wanted():
                     return
                 film.add(x[0])
                 sheet = sample_sheet(x, bool(labels(label)))
@@ -218,17 +238,16 @@ class Sample(Tab):
         low,
         high,
         precision="fp32",
-        view=None,
+        session=None,
     ):
         "The same samples, one row for each guidance scale."
-        view = view or View()
-        view.use(name)
+        wanted = asks(session)
         try:
             lens = self.find(name)
             y = classes_of(lens, labels(label), min(10, int(count)))
             how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
             for scales, x in guidance_sweep(lens, y, SWEEP, **how):
-                if view.left(name):
+                if not wanted():
                     return
                 sheet = grid(x.flatten(0, 1), len(y), max(1, 64 // x.shape[-1]))
                 whole = len(scales) == len(SWEEP)
@@ -258,14 +277,14 @@ class Sample(Tab):
         what = [self.ctx.run, self.label, self.count]
         running = self.go.click(
             self.on_go,
-            [*what, self.guidance, *how, self.view],
+            [*what, self.guidance, *how, self.ctx.session],
             [self.samples, self.message, self.strip, self.drawn, self.which],
             api_name="sample",
             **AT_WORK,
         )
         sweeping = self.sweep.click(
             self.on_sweep,
-            [*what, *how, self.view],
+            [*what, *how, self.ctx.session],
             [self.samples, self.message],
             api_name="sweep",
             **AT_WORK,
@@ -273,20 +292,22 @@ class Sample(Tab):
         both = [running, sweeping]
         self.stop.click(lambda: "Stopped.", None, self.message, cancels=both, api_name=False)
         compare = Newest(self.on_near, [self.drawn, self.which], [self.near, self.near_says]).event
-        gr.on([self.drawn.change, self.which.input], **compare)
+        gr.on([self.of_run.change, self.which.input], **compare)
+        running.then(**compare)
 
     def wire_settings(self):
-        ctx, seed, steps, temperature = self.ctx, self.seed, self.steps, self.temperature
-        settings = [self.label, self.guidance, self.low, self.high, self.sampler]
-        shown = [seed, *settings, steps, temperature, self.go, self.message]
-        shown += [self.samples, self.strip, self.drawn]
-        changes = [ctx.run.change, ctx.tab.change]
-        gr.on(changes, self.on_run, [ctx.run, ctx.tab, ctx.seed, self.view], shown, **QUIET)
-        asked = [ctx.run, self.sampler]
-        chosen = Newest(self.on_sampler, asked, [steps, temperature], show_progress="hidden")
+        asked = [self.ctx.run, self.sampler]
+        shown = [self.steps, self.temperature]
+        chosen = Newest(self.on_sampler, asked, shown, show_progress="hidden")
         self.sampler.input(**chosen.event)
-        ctx.seed.change(lambda s: s, ctx.seed, seed, **QUIET)
-        seed.input(lambda s: int(s or 0), seed, ctx.seed, **QUIET)
+
+
+def asks(session):
+    """A function that says whether what is drawn from now on is still wanted: no other run was
+    chosen, nothing else was asked for. An API client has no session."""
+    session = session or Session()
+    mark, session.sampling = session.marks.get("sample"), (mine := object())
+    return lambda: session.sampling is mine and session.marks.get("sample") == mark
 
 
 def says(e: Exception) -> str:

@@ -12,6 +12,7 @@ from tabs.picker import (
     plain,
     resolve,
     served,
+    stamp,
     tiles,
 )
 
@@ -26,7 +27,7 @@ from softvq_lab.explore.token_counts import (
 )
 from softvq_lab.hub.models import find_tokenizer
 from softvq_lab.registry import register
-from softvq_lab.runs import Run
+from softvq_lab.runs import Run, list_runs
 
 ABOUT = (
     "How many tokens does an image need? The runs that differ from the chosen one in the number "
@@ -63,6 +64,11 @@ class TokenCounts(Tab):
                     elem_id="tc-table",
                 )
         self.rows = gr.State([])  # of `rate_distortion`
+        self.linked = {"metric": self.metric}
+
+    def depends(self, name):
+        "The runs that it may be compared with."
+        return [stamp(r) for r in list_runs(self.ctx.runs)]
 
     def counts_of(self, name):
         "The opened run, the token counts to compare, and what could not be opened."
@@ -72,10 +78,8 @@ class TokenCounts(Tab):
             run = Run(find_tokenizer(run.path))
         return lens, *token_counts(run, self.ctx.runs)
 
-    def show(self, name, images, tab):
+    def show(self, name, images):
         "The chosen image from each number of tokens."
-        if tab != "token-counts":
-            return gr.skip()
         if not name:
             return [], ""
         try:
@@ -90,10 +94,8 @@ class TokenCounts(Tab):
         alone = [ALONE] if len(counts) < 2 else []
         return pictures, "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])
 
-    def curve(self, name, tab, metric):
+    def curve(self, name, metric):
         "Over the held-out set: stored metrics where they are, measured now where not."
-        if tab != "token-counts":
-            return gr.skip()
         try:
             found = rate_distortion(self.counts_of(name)[1]) if name else []
             return self.on_metric(found, metric), [table_row(r) for r in found], found
@@ -104,12 +106,11 @@ class TokenCounts(Tab):
         return adapt(rate_distortion_figure(found, metric)) if found else None
 
     def wire(self):
-        ctx, metric, plot = self.ctx, self.metric, self.plot
-        asked = [ctx.run, ctx.images, ctx.tab]
-        draw = Newest(self.show, asked, [self.gallery, self.message])
-        gr.on([c.change for c in asked], **draw.event)
-        measure = Newest(self.curve, [ctx.run, ctx.tab, metric], [plot, self.table, self.rows])
-        gr.on([ctx.run.change, ctx.tab.change], **measure.event)
+        run, metric, plot = self.ctx.run, self.metric, self.plot
+        draw = Newest(self.show, [run, self.ctx.images], [self.gallery, self.message])
+        self.asked.change(**draw.event)
+        measure = Newest(self.curve, [run, metric], [plot, self.table, self.rows])
+        self.of_run.change(**measure.event)
         metric.input(**Newest(self.on_metric, [self.rows, metric], plot, (measure,)).event)
 
 

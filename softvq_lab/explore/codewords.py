@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['has_weights', 'what_instead', 'can_attend', 'soften', 'token_figures', 'strongest', 'codeword_name', 'heatmap',
-           'heldout_latents', 'mean_tokens', 'Edit', 'reweigh', 'touch', 'codewords_alone', 'where_used', 'attention',
-           'overlay']
+           'heldout_latents', 'mean_tokens', 'Edit', 'reweigh', 'touch', 'set_weight', 'write_weights', 'read_weights',
+           'codewords_alone', 'where_used', 'attention', 'overlay']
 
 # %% ../../nbs/explore/01_codewords.ipynb #31b6f386
 import copy
@@ -18,6 +18,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from ..core import printable
 from ..data.images import spread, to_pil
 from .session import Lens, enlarge, error_map, remembered
 from ..plots import TEMPLATE
@@ -175,8 +176,9 @@ class Edit:
 
 # %% ../../nbs/explore/01_codewords.ipynb #0a0c06dd
 def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
-    """Weights (K) with those in `new` set and the others scaled so that all add up to 1. If the set
-    weights exceed 1 together, they are scaled too.
+    """Weights (K) with those in `new` set and the others scaled so that all add up to 1; others
+    without any weight share the rest evenly. If the set weights exceed 1 together, they are scaled
+    too.
     """
     if bad := {k: w for k, w in new.items() if not (0 <= k < len(q)) or not 0 <= w <= 1}:
         raise ValueError(
@@ -185,7 +187,10 @@ def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
         )
     at = torch.tensor(list(new), dtype=torch.long)
     w = torch.tensor(list(new.values()), dtype=q.dtype)
-    q = q.index_fill(0, at, 0)
+    others = torch.ones_like(q).index_fill(0, at, 0)
+    q = q * others
+    if q.sum() <= 1e-8:
+        q = others
     rest, given = q.sum(), w.sum()
     if given + rest <= 1e-8:
         raise ValueError("at least one codeword must keep a weight above 0")
@@ -235,6 +240,47 @@ def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = Non
         "change": error_map(before, after),
         "figures": {"before": of(before, x), "after": of(after, x), "between": of(before, after)},
     }
+
+# %% ../../nbs/explore/01_codewords.ipynb #c0dec0a2
+def set_weight(known: dict[int, float], codeword: int, weight) -> dict[int, float]:
+    """`known` weights of a token's codewords with that of `codeword` set. Where all of them exceed
+    1 together, the earlier ones are scaled; a `ValueError` if `weight` is none.
+    """
+    try:
+        w = float(weight)
+    except (TypeError, ValueError):
+        w = float("nan")
+    if not 0 <= w <= 1:
+        what = "Nothing" if weight in (None, "") else printable(weight, 30)
+        raise ValueError(f"{what} is no weight. Possible are numbers from 0 to 1, such as 0.25.")
+    rest = {k: v for k, v in known.items() if k != codeword}
+    room = (1 - w) / max(1 - w, sum(rest.values()), 1e-12)
+    return {k: v * room for k, v in rest.items()} | {codeword: w}
+
+
+def write_weights(edits: dict[int, dict[int, float]]) -> str:
+    "Set weights, token -> codeword -> weight, as a line of text."
+    return ",".join(f"{i}:{k}:{w:.9g}" for i, new in edits.items() for k, w in new.items())
+
+
+def read_weights(told: str, tokenizer) -> dict[int, dict[int, float]]:
+    "What `write_weights` wrote; a `ValueError` if the tokenizer has no such token or codeword."
+    edits = {}
+    for part in (told or "").split(",") if told else []:
+        try:
+            i, k, w = part.split(":")
+            token, codeword = int(i), int(k)
+            there = 0 <= token < tokenizer.tokens
+            there = there and 0 <= codeword < tokenizer.config.codebook_size
+        except (ValueError, AttributeError):
+            there = False
+        if not (there and has_weights(tokenizer)):
+            raise ValueError(
+                f"{printable(part, 30)} sets no weight of this tokenizer. "
+                "Possible is token:codeword:weight, such as 0:3:0.5."
+            )
+        edits[token] = set_weight(edits.get(token, {}), codeword, w)
+    return edits
 
 # %% ../../nbs/explore/01_codewords.ipynb #c2fa4886
 @torch.no_grad()

@@ -461,14 +461,19 @@ def both_figure(jobs: dict):
     fig = make_subplots(1, len(scales), subplot_titles=scales, horizontal_spacing=0.07)
     colours = dict(zip(both_distances(jobs, "paper"), PALETTE))
     for column, scale in enumerate(scales, 1):
-        for kind, points in both_distances(jobs, scale).items():
+        found = both_distances(jobs, scale)
+        for kind, points in found.items():
             x, y = zip(*points)
             mark = dict(color=colours[kind], size=9)
             how = dict(mode="markers", marker=mark, name=kind, legendgroup=kind)
             fig.add_scatter(x=x, y=y, **how, showlegend=scale == "paper", row=1, col=column)
-    fig.update_xaxes(type="log", dtick="D2", title="rFID (log)")
-    fig.update_yaxes(type="log", dtick="D2")
-    fig.update_yaxes(title="gFID (log)", col=1)
+        for axis, values in zip("xy", zip(*(p for points in found.values() for p in points))):
+            # a logarithmic axis within less than a decade has too few labels
+            wide = max(values) > 10 * min(values)
+            look = dict(type="log", dtick="D2") if wide else dict(type="linear")
+            fig.update_layout({f"{axis}axis{column}": look})
+    fig.update_xaxes(title="rFID")
+    fig.update_yaxes(title="gFID", col=1)
     fig.update_layout(template=TEMPLATE, width=1200, height=420)
     return fig
 

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -24,7 +25,8 @@ class Shown(str):
 
 
 def _leads():
-    "In the child: its terminal is the one that interrupts it."
+    "In the child: its terminal interrupts it, also where the tests run in the background."
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

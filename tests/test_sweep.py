@@ -22,7 +22,14 @@ from softvq_lab.experiments.job import read_lines
 from softvq_lab.experiments.parameters import check_parameters
 from softvq_lab.experiments.scheduler import Local, drive
 from softvq_lab.experiments.slurm import Slurm
-from softvq_lab.experiments.sweep import open_sweep, override, plan, read_report, read_sweep
+from softvq_lab.experiments.sweep import (
+    narrow,
+    open_sweep,
+    override,
+    plan,
+    read_report,
+    read_sweep,
+)
 from softvq_lab.provenance import code_record
 from softvq_lab.runs import Run
 from softvq_lab.train import images_of, prepare, train_here
@@ -233,6 +240,19 @@ def test_settings_on_the_command_line_replace_fixed_ones_only():
     assert override(spec, {"steps": 7, "lr": 0.1}).tokenizer.set == {"steps": 7, "lr": 0.1}
     with pytest.raises(ConfigError, match="tau varies in the sweep a"):
         override(spec, {"tau": 1.0})
+
+
+def test_parts_of_a_sweep_have_names_of_their_own_however_much_they_are_told_by():
+    row = dict(quantizer="softvq", tokens=16, latent_dim=64, codebook_size=256, learn_tau=False)
+    grid = {k: [v] for k, v in row.items()} | {"revive": [False], "tau": [0.07, 0.1]}
+    spec = dict(name="of-many-settings", seeds=[0, 1], tokenizer=dict(grid=grid))
+    parts = [
+        narrow(spec, row | {"revive": False, "tau": tau, "seed": s}).name
+        for tau in (0.07, 0.1)
+        for s in (0, 1)
+    ]
+    assert len(set(parts)) == 4 and max(map(len, parts)) == 100
+    assert narrow(spec, {"tau": 0.1, "seed": 1}).name == "of-many-settings-tau-0.1_seed-1"
 
 
 def test_the_sweeps_of_the_project_are_all_valid(root, tmp_path):

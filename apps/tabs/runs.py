@@ -152,12 +152,14 @@ class Notebook(Tab):
             )
         self.paper = gr.HTML(elem_id="paper", apply_default_css=False)
 
-    def on_run(self, name):
+    def on_run(self, name, which):
+        "The notebooks of the chosen run, and the one that was looked at if it has that, too."
         try:
             found = notebooks(resolve(self.ctx.runs, name))
         except ValueError:
             found = []
-        return gr.Dropdown(choices=found, value=preferred(found))
+        which = preferred(found, which)
+        return gr.Dropdown(choices=found, value=which), *self.on_notebook(name, which)
 
     def on_notebook(self, name, which):
         try:
@@ -172,10 +174,10 @@ class Notebook(Tab):
 
     def wire(self):
         run, which = self.ctx.run, self.which
-        offered = Newest(self.on_run, run, which, show_progress="hidden")
+        offered = Newest(self.on_run, [run, which], [which, self.paper, self.file])
         gr.on([self.tab.select, self.of_run.change], **offered.event)
         read = Newest(self.on_notebook, [run, which], [self.paper, self.file])
-        gr.on([which.change, self.tab.select], **read.event)
+        which.input(**read.event)
 
 
 def table(runs) -> str:

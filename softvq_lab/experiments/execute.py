@@ -236,7 +236,7 @@ class Signals(Handlers):
     ends the notebook there. The third SIGINT ends the kernel.
     """
 
-    asked, executing = 0, False
+    asked, executing, told = 0, False, False
 
     def handle(self, number, frame):
         if number == signal.SIGINT:
@@ -254,9 +254,12 @@ class Signals(Handlers):
         if self.asked > 2:
             _tell_kernel(signal.SIGKILL)
         if self.executing:
-            _tell_kernel(signal.SIGINT)
-        elif self.asked > 1 or not psutil.Process().children():
-            raise KeyboardInterrupt
+            self.pass_on()
+        elif not self.told and (self.asked > 1 or not psutil.Process().children()):
+            raise KeyboardInterrupt  # once the kernel was told, it is ending already
+
+    def pass_on(self):
+        self.told = _tell_kernel(signal.SIGINT) or self.told
 
     def begins(self, heading: str, cell: int, of: int):
         "A cell is about to begin: not after an interrupt."
@@ -266,7 +269,7 @@ class Signals(Handlers):
     def executes(self, yes: bool):
         "The kernel begins to execute a cell, or has ended it."
         if yes and self.asked and not self.executing:  # it came while the kernel did not listen
-            _tell_kernel(signal.SIGINT)
+            self.pass_on()
         self.executing = yes
 
 # %% ../../nbs/experiments/02_execute.ipynb #9e100002

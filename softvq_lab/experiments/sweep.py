@@ -283,7 +283,11 @@ def narrow(source, only: dict) -> SweepConfig:
     if "seed" in only and only["seed"] not in spec.seeds:
         raise ConfigError(f"the sweep {spec.name} has no seed {only['seed']!r}: {spec.seeds}")
     told = "_".join(f"{k}-{v}" for k, v in only.items())
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{spec.name}-{told}")[:100]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{spec.name}-{told}")
+    if (
+        len(name) > 100
+    ):  # a file system takes no longer one; what was cut off still tells them apart
+        name = f"{name[:91]}-{hex_digest(told, 8)}"
     parts = {
         s: _narrowed(c, {k: v for k, v in only.items() if k in varying[s]})
         for s, c in stages.items()

@@ -267,7 +267,7 @@ STRANGE_LINES = [
 
 def test_strange_lines_of_metrics_are_left_out(runs):
     path = runs / "first" / "metrics.jsonl"
-    good = [f'{{"step": {i}, "grad_norm": {1 + i % 3}, "loss": {0.1 * i}}}' for i in range(30)]
+    good = [f'{{"step": {i}, "grad_norm": {1 + i % 3}, "loss": {3 - 0.1 * i}}}' for i in range(30)]
     mixed = [line for pair in zip(good, STRANGE_LINES) for line in pair] + good[
         len(STRANGE_LINES) :
     ]

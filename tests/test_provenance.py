@@ -578,5 +578,4 @@ def test_a_training_says_how_long_it_took(trained):
     s = run.status
     assert s["seconds"] > 0 and s["seconds_per_step"] > 0 and s["peak_memory"] > 1e6
     assert s["images_per_second"] > 0 and s["began"] >= run.info["created"] and s["device"]
-    times = [m["seconds"] for m in read_metrics(run) if "seconds" in m]
-    assert times and times == sorted(times)
+    assert not any("seconds" in m for m in read_metrics(run)), "a resumed run has the same lines"

@@ -419,7 +419,7 @@ class Loop:
         if not self.main:
             return
         pace = self.pace(done)
-        log_metrics(self.run, done, **values, seconds=pace["seconds"])
+        log_metrics(self.run, done, **values)  # no times: a resumed run has the same lines
         self.accelerator.log(values | {k: pace[k] for k in ("images_per_second",)}, done)
         self.measured = {"loss": values["loss"]} | self.measured | {"loss": values["loss"]}
         self.say("running", **self.state_at(done))

@@ -28,7 +28,6 @@ from typer._completion_shared import get_completion_script  # there is no public
 
 from . import __version__
 from softvq_lab.commands import (
-    INTERRUPTED,
     Guidance,
     Precision,
     Sampler,
@@ -50,6 +49,7 @@ from .core import ConfigError, Outlet, printable, short_duration, tell
 from .progress import Screen
 from .provenance import command_line
 from .settings.typed_text import read_typed
+from .signals import INTERRUPTED
 
 if TYPE_CHECKING:  # who only looks does not wait for them
     from softvq_lab.experiments.execute import Job
@@ -635,14 +635,10 @@ def _made(run: "Run") -> dict:
 
 def _changed_settings(run: "Run") -> dict:
     "The settings of a run that differ from the defaults."
-    from softvq_lab.settings.parse import flatten, parameters
+    from softvq_lab.settings.parse import changed
     from softvq_lab.train import load_config
 
-    cfg = load_config(run)
-    defaults = parameters(type(cfg), flatten(cfg))
-    return {
-        k: v for k, v in flatten(cfg).items() if defaults[k] != v and k not in ("run", "resume")
-    }
+    return {k: v for k, v in changed(load_config(run)).items() if k not in ("run", "resume")}
 
 
 def _failure(run: "Run") -> dict | None:

@@ -140,7 +140,7 @@ def with_others(names: list[str], metrics: list[dict]) -> list[str]:
     quantizer or loss logs is drawn without being named anywhere.
     """
     logged = dict.fromkeys(k for m in metrics for k, v in m.items() if isinstance(v, int | float))
-    return [*names, *(k for k in logged if k not in {"step", "time", *names})]
+    return [*names, *(k for k in logged if k not in {"step", *names})]
 
 # %% ../nbs/09_plots.ipynb #01ef559d
 def distinct_colours(names: list[str], low: float = 0, high: float = 1) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 
-from .commands import INTERRUPTED, alone
+from .commands import alone
 from .commands import sample as sample_command
 from .core import ConfigError, best_device, check_gpus, device_asked, tell
 from .data.images import grid, stack
@@ -28,6 +28,7 @@ from softvq_lab.evaluation.sampling import (
 )
 from .hub.models import load_pair
 from .provenance import command_line
+from .signals import INTERRUPTED
 
 # %% ../nbs/11_sample.ipynb #70ebaad4
 @dataclass(frozen=True)

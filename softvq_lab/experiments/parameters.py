@@ -19,7 +19,7 @@ import psutil
 from ..core import ConfigError, read_json
 from ..locks import writable
 from ..provenance import located_settings
-from ..settings.parse import closest, flatten, parameters, parse
+from ..settings.parse import changed, closest, parameters, parse
 from ..settings.workflows import TRAINS, WORKFLOWS, as_older_versions_did
 
 # %% ../../nbs/experiments/00_parameters.ipynb #418e4bd4
@@ -183,9 +183,7 @@ def _architecture(start_from: str) -> dict[str, object]:
 
 def show_config(config) -> None:
     "Print the settings that differ from the defaults."
-    defaults = parameters(type(config), flatten(config))
-    changed = {k: v for k, v in flatten(config).items() if defaults[k] != v}
     print(
         "settings that differ from the defaults:",
-        ", ".join(f"{k}={v!r}" for k, v in changed.items()) or "none",
+        ", ".join(f"{k}={v!r}" for k, v in changed(config).items()) or "none",
     )

@@ -284,9 +284,7 @@ def narrow(source, only: dict) -> SweepConfig:
         raise ConfigError(f"the sweep {spec.name} has no seed {only['seed']!r}: {spec.seeds}")
     told = "_".join(f"{k}-{v}" for k, v in only.items())
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{spec.name}-{told}")
-    if (
-        len(name) > 100
-    ):  # a file system takes no longer one; what was cut off still tells them apart
+    if len(name) > 100:  # more than a sweep may be called: a digest keeps parts apart
         name = f"{name[:91]}-{hex_digest(told, 8)}"
     parts = {
         s: _narrowed(c, {k: v for k, v in only.items() if k in varying[s]})

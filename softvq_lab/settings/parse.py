@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LISTS', 'closest', 'Choice', 'choice_of', 'options_of', 'entry_of', 'extended', 'config', 'check_rules', 'flatten',
-           'parameters', 'Setting', 'settings_of', 'parse']
+           'parameters', 'changed', 'Setting', 'settings_of', 'parse']
 
 # %% ../../nbs/settings/00_parse.ipynb #99210cc3
 import dataclasses
@@ -173,6 +173,12 @@ def parameters(cls, given: dict | None = None) -> dict[str, object]:
         wider = extended(section, default | (given or {}))
         own |= dataclasses.asdict(wider()) if wider is not section else {}
     return own | flatten(cls())
+
+
+def changed(cfg) -> dict[str, object]:
+    "The flat parameters of a parsed config that differ from the defaults."
+    defaults = parameters(type(cfg), flatten(cfg))
+    return {k: v for k, v in flatten(cfg).items() if defaults[k] != v}
 
 
 def _sections(cls) -> dict[type, dict]:

@@ -420,8 +420,8 @@ class Loop:
             return
         pace = self.pace(done)
         log_metrics(self.run, done, **values)  # no times: a resumed run has the same lines
-        self.accelerator.log(values | {k: pace[k] for k in ("images_per_second",)}, done)
-        self.measured = {"loss": values["loss"]} | self.measured | {"loss": values["loss"]}
+        self.accelerator.log(values | {"images_per_second": pace["images_per_second"]}, done)
+        self.measured["loss"] = values["loss"]
         self.say("running", **self.state_at(done))
         self.bar.set_postfix(loss=values["loss"], refresh=False)
 

@@ -564,3 +564,25 @@ def test_who_asks_for_other_samples_meanwhile_gets_those(open_page, app):
     page.get_by_text("Seed 42 draws the same again").wait_for(timeout=60_000)
     page.wait_for_timeout(2000)
     assert page.get_by_text("Seed 42 draws the same again").is_visible()
+
+
+@pytest.mark.parametrize("asks", ["sample", "sweep"])
+def test_what_is_no_longer_wanted_ends_without_an_answer(runs, asks):
+    "gradio sends the last answer of a handler again when it ends: it would lie over newer samples."
+    import explorer
+    from tabs.picker import Session
+
+    app, session = explorer.build(str(runs)), Session()
+    handlers = {fn.api_name: fn.fn for fn in app.fns.values()}
+
+    def start(name, seed, steps):
+        guidance = [] if name == "sweep" else [2]
+        how = ["heun", steps, seed, 1, 0, 1, "fp32", session]
+        return handlers[name]("generator", [], 2, *guidance, *how)
+
+    earlier = start(asks, 1, 50)
+    assert next(earlier)[1]
+    *_, last = start("sample", 42, 2)
+    assert "Seed 42 draws the same again" in last[1]
+    (end,) = earlier
+    assert all(answer == gr.skip() for answer in end)

@@ -38,6 +38,9 @@ NONE = (
     "**No generator for this tokenizer yet.** Train one: "
     "`papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`"
 )
+# The last answer of what is no longer wanted: gradio sends the last one again when a handler ends,
+# and another's samples may stand there by then.
+UNTOUCHED = tuple(gr.skip() for _ in range(5))
 SWEEP = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 AT_WORK = dict(
     show_progress="minimal", trigger_mode="multiple", concurrency_id="sample", concurrency_limit=2
@@ -211,6 +214,7 @@ class Sample(Tab):
             how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
             for i, x in sample_steps(lens, y, guidance=guidance, **how):
                 if not wanted():
+                    yield UNTOUCHED
                     return
                 film.add(x[0])
                 sheet = sample_sheet(x, bool(labels(label)))
@@ -248,6 +252,7 @@ class Sample(Tab):
             how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
             for scales, x in guidance_sweep(lens, y, SWEEP, **how):
                 if not wanted():
+                    yield UNTOUCHED[:2]
                     return
                 sheet = grid(x.flatten(0, 1), len(y), max(1, 64 // x.shape[-1]))
                 whole = len(scales) == len(SWEEP)

@@ -37,7 +37,7 @@ define DEMO
 	@$(PAPERMILL) nbs/train_generator.ipynb $(1)/generator/notebook.ipynb -p run $(1)/generator -p tokenizer_run $(1)/tokenizer -p resume True $(3)
 	@echo '3/5 and 4/5 metrics of both'
 	@$(PAPERMILL) nbs/evaluate.ipynb $(1)/tokenizer/evaluate.ipynb -p run $(1)/tokenizer $(4)
-	@$(PAPERMILL) nbs/evaluate.ipynb $(1)/generator/evaluate.ipynb -p run $(1)/generator $(4)
+	@$(PAPERMILL) nbs/evaluate.ipynb $(1)/generator/evaluate.ipynb -p run $(1)/generator -p tokenizer_metrics False $(4)
 	@echo '5/5 a map of the latent space'
 	@$(PAPERMILL) nbs/latent_map.ipynb $(1)/tokenizer/latent_map.ipynb -p run $(1)/tokenizer
 	@$(BIN)/python -c "from softvq_lab.explore.sampling import poster; from softvq_lab.explore.session import open_lens; poster(open_lens('$(1)/generator')$(5)).save('$(1)/demo.png')"

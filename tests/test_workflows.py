@@ -77,6 +77,23 @@ def test_from_pixels_to_figures(root, tmp_path):
     } <= found.keys()
     assert (tmp_path / "runs" / "g" / "evaluation" / "reconstructions.png").is_file()
 
+    shutil.rmtree(tmp_path / "runs" / "g" / "evaluation")
+    done = papermill(
+        root,
+        tmp_path,
+        "evaluate",
+        "runs/g/evaluate.ipynb",
+        run="runs/g",
+        tokenizer_metrics=False,
+        samples=20,
+        sample_steps=2,
+        confidence=3,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [name.partition("-")[0] for name in figures(Run(tmp_path / "runs" / "g"))] == ["samples"]
+    executed = (tmp_path / "runs" / "g" / "evaluate.ipynb").read_text()
+    assert "softvq-lab evaluate runs/a measures them" in executed
+
     shutil.copytree(a.path, tmp_path / "runs" / "b")
     done = papermill(
         root,

@@ -241,6 +241,13 @@ class EvaluateConfig:
         ),
     )
     proxy: bool = Field(False, description="a tokenizer's proxy gFID: trains a small generator")
+    tokenizer_metrics: bool = Field(
+        True,
+        description=(
+            "of a generator: measure the tokenizer behind it, too; False where that run has been "
+            "evaluated"
+        ),
+    )
     plugins: Plugins = ""
     sample: SampleConfig = SampleConfig()
     seed: int = Field(0, ge=0, lt=2**31, description="of the samples")

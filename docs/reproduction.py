@@ -66,6 +66,10 @@ class Table:
         "The smaller scales at which there is a sweep of the table."
         return [scale for scale in SCALES if scale in self.sweeps]
 
+    def prints(self, column: str) -> bool:
+        "Whether the paper prints the numbers of a column; a figure only draws them."
+        return column in self.rows[0].paper
+
 
 def _written(value) -> str:
     return (
@@ -292,14 +296,15 @@ def table_lines(table: Table, jobs: dict) -> list[str]:
     ours = {column: [s for s in run if s in about] for column, about in table.columns.items()}
     head = ["row"]
     for column, about in table.columns.items():
-        head += [f"{about['title']}: paper" if ours[column] else about["title"]]
+        if table.prints(column):
+            head += [f"{about['title']}: paper" if ours[column] else about["title"]]
         head += [f"{about['title']}: {scale}" for scale in ours[column]]
         head += ["counted"] * about.get("counted", 0)
     lines = [_line(head), _line(["---"] * len(head))]
     for row in table.rows:
         cells = [row.name]
         for column, about in table.columns.items():
-            cells += [row.paper[column]]
+            cells += [row.paper[column]] if table.prints(column) else []
             cells += [_measured(values(table, row, column, jobs, s)) for s in ours[column]]
             cells += [counted(row)] * about.get("counted", 0)
         lines.append(_line(cells))
@@ -345,7 +350,7 @@ def agreement(table: Table, jobs: dict, scale: str) -> list[str]:
     for column, about in table.columns.items():
         pairs = {}
         for row in table.rows:
-            if row.paper[column] and (found := values(table, row, column, jobs, scale)):
+            if row.paper.get(column) and (found := values(table, row, column, jobs, scale)):
                 pairs[row.name] = float(row.paper[column]), statistics.fmean(found)
         if len(pairs) > 3:
             r = spearmanr(*zip(*pairs.values())).statistic
@@ -375,7 +380,8 @@ def comparison(table: Table, jobs: dict, claim: dict) -> list[list[str]]:
     for first, second in claim["pairs"]:
         a, b = table.rows[first], table.rows[second]
         line = ["" if lines else f"{table.columns[column]['title']}: {claim['says']}"]
-        line += [f"{a.name} : {b.name}", f"{a.paper[column]} : {b.paper[column]}"]
+        there = [row.paper.get(column, "drawn only") for row in (a, b)]
+        line += [f"{a.name} : {b.name}", " : ".join(dict.fromkeys(there))]
         for scale in measured_scales(table, jobs):
             x, y = (values(table, row, column, jobs, scale) for row in (a, b))
             here = [f"{statistics.fmean(v):.3g}" if v else "not run" for v in (x, y)]

@@ -15,7 +15,12 @@ from softvq_lab import registry
 from softvq_lab.core import ConfigError
 from softvq_lab.data.datasets import digits, load_data
 from softvq_lab.evaluation.extractors import make_extractor
-from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
+from softvq_lab.evaluation.image_metrics import (
+    check_metric,
+    further_figures,
+    reconstruct_split,
+    reconstruction_figures,
+)
 from softvq_lab.hub.models import load_tokenizer, save
 from softvq_lab.metrics import find_metric, forget, lower_is_better
 from softvq_lab.pretrained.reference import weights_hash
@@ -171,7 +176,7 @@ def test_a_metric_stands_among_the_figures_and_in_the_passport(mine):
     parse(TrainConfig, dict(plugins=str(mine)))
     images, t = digits(16), Tokenizer(TokenizerConfig(tokens=4, image_size=16)).eval()
     r = reconstruct_split(t, images)
-    m = reconstruction_figures(r, images)
+    m = further_figures(r, images)["reconstruction-plugin_worst_pixel"]
     assert m.figures["plugin_worst_pixel"] == pytest.approx(
         (r["original"] - r["reconstruction"]).abs().flatten(1).amax(1).mean().item()
     )
@@ -179,10 +184,29 @@ def test_a_metric_stands_among_the_figures_and_in_the_passport(mine):
     assert "(lower is better)" in m.passport["evaluator"]
 
 
+def test_an_edited_metric_changes_its_own_passport_and_no_other(mine):
+    parse(TrainConfig, dict(plugins=str(mine)))
+    images, t = digits(16), Tokenizer(TokenizerConfig(tokens=4, image_size=16)).eval()
+    without = {k: v for k, v in reconstruct_split(t, images).items() if "plugin" not in k}
+    before = reconstruction_figures(without, images).passport
+
+    @registry.register("metric", "brightness", "lower")
+    def darker(x, y):
+        return -y.mean((1, 2, 3))
+
+    r = reconstruct_split(t, images)
+    assert reconstruction_figures(r, images).passport == before
+    of = {name: m.passport for name, m in further_figures(r, images).items()}
+    own, other = (of[f"reconstruction-plugin_{n}"] for n in ("brightness", "worst_pixel"))
+    assert list(own["plugins"]) == ["metric brightness"] != list(other["plugins"])
+    assert "brightness" not in str(other) and "worst_pixel" not in str(own)
+
+
 def test_a_metric_that_does_not_say_which_direction_is_better_is_measured_and_never_ranked(mine):
     parse(TrainConfig, dict(plugins=str(mine)))
     images, t = digits(16), Tokenizer(TokenizerConfig(tokens=4, image_size=16)).eval()
-    m = reconstruction_figures(reconstruct_split(t, images, hold=False), images)
+    r = reconstruct_split(t, images, hold=False)
+    m = further_figures(r, images)["reconstruction-plugin_brightness"]
     assert "plugin_brightness" in m.figures and "(not ranked)" in m.passport["evaluator"]
     assert m.notes == [
         "Nothing is ranked by plugin_brightness: its plug-in does not say which direction is "
@@ -400,3 +424,33 @@ def test_settings_of_an_entry_are_a_dataclass_with_defaults(settings, says):
     with pytest.raises(ValueError, match=says):
         registry.register("dataset", "wrong", settings=settings)
     assert "wrong" not in registry.registered("dataset")
+
+
+BROKEN = {
+    "one for the batch": (lambda x, y: (x - y).abs().mean(), "not one for each"),
+    "one for each channel": (lambda x, y: (x - y).abs().mean((2, 3)), "not one for each"),
+    "no number": (lambda x, y: (x - y).flatten(1).mean(1).log(), "not a number"),
+    "neighbours": (lambda x, y: (x - x.mean(0)).abs().mean((1, 2, 3)), "images beside it"),
+    "in place": (lambda x, y: x.sub_(y).abs().mean((1, 2, 3)), "changes the images"),
+    "the wrong way round": (lambda x, y: -(x - y).abs().mean((1, 2, 3)), "lower is better, but"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_metric_that_breaks_its_contract_is_told_which_promise(fault):
+    measure, says = BROKEN[fault]
+    registry.register("metric", "broken", "lower")(measure)
+    try:
+        with pytest.raises(AssertionError, match=f"metric 'broken': .*{says}"):
+            check_metric("broken")
+    finally:
+        registry._registered["metric"].pop("broken")
+        forget("plugin_broken")
+
+
+def test_a_metric_that_keeps_its_contract_passes(mine):
+    parse(TrainConfig, dict(plugins=str(mine)))
+    check_metric("worst_pixel")
+    check_metric("brightness")  # without a direction
+    with pytest.raises(ValueError, match="No metric 'worst' is registered. Registered: .*worst_p"):
+        check_metric("worst")

@@ -86,8 +86,8 @@ def results(report: dict) -> pd.DataFrame:
     for t in done.values():
         vary = {printable(k): _plain(v) for k, v in t["vary"].items() if k != "seed"}
         for name, f in figures(Run(t["run"])).items():
-            if t["stage"] == "generator" and name == "reconstruction":
-                continue  # its tokenizer's, which has a row of its own
+            if t["stage"] == "generator" and name.partition("-")[0] == "reconstruction":
+                continue  # its tokenizer's, which has rows of its own
             said.append(read_declarations(f.get("metrics")))
             rows.append(
                 {

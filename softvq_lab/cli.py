@@ -659,18 +659,22 @@ def show(folder: Folder, as_json: Json = False):
 
     Of its settings those that differ from the defaults; each metric with its passport.
     """
+    from softvq_lab.history import events, story
     from softvq_lab.runs import describe, figures, strange_figures
 
     r = _opened(folder)
     differs, failed = _changed_settings(r), _failure(r)
     if as_json:
-        return _print_json(_record(r) | {"settings": differs, "failed": failed})
+        more = {"settings": differs, "failed": failed, "history": events(r.path)}
+        return _print_json(_record(r) | more)
     c, d = _console(), describe(r)
     c.print(printable(r.path), style="bold", end="")
     updated = printable(r.status.get("updated", ""))
     c.print(f"  {d['kind']}, {d['state']}, step {d['step'] or 0}, {updated}")
     settings = ", ".join(f"{k}={v!r}" for k, v in differs.items())
     c.print("settings: " + (printable(settings, 10_000) or "the defaults"))
+    if told := story(r.path):
+        c.print(told)
     for name, f in figures(r).items():
         _show_figures(c, name, f)
     for name, why in strange_figures(r).items():

@@ -37,6 +37,7 @@ from softvq_lab.core import (
     write_atomic,
     write_json,
 )
+from .history import remember
 from softvq_lab.locks import (
     GONE,
     Lock,
@@ -173,10 +174,9 @@ class Run:
             "started": psutil.Process().create_time(),
             "host": platform.node(),
         }
-        write_json(
-            self.path / "status.json",
-            {**old, "error": None, **values, "state": state, "updated": now(), **me},
-        )
+        status = {**old, "error": None, **values, "state": state, "updated": now(), **me}
+        write_json(self.path / "status.json", status)
+        remember(self.path, old, status)
 
 # %% ../nbs/08_runs.ipynb #f94b6e1f
 def _taken(run: Run, who: dict) -> ConfigError:

@@ -579,3 +579,31 @@ def test_a_training_says_how_long_it_took(trained):
     assert s["seconds"] > 0 and s["seconds_per_step"] > 0 and s["peak_memory"] > 1e6
     assert s["images_per_second"] > 0 and s["began"] >= run.info["created"] and s["device"]
     assert not any("seconds" in m for m in read_metrics(run)), "a resumed run has the same lines"
+
+
+# The story of a run
+
+
+def test_a_run_that_went_on_tells_its_story(half):
+    from softvq_lab.history import events, story
+
+    half.set_status("running", step=3)
+    half.set_status("stopped")
+    train_here(half)
+    states = [e["state"] for e in events(half.path)]
+    assert states[0] == "prepared" and states[-4:] == ["running", "stopped", "running", "done"]
+    stopped, went_on, done = story(half.path).splitlines()[-3:]
+    assert "stopped by Ctrl-C or a signal, step 3, after" in stopped
+    assert "went on after step 3 on " in went_on and "done, step 6, after" in done
+
+
+def test_a_killed_process_is_in_the_story_though_it_said_nothing(half):
+    from softvq_lab.history import story
+
+    half.set_status("running", step=5)
+    status = read_json(half.path / "status.json")
+    write_json(half.path / "status.json", status | {"pid": 2**22 + 1})
+    train_here(half)
+    said = story(half.path)
+    assert "gone without a word: killed, or the machine was switched off, step 5" in said
+    assert "done, step 6" in said.splitlines()[-1]

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -550,17 +551,17 @@ def runs(root: Root = Path("runs"), as_json: Json = False):
         tell(f"no runs under {root}" + ("" if root.is_dir() else ": there is no such folder"))
         return
     head = {"box": None, "header_style": "bold", "row_styles": ["", "dim"]}
-    table = Table("run", "kind", "state", "step", **head)
+    table = Table("run", "kind", "images", "state", "step", **head)
     for name in ("created", "took"):
         table.add_column(name, no_wrap=True)
     table.add_column("figures")
     reasons = []  # below the table, whole: a column would break them to pieces
     for r in found:
-        name, (kind, state, *rest) = printable(r.path.relative_to(root)), _row(r)
+        name, (kind, images, state, *rest) = printable(r.path.relative_to(root)), _row(r)
         if state.startswith("unreadable: "):
             reasons.append(f"{name} is {state}")
             state = "unreadable"
-        table.add_row(name, kind, state, *rest)
+        table.add_row(name, kind, images, state, *rest)
     _console().print(table)
     for reason in reasons:
         tell(reason)
@@ -572,7 +573,13 @@ def _row(run: "Run") -> list[str]:
     d = describe(run)
     step = d["step"].replace(" of ", "/") or "0/?"
     when = short_date(d["created"]), short_duration(_seconds(run))
-    return [d["kind"], d["state"], step, *when, _headlines(run)]
+    return [d["kind"], _images_of(run), d["state"], step, *when, _headlines(run)]
+
+
+def _images_of(run: "Run") -> str:
+    "The data set of a run and the size of its images: 'digits at 32 x 32'."
+    source = _made(run)["data"]
+    return printable(re.sub(r" \([^)]*\)", "", source), 40) if isinstance(source, str) else ""
 
 # %% ../nbs/13_cli.ipynb #ddb1d9b3
 def _seconds(run: "Run") -> float | None:
@@ -727,8 +734,11 @@ def compare(
         (tables, []) if everything else _shared_metrics(tables, len(found))
     )
     if as_json:
-        return _print_json(_comparison(folders, differs, tables) | {"left_out": left_out})
+        about = [dict(zip(_ABOUT, _about(r))) for r in found]
+        said = _comparison(folders, differs, tables)
+        return _print_json(said | {"about": about, "left_out": left_out})
     c = _console()
+    _print_table(c, "", ["run", *folders], zip(_ABOUT, *map(_about, found)))
     _print_table(c, "", ["setting", *folders], differs)
     for b in tables:
         title = f"{b.attrs['title']}; {b.attrs['ranked']}"
@@ -753,6 +763,19 @@ def _shared_metrics(tables: list, compared: int) -> tuple[list, list[str]]:
             kept.append(b[columns])
             kept[-1].attrs = b.attrs
     return kept, [f"{evaluation}: {m}" for evaluation, m in counts if (evaluation, m) not in enough]
+
+
+_ABOUT = ("images", "step", "created", "took", "images a second", "host", "commit")
+
+
+def _about(run: "Run") -> tuple:
+    from softvq_lab.runs import describe
+
+    d, made, pace = describe(run), _made(run), run.status.get("images_per_second")
+    when = short_date(d["created"]), short_duration(_seconds(run))
+    commit = (made["commit"] or "")[:8] + (" and changes" if made["dirty"] else "")
+    shown = _images_of(run), d["step"], *when, pace, made["host"], commit
+    return tuple(x or None for x in shown)
 
 
 def _metric_rows(board) -> list[list]:
@@ -819,22 +842,29 @@ AcceptOther = Annotated[
 
 @app.command()
 def resume(
-    folder: Folder, take_over: TakeOver = False, plugins: PluginFiles = "", accept: AcceptOther = ""
+    folder: Folder,
+    take_over: TakeOver = False,
+    plugins: PluginFiles = "",
+    accept: AcceptOther = "",
+    as_json: Json = False,
 ):
     "Go on with a run that was stopped, killed or preempted."
     from softvq_lab.experiments.execute import Job, resume_job
 
-    job = Job(folder / "notebook.ipynb")
+    job, status = Job(folder / "notebook.ipynb"), 0
     s = _opened(folder).status if folder.is_dir() else {"state": "unknown"}
-    if s["state"] == "done" and job.info["state"] in ("done", "planned"):  # planned: no job
-        return tell(f"{folder} is done: step {s.get('step')} of {s.get('steps', '?')}")
-    status = resume_job(folder, take_over, plugins, accept)
-    _tell_end(job)
+    with _only_json(as_json) as say:
+        if s["state"] == "done" and job.info["state"] in ("done", "planned"):  # planned: no job
+            tell(f"{folder} is done: step {s.get('step')} of {s.get('steps', '?')}")
+        else:
+            status = resume_job(folder, take_over, plugins, accept)
+            _tell_end(job)
+        say(_job_record(job.output) | _record(_opened(folder)))
     raise typer.Exit(status)
 
 # %% ../nbs/13_cli.ipynb #7c1b5d09
 @app.command()
-def stop(folder: Folder):
+def stop(folder: Folder, as_json: Json = False):
     """Ask a training to save and end (SIGTERM).
 
     `resume` goes on with it, the driver of its sweep does not. Of a sweep, give its folder: its
@@ -842,11 +872,18 @@ def stop(folder: Folder):
     """
     from softvq_lab.experiments.execute import Job
     from softvq_lab.experiments.execute import stop as stop_job
+
+    job, asked = Job(folder / "notebook.ipynb"), {"host": platform.node()}
+    with _only_json(as_json) as say:
+        asked["pid"] = job.info["pid"] if stop_job(job, for_good=True) else _stop_process(folder)
+        tell(f"process {asked['pid']} was asked to save and end")
+        say({"folder": folder, **asked})
+
+
+def _stop_process(folder: Path) -> int:
+    "Ask the process of a run or of a sweep's driver on this machine to end; its number."
     from softvq_lab.experiments.sweep import read_report
 
-    job = Job(folder / "notebook.ipynb")
-    if stop_job(job, for_good=True):
-        return typer.echo(f"process {job.info['pid']} was asked to save and end")
     sweep = (folder / "sweep.json").exists()
     s = read_report(folder)["driver"] if sweep else _opened(folder).status
     if s["state"] != "running":
@@ -854,7 +891,7 @@ def stop(folder: Folder):
     if s["host"] != platform.node():
         raise ConfigError(f"{folder} is at work on {s['host']}: stop it there")
     os.kill(s["pid"], signal.SIGTERM)
-    typer.echo(f"process {s['pid']} was asked to save and end")
+    return s["pid"]
 
 # %% ../nbs/13_cli.ipynb #c3382376
 @app.command()

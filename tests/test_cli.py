@@ -83,6 +83,7 @@ def test_runs_show_and_compare_read_the_folders(trained, tmp_path):
     shutil.copytree(trained / "tokenizer", tmp_path / "runs" / "other")
     config = json.loads((tmp_path / "runs" / "other" / "config.json").read_text())
     config["config"]["tokenizer"]["tau"] = 0.5
+    config["data_source"] = "digits (scikit-learn) at 16px"
     (tmp_path / "runs" / "other" / "config.json").write_text(json.dumps(config))
     for i, name in enumerate(("tokenizer", "other")):
         (tmp_path / "runs" / name / "evaluation").mkdir()
@@ -104,6 +105,7 @@ def test_runs_show_and_compare_read_the_folders(trained, tmp_path):
         and "done" in rows["generator"]
         and "40/40" in rows["generator"]
     )
+    assert "digits at 16px  done" in rows["other"] and "digits" not in rows["generator"]
     said = call("show", tmp_path / "runs" / "tokenizer")
     assert "tokens=8" in said and "20.5000" in said and "some images" in said
     said = call("compare", tmp_path / "runs" / "tokenizer", tmp_path / "runs" / "other")
@@ -271,7 +273,9 @@ def test_compare_shows_what_both_have_and_says_what_it_left_out(trained, tmp_pat
     said = call("compare", *folders)
     assert len(said.splitlines()) < 25 and "psnr" not in said
     assert "left out: " in said and "1 metric " in said and "--all" in said
+    assert "40 of 40" in said and "images a second" in said
     both = json.loads(call("compare", *folders, "--json"))
+    assert [a["step"] for a in both["about"]] == ["40 of 40"] * 2
     assert "tau" in both["left_out"]["settings"] and not both["evaluations"]
     everything = call("compare", *folders, "--all")
     assert "tau" in everything and "20.5" in everything and "left out" not in everything
@@ -392,6 +396,8 @@ def test_a_mistake_is_a_message(words, says, tmp_path, monkeypatch):
 def test_what_is_done_is_not_done_again(trained):
     before = {p: p.stat().st_mtime_ns for p in (trained / "tokenizer").rglob("*") if p.is_file()}
     assert "is done: step 40 of 40" in call("resume", trained / "tokenizer")
+    said = CliRunner().invoke(cli.app, ["resume", str(trained / "tokenizer"), "--json"])
+    assert json.loads(said.stdout)["state"] == "done" and "is done: step 40" in said.stderr
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
@@ -438,7 +444,9 @@ def test_a_training_is_started_stopped_and_resumed(tmp_path, monkeypatch):
         time.sleep(0.05)
     with pytest.raises(ConfigError, match="is being executed"):
         call("run", "train", "run=runs/a", "tokens=4")
-    assert "was asked to save" in call("stop", "runs/a")
+    stopped = CliRunner().invoke(cli.app, ["stop", "runs/a", "--json"])
+    assert json.loads(stopped.stdout)["pid"] == job.info["pid"]
+    assert "was asked to save" in stopped.stderr
     while job.info["state"] in ("queued", "running"):
         assert time.time() < deadline
         time.sleep(0.1)

@@ -176,7 +176,7 @@ def nav(modules: dict[str, str]) -> list:
                 "docs/outputs.md",
             ]
         },
-        {"Paper": ["docs/reproduction.md"]},
+        {"Paper": ["docs/from_the_paper.md", "docs/reproduction.md"]},
         {"Tutorials": [p for p in pages if p.startswith(TUTORIALS)]},
         {"Workflows": [p for p in pages if room(p) == "" and p not in modules]},
         {"Library": [{r or "softvq_lab": ps} for r, ps in rooms.items() if ps]},

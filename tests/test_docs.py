@@ -51,6 +51,26 @@ def test_every_page_has_its_place_in_the_site():
     assert [str(p) for p in pages if f"'{p}'" not in placed] == []
 
 
+def test_the_page_from_the_paper_names_what_there_is():
+    from importlib import import_module
+
+    from softvq_lab.settings.parse import parameters
+    from softvq_lab.settings.workflows import EvaluateConfig, TrainConfig, TrainGeneratorConfig
+
+    known = {}
+    for config in (TrainConfig, TrainGeneratorConfig, EvaluateConfig):
+        known |= parameters(config)
+    page = (ROOT / "docs" / "from_the_paper.md").read_text()
+    names = re.findall(r"`(softvq_lab\.[\w.]+)`", page)
+    assert len(names) > 20
+    for name in names:
+        module, _, thing = name.rpartition(".")
+        assert hasattr(import_module(module), thing), name
+    rows = [line.split("|") for line in page.splitlines() if line.count("|") == 6]
+    settings = re.findall(r"`([^`]+)`", " ".join(row[5] for row in rows))
+    assert len(settings) > 25 and {s.partition("=")[0] for s in settings} <= known.keys()
+
+
 def texts():
     for p in [
         *ROOT.glob("*.md"),

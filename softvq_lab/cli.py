@@ -624,7 +624,10 @@ def _record(run: "Run") -> dict:
         "created": d["created"] or None,
         "updated": s.get("updated"),
         "seconds": _seconds(run),
-        **{k: s.get(k) for k in ("seconds_per_step", "images_per_second", "peak_memory", "device")},
+        **{
+            k: s.get(k)
+            for k in ("seconds_per_step", "images_per_second", "waiting", "peak_memory", "device")
+        },
         **_made(run),
         "evaluations": figures(run),
         "unreadable": strange_figures(run),

@@ -11,7 +11,7 @@ import io
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from tqdm import tqdm
@@ -179,7 +179,20 @@ class Pace:
 
     def __init__(self, batch: int, before: float = 0.0, clock=time.monotonic):
         self.batch, self.before, self.clock = batch, before, clock
-        self.began, self.warm = clock(), None
+        self.began, self.warm, self.waiting = clock(), None, 0.0
+
+    def waited(self, batches: Iterable) -> Iterator:
+        "The batches, while the time that passes until each is there is noted."
+        batches = iter(batches)
+        while True:
+            t = self.clock()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            if self.warm:  # the first steps are waited for by nobody else either
+                self.waiting += self.clock() - t
+            yield batch
 
     def __call__(self, done: int) -> dict[str, float]:
         "What is known after `done` steps; to be called after the first of this process."
@@ -192,6 +205,7 @@ class Pace:
             "seconds": round(self.before + t - self.began, 3),
             "seconds_per_step": round(each, 6),
             "images_per_second": round(self.batch / max(each, 1e-9), 2),
+            "waiting": round(min(1.0, self.waiting / max(t - since, 1e-9)), 4),
         }
 
 # %% ../nbs/00a_progress.ipynb #9d000014

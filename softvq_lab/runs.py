@@ -92,6 +92,7 @@ class RunStatus(Entries):
     seconds: float | None = None
     seconds_per_step: float | None = None
     images_per_second: float | None = None
+    waiting: float | None = None
     peak_memory: Count | None = None
     last: dict[str, float] = {}
 

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -742,3 +743,29 @@ def test_the_run_of_an_older_version_goes_on_as_that_version_trained(tmp_path):
     train_here(constant)
     raw, average = zip(last(today.path), last(constant.path))
     assert same([raw[0]], [raw[1]]) and not same([average[0]], [average[1]])
+
+
+def test_a_training_that_waits_for_its_images_says_so_and_what_helps(tmp_path):
+    from torch.utils.data import Dataset
+
+    from softvq_lab.training.health import waits
+
+    class Slow(Dataset):
+        def __init__(self, images):
+            self.images = images
+
+        def __len__(self):
+            return len(self.images)
+
+        def __getitem__(self, i):
+            time.sleep(0.02)
+            return self.images[i]
+
+    config = check_parameters("train", FEW | {"run": str(tmp_path / "a")})
+    images = images_of(config)
+    images = replace(images, train=Slow(images.train))
+    run = prepare(config, config.where.run, images)
+    train_here(run, images)
+    assert 0.25 < run.status["waiting"] <= 1
+    told = waits(run.status, flatten(config) | {"workers": 0})
+    assert "of the time passed in waiting for images" in told[0] and "workers=2" in told[1]

@@ -268,7 +268,7 @@ class Loop:
         with Requests() as requests:
             self.say("running", step=start, steps=self.optim.steps, **self.here())
             _track(self.accelerator, self.run, start)
-            for step, batch in enumerate(batches, start):
+            for step, batch in enumerate(self.pace.waited(batches), start):
                 batch = [b.to(self.accelerator.device, non_blocking=True) for b in batch]
                 self.step(step, batch)
                 self.pace(step + 1)

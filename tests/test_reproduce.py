@@ -1,0 +1,97 @@
+"""The lines under 'Reproduce this' make what the explorer shows."""
+
+import shlex
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from softvq_lab import cli
+from softvq_lab.data.images import to_pil
+from softvq_lab.experiments.parameters import check_parameters
+from softvq_lab.explore.codewords import Edit, touch
+from softvq_lab.explore.reproduce import (
+    UPLOADED,
+    edit_ways,
+    map_ways,
+    reconstruction_ways,
+    sample_ways,
+)
+from softvq_lab.explore.session import chosen_image, open_lens, reconstruct, sample_steps
+
+
+def run_lines(python: str, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    exec(compile(python, "lines", "exec"), {})
+
+
+def same_picture(a, b, most: int = 1):
+    "Equal but for rounding of a level."
+    a, b = (np.asarray(x.convert("RGB"), dtype=int) for x in (a, b))
+    assert a.shape == b.shape and abs(a - b).max() <= most
+
+
+def test_the_lines_of_a_reconstruction(trained, tmp_path, monkeypatch):
+    run = trained / "tokenizer"
+    run_lines(reconstruction_ways(str(run), "heldout:5").python, tmp_path, monkeypatch)
+    lens = open_lens(run)
+    shown = reconstruct(lens, chosen_image(lens, "heldout:5"))["reconstruction"]
+    same_picture(Image.open(tmp_path / "reconstruction.png"), shown)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [Edit(), Edit(heat=0.5, sharp=True), Edit(weights={2: {7: 0.5}}, swap=(1,), knock=(0, 3))],
+)
+def test_the_lines_of_an_edit(trained, tmp_path, monkeypatch, edit):
+    run = trained / "tokenizer"
+    ways = edit_ways(str(run), "heldout:5", edit, "heldout:9")
+    run_lines(ways.python, tmp_path, monkeypatch)
+    lens = open_lens(run)
+    x, donor = (chosen_image(lens, f"heldout:{i}") for i in (5, 9))
+    same_picture(Image.open(tmp_path / "edited.png"), to_pil(touch(lens, x, edit, donor)["after"]))
+
+
+def test_an_uploaded_picture_is_named_by_its_user(trained, tmp_path, monkeypatch):
+    "A path on the server is nobody's business, and gone tomorrow."
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "my-picture.png")
+    ways = reconstruction_ways(str(trained / "tokenizer"), "file:/tmp/gradio/secret/x.png")
+    assert "secret" not in ways.python and ways.note == UPLOADED
+    run_lines(ways.python, tmp_path, monkeypatch)
+    assert (tmp_path / "reconstruction.png").exists()
+
+
+@pytest.mark.parametrize(
+    "classes,guidance,interval,seed",
+    [([3, 1, 3, 1], 2.5, (0.0, 1.0), 7), (list(range(10)) + [0, 1], 1.75, (0.1, 0.7), 0)],
+)
+def test_the_lines_of_samples(trained, tmp_path, monkeypatch, classes, guidance, interval, seed):
+    run = trained / "generator"
+    lens = open_lens(run)
+    how = dict(sampler="heun", steps=3, guidance=guidance, interval=interval, seed=seed)
+    ways = sample_ways(str(run), lens.generator, classes, **how)
+    *_, (_, drawn) = sample_steps(lens, torch.tensor(classes), **how)
+
+    run_lines(ways.python, tmp_path, monkeypatch)
+    sheet = Image.open(tmp_path / "samples.png")
+    side = drawn.shape[-1]
+    same_picture(sheet.crop((0, 0, side, side)), to_pil(drawn[0]))
+
+    words = shlex.split(ways.terminal)
+    assert words[0] == "softvq-lab"
+    done = CliRunner().invoke(cli.app, [*words[1:], "--out", str(tmp_path / "drawn")])
+    assert done.exit_code == 0, done.output
+    files = sorted((tmp_path / "drawn").glob("**/*.png"))
+    assert len(files) == len(classes)
+    for file, x in zip(files, drawn):
+        same_picture(Image.open(file), to_pil(x))
+
+
+def test_the_line_of_a_map_has_parameters_that_there_are():
+    words = shlex.split(map_ways("runs/my run", 30, 500, 2).terminal)
+    assert words[:2] == ["papermill", "nbs/latent_map.ipynb"]
+    given = dict(zip(words[3::3], words[4::3]))
+    c = check_parameters("latent_map", given)
+    assert (c.run, c.neighbors, c.images, c.seed) == ("runs/my run", 30, 500, 2)

@@ -32,7 +32,7 @@ if __name__ == "__main__":  # before gradio, which makes folders when it is impo
 
 import gradio as gr
 import safehttpx
-from tabs import address, latent_map, picker, runs
+from tabs import address, latent_map, picker, reproduce, runs
 
 from softvq_lab.registry import about, registered
 
@@ -80,7 +80,7 @@ def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
                     fill(ctx)
                 opened = f"() => {json.dumps(name)}"
                 tab.select(None, None, ctx.tab, js=opened, api_name=False)
-        address.Address(ctx)
+        reproduce.Reproduce(ctx, address.Address(ctx))
     return app
 
 

@@ -586,3 +586,74 @@ def test_what_is_no_longer_wanted_ends_without_an_answer(runs, asks):
     assert "Seed 42 draws the same again" in last[1]
     (end,) = earlier
     assert all(answer == gr.skip() for answer in end)
+
+
+# reproduce this
+
+
+LINES = {
+    "reconstruct": (
+        "run=eight&image=9&kept=3",
+        r"softvq-lab evaluate \S+/eight",
+        ["'heldout:9'", "kept=3"],
+    ),
+    "codewords": (
+        "run=tokenizer&temperature=2&ablate=1",
+        "",
+        ["Edit(heat=2, knock=(1,)", "touch("],
+    ),
+    "token-counts": ("run=eight", "softvq-lab runs --root", ["rate_distortion_figure(rows)"]),
+    "sample": (
+        "run=generator&count=4&steps=6&seed=3&guidance=2.5",
+        r"softvq-lab sample \S+/generator --samples 4 --classes 0,1,2,3 --sampler heun --steps 6 "
+        r"--guidance 2.5 .*--seed 3 --sheet",
+        ["torch.tensor([0, 1, 2, 3])", "seed=3"],
+    ),
+    "latent-map": (
+        "run=tokenizer&neighbours=30",
+        r"papermill nbs/latent_map.ipynb -p run \S+/tokenizer -p neighbors 30",
+        ["read_atlas("],
+    ),
+    "runs": ("run=tokenizer", None, []),
+}
+
+
+def told_lines(page, name: str) -> str:
+    "The text of a box of lines, however they are wrapped."
+    box = page.locator(f"#reproduce-{name} .cm-content")
+    return "\n".join(box.locator(".cm-line").all_inner_texts()) if box.count() else ""
+
+
+@pytest.mark.parametrize("tab", LINES)
+def test_each_tab_says_how_it_is_made_elsewhere(open_page, app, tab):
+    query, terminal, python = LINES[tab]
+    page = open_page(f"{app.url}?tab={tab}&{query}")
+    ready(page, tab)
+    for name, values in parse_qs(query).items():
+        says(page, name, ",".join(values))
+    page.locator("#reproduce").get_by_text("Reproduce this").click()
+    page.locator("#reproduce-says p").first.wait_for(timeout=60_000)
+    if terminal is None:
+        assert "Nothing that could be made elsewhere" in page.locator("#reproduce").inner_text()
+        return
+    page.locator("#reproduce-python .cm-line").first.wait_for(timeout=60_000)
+    assert re.search(terminal, told_lines(page, "terminal").replace("\n", " "))
+    written = told_lines(page, "python")
+    compile(written, "lines", "exec")
+    assert all(part in written for part in python), written
+
+
+def test_lines_of_what_was_shown_before_are_put_away(open_page, app):
+    page = open_page(f"{app.url}?run=generator&tab=sample")
+    ready(page, "sample")
+    page.locator("#reproduce").get_by_text("Reproduce this").click()
+    page.locator("#reproduce-python .cm-line").first.wait_for(timeout=60_000)
+    type_in(page, "steps", "7")
+    page.locator("#reproduce-python").wait_for(state="hidden", timeout=30_000)
+    page.locator("#reproduce").get_by_text("Reproduce this").click()
+    page.locator("#reproduce-python .cm-line").first.wait_for(timeout=60_000)
+    page.wait_for_function(
+        "document.querySelector('#reproduce-python').innerText.includes('steps=7')", timeout=30_000
+    )
+    go(page, "codewords")
+    page.locator("#reproduce-python").wait_for(state="hidden", timeout=30_000)

@@ -15,6 +15,7 @@ from tabs.picker import (
     focus,
     picture,
     plain,
+    resolve,
     served,
     tiles,
 )
@@ -38,6 +39,7 @@ from softvq_lab.explore.codewords import (
     write_weights,
 )
 from softvq_lab.explore.latent_map import adapt
+from softvq_lab.explore.reproduce import edit_ways
 from softvq_lab.explore.session import chosen_image, enlarge
 from softvq_lab.registry import register
 
@@ -190,6 +192,12 @@ class Codewords(Tab):
     def on_reset(self):
         "Nothing is changed any more; the token stays."
         return 1, False, "", [], [], ""
+
+    def reproduce(self, name, image, values):
+        run, swapped = resolve(self.ctx.runs, name).path, numbers(values["swap"])
+        what = (values[k] for k in ("temperature", "sharp", "weights"))
+        edit = edit_of(self.ctx.open(name).tokenizer, *what, swapped, numbers(values["ablate"]))
+        return edit_ways(str(run), image, edit, f"heldout:{int(values['donor'])}")
 
     def show(self, stands, name, images, token, heat, sharp, ablated, swapped, donor, edits):
         "Pictures, map and message; what belongs to the token follows by `look`."

@@ -27,6 +27,7 @@ from softvq_lab.explore.latent_map import (
     read_atlas,
     thumbnails,
 )
+from softvq_lab.explore.reproduce import map_ways
 from softvq_lab.explore.session import enlarge, open_lens
 from softvq_lab.registry import register
 
@@ -182,6 +183,10 @@ class LatentMap(Tab):
             self.colour: dict(choices=colours, value="class"),
             self.ends: dict(value="", own=True, check=lambda told: ends_of(told, points)),
         }
+
+    def reproduce(self, name, image, values):
+        how = (int(values[k] or 0) for k in ("neighbours", "images", "map_seed"))
+        return map_ways(str(resolve(self.ctx.runs, name).path), *how)
 
     def on_run(self, name, which, colour):
         "Another run: its map, or how to get one."

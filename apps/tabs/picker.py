@@ -17,6 +17,7 @@ from PIL import Image
 
 from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import hex_digest, write_atomic
+from softvq_lab.explore.reproduce import Ways
 from softvq_lab.explore.run_forms import run_name
 from softvq_lab.explore.session import Lens, heldout_gallery, open_lens, read_upload
 from softvq_lab.runs import Run, describe, list_runs
@@ -192,6 +193,11 @@ class Tab:
     def fresh(self, name: str) -> dict:
         "What else changes with another run, or with what the tab depends on."
         return {}
+
+    def reproduce(self, name: str, image: str, values: dict) -> Ways | None:
+        """How what the tab shows is made without the app. `image`: the key of the picture in focus;
+        `values`: those of `linked`, by name."""
+        return None
 
 
 def choices(runs: str) -> list[tuple[str, str]]:

@@ -12,10 +12,12 @@ from tabs.picker import (
     focus,
     picture,
     plain,
+    resolve,
     served,
     still,
 )
 
+from softvq_lab.explore.reproduce import reconstruction_ways
 from softvq_lab.explore.session import (
     bundle,
     can_keep,
@@ -122,6 +124,11 @@ class Reconstruct(Tab):
             return limits
         kept = dict(maximum=max(2, t.tokens), value=t.tokens, visible=can_keep(t))
         return limits | {self.kept: kept}
+
+    def reproduce(self, name, image, values):
+        run = resolve(self.ctx.runs, name).path
+        kept = first_k(self.ctx.open(name).tokenizer, values["kept"])
+        return reconstruction_ways(str(run), image, kept)
 
     def show(self, name, images, k, other):
         "Everything of the tab, from the chosen run and pictures."

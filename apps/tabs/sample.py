@@ -20,6 +20,7 @@ from tabs.picker import (
 
 from softvq_lab.core import PRECISIONS
 from softvq_lab.data.images import grid, to_pil
+from softvq_lab.explore.reproduce import sample_ways
 from softvq_lab.explore.sampling import (
     Film,
     classes_of,
@@ -182,6 +183,14 @@ class Sample(Tab):
             message, there = says(e) if name else "", False
         blank = dict.fromkeys([self.samples, self.strip, self.drawn])
         return {self.go: gr.Button(interactive=there), self.message: message, **blank}
+
+    def reproduce(self, name, image, values):
+        lens = self.find(name)
+        y = classes_of(lens, labels(values["classes"]), int(values["count"]))
+        keys = ("sampler", "steps", "seed", "temperature", "low", "high", "precision")
+        how = settings(lens, *(values[k] for k in keys))
+        guidance = values["guidance"]
+        return sample_ways(str(lens.run.path), lens.generator, y.tolist(), guidance=guidance, **how)
 
     def on_sampler(self, name, sampler):
         try:

@@ -18,6 +18,7 @@ from tabs.picker import (
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.latent_map import adapt
+from softvq_lab.explore.reproduce import count_ways
 from softvq_lab.explore.session import chosen_image, enlarge, open_lens
 from softvq_lab.explore.token_counts import (
     one_image,
@@ -77,6 +78,12 @@ class TokenCounts(Tab):
         if lens.generator is not None:  # the tokens are its tokenizer's
             run = Run(find_tokenizer(run.path))
         return lens, *token_counts(run, self.ctx.runs)
+
+    def reproduce(self, name, image, values):
+        run = resolve(self.ctx.runs, name)
+        if run.kind == "generator":  # the tokens are its tokenizer's
+            run = Run(find_tokenizer(run.path))
+        return count_ways(str(run.path), self.ctx.runs)
 
     def show(self, name, images):
         "The chosen image from each number of tokens."

@@ -88,7 +88,7 @@ LATER = f"() => {{ for (const ms of [100, 600, 2000]) setTimeout({CLICK}, ms); }
 class Codewords(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
-        with gr.Row():
+        with gr.Row(elem_classes="work"):
             with gr.Column(**LEFT):
                 with gr.Accordion("Image", open=False, elem_id="cw-chooser"):
                     Chooser(self.ctx, "cw", height=220)
@@ -96,7 +96,7 @@ class Codewords(Tab):
                 self.layout_tokens()
             with gr.Column(**RIGHT):
                 self.message = gr.Markdown(elem_id="cw-message")
-                with gr.Row():
+                with gr.Row(elem_classes="pictures"):
                     self.pictures = [picture(f"cw-{k}", c) for k, c in CAPTIONS.items()]
                 self.plot = gr.Plot(show_label=False, elem_id="cw-heatmap")
                 self.layout_token()

@@ -49,16 +49,22 @@
     set(button, 'tabindex', '-1');
   };
 
+  // A name counts only with a role.
+  const giveRole = box => set(box, 'role', 'group');
+
   // What lies in a box that scrolls is reached by the keyboard too.
   const scrolls = box => box.scrollHeight > box.clientHeight || box.scrollWidth > box.clientWidth;
   const reach = box => {
-    if (scrolls(box) && !box.querySelector('button, a, input')) set(box, 'tabindex', '0');
+    if (!scrolls(box)) return;
+    set(box, 'tabindex', '0');
+    if (box.matches('.sheet')) set(box, 'aria-label', 'table');
   };
 
   const tidy = () => {
     document.querySelectorAll('.grid-container').forEach(nameTiles);
     document.querySelectorAll('.image-container > button').forEach(namePicture);
-    document.querySelectorAll('.sheet, .grid-wrap').forEach(reach);
+    document.querySelectorAll('.gradio-container div[aria-label]:not([role])').forEach(giveRole);
+    document.querySelectorAll('.sheet, .virtual-table-viewport').forEach(reach);
   };
   let waiting = null;
   const soon = () => {
@@ -67,6 +73,7 @@
       tidy();
     }, 50);
   };
+  window.addEventListener('resize', soon);
   new MutationObserver(soon).observe(document, {
     subtree: true,
     childList: true,

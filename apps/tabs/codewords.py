@@ -42,8 +42,9 @@ from softvq_lab.explore.session import chosen_image, enlarge
 from softvq_lab.registry import register
 
 ABOUT = (
-    "A token is a weighted sum of codewords. Click one in the map, look at its codewords one by "
-    "one, change its weights, or put another token in its place: the reconstruction follows."
+    "A token is a weighted sum of codewords. Choose one (*Token*, or a click in the map), look at "
+    "its codewords one by one, change its weights, or put another token in its place: the "
+    "reconstruction follows."
 )
 ALONE = (
     "Codewords of this token, each alone in it while all others are at their mean "
@@ -160,14 +161,14 @@ class Codewords(Tab):
         with gr.Row():
             with gr.Column(min_width=280):
                 gr.Markdown(ALONE)
-                self.alone = tiles("cw-alone", 3, 240, fit_columns=False)
+                self.alone = tiles("cw-alone", 3, "max-content", fit_columns=False)
             with gr.Column(min_width=280):
                 self.used_says = gr.Markdown(
                     "Held-out images that use its strongest codeword most", elem_id="cw-used-says"
                 )
-                self.used = tiles("cw-used", 3, 240, fit_columns=False)
+                self.used = tiles("cw-used", 3, "max-content", fit_columns=False)
         gr.Markdown(LOOKED)
-        self.looked = tiles("cw-attention", 4, 220, fit_columns=False)
+        self.looked = tiles("cw-attention", 6, "max-content", fit_columns=False)
 
     def fit(self, name, kept):
         try:

@@ -120,6 +120,9 @@ class LatentMap(Tab):
         self.hook = gr.HTML(value={}, html_template=tip, js_on_load=HOOK, elem_id="map-hook")
 
     def layout_way(self):
+        self.pictures = gr.Slider(
+            3, 16, 8, step=1, label="Pictures on the way", elem_id="map-pictures"
+        )
         with gr.Row(visible=False) as self.found:
             with gr.Column(scale=3, min_width=280):
                 self.way = picture("map-way", WAY)
@@ -131,9 +134,6 @@ class LatentMap(Tab):
                     max_lines=1,
                 )
                 self.chosen = gr.Markdown(elem_id="map-chosen")
-                self.pictures = gr.Slider(
-                    3, 16, 8, step=1, label="Pictures on the way", elem_id="map-pictures"
-                )
                 self.swap = gr.Button("Turn round", size="sm", elem_id="map-swap")
                 self.show = gr.Button(
                     "Show in Reconstruct", variant="primary", size="sm", elem_id="map-show"

@@ -142,7 +142,7 @@ class Sample(Tab):
         self.strip = still("trajectory")
         gr.Markdown("One sample and the training images nearest to it (memorised?)")
         self.which = gr.Slider(1, 10, 1, step=1, label="Sample number", elem_id="which")
-        self.near = tiles("nearest", 7, 150)
+        self.near = tiles("nearest", 7, "max-content", fit_columns=False)
         self.near_says = gr.Markdown(elem_id="nearest-says")
 
     def find(self, name):

@@ -59,7 +59,10 @@ THEME = gr.themes.Default(
     button_primary_background_fill_hover_dark="*primary_700",
 )
 CSS = address.CSS + latent_map.CSS + runs.CSS
-HEAD = f"<script>{(HERE / 'page.js').read_text()}</script>"
+# Gradio puts its own container before every rule of `css`: what is about that stands in the head.
+# Where it is `hidden`, nothing within stays in sight while one scrolls.
+OUTSIDE = ".gradio-container {overflow: clip !important}"
+HEAD = f"<style>{OUTSIDE}</style><script>{(HERE / 'page.js').read_text()}</script>"
 # How many handlers run at once, of one kind and of all together: the one place for both.
 QUEUE, LAUNCH = dict(default_concurrency_limit=4), dict(max_threads=16)
 

@@ -26,7 +26,8 @@
   };
 
   const moved = (tiles, at, key) => {
-    const columns = tiles.filter(tile => tile.offsetTop === tiles[0].offsetTop).length;
+    const top = tile => Math.round(tile.getBoundingClientRect().top);
+    const columns = tiles.filter(tile => top(tile) === top(tiles[0])).length;
     const by = {ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns}[key];
     return {Home: tiles[0], End: tiles.at(-1)}[key] || (by && tiles[at + by]);
   };
@@ -56,8 +57,9 @@
   const scrolls = box => box.scrollHeight > box.clientHeight || box.scrollWidth > box.clientWidth;
   const reach = box => {
     if (!scrolls(box)) return;
-    set(box, 'tabindex', '0');
-    if (box.matches('.sheet')) set(box, 'aria-label', 'table');
+    const stop = box.matches('.sheet') ? box : box.querySelector('th');  // in a grid only cells
+    if (stop) set(stop, 'tabindex', '0');
+    if (stop === box) set(box, 'aria-label', 'table');
   };
 
   const tidy = () => {

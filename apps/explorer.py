@@ -57,6 +57,8 @@ THEME = gr.themes.Default(
     button_primary_background_fill_hover="*primary_700",
     button_primary_background_fill_dark="*primary_600",
     button_primary_background_fill_hover_dark="*primary_700",
+    button_cancel_background_fill=gr.themes.colors.red.c600,
+    button_cancel_background_fill_hover=gr.themes.colors.red.c700,
 )
 CSS = address.CSS + latent_map.CSS + runs.CSS
 # Gradio puts its own container before every rule of `css`: what is about that stands in the head.

@@ -124,7 +124,7 @@ class Pace:
         if self.total is None or not before < done < self.total:
             return self.place
         each = (self.clock() - began) / (done - before)
-        return f"{self.place}, {short_duration(each * (self.total - done))} left"
+        return f"{self.place}, {short_duration(max(1, each * (self.total - done)))} left"
 
 # %% ../../nbs/explore/03_sampling.ipynb #f32adab5
 @remembered

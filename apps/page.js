@@ -87,7 +87,8 @@
   const before = new WeakMap();  // of a box, its last number that was possible
   const bounded = box => box.matches?.('input[type=number]') && (box.min !== '' || box.max !== '');
 
-  const possible = box => {
+  // The range that its number breaks; '' where it is possible.
+  const brokenRange = box => {
     const slider = box.closest('.block')?.querySelector('input[type=range]');
     const whole = slider && box.step === '1';
     const from = box.min === '' ? '' : ` from ${box.min}`, to = box.max === '' ? '' : ` to ${box.max}`;
@@ -102,7 +103,7 @@
   const unsay = box => box.closest('.block')?.querySelector('.refused')?.remove();
 
   const refuse = box => {
-    const range = possible(box);
+    const range = brokenRange(box);
     if (!range) return;
     const what = box.value === '' ? 'That' : box.value, stands = before.get(box) ?? box.defaultValue;
     unsay(box);
@@ -118,10 +119,10 @@
     document.addEventListener(kind, event => bounded(event.target) && act(event.target, event), true);
   };
   listen('focusin', box => {
-    if (!possible(box)) before.set(box, box.value);
+    if (!brokenRange(box)) before.set(box, box.value);
   });
   listen('input', (box, event) => {
-    if (possible(box)) return event.stopImmediatePropagation();
+    if (brokenRange(box)) return event.stopImmediatePropagation();
     before.set(box, box.value);
     unsay(box);
   });

@@ -43,13 +43,28 @@ ABOUT = (
     "# softvq_lab explorer\nAn image becomes a few latent tokens and an image again; "
     "a generator draws new ones. Choose a run, then edit its tokens."
 )
-THEME = gr.themes.Default(primary_hue="blue")
-CSS = (
-    ".pixel img {image-rendering: pixelated} footer {display: none !important}"
-    + address.CSS
-    + latent_map.CSS
-    + runs.CSS
+HERE = Path(__file__).parent
+# The family's SemiBold that Gradio brings lacks most letters: headings are set in its Bold. Greys
+# and blues are dark (on dark pages light) enough to be read: 4.5 to 1.
+THEME = gr.themes.Default(
+    primary_hue="blue",
+    font=(gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif"),
+    font_mono=("ui-monospace", "Consolas", "monospace"),
+).set(
+    body_text_color_subdued="*neutral_500",
+    block_info_text_color="*neutral_500",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    button_primary_background_fill_dark="*primary_600",
+    button_primary_background_fill_hover_dark="*primary_700",
+    button_cancel_background_fill=gr.themes.colors.red.c600,
+    button_cancel_background_fill_hover=gr.themes.colors.red.c700,
 )
+CSS = address.CSS + latent_map.CSS + runs.CSS
+# Gradio puts its own container before every rule of `css`: what is about that stands in the head.
+# Where it is `hidden`, nothing within stays in sight while one scrolls.
+OUTSIDE = ".gradio-container {overflow: clip !important}"
+HEAD = f"<style>{OUTSIDE}</style><script>{(HERE / 'page.js').read_text()}</script>"
 # How many handlers run at once, of one kind and of all together: the one place for both.
 QUEUE, LAUNCH = dict(default_concurrency_limit=4), dict(max_threads=16)
 
@@ -184,6 +199,8 @@ def main(argv=None):
             auth=args.auth,
             theme=THEME,
             css=CSS,
+            css_paths=HERE / "page.css",
+            head=HEAD,
             max_file_size="40mb",
             ssr_mode=False,
             quiet=True,

@@ -504,7 +504,7 @@ def test_sample(open_page, app, looks):
     page.locator("#sweep").click()
     page.get_by_text("guidance 1 ...").wait_for(timeout=60_000)
     page.locator("#stop").click()
-    page.get_by_text("Stopped.").wait_for(timeout=40_000)
+    page.get_by_text("Stopped at row").wait_for(timeout=40_000)
     page.goto(f"{app.url}?run=vq&tab=sample")
     page.get_by_text("No generator for this tokenizer yet").wait_for(timeout=60_000)
 

@@ -44,8 +44,9 @@ from softvq_lab.explore.session import chosen_image, enlarge
 from softvq_lab.registry import register
 
 ABOUT = (
-    "A token is a weighted sum of codewords. Click one in the map, look at its codewords one by "
-    "one, change its weights, or put another token in its place: the reconstruction follows."
+    "A token is a weighted sum of codewords. Choose one (*Token*, or a click in the map), look at "
+    "its codewords one by one, change its weights, or put another token in its place: the "
+    "reconstruction follows."
 )
 ALONE = (
     "Codewords of this token, each alone in it while all others are at their mean "
@@ -90,7 +91,7 @@ LATER = f"() => {{ for (const ms of [100, 600, 2000]) setTimeout({CLICK}, ms); }
 class Codewords(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
-        with gr.Row():
+        with gr.Row(elem_classes="work"):
             with gr.Column(**LEFT):
                 with gr.Accordion("Image", open=False, elem_id="cw-chooser"):
                     Chooser(self.ctx, "cw", height=220)
@@ -98,7 +99,7 @@ class Codewords(Tab):
                 self.layout_tokens()
             with gr.Column(**RIGHT):
                 self.message = gr.Markdown(elem_id="cw-message")
-                with gr.Row():
+                with gr.Row(elem_classes="pictures"):
                     self.pictures = [picture(f"cw-{k}", c) for k, c in CAPTIONS.items()]
                 self.plot = gr.Plot(show_label=False, elem_id="cw-heatmap")
                 self.layout_token()
@@ -162,14 +163,14 @@ class Codewords(Tab):
         with gr.Row():
             with gr.Column(min_width=280):
                 gr.Markdown(ALONE)
-                self.alone = tiles("cw-alone", 3, 240, fit_columns=False)
+                self.alone = tiles("cw-alone", 3, "max-content", fit_columns=False)
             with gr.Column(min_width=280):
                 self.used_says = gr.Markdown(
                     "Held-out images that use its strongest codeword most", elem_id="cw-used-says"
                 )
-                self.used = tiles("cw-used", 3, 240, fit_columns=False)
+                self.used = tiles("cw-used", 3, "max-content", fit_columns=False)
         gr.Markdown(LOOKED)
-        self.looked = tiles("cw-attention", 4, 220, fit_columns=False)
+        self.looked = tiles("cw-attention", 6, "max-content", fit_columns=False)
 
     def fit(self, name, kept):
         try:

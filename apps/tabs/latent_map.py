@@ -42,7 +42,8 @@ NONE = (
 GENERATOR = "This run is a generator: the map is its tokenizer's. Choose that run above."
 HINT = (
     "Hover over a point to see its image; click one, and it is the image that *Reconstruct* "
-    "shows. The last two clicked are the ends of the way below."
+    "shows. The last two clicked are the ends of the way below. Without a mouse, write their "
+    "numbers into *Points*."
 )
 WAY = "From one to the other: the straight line between their latents, decoded"
 CSS = (
@@ -114,19 +115,25 @@ class LatentMap(Tab):
             self.colour = gr.Dropdown(
                 ["class"], value="class", label="Colour", elem_id="map-colour", min_width=160
             )
-            self.pictures = gr.Slider(
-                3, 16, 8, step=1, label="Pictures on the way", elem_id="map-pictures", min_width=200
-            )
         self.message = gr.Markdown(elem_id="map-message")
         self.plot = gr.Plot(show_label=False, elem_id="map-plot", visible=False)
         tip = '<div class="map-tip"></div>'
         self.hook = gr.HTML(value={}, html_template=tip, js_on_load=HOOK, elem_id="map-hook")
 
     def layout_way(self):
+        self.pictures = gr.Slider(
+            3, 16, 8, step=1, label="Pictures on the way", elem_id="map-pictures"
+        )
         with gr.Row(visible=False) as self.found:
             with gr.Column(scale=3, min_width=280):
                 self.way = picture("map-way", WAY)
             with gr.Column(scale=1, min_width=180):
+                self.points = gr.Textbox(
+                    label="Points",
+                    info="the numbers of one or two, as 3-17: the same as clicking them",
+                    elem_id="map-points",
+                    max_lines=1,
+                )
                 self.chosen = gr.Markdown(elem_id="map-chosen")
                 self.swap = gr.Button("Turn round", size="sm", elem_id="map-swap")
                 self.show = gr.Button(
@@ -243,10 +250,23 @@ class LatentMap(Tab):
         except (ValueError, TypeError, AttributeError):
             return gr.skip()
 
+    def on_points(self, name, typed, ends):
+        "Points by their numbers: what a click does, for those who have no mouse."
+        try:
+            lens = self.ctx.open(name)
+            indices = read_atlas(lens.run).indices
+            wanted = ends_of(typed.replace(" ", ""), len(indices))
+        except (ValueError, AttributeError) as e:
+            return gr.skip(), gr.skip(), f"**{plain(typed)}** is not possible; {plain(e)} is."
+        if written(wanted) == ends:
+            return gr.skip()
+        images = [key_of(lens, indices[n]) for n in wanted[-1:]]
+        return written(wanted), images or gr.skip(), gr.skip()
+
     def on_way(self, name, ends, pictures):
         try:
             if not ends:
-                return None, "Click two points."
+                return None, "Click two points, or write their numbers."
             lens = self.ctx.open(name)
             return way_of(lens, ends_of(ends, len(read_atlas(lens.run).indices)), pictures)
         except (ValueError, IndexError, AttributeError) as e:
@@ -314,6 +334,15 @@ class LatentMap(Tab):
         asked, way = [ctx.run, ends, self.pictures], [self.way, self.chosen]
         walk = Newest(self.on_way, asked, way, show_progress="hidden").event
         gr.on([self.of_run.change, ends.change, self.pictures.input], **walk)
+        typed = [self.points.submit, self.points.blur]
+        gr.on(
+            typed,
+            self.on_points,
+            [ctx.run, self.points, ends],
+            [ends, ctx.images, self.chosen],
+            **QUIET,
+        )
+        ends.change(None, ends, self.points, js="told => told", api_name=False)
         turned = "told => told.split('-').reverse().join('-')"
         self.swap.click(None, ends, ends, js=turned, api_name=False)
         self.show.click(self.on_show, None, [ctx.tabs, ctx.tab], **QUIET)

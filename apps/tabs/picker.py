@@ -90,7 +90,7 @@ class Session:
     def __init__(self):
         self.marks, self.runs, self.defaults, self.files = {}, {}, {}, {}
         self.linked, self.links = None, {}  # the newest address that was followed, and for each tab
-        self.place = self.sampling = None
+        self.place, self.sampling, self.stopped = None, None, False  # of Sample, see `Drawing`
         self.count, self.lock = itertools.count(1).__next__, threading.Lock()
 
     def __deepcopy__(self, memo):
@@ -278,7 +278,7 @@ def still(elem_id: str, **options) -> gr.Image:
 
 def picture(elem_id: str, caption: str, **options) -> gr.Image:
     "A picture with its caption above it: Gradio's own label would lie on the image."
-    with gr.Column(min_width=180):
+    with gr.Column(min_width=180, elem_classes="captioned"):
         gr.Markdown(caption)
         return still(elem_id, **options)
 

@@ -17,6 +17,7 @@ from tabs.picker import (
     still,
 )
 
+from softvq_lab.explore.familiarity import how_unlike
 from softvq_lab.explore.reproduce import reconstruction_ways
 from softvq_lab.explore.session import (
     bundle,
@@ -50,11 +51,11 @@ WAIT = "The perceptual distance comes with the next picture: its network is bein
 class Reconstruct(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
-        with gr.Row():
+        with gr.Row(elem_classes="work"):
             with gr.Column(**LEFT):
                 Chooser(self.ctx, "rec", several=True)
             with gr.Column(**RIGHT):
-                with gr.Row():
+                with gr.Row(elem_classes="pictures"):
                     self.pictures = [picture(f"rec-{k}", c) for k, c in CAPTIONS.items()]
                 self.layout_result()
                 self.layout_several()
@@ -65,6 +66,7 @@ class Reconstruct(Tab):
 
     def layout_result(self):
         self.message = gr.Markdown(elem_id="rec-message")
+        self.unlike = gr.Markdown(elem_id="rec-unlike")
         self.kept = gr.Slider(
             1,
             8,
@@ -191,6 +193,17 @@ class Reconstruct(Tab):
             f"{in_words(theirs['figures'])}.",
         }
 
+    def judge(self, name, images):
+        "A sentence about an upload that is unlike what the tokenizer has seen."
+        key = focus(images)
+        if not name or not key.startswith("file:"):
+            return ""
+        try:
+            lens = self.ctx.open(name)
+            return plain(how_unlike(lens, chosen_image(lens, key)))
+        except ValueError:
+            return ""  # the message above says what is wrong
+
     def on_api(self, name, path):
         "A file through a run's tokenizer: original, reconstruction, error map and metrics."
         try:
@@ -210,6 +223,8 @@ class Reconstruct(Tab):
         shown = [*self.pictures, self.message, self.download, *together, *beside]
         draw = Newest(self.show, asked, shown).event
         gr.on([self.asked.change, self.kept.input, self.other.input], **draw)
+        judged = Newest(self.judge, asked[:2], self.unlike, show_progress="hidden")
+        self.asked.change(**judged.event)
         self.api_go.click(
             self.on_api,
             [self.ctx.run, self.api_file],

@@ -4,6 +4,7 @@ to them."""
 import gradio as gr
 from tabs.picker import (
     LEFT,
+    QUIET,
     RIGHT,
     Newest,
     Session,
@@ -23,10 +24,12 @@ from softvq_lab.data.images import grid, to_pil
 from softvq_lab.explore.reproduce import sample_ways
 from softvq_lab.explore.sampling import (
     Film,
+    Pace,
     classes_of,
     guidance_sweep,
     memorised,
     nearest_training,
+    steps_taken,
 )
 from softvq_lab.explore.session import generator_for, open_lens, sample_steps
 from softvq_lab.registry import register
@@ -44,15 +47,16 @@ NONE = (
 UNTOUCHED = tuple(gr.skip() for _ in range(5))
 SWEEP = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 AT_WORK = dict(
-    show_progress="minimal", trigger_mode="multiple", concurrency_id="sample", concurrency_limit=2
+    show_progress="hidden", trigger_mode="multiple", concurrency_id="sample", concurrency_limit=2
 )
+AT_ONCE = dict(queue=False, trigger_mode="multiple", **QUIET)
 
 
 @register("tab", "Sample", place=4)
 class Sample(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
-        with gr.Row():
+        with gr.Row(elem_classes="work"):
             with gr.Column(**LEFT):
                 self.layout_what()
                 self.layout_how()
@@ -139,7 +143,7 @@ class Sample(Tab):
         self.strip = still("trajectory")
         gr.Markdown("One sample and the training images nearest to it (memorised?)")
         self.which = gr.Slider(1, 10, 1, step=1, label="Sample number", elem_id="which")
-        self.near = tiles("nearest", 7, 150)
+        self.near = tiles("nearest", 7, "max-content", fit_columns=False)
         self.near_says = gr.Markdown(elem_id="nearest-says")
 
     def find(self, name):
@@ -216,22 +220,26 @@ class Sample(Tab):
     ):
         """Samples of classes, after each step of the sampler; an end when another run is chosen, or
         when something else is to be drawn."""
-        wanted = asks(session)
+        drawing = Drawing(session)
         try:
             lens, film = self.find(name), Film()
-            y = classes_of(lens, labels(label), max(1, min(64, int(count))))
+            y = classes_of(lens, labels(label), int(count))
             how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
+            pace = Pace(steps_taken(lens, sampler, int(steps)))
             for i, x in sample_steps(lens, y, guidance=guidance, **how):
-                if not wanted():
+                if drawing.replaced:
                     yield UNTOUCHED
                     return
                 film.add(x[0])
-                sheet = sample_sheet(x, bool(labels(label)))
-                yield sheet, f"step {i}", None, gr.skip(), gr.skip()
+                sheet, told = sample_sheet(x, bool(labels(label))), pace.after(i)
+                if drawing.stopped:
+                    break
+                yield sheet, told, None, gr.skip(), gr.skip()
+            of = plain(drawn_of(lens, labels(label), y))
+            done = f"Done: {of}. Seed {int(seed or 0)} draws the same again."
             yield (
                 sheet,
-                f"Done: {plain(drawn_of(lens, labels(label), y))}. "
-                f"Seed {int(seed or 0)} draws the same again.",
+                f"Stopped at {pace.place}." if drawing.stopped else done,
                 served(film.strip(max(1, 64 // x.shape[-1]))),
                 (name, x),
                 gr.Slider(maximum=max(2, len(y)), value=1),
@@ -254,20 +262,22 @@ class Sample(Tab):
         session=None,
     ):
         "The same samples, one row for each guidance scale."
-        wanted = asks(session)
+        drawing, rows, pace = Drawing(session), "", Pace(len(SWEEP), "row")
         try:
             lens = self.find(name)
             y = classes_of(lens, labels(label), min(10, int(count)))
             how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
-            for scales, x in guidance_sweep(lens, y, SWEEP, **how):
-                if not wanted():
-                    yield UNTOUCHED[:2]
-                    return
+            for scales, x in guidance_sweep(lens, y, SWEEP, drawing.goes_on, **how):
                 sheet = grid(x.flatten(0, 1), len(y), max(1, 64 // x.shape[-1]))
                 whole = len(scales) == len(SWEEP)
                 rows = "Rows, from above: guidance " + ", ".join(f"{s:g}" for s in scales)
-                end = ". The noise of a column is the same." if whole else " ..."
-                yield served(sheet), rows + end
+                end = ". The noise of a column is the same."
+                told = pace.after(len(scales))
+                yield served(sheet), rows + (end if whole else f" ... {told}")
+            if drawing.replaced:
+                yield UNTOUCHED[:2]
+            elif drawing.stopped:
+                yield gr.skip(), f"{rows}  \nStopped at {pace.place}.".lstrip()
         except (ValueError, LookupError) as e:
             yield None, says(e)
 
@@ -289,22 +299,21 @@ class Sample(Tab):
         how = [self.sampler, self.steps, self.seed, self.temperature, self.low, self.high]
         how.append(self.precision)
         what = [self.ctx.run, self.label, self.count]
-        running = self.go.click(
+        running = self.go.click(on_start, self.ctx.session, self.message, **AT_ONCE).then(
             self.on_go,
             [*what, self.guidance, *how, self.ctx.session],
             [self.samples, self.message, self.strip, self.drawn, self.which],
             api_name="sample",
             **AT_WORK,
         )
-        sweeping = self.sweep.click(
+        self.sweep.click(on_start, self.ctx.session, self.message, **AT_ONCE).then(
             self.on_sweep,
             [*what, *how, self.ctx.session],
             [self.samples, self.message],
             api_name="sweep",
             **AT_WORK,
         )
-        both = [running, sweeping]
-        self.stop.click(lambda: "Stopped.", None, self.message, cancels=both, api_name=False)
+        self.stop.click(on_stop, self.ctx.session, None, **AT_ONCE)
         compare = Newest(self.on_near, [self.drawn, self.which], [self.near, self.near_says]).event
         gr.on([self.of_run.change, self.which.input], **compare)
         running.then(**compare)
@@ -316,12 +325,40 @@ class Sample(Tab):
         self.sampler.input(**chosen.event)
 
 
-def asks(session):
-    """A function that says whether what is drawn from now on is still wanted: no other run was
-    chosen, nothing else was asked for. An API client has no session."""
-    session = session or Session()
-    mark, session.sampling = session.marks.get("sample"), (mine := object())
-    return lambda: session.sampling is mine and session.marks.get("sample") == mark
+class Drawing:
+    """What a page has asked to be drawn, the newest of it. An API client has no session.
+
+    Gradio's own way to cancel would leave the page as it was at that moment, without a word.
+    """
+
+    def __init__(self, session: Session | None):
+        self.session = session or Session()
+        self.run, self.session.sampling = self.session.marks.get("sample"), self
+
+    @property
+    def replaced(self) -> bool:
+        "Was another run chosen, or something else asked for?"
+        now = self.session
+        return now.sampling is not self or now.marks.get("sample") != self.run
+
+    @property
+    def stopped(self) -> bool:
+        "Was it stopped by the button?"
+        return self.session.stopped and not self.replaced
+
+    def goes_on(self) -> bool:
+        return not (self.stopped or self.replaced)
+
+
+def on_start(session):
+    "Whatever was being drawn is not wanted any more."
+    session.sampling, session.stopped = None, False
+    return "Starting ..."
+
+
+def on_stop(session):
+    "What is being drawn ends after its step, and says so itself."
+    session.stopped = True
 
 
 def says(e: Exception) -> str:

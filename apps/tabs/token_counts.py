@@ -46,7 +46,7 @@ ALONE = (
 class TokenCounts(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
-        with gr.Row():
+        with gr.Row(elem_classes="work"):
             with gr.Column(**LEFT):
                 Chooser(self.ctx, "tc", height=260)
             with gr.Column(**RIGHT):

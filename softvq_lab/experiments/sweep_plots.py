@@ -19,7 +19,7 @@ from softvq_lab.experiments.leaderboard import (
     settings,
 )
 from ..metrics import direction, lower_is_better, metric_title
-from ..plots import TEMPLATE, distinct_colours, logged
+from ..plots import TEMPLATE, distinct_colours, log_axis, logged
 from ..runs import Run, read_metrics
 from ..train import load_config
 
@@ -81,8 +81,7 @@ def overlaid(table: pd.DataFrame, metric: str) -> go.Figure:
             hovertemplate=f"{row.label}, seed {row.seed}: %{{y:.4g}}<extra></extra>",
         )
         shown.add(row.label)
-    # ticks at 1, 2 and 5 too: a loss may stay within one decade
-    fig.update_yaxes(type="log", dtick="D2", tickformat="~g")
+    fig.update_yaxes(**log_axis([y for curve in fig.data for y in curve.y]))
     return fig.update_layout(
         template=TEMPLATE,
         height=420,

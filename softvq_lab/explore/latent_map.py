@@ -112,7 +112,7 @@ def _points(atlas: Atlas, which: str, at: list[int], **settings) -> go.Scatter |
         y=xy[at, 1],
         mode="markers",
         customdata=at,
-        text=[f"class {_safe(atlas.classes[i])}" for i in at],
+        text=[f"{i}: class {_safe(atlas.classes[i])}" for i in at],
         hovertemplate="%{text}<extra></extra>",
         **settings,
     )

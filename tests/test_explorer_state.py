@@ -314,6 +314,23 @@ def test_back_and_forward_walk_through_what_was_looked_at(open_page, app):
     _stands(page, "four", "Token counts")
 
 
+def test_quick_steps_back_and_forward_lose_nothing(open_page, app):
+    page = open_page(f"{app.url}?run=tokenizer&tab=reconstruct")
+    ready(page, "reconstruct")
+    go(page, "sample")
+    go(page, "token-counts")
+    go(page, "codewords")
+    for _ in range(3):
+        page.evaluate("history.back()")
+        page.wait_for_timeout(60)
+        page.evaluate("history.back()")
+        _stands(page, "tokenizer", "Sample")
+        page.evaluate("history.forward()")
+        page.wait_for_timeout(60)
+        page.evaluate("history.forward()")
+        _stands(page, "tokenizer", "Codewords")
+
+
 def _stands(page, run, tab):
     page.locator("#tabs button[role=tab][aria-selected=true]", has_text=tab).first.wait_for(
         timeout=60_000

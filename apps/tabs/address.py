@@ -15,6 +15,7 @@ from tabs.picker import CLICKS, QUIET, SEVERAL, Chooser, plain, preferred, resol
 
 from softvq_lab.core import hex_digest, printable
 
+NEVER = -1  # before all steps back: what is shown is no new entry of the history
 LONGEST = 20_000  # characters of an address that are read
 BAD = "**This link asks for what is not possible here; the usual settings stand instead.** "
 NO_UPLOAD = "your own pictures are not in a link: upload them again"
@@ -163,6 +164,10 @@ class Following:
         self.wrong = list(link["wrong"]) if new else []
         if new:
             session.linked = session.links[tab] = number
+        # The server knows a link before the page shows its tab: of two quick steps back the first
+        # one's tab asks when the second one's link is there already. That is no step of a person's.
+        elif session.linked != number and session.passing != number:
+            session.passing, self.back = number, NEVER
 
     def answer(self, now: dict) -> dict:
         "Updates of components; `now`: the values of all controls by (tab, name)."

@@ -6,9 +6,9 @@
 __all__ = ['OPENED', 'MOST_LOGGED', 'LINE', 'PACKAGES', 'ANYHOW', 'PASSING', 'RunInfo', 'RunStatus', 'Evaluation', 'Run',
            'refuse_if_trained', 'holding', 'take_over_run', 'mark_of', 'refuse_if_opened_anew', 'at_work',
            'log_metrics', 'read_metrics', 'trim_metrics', 'plugins_of', 'plugin_hint', 'saved_sentence',
-           'learned_settings', 'open_run', 'check_record', 'go_on', 'check_run', 'made_of', 'list_runs', 'describe',
-           'figures', 'strange_figures', 'passport_differences', 'passport_id', 'comparable', 'differences',
-           'not_shared', 'summary']
+           'learned_settings', 'open_run', 'check_record', 'check_settings', 'go_on', 'check_run', 'made_of',
+           'list_runs', 'describe', 'figures', 'strange_figures', 'passport_differences', 'passport_id', 'comparable',
+           'differences', 'not_shared', 'summary']
 
 # %% ../nbs/08_runs.ipynb #fb273dcd
 import contextlib
@@ -536,20 +536,27 @@ def _old_identity(record: dict) -> dict:
     return {"classes": record["class_names"]} if record.get("class_names") else {}
 
 
-def go_on(run: Run, config: dict, extra: dict, accept: str, defaults: dict) -> Run:
-    "Check that `run` may be resumed with `config` and `extra`; print and record what differs."
-    info, done = run.info, int(run.status.get("step") or 0)
-    stored = located_settings(run.path, info)  # paths as they are read here
-    config, there = _with_named_plugins(config, stored), learned_settings(stored)
-    new = learned_settings(config)
+def check_settings(run: Run, config: dict, defaults: dict) -> list[str]:
+    """What differs between the settings of `run` and `config`, with which it is to go on, as lines;
+    a `ConfigError` where they may not differ. `config` and `defaults` are those of `open_run`.
+    """
+    there, new = learned_settings(located_settings(run.path, run.info)), learned_settings(config)
     known = {k: v for k, v in (defaults | OLDER).items() if k in new} if defaults else {}
-    was = known | there
-    wrong, said = settings_differences(was, new, done)
+    wrong, said = settings_differences(known | there, new, int(run.status.get("step") or 0))
     if wrong:
         raise ConfigError(
             f"{run.path} cannot be resumed with other settings (give another run folder):\n  "
             + "\n  ".join(wrong)
         )
+    return said
+
+
+def go_on(run: Run, config: dict, extra: dict, accept: str, defaults: dict) -> Run:
+    "Check that `run` may be resumed with `config` and `extra`; print and record what differs."
+    info = run.info
+    # paths as they are read here
+    config = _with_named_plugins(config, located_settings(run.path, info))
+    said = check_settings(run, config, defaults)
     said += check_record(info, extra["identity"], accept, run.path)
     _write_segment(run, info, extra | {"config": config, "root": os.getcwd()}, said)
     return run

@@ -65,7 +65,7 @@ class Runs(Tab):
             with gr.Tab("Watch", id="watch"):
                 self.watch = Watch(self.ctx, width)
             with gr.Tab("Start", id="start"):
-                Start(self.ctx, [self.watch.watched, self.inner, self.timer])
+                Start(self.ctx, self.watch, self.inner, self.timer)
             for part in (Compare, Sweeps, Notebook):
                 with gr.Tab(part.__name__, id=part.__name__.lower()) as tab:
                     part(self.ctx, tab)

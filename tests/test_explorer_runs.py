@@ -248,7 +248,7 @@ def test_names_in_run_folders_are_text(open_page, app):
     page = open_page(f"{app.url}?tab=runs")
     page.locator('#runs-table button[data-run^="<img"]').click(timeout=60_000)
     page.locator("#watch-status", has_text="<img src=x").wait_for(timeout=60_000)
-    page.locator("#runs-figures h4").first.wait_for(state="attached")
+    page.locator("#runs-figures summary").first.wait_for(state="attached")
     open_tab(page, "#runs-tabs", "Notebook")
     page.locator("#paper iframe").wait_for(timeout=60_000)
     assert page.locator('img[src="x"]').count() == 0 and page.title() == "softvq_lab explorer"

@@ -127,3 +127,5 @@ def test_a_finished_training_goes_on_for_more_steps(open_page, app, runs):
     page.locator("#watch-go-on").click()
     page.locator("#watch-status", has_text="done, step 44 of 44").wait_for(timeout=200_000)
     assert read_json(runs / "tokenizer" / "config.json")["config"]["optim"]["steps"] == 44
+    (job,) = jobs_of(Run(runs / "tokenizer"))
+    wait_for(lambda: not is_alive(job), 60, job.last_lines)  # its notebook goes on a little

@@ -8,28 +8,33 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 from tabs.picker import QUIET, Newest, Tab, preferred, resolve
+from tabs.run_table import RunTable
 from tabs.start import Start
 from tabs.sweeps import Sweeps
-from tabs.tables import Raw, sheet, text
+from tabs.tables import sheet, text
 from tabs.watch import Watch
 
-from softvq_lab.explore.run_forms import notebook_html, notebooks, overview, run_name
-from softvq_lab.metrics import shown_in
+from softvq_lab.explore.run_forms import notebook_html, notebooks, overview
 from softvq_lab.registry import register
-from softvq_lab.runs import comparable, differences, list_runs, strange_figures
+from softvq_lab.runs import differences
 
 ABOUT = (
     "Trainings and measurements are processes of their own: close the page or stop the app, "
     "and they go on; come back, and they are here."
 )
-METRICS = "### Metrics\nOnly metrics that were measured in the same way stand in one table."
 CSS = """
 .sheet {overflow-x: auto}
 .sheet table {border-collapse: collapse; width: 100%; font-size: 14px}
 .sheet th, .sheet td {text-align: left; padding: 4px 10px; white-space: nowrap;
     border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color)}
 .sheet th {font-weight: 600}
+.sheet th {vertical-align: bottom}
+.sheet th small {display: block; max-width: 16em; white-space: normal; font-weight: 400;
+    font-size: 12px}
 .sheet .n {text-align: right; font-variant-numeric: tabular-nums}
+.sheet .n small {margin-left: auto}
+.sheet .run {position: sticky; left: 0; background: var(--body-background-fill)}
+.sheet summary {cursor: pointer; padding: 6px 0; color: var(--body-text-color)}
 .sheet button {color: var(--link-text-color); text-decoration: underline; cursor: pointer;
     padding: 4px 0}
 .sheet h4 {margin: 18px 0 2px; font-weight: 600; color: var(--body-text-color)}
@@ -42,10 +47,6 @@ CSS = """
 #paper iframe {width: 100%; height: 75vh; border: 1px solid var(--border-color-primary);
     border-radius: 6px; background: #fff}
 """
-CLICK = """element.addEventListener('click', e => {
-    const b = e.target.closest('button[data-run]');
-    if (b) trigger('select', {run: b.dataset.run});
-});"""
 
 
 @register("tab", "Runs", place=6)
@@ -57,11 +58,7 @@ class Runs(Tab):
         width = gr.Number(1280, visible=False)
         with gr.Tabs(elem_id="runs-tabs") as self.inner:
             with gr.Tab("All", id="all"):
-                self.listing = gr.HTML(
-                    js_on_load=CLICK, elem_id="runs-table", apply_default_css=False
-                )
-                gr.Markdown(METRICS)
-                self.metrics = gr.HTML(elem_id="runs-figures", apply_default_css=False)
+                self.table = RunTable(self.ctx)
             with gr.Tab("Watch", id="watch"):
                 self.watch = Watch(self.ctx, width)
             with gr.Tab("Start", id="start"):
@@ -69,33 +66,31 @@ class Runs(Tab):
             for part in (Compare, Sweeps, Notebook):
                 with gr.Tab(part.__name__, id=part.__name__.lower()) as tab:
                     part(self.ctx, tab)
+        self.ctx.app.load(None, None, width, js="() => window.innerWidth", api_name=False)
 
     def on_open(self, name, now):
-        "Everything that is there when the tab is opened, or another run chosen."
+        "The runs that can be watched when the tab is opened, or another run chosen."
         offered = [r["name"] for r in overview(self.ctx.runs)]
-        return (
-            table(self.ctx.runs),
-            measured(self.ctx.runs),
-            gr.Dropdown(choices=offered, value=preferred(offered, name, now)),
-            gr.Timer(active=True),
-        )
+        chosen = gr.Dropdown(choices=offered, value=preferred(offered, name, now))
+        return chosen, gr.Timer(active=True)
 
     def on_tick(self, *asked):
-        return {self.listing: table(self.ctx.runs), **self.watch.look(*asked)}
+        of_table, of_watch = asked[: len(self.table.asked)], asked[len(self.table.asked) :]
+        return {self.table.listing: self.table.drawn(*of_table), **self.watch.look(*of_watch)}
 
     def on_select(self, event: gr.EventData):
         "A run clicked in the table is watched."
         return event.run, event.run, gr.Tabs(selected="watch")
 
     def wire(self):
-        ctx, watch, timer = self.ctx, self.watch, self.timer
-        ctx.app.load(None, None, watch.width, js="() => window.innerWidth", api_name=False)
-        opened = [self.listing, self.metrics, watch.watched, timer]
+        ctx, table, watch = self.ctx, self.table, self.watch
+        opened = [watch.watched, self.timer]
         self.of_run.change(self.on_open, [ctx.run, watch.watched], opened, **QUIET)
-        shown = [self.listing, *watch.shown]
-        ticking = Newest(self.on_tick, watch.asked, shown, (watch.watching,), **QUIET)
-        timer.tick(**ticking.event)
-        self.listing.select(self.on_select, None, [ctx.run, watch.watched, self.inner], **QUIET)
+        asked, shown = [*table.asked, *watch.asked], [table.listing, *watch.shown]
+        before = (table.drawing, watch.watching)
+        ticking = Newest(self.on_tick, asked, shown, before, **QUIET)
+        self.timer.tick(**ticking.event)
+        table.listing.select(self.on_select, None, [ctx.run, watch.watched, self.inner], **QUIET)
 
 
 class Compare(Tab):
@@ -178,47 +173,6 @@ class Notebook(Tab):
         gr.on([self.tab.select, self.of_run.change], **offered.event)
         read = Newest(self.on_notebook, [run, which], [self.paper, self.file])
         which.input(**read.event)
-
-
-def table(runs) -> str:
-    "All runs; the name of each is a button."
-    rows = overview(runs)
-    if not rows:
-        return "<p>No run yet: start one in the tab <i>Start</i>, or by <code>make demo</code>.</p>"
-
-    def button(name):
-        return Raw(f'<td><button data-run="{escape(name, True)}">{escape(name)}</button></td>')
-
-    columns = ("kind", "state", "step", "work", "created")
-    return sheet(
-        ["run", "kind", "state", "step", "at work", "created"],
-        [[button(r["name"]), *(r[k] for k in columns)] for r in rows],
-    )
-
-
-def measured(runs) -> str:
-    "Metrics, one table for each passport; before them, what is strange about any."
-    found = list_runs(runs)
-    parts = [
-        f"<p>{text(run_name(r.path, runs))}, {text(name)}: {text(why)}</p>"
-        for r in found
-        for name, why in strange_figures(r).items()
-    ]
-    parts += [measured_alike(runs, *group) for group in comparable(found)]
-    if not parts:
-        return "<p>Nothing was measured yet: start the workflow <i>evaluate</i> on a run.</p>"
-    return f'<div class="sheet">{"".join(parts)}</div>'
-
-
-def measured_alike(runs, name: str, passport: dict, rows) -> str:
-    "The metrics of one passport, under it."
-    columns = list(dict.fromkeys(k for _, metrics in rows for k in metrics))
-    about = " &middot; ".join(f"{text(k)}: {text(v)}" for k, v in passport.items())
-    lines = [
-        [run_name(r.path, runs), *(shown_in(c, metrics) if c in metrics else "" for c in columns)]
-        for r, metrics in rows
-    ]
-    return f"<h4>{text(name)}</h4><p>{about}</p>{sheet(['run', *columns], lines, numbers=True)}"
 
 
 def copied(path: Path) -> str:

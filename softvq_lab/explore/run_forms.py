@@ -6,6 +6,7 @@
 __all__ = ['POLICY', 'STYLE', 'overview', 'run_name', 'keep_inside', 'notebook_html', 'notebooks']
 
 # %% ../../nbs/explore/06_run_forms.ipynb #d780a761
+import math
 import os
 from pathlib import Path
 
@@ -14,15 +15,17 @@ from ..experiments.job import is_alive, jobs, run_of
 from ..runs import Run, describe, list_runs
 
 # %% ../../nbs/explore/06_run_forms.ipynb #026056f3
-def overview(runs) -> list[dict[str, str]]:
-    "name, kind, state, step, work (jobs that run) and created of all runs, newest first."
+def overview(runs) -> list[dict]:
+    """name, kind, state, step, work (jobs that run) and created of all runs as text, and steps_done
+    and seconds (of training; None where it is not known) as numbers; the newest first.
+    """
     work, rows = {}, []
     for j in jobs(runs):
         if is_alive(j):
             work.setdefault(run_of(j).path, []).append(f"{j.info['workflow']} {j.info['state']}")
     known = [r.path for r in list_runs(runs, unreadable=True)]
     for path in [*(p for p in work if p not in set(known)), *known]:
-        told = describe(Run(path))
+        told, status = describe(Run(path)), Run(path).status
         if path not in known:
             told["state"] = "starting"
         rows.append(
@@ -31,9 +34,15 @@ def overview(runs) -> list[dict[str, str]]:
                 **told,
                 "work": printable(", ".join(work.get(path, []))),
                 "created": told["created"][:16].replace("T", " "),
+                "steps_done": _number(status.get("step")),
+                "seconds": _number(status.get("seconds")),
             }
         )
     return rows
+
+
+def _number(value) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def run_name(path, runs) -> str:

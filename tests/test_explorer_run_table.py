@@ -68,6 +68,7 @@ def test_a_column_holds_metrics_of_one_passport(page, looks):
         "unmeasured": "",
     }
     assert page.locator(f"#runs-table button[data-order='{ELSEWHERE}']").count() == 0
+    page.locator("#runs-columns-part > button").click()
     page.locator("#runs-columns input").click()
     page.get_by_role("option", name="PSNR (dB) - reconstruction, 1000 images").click()
     page.locator(f"#runs-table button[data-order='{ELSEWHERE}']").wait_for()
@@ -113,10 +114,21 @@ def test_columns_order_and_filter_stand_in_the_link(open_page, app, page):
     assert not other.locator("#link-message p").count()
 
 
+def test_the_table_is_left_alone_while_nothing_changes(page):
+    page.locator("#runs-table button[data-run=high]").focus()
+    page.evaluate("document.querySelector('#runs-table table').mine = true")
+    page.wait_for_timeout(5000)
+    assert page.evaluate("document.activeElement.dataset.run") == "high"
+    assert page.evaluate("document.querySelector('#runs-table table').mine")
+
+
 def test_a_run_that_begins_while_the_page_is_open_appears(page, runs):
     shutil.copytree(runs / "low", runs / "new")
     try:
         page.locator("#runs-table button[data-run=new]").wait_for(timeout=10_000)
+        page.locator("#run input").click()
+        page.get_by_role("option", name="new  -  tokenizer").wait_for()
+        page.keyboard.press("Escape")
     finally:
         shutil.rmtree(runs / "new")
     page.locator("#runs-table button[data-run=new]").wait_for(state="detached", timeout=10_000)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import hex_digest, write_atomic
+from softvq_lab.experiments.job import is_alive, jobs
 from softvq_lab.explore.run_forms import run_name
 from softvq_lab.explore.session import Lens, heldout_gallery, open_lens, read_upload
 from softvq_lab.runs import Run, describe, list_runs
@@ -112,6 +113,7 @@ class Context:
     session: gr.State
     notice: gr.Markdown  # what was wrong with the page's address
     copy: gr.Button  # copies it
+    waiting: gr.Timer  # ticks while something is awaited, see `awaited`
     tabs: gr.Tabs | None = None
     data: tuple[str, ...] = ()  # folders that a training started here may read
     place: str = ""  # id of the tab that is being filled
@@ -144,6 +146,25 @@ class Context:
 
     def on_again(self, run, looked):
         return *self.offer(*self.offered(run)), looked + 1
+
+    def awaited(self, run: str | None) -> bool:
+        "May new runs come, or the first weights of the chosen one?"
+        return run not in usable(self.runs) or any(map(is_alive, jobs(self.runs)))
+
+    def on_wait(self, run, looked, there):
+        """A look at the folder while something is awaited.
+
+        `there`: the names of the runs, and whether the chosen one had weights, at the last look.
+        """
+        offered, chosen = self.offered(run)
+        now = [n for _, n in offered], chosen in usable(self.runs)
+        if now == there:
+            skipped = [gr.skip()] * 4
+            return *skipped, gr.Timer(active=self.awaited(run))
+        same = {} if chosen == run else {"value": chosen}  # what is chosen meanwhile stays
+        names, empty = gr.Dropdown(choices=offered, **same), gr.Markdown(visible=not offered)
+        looked = looked + 1 if now[1] else gr.skip()
+        return names, empty, looked, now, gr.Timer(active=self.awaited(chosen))
 
 
 class Tab:
@@ -318,8 +339,11 @@ def build(app: gr.Blocks, runs: str, data: tuple[str, ...] = ()) -> Context:
     tab = gr.Textbox("reconstruct", visible="hidden")
     states = gr.State([]), tab, gr.State(0), gr.State(Session())
     notice = gr.Markdown(elem_id="link-message")
-    ctx = Context(runs, app, run, empty, *states, notice, copy, data=(runs, *data))
-    again.click(ctx.on_again, [run, ctx.looked], [run, empty, ctx.looked], **QUIET)
+    waiting, there = gr.Timer(3, active=False), gr.State(None)
+    ctx = Context(runs, app, run, empty, *states, notice, copy, waiting, data=(runs, *data))
+    shown = [run, empty, ctx.looked]
+    again.click(ctx.on_again, [run, ctx.looked], shown, **QUIET)
+    waiting.tick(ctx.on_wait, [run, ctx.looked, there], [*shown, there, waiting], **QUIET)
     return ctx
 
 

@@ -28,21 +28,24 @@ SORTED = {"-": ("descending", " \u25be"), "": ("ascending", " \u25b4")}
 
 class RunTable(Tab):
     def layout(self):
-        with gr.Row():
-            self.words = gr.Textbox(
-                label="Filter",
-                placeholder="words of a name, kind, state or date",
-                scale=2,
-                min_width=220,
-                elem_id="runs-filter",
-            )
+        self.words = gr.Textbox(
+            label="Filter",
+            placeholder="words of a name, kind, state or date",
+            elem_id="runs-filter",
+        )
+        with gr.Accordion("Columns", open=False, elem_id="runs-columns-part"):
             self.columns = gr.Dropdown(
-                [], value=[], multiselect=True, label="Columns", scale=5, elem_id="runs-columns"
+                [],
+                value=[],
+                multiselect=True,
+                label="Facts, and metrics by how they were measured",
+                elem_id="runs-columns",
             )
         self.order = gr.Textbox("", visible="hidden", elem_id="runs-order")
         self.listing = gr.HTML(js_on_load=CLICK, elem_id="runs-table", apply_default_css=False)
         gr.Markdown(METRICS)
         self.metrics = gr.HTML(elem_id="runs-figures", apply_default_css=False)
+        self.seen = gr.State("")  # what stands there: it is not drawn again under a finger
         self.asked = [self.words, self.columns, self.order]
         self.linked = {"filter": self.words, "columns": self.columns, "sort": self.order}
 
@@ -72,18 +75,27 @@ class RunTable(Tab):
         lines = [[button(n), *(cell(c, n) for c in shown)] for n in names]
         return sheet(heads, lines)
 
+    def on_draw(self, *asked):
+        table = self.drawn(*asked)
+        return table, table
+
+    def on_tick(self, *asked, seen):
+        "What has changed on the page since it was `seen`."
+        table = self.drawn(*asked)
+        return {} if table == seen else {self.listing: table, self.seen: table}
+
     def on_sort(self, order, event: gr.EventData):
         key = str(event.order)
         return next_order(next((c for c in self.offered() if c.key == key), None), order or "")
 
     def on_open(self, *asked):
-        return self.drawn(*asked), measured(self.ctx.runs)
+        return *self.on_draw(*asked), measured(self.ctx.runs)
 
     def wire(self):
-        self.drawing = Newest(self.drawn, self.asked, self.listing, **QUIET)
+        shown = [self.listing, self.seen]
+        self.drawing = Newest(self.on_draw, self.asked, shown, **QUIET)
         gr.on([c.change for c in self.asked], **self.drawing.event)
-        opened = [self.listing, self.metrics]
-        self.of_run.change(self.on_open, self.asked, opened, **QUIET)
+        self.of_run.change(self.on_open, self.asked, [*shown, self.metrics], **QUIET)
         self.listing.click(self.on_sort, self.order, self.order, **CLICKS)
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import gradio as gr
 from gradio.utils import get_upload_folder
-from tabs.picker import QUIET, Newest, Tab, preferred, resolve
+from tabs.compare import Compare
+from tabs.picker import QUIET, Newest, Tab, choices, preferred, resolve
 from tabs.run_table import RunTable
 from tabs.start import Start
 from tabs.sweeps import Sweeps
-from tabs.tables import sheet, text
+from tabs.tables import text
 from tabs.watch import Watch
 
 from softvq_lab.explore.run_forms import notebook_html, notebooks, overview
 from softvq_lab.registry import register
-from softvq_lab.runs import differences
 
 ABOUT = (
     "Trainings and measurements are processes of their own: close the page or stop the app, "
@@ -55,6 +55,7 @@ class Runs(Tab):
         gr.Markdown(ABOUT)
         self.timer = gr.Timer(2, active=False)
         self.timers = [self.timer]
+        self.names = gr.State([])  # of the runs that are offered
         width = gr.Number(1280, visible=False)
         with gr.Tabs(elem_id="runs-tabs") as self.inner:
             with gr.Tab("All", id="all"):
@@ -72,11 +73,23 @@ class Runs(Tab):
         "The runs that can be watched when the tab is opened, or another run chosen."
         offered = [r["name"] for r in overview(self.ctx.runs)]
         chosen = gr.Dropdown(choices=offered, value=preferred(offered, name, now))
-        return chosen, gr.Timer(active=True)
+        return chosen, gr.Timer(active=True), offered
 
-    def on_tick(self, *asked):
+    def on_tick(self, names, seen, *asked):
         of_table, of_watch = asked[: len(self.table.asked)], asked[len(self.table.asked) :]
-        return {self.table.listing: self.table.drawn(*of_table), **self.watch.look(*of_watch)}
+        table, watch = self.table.on_tick(*of_table, seen=seen), self.watch.look(*of_watch)
+        return {**self.named(names), **table, **watch}
+
+    def named(self, names: list[str]) -> dict:
+        "Runs that have come or gone since those of `names` were offered."
+        offered = [r["name"] for r in overview(self.ctx.runs)]
+        if offered == names:
+            return {}
+        return {
+            self.names: offered,
+            self.watch.watched: gr.Dropdown(choices=offered),
+            self.ctx.run: gr.Dropdown(choices=choices(self.ctx.runs)),
+        }
 
     def on_select(self, event: gr.EventData):
         "A run clicked in the table is watched."
@@ -84,50 +97,14 @@ class Runs(Tab):
 
     def wire(self):
         ctx, table, watch = self.ctx, self.table, self.watch
-        opened = [watch.watched, self.timer]
+        opened = [watch.watched, self.timer, self.names]
         self.of_run.change(self.on_open, [ctx.run, watch.watched], opened, **QUIET)
-        asked, shown = [*table.asked, *watch.asked], [table.listing, *watch.shown]
+        asked = [self.names, table.seen, *table.asked, *watch.asked]
+        shown = [self.names, ctx.run, watch.watched, table.listing, table.seen, *watch.shown]
         before = (table.drawing, watch.watching)
         ticking = Newest(self.on_tick, asked, shown, before, **QUIET)
         self.timer.tick(**ticking.event)
         table.listing.select(self.on_select, None, [ctx.run, watch.watched, self.inner], **QUIET)
-
-
-class Compare(Tab):
-    def layout(self):
-        gr.Markdown("Settings of two runs, only what differs.")
-        either = dict(allow_custom_value=True, min_width=160)
-        with gr.Row():
-            self.left = gr.Dropdown([], label="Run", elem_id="compare-a", **either)
-            self.right = gr.Dropdown([], label="and run", elem_id="compare-b", **either)
-        self.differs = gr.HTML(elem_id="compare-table", apply_default_css=False)
-
-    def on_open(self, left, right, name):
-        "The chosen run, and the newest other one, of the same kind before others."
-        kinds = {r["name"]: r["kind"] for r in overview(self.ctx.runs)}
-        one, names = left or name or preferred(kinds), list(kinds)
-        others = sorted((n for n in names if n != one), key=lambda n: kinds[n] != kinds.get(one))
-        two = right or preferred(others)
-        return gr.Dropdown(choices=names, value=one), gr.Dropdown(choices=names, value=two)
-
-    def on_compare(self, left, right):
-        if not left or not right:
-            return ""
-        try:
-            pair = [resolve(self.ctx.runs, left), resolve(self.ctx.runs, right)]
-            for run in pair:
-                _ = run.info  # says why it cannot be used
-            rows = [["-" if v is None else v for v in row] for row in differences(pair)]
-        except (OSError, ValueError) as e:
-            return f"<p>There is nothing to compare: {text(e)}</p>"
-        return sheet(["setting", left, right], rows) if rows else "<p>No difference.</p>"
-
-    def wire(self):
-        pair = [self.left, self.right]
-        self.tab.select(self.on_open, [*pair, self.ctx.run], pair, **QUIET)
-        asked = dict(api_name="compare", show_progress="hidden")
-        beside = Newest(self.on_compare, pair, self.differs, **asked)
-        gr.on([c.change for c in pair], **beside.event)
 
 
 class Notebook(Tab):

@@ -24,7 +24,7 @@ from softvq_lab.metrics import (
 )
 from ..runs import PASSING, list_runs, passport_id
 
-# %% ../../nbs/explore/08_run_table.ipynb #7aba29cb
+# %% ../../nbs/explore/08_run_table.ipynb #d56b3c0c
 @dataclass(frozen=True)
 class Column:
     "`best_first`: does a click on its head begin with the largest value?"
@@ -40,7 +40,7 @@ class Column:
 
     @property
     def numbers(self) -> bool:
-        return all(isinstance(v, float) for v in self.values.values())
+        return bool(self.values) and all(isinstance(v, float) for v in self.values.values())
 
 
 def fact_columns(rows: list[dict]) -> list[Column]:

@@ -22,6 +22,7 @@ from softvq_lab.experiments.job import (
     jobs,
     process_of,
     progress,
+    resume,
     run_of,
     start,
 )
@@ -88,6 +89,24 @@ def test_a_finished_run_is_not_trained_over(trained):
     with pytest.raises(ConfigError, match="already holds a run"):
         start("train", trained / "tokenizer", {})
     assert (trained / "tokenizer" / "config.json").read_text() == before and jobs(trained) == []
+
+
+def test_a_run_that_cannot_go_on_with_such_settings_says_so_before_anything_is_started(trained):
+    run, config = trained / "tokenizer", (trained / "tokenizer" / "config.json").read_text()
+    with pytest.raises(ConfigError, match="tokens: 8 there, 9 asked for"):
+        start("train", run, {"resume": True, "tokens": 9})
+    with pytest.raises(ConfigError, match="the run is at step 40 already"):
+        resume(run, 10)
+    with pytest.raises(ConfigError, match="has done all its 40 steps"):
+        resume(run)
+    with pytest.raises(ConfigError, match="no run folder"):
+        resume(trained / "tokeniser")
+    shutil.rmtree(run)
+    with pytest.raises(ConfigError, match="is not there"):  # the generator's tokenizer
+        resume(trained / "generator", 50)
+    run.mkdir()
+    (run / "config.json").write_text(config)
+    assert jobs(trained) == [] and not list(trained.glob("*/*.log"))
 
 
 def test_a_measurement_is_done_and_found_by_whoever_looks(trained):

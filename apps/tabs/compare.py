@@ -115,21 +115,20 @@ def settings_table(runs: dict[str, Run]) -> str:
 
 
 def metrics_tables(runs: dict[str, Run]) -> str:
-    "A table for each passport; the rows beyond the headlines are folded."
+    "A table for each passport; the rows beyond the headlines, and the passport, are folded."
     parts = []
-    for evaluation, about, rows in metric_tables(runs):
+    for evaluation, passport, about, rows in metric_tables(runs):
         measured = [n for n in runs if any(n in r.shown for r in rows)]
-        head = ["metric", "", *measured]
-        lines = {
-            told: [metric_line(r, measured) for r in rows if r.headline is told]
-            for told in (True, False)
-        }
-        parts.append(f"<h4>{text(evaluation)}, {text(about)}</h4>")
-        if lines[True]:
-            parts.append(sheet(head, lines[True]))
-        if lines[False]:
-            more = f"<summary>{len(lines[False])} more</summary>{sheet(head, lines[False])}"
-            parts.append(f"<details>{more}</details>")
+        head = ["metric", "", *(Raw(f'<th class="n">{text(n)}</th>') for n in measured)]
+        main, more = (
+            [metric_line(r, measured) for r in rows if r.headline is told] for told in (True, False)
+        )
+        told = "; ".join(f"{text(k)}: {text(v)}" for k, v in passport.items())
+        count = f"{len(more)} more, and" if more else "The passport:"
+        table = sheet(head, more) if more else ""
+        parts += [f"<h4>{text(evaluation)}, {text(about)}</h4>", sheet(head, main) if main else ""]
+        summary = f"<summary>{count} how it was measured</summary>"
+        parts.append(f"<details>{summary}<p>{told}</p>{table}</details>")
     return "".join(parts) or "<h4>Metrics</h4><p>None of these runs was evaluated.</p>"
 
 

@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from tabs.compare import Compare
 from tabs.picker import QUIET, Newest, Tab, choices, preferred, resolve
+from tabs.run_folder import RunFolder
 from tabs.run_table import RunTable
 from tabs.start import Start
 from tabs.sweeps import Sweeps
@@ -62,6 +63,7 @@ class Runs(Tab):
                 self.table = RunTable(self.ctx)
             with gr.Tab("Watch", id="watch"):
                 self.watch = Watch(self.ctx, width)
+                RunFolder(self.ctx, self.watch)
             with gr.Tab("Start", id="start"):
                 Start(self.ctx, self.watch, self.inner, self.timer)
             for part in (Compare, Sweeps, Notebook):

@@ -1,6 +1,5 @@
 """Start, in the tab Runs: a form for each workflow, and lines of text for its other parameters."""
 
-import re
 from pathlib import Path
 
 import gradio as gr
@@ -10,6 +9,7 @@ from softvq_lab.core import ConfigError
 from softvq_lab.experiments.execute import TRAININGS
 from softvq_lab.experiments.job import read_lines, run_of, start
 from softvq_lab.explore.run_again import as_line, free_name, settings_like
+from softvq_lab.explore.run_folder import new_folder
 from softvq_lab.explore.run_forms import keep_inside, overview, run_name
 from softvq_lab.settings.parse import Setting, settings_of
 from softvq_lab.settings.workflows import TRAINS, WORKFLOWS
@@ -37,7 +37,6 @@ NOT_SHOWN = {  # workflows that the form leaves to a terminal, and why
     "profile": "likewise",
     "sweep": "the tab Sweeps shows it",
 }
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}")
 
 
 class Start(Tab):
@@ -153,21 +152,11 @@ class Start(Tab):
 
     def path(self, flow, run, name) -> Path:
         "The folder that the job works in: of a new run, or of the run chosen at the top."
-        root = Path(self.ctx.runs)
-        if flow not in TRAININGS:
-            path = resolve(self.ctx.runs, run).path
-        elif NAME.fullmatch(name.strip()):
-            path = root / name.strip()
-        else:
-            raise ConfigError("Give the run a name of letters, digits, - and _ (folders by /).")
+        if flow in TRAININGS:
+            return new_folder(self.ctx.runs, name)
+        path, root = resolve(self.ctx.runs, run).path, Path(self.ctx.runs)
         if not path.resolve().is_relative_to(root.resolve()):
             raise ConfigError("The run lies outside the folder of runs.")
-        if flow in TRAININGS and (path / "config.json").exists():
-            free = free_name(root, name.strip())
-            raise ConfigError(
-                f"There is a run {name.strip()} already. Go on with it in the tab Watch, or give "
-                f"the new one another name, such as {free}."
-            )
         return path
 
     def wire(self):

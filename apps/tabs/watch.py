@@ -180,7 +180,7 @@ class Watch(Tab):
 
     def wire(self):
         self.watching = Newest(self.look, self.asked, self.shown, show_progress="hidden")
-        self.watched.change(**self.watching.event)
+        self.looked = self.watched.change(**self.watching.event)
         asked = dict(show_progress="hidden", api_name="stop")
         self.stop.click(self.on_stop, self.watched, self.said, **asked)
         asked = dict(show_progress="minimal", api_name="resume", concurrency_limit=1)

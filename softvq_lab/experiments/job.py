@@ -18,7 +18,7 @@ import psutil
 from ..core import ConfigError, read_json
 from .execute import AT_WORK, TRAININGS, Job, begin_workflow, stop
 from .parameters import check_parameters
-from ..runs import Run
+from ..runs import BIN, Run
 from ..settings.typed_text import read_word
 from ..settings.workflows import TRAINS
 
@@ -38,6 +38,7 @@ def _jobs(folder: Path, depths=("",)) -> list[Job]:
         Job(p.with_name(p.name.removesuffix(".job.json") + ".ipynb"))
         for d in depths
         for p in folder.glob(f"{d}*.job.json")
+        if BIN not in p.relative_to(folder).parts
     ]
     return sorted(
         (j for j in found if j.info.get("workflow") or j.info.get("reason")),

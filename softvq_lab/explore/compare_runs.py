@@ -61,7 +61,7 @@ def overlaid_curves(runs: dict[str, Run], metric: str) -> go.Figure:
         hovermode="x",
     )
 
-# %% ../../nbs/explore/09_compare_runs.ipynb #4409052d
+# %% ../../nbs/explore/09_compare_runs.ipynb #c745ba24
 @dataclass(frozen=True)
 class MetricRow:
     "`shown`: by the names of the runs; `best`: those with the best value."
@@ -81,8 +81,8 @@ def _best(values: dict[str, float], direction: str) -> tuple[str, ...]:
     return tuple(n for n, v in values.items() if sign * v == top)
 
 
-def metric_tables(runs: dict[str, Run]) -> list[tuple[str, str, list[MetricRow]]]:
-    "(evaluation, its passport in words, its metrics) of `runs` by name."
+def metric_tables(runs: dict[str, Run]) -> list[tuple[str, dict, str, list[MetricRow]]]:
+    "(evaluation, its passport, the same in a few words, its metrics) of `runs` by name."
     names = {printable(run.path): name for name, run in runs.items()}
     tables, first = [], {}
     for board in sorted(
@@ -100,7 +100,8 @@ def metric_tables(runs: dict[str, Run]) -> list[tuple[str, str, list[MetricRow]]
             headline = is_headline(metric, said) or metric == a["by"]
             rows.append(MetricRow(metric_title(metric, said), way, headline, shown, best))
         rows.sort(key=lambda r: not r.headline)
-        tables.append((a["evaluation"], passport_words(a["passport"], common), rows))
+        about = passport_words(a["passport"], common)
+        tables.append((a["evaluation"], a["passport"], about, rows))
     return tables
 
 # %% ../../nbs/explore/09_compare_runs.ipynb #74201aa0

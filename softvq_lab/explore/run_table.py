@@ -24,7 +24,7 @@ from softvq_lab.metrics import (
 )
 from ..runs import PASSING, list_runs, passport_id
 
-# %% ../../nbs/explore/08_run_table.ipynb #d56b3c0c
+# %% ../../nbs/explore/08_run_table.ipynb #8688c19c
 @dataclass(frozen=True)
 class Column:
     "`best_first`: does a click on its head begin with the largest value?"
@@ -44,7 +44,7 @@ class Column:
 
 
 def fact_columns(rows: list[dict]) -> list[Column]:
-    "Kind, state, step, what is at work, date and duration, of the rows of `overview`."
+    "Kind, state, step, what is at work, date, duration and notes, of the rows of `overview`."
 
     def column(key, title, values, shown=None, best_first=False):
         there = {n: v for n, v in values.items() if v not in ("", None)}
@@ -61,6 +61,7 @@ def fact_columns(rows: list[dict]) -> list[Column]:
         column("work", "at work", told("work")),
         column("created", "created", told("created"), best_first=True),
         column("trained", "trained for", told("seconds"), lasted, best_first=True),
+        column("notes", "notes", told("notes")),
     ]
 
 # %% ../../nbs/explore/08_run_table.ipynb #b73c775d

@@ -72,7 +72,7 @@ def test_notes_names_and_the_bin(open_page, app, runs, looks):
         says(page, why)
     name.fill("best/first")
     page.locator("#folder-rename").click()
-    says(page, "tokenizer is called best/first now. generator know it by its new name.")
+    says(page, "tokenizer is called best/first now. The new name was written into generator, too.")
     assert find_tokenizer(runs / "generator") == runs / "best" / "first"
     page.locator("#watch-status", has_text="first: done").wait_for(timeout=20_000)
     page.wait_for_function("location.search.includes('run=best')")

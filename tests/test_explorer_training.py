@@ -8,7 +8,7 @@ from test_jobs import LONG, wait_for
 
 from softvq_lab.core import read_json, write_json
 from softvq_lab.experiments.job import cancel, is_alive, jobs, jobs_of, progress, start
-from softvq_lab.runs import Run, at_work
+from softvq_lab.runs import Run, at_work, log_metrics
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,24 @@ def test_a_run_that_cannot_go_on_says_so_at_once(until, says, open_page, app, ru
     assert jobs(runs) == [] and Run(runs / "tokenizer").status["state"] == "done"
 
 
+def test_pictures_of_a_training_by_a_slider(open_page, app, runs, looks):
+    folder = runs / "busy" / "samples"
+    for step in (10, 20):
+        shutil.copy(folder / "step-000040.png", folder / f"step-{step:06d}.png")
+    page = watch(open_page, app, "busy")
+    page.locator("#training-step", has_text="After step 40").wait_for(timeout=20_000)
+    page.locator("#training-picture img").wait_for()
+    page.locator("#training-at input[type=number]").fill("1")
+    page.locator("#training-step", has_text="After step 10").wait_for(timeout=20_000)
+    shutil.copy(folder / "step-000040.png", folder / "step-000050.png")
+    log_metrics(Run(runs / "busy"), 50, loss=0.1)
+    page.wait_for_function(
+        "document.querySelector('#training-at input[type=range]').max === '4'", timeout=20_000
+    )
+    assert page.locator("#training-step", has_text="After step 10").count()  # it stays there
+    looks(page, "runs-training-pictures")
+
+
 def test_a_form_is_filled_in_with_the_settings_of_a_run(open_page, app, runs, looks):
     page = watch(open_page, app, "tokenizer")
     page.locator("#watch-duplicate").click()
@@ -121,11 +139,13 @@ def test_a_stopped_training_goes_on_from_its_page(open_page, app, runs):
 
 
 @pytest.mark.slow
-def test_a_finished_training_goes_on_for_more_steps(open_page, app, runs):
-    page = watch(open_page, app, "tokenizer")
+@pytest.mark.parametrize("name", ["tokenizer", "generator"])
+def test_a_finished_training_goes_on_for_more_steps(name, open_page, app, runs):
+    page = watch(open_page, app, name)
     field(page, "watch-until").fill("44")
     page.locator("#watch-go-on").click()
     page.locator("#watch-status", has_text="done, step 44 of 44").wait_for(timeout=200_000)
-    assert read_json(runs / "tokenizer" / "config.json")["config"]["optim"]["steps"] == 44
-    (job,) = jobs_of(Run(runs / "tokenizer"))
-    wait_for(lambda: not is_alive(job), 60, job.last_lines)  # its notebook goes on a little
+    assert read_json(runs / name / "config.json")["config"]["optim"]["steps"] == 44
+    (job,) = jobs_of(Run(runs / name))
+    wait_for(lambda: not is_alive(job), 100, job.last_lines)  # its notebook goes on a little
+    assert job.info["state"] == "done", job.last_lines(40)

@@ -97,6 +97,8 @@ def test_a_run_that_cannot_go_on_with_such_settings_says_so_before_anything_is_s
         start("train", run, {"resume": True, "tokens": 9})
     with pytest.raises(ConfigError, match="the run is at step 40 already"):
         resume(run, 10)
+    with pytest.raises(ConfigError, match="the run is at step 40 already"):
+        resume(trained / "generator", 10)  # its tokenizer is found: runs/tokenizer is not asked for
     with pytest.raises(ConfigError, match="has done all its 40 steps"):
         resume(run)
     with pytest.raises(ConfigError, match="no run folder"):

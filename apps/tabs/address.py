@@ -180,7 +180,7 @@ class Following:
         stands = repr((mark, session.links.get(tab)))
         looks = [self.images] * self.chooses, self.told_by_parts("awaits")
         made |= {of_run: stands, asked: repr((stands, *looks))}
-        made[self.ctx.waiting] = gr.Timer(active=self.ctx.awaited(self.run))
+        made |= self.ctx.wait(session, self.run)
         return made | self.place() | self.notice()
 
     def timers(self) -> dict:

@@ -91,6 +91,7 @@ class Session:
         self.marks, self.runs, self.defaults, self.files = {}, {}, {}, {}
         self.linked, self.links = None, {}  # the newest address that was followed, and for each tab
         self.place = self.sampling = None
+        self.waiting = False  # does `Context.waiting` tick?
         self.count, self.lock = itertools.count(1).__next__, threading.Lock()
 
     def __deepcopy__(self, memo):
@@ -114,6 +115,7 @@ class Context:
     notice: gr.Markdown  # what was wrong with the page's address
     copy: gr.Button  # copies it
     waiting: gr.Timer  # ticks while something is awaited, see `awaited`
+    there: gr.State  # what was there at its last look
     tabs: gr.Tabs | None = None
     data: tuple[str, ...] = ()  # folders that a training started here may read
     place: str = ""  # id of the tab that is being filled
@@ -151,20 +153,28 @@ class Context:
         "May new runs come, or the first weights of the chosen one?"
         return run not in usable(self.runs) or any(map(is_alive, jobs(self.runs)))
 
-    def on_wait(self, run, looked, there):
+    def wait(self, session: Session, run: str | None) -> dict:
+        "Start or stop looking, if that is to change; other answers leave the timer alone."
+        now = self.awaited(run)
+        if now == session.waiting:
+            return {}
+        session.waiting = now
+        return {self.waiting: gr.Timer(active=now)}
+
+    def on_wait(self, run, looked, there, session):
         """A look at the folder while something is awaited.
 
         `there`: the names of the runs, and whether the chosen one had weights, at the last look.
         """
         offered, chosen = self.offered(run)
         now = [n for _, n in offered], chosen in usable(self.runs)
+        made = self.wait(session, chosen)
         if now == there:
-            skipped = [gr.skip()] * 4
-            return *skipped, gr.Timer(active=self.awaited(run))
+            return made
         same = {} if chosen == run else {"value": chosen}  # what is chosen meanwhile stays
-        names, empty = gr.Dropdown(choices=offered, **same), gr.Markdown(visible=not offered)
-        looked = looked + 1 if now[1] else gr.skip()
-        return names, empty, looked, now, gr.Timer(active=self.awaited(chosen))
+        made |= {self.run: gr.Dropdown(choices=offered, **same), self.there: now}
+        made[self.empty] = gr.Markdown(visible=not offered)
+        return made | ({self.looked: looked + 1} if now[1] else {})
 
 
 class Tab:
@@ -340,10 +350,12 @@ def build(app: gr.Blocks, runs: str, data: tuple[str, ...] = ()) -> Context:
     states = gr.State([]), tab, gr.State(0), gr.State(Session())
     notice = gr.Markdown(elem_id="link-message")
     waiting, there = gr.Timer(3, active=False), gr.State(None)
-    ctx = Context(runs, app, run, empty, *states, notice, copy, waiting, data=(runs, *data))
+    wait = waiting, there
+    ctx = Context(runs, app, run, empty, *states, notice, copy, *wait, data=(runs, *data))
     shown = [run, empty, ctx.looked]
     again.click(ctx.on_again, [run, ctx.looked], shown, **QUIET)
-    waiting.tick(ctx.on_wait, [run, ctx.looked, there], [*shown, there, waiting], **QUIET)
+    asked = [run, ctx.looked, there, ctx.session]
+    waiting.tick(ctx.on_wait, asked, [*shown, there, waiting], **QUIET)
     return ctx
 
 

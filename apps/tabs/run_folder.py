@@ -46,9 +46,13 @@ class RunFolder(Tab):
                     elem_id="folder-binned",
                 )
                 self.restore = gr.Button("Take it out", elem_id="folder-restore", **small)
-            self.delete = gr.Button(
-                "Move this run to the bin", variant="stop", elem_id="folder-delete", size="sm"
-            )
+            with gr.Row():
+                self.delete = gr.Button(
+                    "Move this run to the bin",
+                    variant="stop",
+                    elem_id="folder-delete",
+                    **(small | {"min_width": 220}),
+                )
         with gr.Row():
             self.said = gr.Markdown(elem_id="folder-said")
             self.undo = gr.Button("Undo", visible=False, elem_id="folder-undo", **small)
@@ -79,7 +83,7 @@ class RunFolder(Tab):
             told = rename(self.ctx.runs, resolve(self.ctx.runs, name), new)
         except (OSError, ValueError) as e:
             return {self.said: failed(e)}
-        also = f" {plain(', '.join(told))} know it by its new name." if told else ""
+        also = f" The new name was written into {plain(', '.join(told))}, too." if told else ""
         says = f"{plain(name)} is called {plain(new.strip())} now.{also}"
         return self.moved(says, new.strip(), new.strip() if chosen == name else chosen)
 

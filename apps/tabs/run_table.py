@@ -61,9 +61,8 @@ class RunTable(Tab):
         usual = [c.key for c in columns if c.usual]
         return {self.columns: dict(choices=choices, value=usual)}
 
-    def drawn(self, words, chosen, order) -> str:
-        "The table as HTML; the name of each run and the head of each column are buttons."
-        rows = overview(self.ctx.runs)
+    def drawn(self, rows, words, chosen, order) -> str:
+        "`rows` of `overview` as HTML; the name of each run and each head are buttons."
         if not rows:
             return NONE
         columns = [*fact_columns(rows), *metric_columns(self.ctx.runs)]
@@ -76,12 +75,12 @@ class RunTable(Tab):
         return sheet(heads, lines)
 
     def on_draw(self, *asked):
-        table = self.drawn(*asked)
+        table = self.drawn(overview(self.ctx.runs), *asked)
         return table, table
 
-    def on_tick(self, *asked, seen):
+    def look(self, rows, seen, *asked) -> dict:
         "What has changed on the page since it was `seen`."
-        table = self.drawn(*asked)
+        table = self.drawn(rows, *asked)
         return {} if table == seen else {self.listing: table, self.seen: table}
 
     def on_sort(self, order, event: gr.EventData):

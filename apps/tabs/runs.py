@@ -14,6 +14,7 @@ from tabs.run_table import RunTable
 from tabs.start import Start
 from tabs.sweeps import Sweeps
 from tabs.tables import text
+from tabs.training_pictures import TrainingPictures
 from tabs.watch import Watch
 
 from softvq_lab.explore.run_forms import notebook_html, notebooks, overview
@@ -63,6 +64,7 @@ class Runs(Tab):
                 self.table = RunTable(self.ctx)
             with gr.Tab("Watch", id="watch"):
                 self.watch = Watch(self.ctx, width)
+                TrainingPictures(self.ctx, self.watch)
                 RunFolder(self.ctx, self.watch)
             with gr.Tab("Start", id="start"):
                 Start(self.ctx, self.watch, self.inner, self.timer)
@@ -78,13 +80,12 @@ class Runs(Tab):
         return chosen, gr.Timer(active=True), offered
 
     def on_tick(self, names, seen, *asked):
-        of_table, of_watch = asked[: len(self.table.asked)], asked[len(self.table.asked) :]
-        table, watch = self.table.on_tick(*of_table, seen=seen), self.watch.look(*of_watch)
-        return {**self.named(names), **table, **watch}
+        rows, count = overview(self.ctx.runs), len(self.table.asked)
+        table, watch = self.table.look(rows, seen, *asked[:count]), self.watch.look(*asked[count:])
+        return {**self.named(names, [r["name"] for r in rows]), **table, **watch}
 
-    def named(self, names: list[str]) -> dict:
+    def named(self, names: list[str], offered: list[str]) -> dict:
         "Runs that have come or gone since those of `names` were offered."
-        offered = [r["name"] for r in overview(self.ctx.runs)]
         if offered == names:
             return {}
         return {

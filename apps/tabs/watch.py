@@ -67,7 +67,6 @@ class Watch(Tab):
         with gr.Row(elem_classes="watch-buttons"):
             self.stop = gr.Button("Stop", variant="stop", elem_id="watch-stop", **small)
             self.go_on = gr.Button("Go on", elem_id="watch-go-on", **small)
-            self.copy = gr.Button("Duplicate", elem_id="watch-duplicate", **small)
             self.until = gr.Number(
                 label="Go on up to step",
                 precision=0,
@@ -76,6 +75,7 @@ class Watch(Tab):
                 min_width=160,
                 elem_id="watch-until",
             )
+            self.copy = gr.Button("Duplicate", elem_id="watch-duplicate", **small)
         self.said = gr.Markdown(elem_id="watch-said")
         self.health = gr.Markdown(elem_id="watch-health")
         self.plot = gr.Plot(show_label=False, visible=False, elem_id="watch-curves")

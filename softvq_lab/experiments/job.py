@@ -128,15 +128,14 @@ def resume(run, steps: int | None = None) -> Job:
     status, steps = run.status, config.optim.steps if steps is None else steps
     if status["state"] == "done" and steps == status.get("step"):
         raise ConfigError(f"{run.path} has done all its {steps} steps: ask for more")
+    workflow, where = TRAINS[run.kind], {"run": str(run.path), "steps": steps}
     if run.kind == "generator":
         try:
-            find_tokenizer(run.path)
+            where["tokenizer_run"] = str(find_tokenizer(run.path))
         except ValueError as e:
             raise ConfigError(str(e)) from None
     else:
         images_of(config)
-    workflow = TRAINS[run.kind]
-    where = {"run": str(run.path), "steps": steps}
     return begin_workflow(workflow, output_of(run, workflow), resume=True, **where)
 
 # %% ../../nbs/experiments/03_job.ipynb #e47a0278

@@ -15,11 +15,11 @@ class TrainingPictures(Tab):
         super().__init__(ctx)
 
     def layout(self):
-        with gr.Group(visible=False) as self.group:
+        with gr.Column(visible=False) as self.group:
             self.at = gr.Slider(
                 1, 2, 1, step=1, label="Picture of the training", elem_id="training-at"
             )
-            self.caption = gr.Markdown(elem_id="training-step", padding=True)
+            self.caption = gr.Markdown(elem_id="training-step")
             self.picture = still("training-picture")
         self.known = gr.State(("", 0))  # run, and how many pictures it had
 
@@ -31,7 +31,7 @@ class TrainingPictures(Tab):
             count = 0
         if (name, count) == tuple(known):
             return gr.skip()
-        there = {self.group: gr.Group(visible=count > 0), self.known: (name, count)}
+        there = {self.group: gr.Column(visible=count > 0), self.known: (name, count)}
         if not count:
             return there
         if name == known[0] and at < known[1]:

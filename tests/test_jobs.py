@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from softvq_lab.checkpoints import steps_of
-from softvq_lab.core import ConfigError, read_json
+from softvq_lab.core import ConfigError, read_json, write_json
 from softvq_lab.experiments.execute import Job
 from softvq_lab.experiments.job import (
     cancel,
@@ -92,7 +92,10 @@ def test_a_finished_run_is_not_trained_over(trained):
 
 
 def test_a_run_that_cannot_go_on_with_such_settings_says_so_before_anything_is_started(trained):
-    run, config = trained / "tokenizer", (trained / "tokenizer" / "config.json").read_text()
+    run = trained / "tokenizer"
+    generator = read_json(trained / "generator" / "config.json")
+    generator["config"]["tokenizer_run"] = str(run)
+    write_json(trained / "generator" / "config.json", generator)
     with pytest.raises(ConfigError, match="tokens: 8 there, 9 asked for"):
         start("train", run, {"resume": True, "tokens": 9})
     with pytest.raises(ConfigError, match="the run is at step 40 already"):
@@ -106,8 +109,6 @@ def test_a_run_that_cannot_go_on_with_such_settings_says_so_before_anything_is_s
     shutil.rmtree(run)
     with pytest.raises(ConfigError, match="is not there"):  # the generator's tokenizer
         resume(trained / "generator", 50)
-    run.mkdir()
-    (run / "config.json").write_text(config)
     assert jobs(trained) == [] and not list(trained.glob("*/*.log"))
 
 

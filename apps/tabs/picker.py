@@ -170,7 +170,7 @@ class Context:
         now = [n for _, n in offered], chosen in usable(self.runs)
         made = self.wait(session, chosen)
         if now == there:
-            return made
+            return made or gr.skip()  # gradio takes {} for a value
         same = {} if chosen == run else {"value": chosen}  # what is chosen meanwhile stays
         made |= {self.run: gr.Dropdown(choices=offered, **same), self.there: now}
         made[self.empty] = gr.Markdown(visible=not offered)

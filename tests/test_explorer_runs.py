@@ -211,12 +211,15 @@ def test_a_person_walks_the_map_and_the_runs(open_page, app, looks):
     page.locator("#compare-table", has_text="No difference").wait_for(
         timeout=60_000
     )  # the newest other run of its kind is a copy
-    page.locator("#compare-b input").click()
+    page.locator("#compare-pictures img").wait_for(timeout=60_000)
+    page.locator("#compare-runs input").click()
     page.get_by_role("option", name="bare", exact=True).click()
     page.locator("#compare-table", has_text="nothing to compare").wait_for(timeout=60_000)
-    page.locator("#compare-b input").click()
+    page.get_by_role("option", name="bare", exact=True).click()
     page.get_by_role("option", name="generator", exact=True).click()
-    page.locator("#compare-table table").wait_for(timeout=60_000)
+    page.keyboard.press("Escape")
+    page.locator("#compare-table table").first.wait_for(timeout=60_000)
+    page.locator("#compare-caption", has_text="generator is a generator").wait_for(timeout=60_000)
     looks(page, "runs-compare")
     open_tab(page, "#runs-tabs", "Sweeps")
     page.locator("#sweep-told", has_text="tau=<img").wait_for(timeout=60_000)
@@ -248,7 +251,7 @@ def test_names_in_run_folders_are_text(open_page, app):
     page = open_page(f"{app.url}?tab=runs")
     page.locator('#runs-table button[data-run^="<img"]').click(timeout=60_000)
     page.locator("#watch-status", has_text="<img src=x").wait_for(timeout=60_000)
-    page.locator("#runs-figures h4").first.wait_for(state="attached")
+    page.locator("#runs-figures summary").first.wait_for(state="attached")
     open_tab(page, "#runs-tabs", "Notebook")
     page.locator("#paper iframe").wait_for(timeout=60_000)
     assert page.locator('img[src="x"]').count() == 0 and page.title() == "softvq_lab explorer"
@@ -386,7 +389,8 @@ def test_no_file_comes_in_by_a_forged_upload(app, runs):
     "name", ["broken", "foreign", "other", "bare", "../tokenizer", "/etc", "<b>", ""]
 )
 def test_a_damaged_or_foreign_run_is_a_message(client, name):
-    assert isinstance(client.predict(name, "tokenizer", api_name="/compare"), str)
+    told, *_ = client.predict([name, "tokenizer"], None, api_name="/compare")
+    assert "nothing to compare" in told
     assert isinstance(client.predict(name, api_name="/stop"), str)
     said, *_ = client.predict(name, 15, 50, 0, api_name="/latent_map")
     assert "run" in said.lower()
@@ -412,12 +416,9 @@ def test_with_a_password_nobody_else_comes_in(runs, tmp_path):
     )
     with pytest.raises(ValueError, match="Could not login"):
         Client(app.url, auth=("ann", "wrong"), verbose=False)
-    assert isinstance(
-        Client(app.url, auth=("ann", "correct horse"), verbose=False).predict(
-            "tokenizer", "generator", api_name="/compare"
-        ),
-        str,
-    )
+    ann = Client(app.url, auth=("ann", "correct horse"), verbose=False)
+    told, *_ = ann.predict(["tokenizer", "generator"], None, api_name="/compare")
+    assert "Settings that differ" in told
     assert "correct horse" not in app.log.read_text()
     app.close()
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from softvq_lab.checkpoints import steps_of
-from softvq_lab.core import ConfigError, read_json
+from softvq_lab.core import ConfigError, read_json, write_json
 from softvq_lab.experiments.execute import Job
 from softvq_lab.experiments.job import (
     cancel,
@@ -22,6 +22,7 @@ from softvq_lab.experiments.job import (
     jobs,
     process_of,
     progress,
+    resume,
     run_of,
     start,
 )
@@ -88,6 +89,27 @@ def test_a_finished_run_is_not_trained_over(trained):
     with pytest.raises(ConfigError, match="already holds a run"):
         start("train", trained / "tokenizer", {})
     assert (trained / "tokenizer" / "config.json").read_text() == before and jobs(trained) == []
+
+
+def test_a_run_that_cannot_go_on_with_such_settings_says_so_before_anything_is_started(trained):
+    run = trained / "tokenizer"
+    generator = read_json(trained / "generator" / "config.json")
+    generator["config"]["tokenizer_run"] = str(run)
+    write_json(trained / "generator" / "config.json", generator)
+    with pytest.raises(ConfigError, match="tokens: 8 there, 9 asked for"):
+        start("train", run, {"resume": True, "tokens": 9})
+    with pytest.raises(ConfigError, match="the run is at step 40 already"):
+        resume(run, 10)
+    with pytest.raises(ConfigError, match="the run is at step 40 already"):
+        resume(trained / "generator", 10)  # its tokenizer is found: runs/tokenizer is not asked for
+    with pytest.raises(ConfigError, match="has done all its 40 steps"):
+        resume(run)
+    with pytest.raises(ConfigError, match="no run folder"):
+        resume(trained / "tokeniser")
+    shutil.rmtree(run)
+    with pytest.raises(ConfigError, match="is not there"):  # the generator's tokenizer
+        resume(trained / "generator", 50)
+    assert jobs(trained) == [] and not list(trained.glob("*/*.log"))
 
 
 def test_a_measurement_is_done_and_found_by_whoever_looks(trained):

@@ -131,7 +131,7 @@ class Address:
             [a.change for a in asked],
             self.follow,
             [*asked, ctx.session, *controls],
-            [self.place, ctx.notice, ctx.images, *states, *controls, *others],
+            [self.place, ctx.notice, ctx.images, ctx.waiting, *states, *controls, *others],
             trigger_mode="always_last",
             **QUIET,
         )
@@ -185,6 +185,7 @@ class Following:
         stands = repr((mark, session.links.get(tab)))
         looks = [self.images] * self.chooses, self.told_by_parts("awaits")
         made |= {of_run: stands, asked: repr((stands, *looks))}
+        made |= self.ctx.wait(session, self.run)
         return made | self.place() | self.notice()
 
     def timers(self) -> dict:

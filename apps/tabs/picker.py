@@ -17,6 +17,7 @@ from PIL import Image
 
 from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import hex_digest, write_atomic
+from softvq_lab.experiments.job import is_alive, jobs
 from softvq_lab.explore.reproduce import Ways
 from softvq_lab.explore.run_forms import run_name
 from softvq_lab.explore.session import Lens, heldout_gallery, open_lens, read_upload
@@ -92,6 +93,7 @@ class Session:
         self.linked, self.links = None, {}  # the newest address that was followed, and for each tab
         self.passing = None  # the newest address whose tab was not open yet
         self.place, self.sampling, self.stopped = None, None, False  # of Sample, see `Drawing`
+        self.waiting = False  # does `Context.waiting` tick?
         self.count, self.lock = itertools.count(1).__next__, threading.Lock()
 
     def __deepcopy__(self, memo):
@@ -114,6 +116,8 @@ class Context:
     session: gr.State
     notice: gr.Markdown  # what was wrong with the page's address
     copy: gr.Button  # copies it
+    waiting: gr.Timer  # ticks while something is awaited, see `awaited`
+    there: gr.State  # what was there at its last look
     tabs: gr.Tabs | None = None
     data: tuple[str, ...] = ()  # folders that a training started here may read
     place: str = ""  # id of the tab that is being filled
@@ -146,6 +150,33 @@ class Context:
 
     def on_again(self, run, looked):
         return *self.offer(*self.offered(run)), looked + 1
+
+    def awaited(self, run: str | None) -> bool:
+        "May new runs come, or the first weights of the chosen one?"
+        return run not in usable(self.runs) or any(map(is_alive, jobs(self.runs)))
+
+    def wait(self, session: Session, run: str | None) -> dict:
+        "Start or stop looking, if that is to change; other answers leave the timer alone."
+        now = self.awaited(run)
+        if now == session.waiting:
+            return {}
+        session.waiting = now
+        return {self.waiting: gr.Timer(active=now)}
+
+    def on_wait(self, run, looked, there, session):
+        """A look at the folder while something is awaited.
+
+        `there`: the names of the runs, and whether the chosen one had weights, at the last look.
+        """
+        offered, chosen = self.offered(run)
+        now = [n for _, n in offered], chosen in usable(self.runs)
+        made = self.wait(session, chosen)
+        if now == there:
+            return made or gr.skip()  # gradio takes {} for a value
+        same = {} if chosen == run else {"value": chosen}  # what is chosen meanwhile stays
+        made |= {self.run: gr.Dropdown(choices=offered, **same), self.there: now}
+        made[self.empty] = gr.Markdown(visible=not offered)
+        return made | ({self.looked: looked + 1} if now[1] else {})
 
 
 class Tab:
@@ -325,8 +356,13 @@ def build(app: gr.Blocks, runs: str, data: tuple[str, ...] = ()) -> Context:
     tab = gr.Textbox("reconstruct", visible="hidden")
     states = gr.State([]), tab, gr.State(0), gr.State(Session())
     notice = gr.Markdown(elem_id="link-message")
-    ctx = Context(runs, app, run, empty, *states, notice, copy, data=(runs, *data))
-    again.click(ctx.on_again, [run, ctx.looked], [run, empty, ctx.looked], **QUIET)
+    waiting, there = gr.Timer(3, active=False), gr.State(None)
+    wait = waiting, there
+    ctx = Context(runs, app, run, empty, *states, notice, copy, *wait, data=(runs, *data))
+    shown = [run, empty, ctx.looked]
+    again.click(ctx.on_again, [run, ctx.looked], shown, **QUIET)
+    asked = [run, ctx.looked, there, ctx.session]
+    waiting.tick(ctx.on_wait, asked, [*shown, there, waiting], **QUIET)
     return ctx
 
 

@@ -7,29 +7,36 @@ from pathlib import Path
 
 import gradio as gr
 from gradio.utils import get_upload_folder
-from tabs.picker import QUIET, Newest, Tab, preferred, resolve
+from tabs.compare import Compare
+from tabs.picker import QUIET, Newest, Tab, choices, preferred, resolve
+from tabs.run_folder import RunFolder
+from tabs.run_table import RunTable
 from tabs.start import Start
 from tabs.sweeps import Sweeps
-from tabs.tables import Raw, sheet, text
+from tabs.tables import text
+from tabs.training_pictures import TrainingPictures
 from tabs.watch import Watch
 
-from softvq_lab.explore.run_forms import notebook_html, notebooks, overview, run_name
-from softvq_lab.metrics import shown_in
+from softvq_lab.explore.run_forms import notebook_html, notebooks, overview
 from softvq_lab.registry import register
-from softvq_lab.runs import comparable, differences, list_runs, strange_figures
 
 ABOUT = (
     "Trainings and measurements are processes of their own: close the page or stop the app, "
     "and they go on; come back, and they are here."
 )
-METRICS = "### Metrics\nOnly metrics that were measured in the same way stand in one table."
 CSS = """
 .sheet {overflow-x: auto}
 .sheet table {border-collapse: collapse; width: 100%; font-size: 14px}
 .sheet th, .sheet td {text-align: left; padding: 4px 10px; white-space: nowrap;
     border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color)}
 .sheet th {font-weight: 600}
+.sheet th {vertical-align: bottom}
+.sheet th small {display: block; max-width: 16em; white-space: normal; font-weight: 400;
+    font-size: 12px}
 .sheet .n {text-align: right; font-variant-numeric: tabular-nums}
+.sheet .n small {margin-left: auto}
+.sheet .run {position: sticky; left: 0; background: var(--body-background-fill)}
+.sheet summary {cursor: pointer; padding: 6px 0; color: var(--body-text-color)}
 .sheet button {color: var(--link-text-color); text-decoration: underline; cursor: pointer;
     padding: 4px 0}
 .sheet h4 {margin: 18px 0 2px; font-weight: 600; color: var(--body-text-color)}
@@ -42,10 +49,6 @@ CSS = """
 #paper iframe {width: 100%; height: 75vh; border: 1px solid var(--border-color-primary);
     border-radius: 6px; background: #fff}
 """
-CLICK = """element.addEventListener('click', e => {
-    const b = e.target.closest('button[data-run]');
-    if (b) trigger('select', {run: b.dataset.run});
-});"""
 
 
 @register("tab", "Runs", place=6)
@@ -54,85 +57,57 @@ class Runs(Tab):
         gr.Markdown(ABOUT)
         self.timer = gr.Timer(2, active=False)
         self.timers = [self.timer]
+        self.names = gr.State([])  # of the runs that are offered
         width = gr.Number(1280, visible=False)
         with gr.Tabs(elem_id="runs-tabs") as self.inner:
             with gr.Tab("All", id="all"):
-                self.listing = gr.HTML(
-                    js_on_load=CLICK, elem_id="runs-table", apply_default_css=False
-                )
-                gr.Markdown(METRICS)
-                self.metrics = gr.HTML(elem_id="runs-figures", apply_default_css=False)
+                self.table = RunTable(self.ctx)
             with gr.Tab("Watch", id="watch"):
                 self.watch = Watch(self.ctx, width)
+                TrainingPictures(self.ctx, self.watch)
+                RunFolder(self.ctx, self.watch)
             with gr.Tab("Start", id="start"):
-                Start(self.ctx, [self.watch.watched, self.inner, self.timer])
+                Start(self.ctx, self.watch, self.inner, self.timer)
             for part in (Compare, Sweeps, Notebook):
                 with gr.Tab(part.__name__, id=part.__name__.lower()) as tab:
                     part(self.ctx, tab)
+        self.ctx.app.load(None, None, width, js="() => window.innerWidth", api_name=False)
 
     def on_open(self, name, now):
-        "Everything that is there when the tab is opened, or another run chosen."
+        "The runs that can be watched when the tab is opened, or another run chosen."
         offered = [r["name"] for r in overview(self.ctx.runs)]
-        return (
-            table(self.ctx.runs),
-            measured(self.ctx.runs),
-            gr.Dropdown(choices=offered, value=preferred(offered, name, now)),
-            gr.Timer(active=True),
-        )
+        chosen = gr.Dropdown(choices=offered, value=preferred(offered, name, now))
+        return chosen, gr.Timer(active=True), offered
 
-    def on_tick(self, *asked):
-        return {self.listing: table(self.ctx.runs), **self.watch.look(*asked)}
+    def on_tick(self, names, seen, *asked):
+        rows, count = overview(self.ctx.runs), len(self.table.asked)
+        table, watch = self.table.look(rows, seen, *asked[:count]), self.watch.look(*asked[count:])
+        return {**self.named(names, [r["name"] for r in rows]), **table, **watch}
+
+    def named(self, names: list[str], offered: list[str]) -> dict:
+        "Runs that have come or gone since those of `names` were offered."
+        if offered == names:
+            return {}
+        return {
+            self.names: offered,
+            self.watch.watched: gr.Dropdown(choices=offered),
+            self.ctx.run: gr.Dropdown(choices=choices(self.ctx.runs)),
+        }
 
     def on_select(self, event: gr.EventData):
         "A run clicked in the table is watched."
         return event.run, event.run, gr.Tabs(selected="watch")
 
     def wire(self):
-        ctx, watch, timer = self.ctx, self.watch, self.timer
-        ctx.app.load(None, None, watch.width, js="() => window.innerWidth", api_name=False)
-        opened = [self.listing, self.metrics, watch.watched, timer]
+        ctx, table, watch = self.ctx, self.table, self.watch
+        opened = [watch.watched, self.timer, self.names]
         self.of_run.change(self.on_open, [ctx.run, watch.watched], opened, **QUIET)
-        shown = [self.listing, *watch.shown]
-        ticking = Newest(self.on_tick, watch.asked, shown, (watch.watching,), **QUIET)
-        timer.tick(**ticking.event)
-        self.listing.select(self.on_select, None, [ctx.run, watch.watched, self.inner], **QUIET)
-
-
-class Compare(Tab):
-    def layout(self):
-        gr.Markdown("Settings of two runs, only what differs.")
-        either = dict(allow_custom_value=True, min_width=160)
-        with gr.Row():
-            self.left = gr.Dropdown([], label="Run", elem_id="compare-a", **either)
-            self.right = gr.Dropdown([], label="and run", elem_id="compare-b", **either)
-        self.differs = gr.HTML(elem_id="compare-table", apply_default_css=False)
-
-    def on_open(self, left, right, name):
-        "The chosen run, and the newest other one, of the same kind before others."
-        kinds = {r["name"]: r["kind"] for r in overview(self.ctx.runs)}
-        one, names = left or name or preferred(kinds), list(kinds)
-        others = sorted((n for n in names if n != one), key=lambda n: kinds[n] != kinds.get(one))
-        two = right or preferred(others)
-        return gr.Dropdown(choices=names, value=one), gr.Dropdown(choices=names, value=two)
-
-    def on_compare(self, left, right):
-        if not left or not right:
-            return ""
-        try:
-            pair = [resolve(self.ctx.runs, left), resolve(self.ctx.runs, right)]
-            for run in pair:
-                _ = run.info  # says why it cannot be used
-            rows = [["-" if v is None else v for v in row] for row in differences(pair)]
-        except (OSError, ValueError) as e:
-            return f"<p>There is nothing to compare: {text(e)}</p>"
-        return sheet(["setting", left, right], rows) if rows else "<p>No difference.</p>"
-
-    def wire(self):
-        pair = [self.left, self.right]
-        self.tab.select(self.on_open, [*pair, self.ctx.run], pair, **QUIET)
-        asked = dict(api_name="compare", show_progress="hidden")
-        beside = Newest(self.on_compare, pair, self.differs, **asked)
-        gr.on([c.change for c in pair], **beside.event)
+        asked = [self.names, table.seen, *table.asked, *watch.asked]
+        shown = [self.names, ctx.run, watch.watched, table.listing, table.seen, *watch.shown]
+        before = (table.drawing, watch.watching)
+        ticking = Newest(self.on_tick, asked, shown, before, **QUIET)
+        self.timer.tick(**ticking.event)
+        table.listing.select(self.on_select, None, [ctx.run, watch.watched, self.inner], **QUIET)
 
 
 class Notebook(Tab):
@@ -178,47 +153,6 @@ class Notebook(Tab):
         gr.on([self.tab.select, self.of_run.change], **offered.event)
         read = Newest(self.on_notebook, [run, which], [self.paper, self.file])
         which.input(**read.event)
-
-
-def table(runs) -> str:
-    "All runs; the name of each is a button."
-    rows = overview(runs)
-    if not rows:
-        return "<p>No run yet: start one in the tab <i>Start</i>, or by <code>make demo</code>.</p>"
-
-    def button(name):
-        return Raw(f'<td><button data-run="{escape(name, True)}">{escape(name)}</button></td>')
-
-    columns = ("kind", "state", "step", "work", "created")
-    return sheet(
-        ["run", "kind", "state", "step", "at work", "created"],
-        [[button(r["name"]), *(r[k] for k in columns)] for r in rows],
-    )
-
-
-def measured(runs) -> str:
-    "Metrics, one table for each passport; before them, what is strange about any."
-    found = list_runs(runs)
-    parts = [
-        f"<p>{text(run_name(r.path, runs))}, {text(name)}: {text(why)}</p>"
-        for r in found
-        for name, why in strange_figures(r).items()
-    ]
-    parts += [measured_alike(runs, *group) for group in comparable(found)]
-    if not parts:
-        return "<p>Nothing was measured yet: start the workflow <i>evaluate</i> on a run.</p>"
-    return f'<div class="sheet">{"".join(parts)}</div>'
-
-
-def measured_alike(runs, name: str, passport: dict, rows) -> str:
-    "The metrics of one passport, under it."
-    columns = list(dict.fromkeys(k for _, metrics in rows for k in metrics))
-    about = " &middot; ".join(f"{text(k)}: {text(v)}" for k, v in passport.items())
-    lines = [
-        [run_name(r.path, runs), *(shown_in(c, metrics) if c in metrics else "" for c in columns)]
-        for r, metrics in rows
-    ]
-    return f"<h4>{text(name)}</h4><p>{about}</p>{sheet(['run', *columns], lines, numbers=True)}"
 
 
 def copied(path: Path) -> str:

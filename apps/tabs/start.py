@@ -1,17 +1,18 @@
 """Start, in the tab Runs: a form for each workflow, and lines of text for its other parameters."""
 
-import re
 from pathlib import Path
 
 import gradio as gr
-from tabs.picker import QUIET, SLOW, Tab, resolve
+from tabs.picker import QUIET, SLOW, Tab, failed, resolve
 
 from softvq_lab.core import ConfigError
 from softvq_lab.experiments.execute import TRAININGS
 from softvq_lab.experiments.job import read_lines, run_of, start
+from softvq_lab.explore.run_again import as_line, free_name, settings_like
+from softvq_lab.explore.run_folder import new_folder
 from softvq_lab.explore.run_forms import keep_inside, overview, run_name
 from softvq_lab.settings.parse import Setting, settings_of
-from softvq_lab.settings.workflows import WORKFLOWS
+from softvq_lab.settings.workflows import TRAINS, WORKFLOWS
 
 SHOWN = {  # the fields a form shows; the rest are lines of text
     "train": (
@@ -36,14 +37,13 @@ NOT_SHOWN = {  # workflows that the form leaves to a terminal, and why
     "profile": "likewise",
     "sweep": "the tab Sweeps shows it",
 }
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}")
 
 
 class Start(Tab):
-    "`shown`: what turns to the job when it was started (dropdown of runs, tabs, timer)."
+    "`watch` shows what was started, in the tabs `inner`, while the `timer` ticks."
 
-    def __init__(self, ctx, shown: list):
-        self.shown = shown
+    def __init__(self, ctx, watch, inner: gr.Tabs, timer: gr.Timer):
+        self.watch, self.inner, self.timer = watch, inner, timer
         super().__init__(ctx)
 
     def layout(self):
@@ -76,9 +76,6 @@ class Start(Tab):
             placeholder="for example softvq-16",
             elem_id="start-name",
         )
-        self.resume = gr.Checkbox(
-            False, label="Go on with it, if it was stopped", elem_id="start-resume"
-        )
         self.target = gr.Markdown("It works on the run chosen at the top.", visible=False)
 
     def layout_form(self, flow: str):
@@ -89,25 +86,42 @@ class Start(Tab):
                 self.controls[flow, name] = control(known[name], f"{flow}-{name}")
         self.groups.append(group)
 
-    def on_flow(self, flow):
-        "The form of another workflow."
+    def on_flow(self, flow, tokenizer):
+        "The form of another workflow; the tokenizer that was chosen stays."
         trains, rows = flow in TRAININGS, overview(self.ctx.runs)
         tokenizers = [str(Path(self.ctx.runs, r["name"])) for r in rows if r["kind"] == "tokenizer"]
         return (
             gr.Textbox(visible=trains),
-            gr.Checkbox(visible=trains),
             gr.Markdown(visible=not trains),
-            gr.Dropdown(choices=tokenizers, value=next(iter(tokenizers), None)),
+            gr.Dropdown(choices=tokenizers, value=tokenizer or next(iter(tokenizers), None)),
             *(gr.Group(visible=f == flow) for f in SHOWN),
         )
 
-    def on_start(self, flow, run, name, resume, rest, *values):
+    def on_duplicate(self, name):
+        "The form filled in with the settings of a training, under a new name."
+        try:
+            run = resolve(self.ctx.runs, name)
+            flow = TRAINS.get(run.kind, "")
+            fields, rest = settings_like(run, SHOWN.get(flow, ()))
+            lines = "\n".join(as_line(n, v) for n, v in rest.items())
+        except ValueError as e:
+            return {self.watch.said: failed(e)}
+        return {
+            self.flow: flow,
+            self.name: free_name(self.ctx.runs, name),
+            self.rest: lines,
+            self.answer: gr.Textbox(visible=False),
+            self.inner: gr.Tabs(selected="start"),
+            **{self.controls[flow, n]: gr.update(value=v) for n, v in fields.items()},
+        }
+
+    def on_start(self, flow, run, name, rest, *values):
         """Start a job with the fields that were changed and the lines of text.
 
         Whatever is wrong is said whole.
         """
         try:
-            params = self.params(flow, resume, rest, values)
+            params = self.params(flow, rest, values)
             job = start(flow, self.path(flow, run, name), params)
         except ValueError as e:
             lines = min(12, str(e).count("\n") + 2)
@@ -121,7 +135,7 @@ class Start(Tab):
             gr.Timer(active=True),
         )
 
-    def params(self, flow, resume, rest, values) -> dict:
+    def params(self, flow, rest, values) -> dict:
         "The parameters that were given, in the form and in the lines."
         known = settings_of(WORKFLOWS[flow])
         given = {
@@ -132,35 +146,33 @@ class Start(Tab):
         more = read_lines(rest)
         if both := given.keys() & more.keys():
             raise ConfigError(f"{min(both)} is given in the form and in the lines")
-        resumed = {"resume": True} if resume and flow in TRAININGS else {}
-        params = {**given, **more, **resumed}
+        params = {**given, **more}
         keep_inside(params, self.ctx.data)
         return params
 
     def path(self, flow, run, name) -> Path:
         "The folder that the job works in: of a new run, or of the run chosen at the top."
-        root = Path(self.ctx.runs)
-        if flow not in TRAININGS:
-            path = resolve(self.ctx.runs, run).path
-        elif NAME.fullmatch(name.strip()):
-            path = root / name.strip()
-        else:
-            raise ConfigError("Give the run a name of letters, digits, - and _ (folders by /).")
+        if flow in TRAININGS:
+            return new_folder(self.ctx.runs, name)
+        path, root = resolve(self.ctx.runs, run).path, Path(self.ctx.runs)
         if not path.resolve().is_relative_to(root.resolve()):
             raise ConfigError("The run lies outside the folder of runs.")
         return path
 
     def wire(self):
-        what = [self.flow, self.ctx.run, self.name, self.resume, self.rest]
+        what = [self.flow, self.ctx.run, self.name, self.rest]
+        watched, controls = self.watch.watched, list(self.controls.values())
         self.go.click(
             self.on_start,
-            [*what, *self.controls.values()],
-            [self.answer, *self.shown],
+            [*what, *controls],
+            [self.answer, watched, self.inner, self.timer],
             **SLOW,
         )
+        filled = [self.flow, self.name, self.rest, self.answer, self.inner, self.watch.said]
+        self.watch.copy.click(self.on_duplicate, watched, [*filled, *controls], **QUIET)
         tokenizer = self.controls["train_generator", "tokenizer_run"]
-        shown = [self.name, self.resume, self.target, tokenizer, *self.groups]
-        self.flow.change(self.on_flow, self.flow, shown, **QUIET)
+        shown = [self.name, self.target, tokenizer, *self.groups]
+        self.flow.change(self.on_flow, [self.flow, tokenizer], shown, **QUIET)
 
 
 def control(field: Setting, elem_id: str) -> gr.components.Component:

@@ -1,4 +1,4 @@
-"""Watch, in the tab Runs: state, curves and log of one run, and a button that stops its jobs."""
+"""Watch, in the tab Runs: state, curves and log of one run; stopping it, and going on with it."""
 
 import threading
 from pathlib import Path
@@ -7,7 +7,7 @@ import gradio as gr
 from tabs.picker import Newest, Tab, failed, plain, resolve
 from tabs.tables import text
 
-from softvq_lab.core import ConfigError
+from softvq_lab.core import ConfigError, short_duration
 from softvq_lab.experiments.job import (
     cancel,
     is_alive,
@@ -15,9 +15,12 @@ from softvq_lab.experiments.job import (
     jobs_of,
     process_of,
     progress,
+    resume,
     run_of,
 )
 from softvq_lab.explore.latent_map import adapt
+from softvq_lab.explore.reproduce import Ways
+from softvq_lab.explore.run_again import can_go_on, seconds_left
 from softvq_lab.explore.run_forms import run_name
 from softvq_lab.metrics import online_metrics
 from softvq_lab.plots import curves
@@ -61,11 +64,20 @@ class Watch(Tab):
             [], label="Run to watch", elem_id="watch", allow_custom_value=True
         )
         self.status = gr.HTML(elem_id="watch-status", apply_default_css=False)
-        with gr.Row():
-            self.stop = gr.Button(
-                "Stop", variant="stop", size="sm", scale=0, min_width=120, elem_id="watch-stop"
+        small = dict(size="sm", scale=0, min_width=120)
+        with gr.Row(elem_classes="watch-buttons"):
+            self.stop = gr.Button("Stop", variant="stop", elem_id="watch-stop", **small)
+            self.go_on = gr.Button("Go on", elem_id="watch-go-on", **small)
+            self.until = gr.Number(
+                label="Go on up to step",
+                precision=0,
+                visible=False,
+                scale=0,
+                min_width=160,
+                elem_id="watch-until",
             )
-            self.said = gr.Markdown(elem_id="watch-said")
+            self.copy = gr.Button("Duplicate", elem_id="watch-duplicate", **small)
+        self.said = gr.Markdown(elem_id="watch-said")
         self.health = gr.Markdown(elem_id="watch-health")
         self.plot = gr.Plot(show_label=False, visible=False, elem_id="watch-curves")
         self.log = gr.Textbox(
@@ -78,6 +90,7 @@ class Watch(Tab):
         self.drawn = gr.State(())  # what the curves were drawn of
         self.asked = [self.watched, self.width, self.drawn]
         self.shown = [self.status, self.health, self.plot, self.log, self.stop, self.drawn]
+        self.shown += [self.go_on, self.until, self.said]
 
     def folder(self, name: str) -> Run:
         "The run of that name, also of a job that has no config yet."
@@ -101,6 +114,17 @@ class Watch(Tab):
             self.log: gr.Textbox(value=log, visible=bool(work)),
             self.stop: gr.Button(interactive=any(map(is_alive, work))),
             self.drawn: mark,
+            **self.way_on(run, turned=not drawn or drawn[0] != name),
+        }
+
+    def way_on(self, run, turned: bool):
+        "The button that goes on; what was typed beside it stays until another run is watched."
+        able = can_go_on(run)
+        steps = {"value": run.status.get("steps")} if turned else {}
+        return {
+            self.go_on: gr.Button(interactive=able),
+            self.until: gr.Number(visible=able, **steps),
+            **({self.said: ""} if turned else {}),
         }
 
     def nothing(self, e):
@@ -112,6 +136,8 @@ class Watch(Tab):
             self.log: "",
             self.stop: gr.Button(interactive=False),
             self.drawn: (),
+            self.go_on: gr.Button(interactive=False),
+            self.until: gr.Number(visible=False),
         }
 
     def draw(self, run, wide: bool):
@@ -145,11 +171,26 @@ class Watch(Tab):
             threading.Thread(target=cancel, args=(j,)).start()
         return ASKED if alive else NO_JOB
 
+    def on_go_on(self, name, until):
+        try:
+            run = resolve(self.ctx.runs, name)
+            resume(run.path, until)
+        except ValueError as e:
+            return failed(e)
+        return f"It goes on from step {run.status.get('step', 0)}."
+
+    def reproduce(self, name, image, values):
+        "What was typed, or what the page has started, to train the run."
+        command = resolve(self.ctx.runs, name).info.get("command")
+        return Ways(str(command), "") if command else None
+
     def wire(self):
         self.watching = Newest(self.look, self.asked, self.shown, show_progress="hidden")
-        self.watched.change(**self.watching.event)
+        self.looked = self.watched.change(**self.watching.event)
         asked = dict(show_progress="hidden", api_name="stop")
         self.stop.click(self.on_stop, self.watched, self.said, **asked)
+        asked = dict(show_progress="minimal", api_name="resume", concurrency_limit=1)
+        self.go_on.click(self.on_go_on, [self.watched, self.until], self.said, **asked)
 
 
 def standing(run: Run) -> str:
@@ -157,6 +198,8 @@ def standing(run: Run) -> str:
     d, status, parts = describe(run), run.status, []
     if d["state"] != "unknown":
         step = f", step {text(d['step'])}" if d["step"] else ""
+        if left := short_duration(seconds_left(status)):
+            step += f", {left} left"
         told = status.get("error") and status["state"] != "unreadable"
         why = f"<br>{text(status['error'])}" if told else ""
         parts.append(f"<b>{text(run.name)}</b>: {text(d['state'])}{step}{why}")

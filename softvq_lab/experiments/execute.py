@@ -9,8 +9,10 @@ __all__ = ['TRAININGS', 'AT_WORK', 'ENDED', 'BY_HAND', 'RECORDED', 'SAVES_FIRST'
 
 # %% ../../nbs/experiments/02_execute.ipynb #79f5cc9b
 import contextlib
+import dataclasses
 import glob
 import io
+import json
 import logging
 import os
 import platform
@@ -57,8 +59,9 @@ from softvq_lab.locks import (
 from ..progress import LogLines, Screen
 from ..provenance import accepted_kinds, command_line
 from ..registry import load_plugins
-from ..runs import Run, refuse_if_trained, saved_sentence, take_over_run
-from ..settings.parse import flatten, parameters
+from ..runs import Run, check_settings, refuse_if_trained, saved_sentence, take_over_run
+from ..settings.parse import flatten
+from ..settings.parse import parameters as defaults_of
 from ..settings.workflows import TRAINS, WORKFLOWS
 from ..signals import INTERRUPTED, PREEMPTED, Handlers, Preempted, let_go_of_terminal
 
@@ -477,12 +480,25 @@ def stop(job: Job, for_good: bool = False) -> bool:
 def _refuse_defaults_that_are_not_there(workflow: str, given: dict):
     "A `ConfigError` if a needed run was not given and the default one does not exist."
     for name in ("tokenizer_run", "run"):
-        usual = parameters(WORKFLOWS[workflow]).get(name)
+        usual = defaults_of(WORKFLOWS[workflow]).get(name)
         if name not in given and usual and not Path(usual).exists():
             raise ConfigError(
                 f"{workflow} needs {name}: which run? There is no {usual} (looked in "
                 f"{Path(usual).resolve()}), its default. Give {name}=FOLDER"
             )
+
+
+def _refuse_other_settings(run: Run, config):
+    "A `ConfigError` if `run` is there and cannot go on with `config`: before anything is started."
+    if not (run.path / "config.json").exists():
+        return
+    asked = json.loads(json.dumps(dataclasses.asdict(config)))
+    try:
+        check_settings(run, asked, defaults_of(type(config), flatten(config)))
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{run.path} cannot be resumed: {e}") from None
 
 # %% ../../nbs/experiments/02_execute.ipynb #feb2414d
 @contextlib.contextmanager
@@ -502,6 +518,8 @@ def _planned(workflow: str, output, resume: bool, parameters: dict) -> Iterator[
     resumed = {"resume": True} if resume and workflow in TRAININGS else {}
     config = check_parameters(workflow, parameters | resumed)  # what is not given is the run's
     _refuse_defaults_that_are_not_there(workflow, parameters)
+    if resumed:
+        _refuse_other_settings(Run(parameters["run"]), config)
     if workflow == "train":
         preflight(config.tokenizer, config.loss)
     if parameters.pop("take_over", False):

@@ -1,0 +1,140 @@
+"""Compare, in the tab Runs: up to ten runs by settings, curves, metrics and the same pictures."""
+
+import gradio as gr
+from tabs.picker import QUIET, Newest, Tab, plain, preferred, resolve, served, still
+from tabs.tables import Raw, sheet, text
+
+from softvq_lab.explore.compare_runs import (
+    MOST,
+    curve_names,
+    metric_tables,
+    overlaid_curves,
+    same_pictures,
+)
+from softvq_lab.explore.latent_map import adapt
+from softvq_lab.explore.run_forms import overview
+from softvq_lab.runs import Run, differences
+
+
+class Compare(Tab):
+    def layout(self):
+        self.which = gr.Dropdown(
+            [],
+            value=[],
+            multiselect=True,
+            max_choices=MOST,
+            allow_custom_value=True,
+            label=f"Runs (up to {MOST})",
+            elem_id="compare-runs",
+        )
+        self.differs = gr.HTML(elem_id="compare-table", apply_default_css=False)
+        self.curve = gr.Dropdown(
+            [],
+            label="Curve",
+            allow_custom_value=True,
+            visible=False,
+            elem_id="compare-curve",
+        )
+        self.plot = gr.Plot(show_label=False, visible=False, elem_id="compare-plot")
+        self.caption = gr.Markdown(elem_id="compare-caption")
+        self.pictures = still("compare-pictures", visible=False)
+        self.linked = {"compare": self.which}
+
+    def fit(self, name, kept):
+        return {self.which: dict(choices=[r["name"] for r in overview(self.ctx.runs)], value=[])}
+
+    def on_open(self, chosen, name):
+        "The chosen run and the newest other one, of the same kind before others."
+        kinds = {r["name"]: r["kind"] for r in overview(self.ctx.runs)}
+        if chosen:
+            return gr.Dropdown(choices=list(kinds))
+        one = preferred(kinds, name)
+        others = sorted((n for n in kinds if n != one), key=lambda n: kinds[n] != kinds.get(one))
+        return gr.Dropdown(choices=list(kinds), value=[n for n in (one, *others[:1]) if n])
+
+    def usable(self, names) -> dict[str, Run]:
+        "The runs of these names; a `ValueError` says which of them cannot be compared."
+        runs = {name: resolve(self.ctx.runs, name) for name in names or ()}
+        if len(runs) > MOST:
+            raise ValueError(f"{len(runs)} runs are chosen. At most {MOST} are compared.")
+        for run in runs.values():
+            _ = run.info  # says why it cannot be used
+        return runs
+
+    def on_compare(self, names, curve):
+        "Settings and metrics as HTML, and the curves."
+        if not names or len(names) < 2:
+            hidden = gr.Dropdown(visible=False), gr.Plot(value=None, visible=False)
+            return "<p>Choose two runs or more.</p>", *hidden
+        try:
+            runs = self.usable(names)
+            html = f'<div class="sheet">{settings_table(runs)}{metrics_tables(runs)}</div>'
+            logged = curve_names(runs)
+        except (OSError, ValueError) as e:
+            hidden = gr.Dropdown(visible=False), gr.Plot(value=None, visible=False)
+            return f"<p>There is nothing to compare: {text(e)}</p>", *hidden
+        curve = preferred(logged, curve)
+        offered = gr.Dropdown(choices=logged, value=curve, visible=bool(logged))
+        return html, offered, self.on_curve(names, curve)
+
+    def on_curve(self, names, curve):
+        try:
+            runs = self.usable(names)
+        except (OSError, ValueError):
+            runs = {}
+        if not runs or curve not in curve_names(runs):
+            return gr.Plot(value=None, visible=False)
+        return gr.Plot(value=adapt(overlaid_curves(runs, curve)), visible=True)
+
+    def on_pictures(self, names):
+        "The same held-out pictures by each run; what has no pictures is said."
+        try:
+            runs = self.usable(names) if names and len(names) > 1 else {}
+        except (OSError, ValueError):
+            runs = {}
+        picture, missing = same_pictures(runs.items())
+        shown = dict(value=served(picture), visible=True) if picture else dict(visible=False)
+        return gr.Image(**shown), "  \n".join(map(plain, missing))
+
+    def wire(self):
+        self.tab.select(self.on_open, [self.which, self.ctx.run], self.which, **QUIET)
+        shown, drawn = [self.differs, self.curve, self.plot], [self.pictures, self.caption]
+        asked = dict(api_name="compare", show_progress="hidden")
+        beside = Newest(self.on_compare, [self.which, self.curve], shown, **asked)
+        pictured = Newest(self.on_pictures, self.which, drawn)
+        self.which.change(**beside.event).then(**pictured.event)
+        curved = Newest(self.on_curve, [self.which, self.curve], self.plot, (beside,), **QUIET)
+        self.curve.input(**curved.event)
+
+
+def settings_table(runs: dict[str, Run]) -> str:
+    rows = [["-" if v is None else v for v in row] for row in differences(list(runs.values()))]
+    if not rows:
+        return "<h4>Settings</h4><p>No difference.</p>"
+    return "<h4>Settings that differ</h4>" + sheet(["setting", *runs], rows)
+
+
+def metrics_tables(runs: dict[str, Run]) -> str:
+    "A table for each passport; the rows beyond the headlines, and the passport, are folded."
+    parts = []
+    for evaluation, passport, about, rows in metric_tables(runs):
+        measured = [n for n in runs if any(n in r.shown for r in rows)]
+        head = ["metric", "", *(Raw(f'<th class="n">{text(n)}</th>') for n in measured)]
+        main, more = (
+            [metric_line(r, measured) for r in rows if r.headline is told] for told in (True, False)
+        )
+        told = "; ".join(f"{text(k)}: {text(v)}" for k, v in passport.items())
+        count = f"{len(more)} more, and" if more else "The passport:"
+        table = sheet(head, more) if more else ""
+        parts += [f"<h4>{text(evaluation)}, {text(about)}</h4>", sheet(head, main) if main else ""]
+        summary = f"<summary>{count} how it was measured</summary>"
+        parts.append(f"<details>{summary}<p>{told}</p>{table}</details>")
+    return "".join(parts) or "<h4>Metrics</h4><p>None of these runs was evaluated.</p>"
+
+
+def metric_line(row, names: list[str]) -> list:
+    def cell(name):
+        value = text(row.shown.get(name, ""))
+        return Raw(f'<td class="n">{f"<b>{value} (best)</b>" if name in row.best else value}</td>')
+
+    return [row.title, row.direction, *map(cell, names)]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..core import printable, short_duration
 from ..experiments.leaderboard import boards
-from .run_forms import overview, run_name
+from .run_forms import run_name
 from softvq_lab.metrics import (
     direction,
     is_headline,

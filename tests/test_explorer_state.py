@@ -631,7 +631,7 @@ LINES = {
         r"papermill nbs/latent_map.ipynb -p run \S+/tokenizer -p neighbors 30",
         ["read_atlas("],
     ),
-    "runs": ("run=tokenizer", r"^python|pytest", None),  # what was typed to train it
+    "runs": ("run=tokenizer", r"\S", None),  # what was typed to train it
 }
 
 

@@ -524,7 +524,7 @@ def test_names_in_another_encoding_reach_every_record(tmp_path):
 
 def test_a_table_of_the_explorer_shows_such_a_path(root, monkeypatch):
     monkeypatch.syspath_prepend(root / "apps")
-    from tabs.runs import sheet
+    from tabs.tables import sheet
 
     html = sheet(["setting", "a"], [["data_path", os.fsdecode(b"fotos-\xfc")]])
     assert "fotos-\\xfc" in html and html.encode()

@@ -72,7 +72,7 @@ def lists(root: Path) -> dict[str, str]:
     readable = list_runs(root)
     return {
         "softvq-lab runs": call("runs", "--root", root),
-        "explorer": "\n".join("  ".join(row.values()) for row in overview(root)),
+        "explorer": "\n".join("  ".join(map(str, row.values())) for row in overview(root)),
         "summary": summary(root),
         "figures": str([rows for *_, rows in comparable(readable)]),
         "boards": "\n".join(b.to_string() for b in boards(readable)),

@@ -466,7 +466,9 @@ def alike(one: Run, two: Run, rel_tol: float = 1e-5):
     for a, b in zip(read_metrics(one), read_metrics(two), strict=True):
         assert a.keys() == b.keys() and ("rec" not in a or STATED - {"kl"} <= a.keys())
         for k in a:
-            assert math.isclose(a[k], b[k], rel_tol=rel_tol, abs_tol=1e-6), (k, a, b)
+            # a share of some thousand logits: one of them may lie at the threshold
+            least = 3e-4 if k.endswith("_right") else 1e-6
+            assert math.isclose(a[k], b[k], rel_tol=rel_tol, abs_tol=least), (k, a, b)
     for a, b in zip(last(one.path), last(two.path)):
         for k in a:
             torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-4)
@@ -494,8 +496,10 @@ def test_two_processes_train_as_one(tmp_path):
     ids=lambda w: w.get("quantizer") or w.get("adv", "softvq"),
 )
 def test_parts_of_a_batch_train_as_the_whole(tmp_path, what):
-    "Three steps: LFQ's entropies (temperature 0.01) make rounding grow tenfold in each."
-    few = dict(steps=3, warmup_steps=1, batch_size=32)  # the discriminator's norm is of 8 images
+    """Three steps: LFQ's entropies (temperature 0.01) make rounding grow tenfold in each. The rate
+    is low because Adam makes a whole step of a gradient that is nothing but rounding: at 3e-4 the
+    norm of the third step differed by 1.6e-4 with one CPU's kernels."""
+    few = dict(steps=3, warmup_steps=1, batch_size=32, lr=3e-5)  # a norm there is of 8 images
     settings = ALIKE | few | what
     whole = prepared(tmp_path / "whole", **settings)
     train_here(whole)

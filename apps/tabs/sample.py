@@ -24,7 +24,7 @@ from softvq_lab.data.images import grid, to_pil
 from softvq_lab.explore.reproduce import sample_ways
 from softvq_lab.explore.sampling import (
     Film,
-    Pace,
+    StepsLeft,
     classes_of,
     guidance_sweep,
     memorised,
@@ -225,7 +225,7 @@ class Sample(Tab):
             lens, film = self.find(name), Film()
             y = classes_of(lens, labels(label), int(count))
             how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
-            pace = Pace(steps_taken(lens, sampler, int(steps)))
+            pace = StepsLeft(steps_taken(lens, sampler, int(steps)))
             for i, x in sample_steps(lens, y, guidance=guidance, **how):
                 if drawing.replaced:
                     yield UNTOUCHED
@@ -262,7 +262,7 @@ class Sample(Tab):
         session=None,
     ):
         "The same samples, one row for each guidance scale."
-        drawing, rows, pace = Drawing(session), "", Pace(len(SWEEP), "row")
+        drawing, rows, pace = Drawing(session), "", StepsLeft(len(SWEEP), "row")
         try:
             lens = self.find(name)
             y = classes_of(lens, labels(label), min(10, int(count)))

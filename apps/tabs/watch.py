@@ -27,7 +27,7 @@ from softvq_lab.plots import curves
 from softvq_lab.runs import Run, describe, read_metrics
 from softvq_lab.settings.parse import flatten
 from softvq_lab.train import load_config
-from softvq_lab.training.health import alarms, hints
+from softvq_lab.training.health import alarms, hints, waits
 
 CURVES = [
     "heldout_psnr",
@@ -158,7 +158,8 @@ class Watch(Tab):
         if run.kind != "tokenizer" or run.status["state"] != "done":
             return []
         try:
-            return hints(rows, flatten(load_config(run)))
+            settings = flatten(load_config(run))
+            return hints(rows, settings) + waits(run.status, settings)
         except ConfigError:  # settings that this version does not know
             return []
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .codewords import Edit
 from ..generators.base import Generator
+from ..settings.workflows import LatentMapConfig
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,8 @@ rate_distortion_figure(rows).show()"""
 
 def map_ways(run: str, neighbors: int, images: int, seed: int) -> Ways:
     "The UMAP of a run's latents."
-    given = dict(neighbors=neighbors, images=images, seed=seed)
-    usual = dict(neighbors=15, images=1000, seed=0)
-    words = "".join(f" -p {k} {v}" for k, v in given.items() if v != usual[k])
+    given, usual = dict(neighbors=neighbors, images=images, seed=seed), LatentMapConfig()
+    words = "".join(f" -p {k} {v}" for k, v in given.items() if v != getattr(usual, k))
     terminal = f"papermill nbs/latent_map.ipynb -p run {shlex.quote(run)}{words}"
     lines = f"""from softvq_lab.explore.latent_map import read_atlas
 from softvq_lab.runs import Run

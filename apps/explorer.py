@@ -22,13 +22,20 @@ from pathlib import Path
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
 os.environ.pop("GRADIO_ALLOWED_PATHS", None)
 if __name__ == "__main__":  # before gradio, which makes folders when it is imported
-    for s in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(s) == signal.SIG_DFL:
-            signal.signal(s, lambda *_: sys.exit(0))  # so that the folder goes
     # A folder of this server alone for uploads and whatever libraries lay aside: gradio's own
     # folder is shared by all of a machine, and stays.
     ASIDE = tempfile.TemporaryDirectory(prefix="explorer-")
     tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = ASIDE.name
+
+    def end(*_):
+        """End the process and remove the folder, into which handlers may still be writing: as
+        another program takes the process over, all its threads end at once.
+        """
+        os.execvp("rm", ["rm", "-rf", "--", ASIDE.name])
+
+    for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(s) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(s, end)
 
 import gradio as gr
 import safehttpx

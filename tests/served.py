@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -89,14 +90,15 @@ class Explorer:
             else set()
         )
 
-    def close(self):
+    def close(self, by="SIGTERM"):
         assert self.process.poll() is None, f"the explorer died: {self.log.read_text()}"
         assert [p.name.partition("-")[0] for p in self.temporary.iterdir()] == ["explorer"], (
             "something lies outside the folder of its own"
         )
-        self.process.terminate()
+        self.process.send_signal(signal.Signals[by])
         self.process.wait(20)
-        assert not any(self.temporary.iterdir()), "the closed explorer has left something"
+        left = [str(p) for p in self.temporary.rglob("*")]
+        assert not left, f"the closed explorer has left {left[:9]}"
         refused = re.compile(
             r"gradio\.exceptions\.InvalidPathError|no address is opened for a visitor"
         )  # forged uploads: gradio logs what it refuses, as two tracebacks

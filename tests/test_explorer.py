@@ -651,3 +651,32 @@ def test_without_runs_it_says_how_to_make_one(open_page, tmp_path, looks):
     assert "make demo" in page.locator("#empty").inner_text()
     looks(page, "empty")
     app.close()
+
+
+BUSY = """import itertools, pathlib, tempfile, threading
+
+def write(folder):
+    for n in itertools.count():
+        made = folder / str(n % 50)
+        made.mkdir(parents=True, exist_ok=True)
+        try:
+            (made / "picture.png").write_bytes(bytes(10_000))
+        except OSError:
+            pass  # the folder is being removed
+
+for k in range(4):
+    folder = pathlib.Path(tempfile.gettempdir(), f"handler{k}")
+    threading.Thread(target=write, args=(folder,), daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
+def test_its_folder_goes_also_while_handlers_write_into_it(signal, tmp_path, monkeypatch):
+    plugin = tmp_path / "busy.py"
+    plugin.write_text(BUSY)
+    monkeypatch.setenv("SOFTVQ_LAB_PLUGINS", str(plugin))
+    app = Explorer(tmp_path / "none", tmp_path / "app")
+    folder = next(app.temporary.glob("explorer-*"))
+    assert any(folder.glob("handler*/*/picture.png")), "nothing was written"
+    app.close(signal)
+    assert app.process.returncode == 0

@@ -74,7 +74,7 @@ check: setup
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff check --quiet --isolated --select F821,F401 --exclude _modidx.py softvq_lab  # a name that only a notebook imports
 	.ci/in-step
-	OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/nbdev_test --n_workers 2  # no browser draws figures as PNG here: it has been seen to hang
+	OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/nbdev_test --n_workers 2  # without PNGs of figures: half a second each
 
 bench: setup  ## speed and memory beside the plain way: benchmarks/README.md (10 minutes)
 	$(BIN)/python benchmarks/bench.py

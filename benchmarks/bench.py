@@ -534,6 +534,8 @@ def draw(growth: dict, path: Path):
     "The growth of time, log-log, as a PNG."
     from plotly.subplots import make_subplots
 
+    from softvq_lab.figure_png import figure_png
+
     fig = make_subplots(1, len(growth), subplot_titles=[f"against {a}" for a in growth])
     for i, (axis, p) in enumerate(growth.items(), 1):
         for w, colour in (("ours", "#1f77b4"), ("plain", "#d62728")):
@@ -549,7 +551,7 @@ def draw(growth: dict, path: Path):
     fig.update_xaxes(type="log").update_yaxes(type="log").update_layout(
         width=1200, height=380, yaxis_title="seconds", template="plotly_white"
     )
-    fig.write_image(path)
+    path.write_bytes(figure_png(fig))
 
 
 def main():
@@ -594,23 +596,7 @@ def main():
         )
     print(table(rows))
     if "L" in rows.get("growth", {}):
-        try:
-            subprocess.run(
-                [
-                    sys.executable,
-                    "-c",
-                    (
-                        f"import sys, json; sys.path.insert(0, {str(HERE)!r}); from bench import "
-                        "draw; from pathlib import Path; "
-                        f"draw(json.loads(Path({str(path)!r}).read_text())['rows']['growth'], "
-                        f"Path({str(path.with_name(a.name + '-growth.png'))!r}))"
-                    ),
-                ],
-                timeout=120,
-                check=True,
-            )
-        except (subprocess.SubprocessError, OSError) as e:
-            print(f"no picture of the growth: {e}")  # kaleido's browser may be missing or hang
+        draw(rows["growth"], path.with_name(a.name + "-growth.png"))
 
 
 if __name__ == "__main__":

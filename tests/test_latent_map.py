@@ -5,8 +5,6 @@ real browser.
 import math
 
 import numpy as np
-import plotly.graph_objects as go
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -23,7 +21,7 @@ from softvq_lab.evaluation.latent_map import (
     umap_2d,
 )
 from softvq_lab.explore.map_figure import hover_page, map_picture
-from softvq_lab.plots import PngWithin, figure_png, latent_map
+from softvq_lab.plots import latent_map
 from softvq_lab.quantizers.composed import Product, Residual
 from softvq_lab.quantizers.continuous import AE, KL
 from softvq_lab.quantizers.gmmvq import GMMVQ
@@ -171,34 +169,6 @@ def test_a_teacher_gives_one_feature_an_image():
     assert features.shape == (5, 192) and torch.allclose(
         features[3], teacher(split[3][0][None])[0].mean(0), atol=1e-5
     )
-
-
-HANGS = """import pathlib, subprocess, sys, time
-with open({asked!r}, "a") as f:
-    f.write("asked\\n")
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(7777)", {asked!r}])
-time.sleep(7777)
-"""
-
-
-def test_a_browser_that_hangs_is_asked_once_and_leaves_nothing_behind(tmp_path):
-    asked = tmp_path / "asked"
-    renderer = PngWithin(seconds=3, draw=HANGS.format(asked=str(asked)))
-    for _ in range(4):
-        assert renderer.to_mimebundle(go.Figure().to_dict()) == {}
-    assert asked.read_text() == "asked\n"
-    assert (
-        not [  # what it started has this test's own file among its arguments
-            p
-            for p in psutil.process_iter(["cmdline"])
-            if any(str(asked) in word for word in p.info["cmdline"] or ())
-        ]
-    )
-
-
-def test_a_figure_that_no_browser_draws_is_no_error():
-    assert figure_png(go.Figure(), draw="raise SystemExit(1)") is None
-    assert figure_png(go.Figure(), draw="import sys; sys.exit(0)") is None
 
 
 def test_the_picture_shows_every_class():

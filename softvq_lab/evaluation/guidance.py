@@ -21,7 +21,7 @@ from .sampling import draw_samples, sample_labels, sample_settings
 from .scores import headlines_of, sampling_protocol
 from ..generators.base import Generator, Guidance
 from ..metrics import goodness, lower_is_better, metric_title, why_not_ranked
-from ..plots import TEMPLATE, distinct_colours
+from ..plots import TEMPLATE, distinct_colours, never_below_zero
 
 # %% ../../nbs/evaluation/02d_guidance.ipynb #38c917b3
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ def guidance_curves(tried: list[Tried], best: Tried | None = None) -> go.Figure:
             )
     fig.update_xaxes(title="guidance scale")
     size = dict(height=400, width=60 + 330 * len(names), margin=dict(l=40, r=20, t=40, b=90))
-    return fig.update_layout(template=TEMPLATE, legend=dict(orientation="h", y=-0.25), **size)
+    fig.update_layout(template=TEMPLATE, legend=dict(orientation="h", y=-0.25), **size)
+    return never_below_zero(fig)
 
 # %% ../../nbs/evaluation/02d_guidance.ipynb #e61c3e24
 def guidance_map(tried: list[Tried], metric: str, best: Tried | None = None) -> go.Figure:

@@ -24,7 +24,14 @@ from softvq_lab.metrics import (
     online_metrics,
     shown_in,
 )
-from ..plots import TEMPLATE, distinct_colours, logged, stack_pictures, with_others
+from softvq_lab.plots import (
+    TEMPLATE,
+    distinct_colours,
+    logged,
+    never_below_zero,
+    stack_pictures,
+    with_others,
+)
 from ..runs import Run, read_metrics
 
 # %% ../../nbs/explore/09_compare_runs.ipynb #3ab6de9e
@@ -51,15 +58,9 @@ def overlaid_curves(runs: dict[str, Run], metric: str) -> go.Figure:
     if metric in DECADES:
         fig.update_yaxes(type="log", dtick="D2", tickformat="~g")
     title = f"{metric_title(metric)} ({direction(metric)})"
-    return fig.update_layout(
-        template=TEMPLATE,
-        height=380,
-        xaxis_title="step",
-        yaxis_title=title,
-        showlegend=True,
-        legend=dict(orientation="h", y=-0.25),
-        hovermode="x",
-    )
+    fig.update_layout(template=TEMPLATE, height=380, xaxis_title="step", yaxis_title=title)
+    fig.update_layout(showlegend=True, legend=dict(orientation="h", y=-0.25), hovermode="x")
+    return never_below_zero(fig)
 
 # %% ../../nbs/explore/09_compare_runs.ipynb #c745ba24
 @dataclass(frozen=True)

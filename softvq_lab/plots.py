@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEMPLATE', 'PALETTE', 'DrawnPng', 'static_fallback', 'logged', 'log_axis', 'never_below_zero', 'curves',
            'with_others', 'distinct_colours', 'class_colours', 'latent_map', 'panels', 'share_range', 'add_picture',
-           'stack_pictures']
+           'captioned', 'stack_pictures']
 
 # %% ../nbs/09_plots.ipynb #05635a7d
 import base64
@@ -283,6 +283,11 @@ def _caption(text: str, width: int) -> Image.Image:
     picture = Image.new("RGB", (width, 8 + 18 * len(lines)), "white")
     ImageDraw.Draw(picture).text((2, 6), "\n".join(lines), fill="#333333", font=font)
     return picture
+
+
+def captioned(text: str, picture: Image.Image) -> Image.Image:
+    "A picture below a line that says what it shows."
+    return stack_pictures([(text, picture)])
 
 
 def stack_pictures(parts: list[tuple[str, Image.Image]]) -> Image.Image:

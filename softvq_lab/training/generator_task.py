@@ -14,11 +14,12 @@ from torch.utils.data import Dataset, TensorDataset
 
 from ..core import best_device, seed_everything
 from ..data.datasets import Augmented, WithMirrors
-from ..data.images import ImageData, grid
+from ..data.images import ImageData, grid, tile
 from ..generators.base import Generator
 from ..generators.model import make_generator
 from ..latents.cache import cache_latents
 from ..latents.stats import LatentStats, encode_dataset, measure_latents
+from ..plots import captioned
 from ..runs import Run
 from ..settings.sections import GeneratorConfig, RepaConfig
 from ..tokenizer.model import Tokenizer
@@ -134,14 +135,12 @@ class GeneratorTask(Task):
         y = torch.arange(max(1, min(self.num_classes, 10))).repeat(4)
         path = self.run.path / "samples" / f"step-{step:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        x = [
-            self.tokenizer[0].decode(m.eval().sample(y, steps=10)).cpu()
-            for m in (model, self.model)
-        ]
-        rows = (
-            torch.stack(x).unflatten(1, (4, -1)).transpose(0, 1).flatten(0, 2)
-        )  # 4 rows of averaged, raw
-        grid(rows, columns=2 * len(y) // 4, scale=max(1, 64 // rows.shape[-1])).save(path)
+        sheets = []
+        for name, m in {"averaged": model, "raw": self.model}.items():
+            x = self.tokenizer[0].decode(m.eval().sample(y, steps=10)).cpu()
+            sheet = grid(x, columns=len(y) // 4, scale=max(1, 64 // x.shape[-1]))
+            sheets.append(captioned(f"{name} weights, step {step}", sheet))
+        tile(sheets, 2, gap=8, colour="white").save(path)
         return {}
 
     def measure(self, model: Generator, step: int) -> dict[str, float]:

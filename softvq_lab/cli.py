@@ -568,12 +568,12 @@ def runs(root: Root = Path("runs"), as_json: Json = False):
 
 
 def _row(run: "Run") -> list[str]:
-    from softvq_lab.runs import describe
+    from softvq_lab.runs import describe, headlines
 
     d = describe(run)
     step = d["step"].replace(" of ", "/") or "0/?"
     when = short_date(d["created"]), short_duration(_seconds(run))
-    return [d["kind"], _images_of(run), d["state"], step, *when, _headlines(run)]
+    return [d["kind"], _images_of(run), d["state"], step, *when, headlines(run)]
 
 
 def _images_of(run: "Run") -> str:
@@ -592,20 +592,6 @@ def _seconds(run: "Run") -> float | None:
         return job["seconds"]
     begun, ended = _moment(describe(run)["created"]), _moment(status.get("updated", ""))
     return max(0.0, (ended - begun).total_seconds()) if begun and ended else None
-
-
-def _headlines(run: "Run") -> str:
-    "The figures of a run that a list shows, and which of its evaluations cannot be used."
-    from softvq_lab.metrics import is_headline, read_declarations, shown_in
-    from softvq_lab.runs import figures, strange_figures
-
-    known = [
-        f"{printable(k)} {shown_in(k, f['figures'], read_declarations(f.get('metrics')))}"
-        for f in figures(run).values()
-        for k in f["figures"]
-        if is_headline(k, read_declarations(f.get("metrics")))
-    ]
-    return "  ".join([*known, *(f"{printable(n)} unreadable" for n in strange_figures(run))])
 
 # %% ../nbs/13_cli.ipynb #ffda8b44
 def _record(run: "Run") -> dict:

@@ -7,8 +7,8 @@ __all__ = ['OPENED', 'MOST_LOGGED', 'LINE', 'PACKAGES', 'ANYHOW', 'BIN', 'PASSIN
            'refuse_if_trained', 'holding', 'take_over_run', 'mark_of', 'refuse_if_opened_anew', 'at_work',
            'log_metrics', 'read_metrics', 'trim_metrics', 'plugins_of', 'plugin_hint', 'saved_sentence',
            'learned_settings', 'open_run', 'check_record', 'check_settings', 'go_on', 'check_run', 'made_of',
-           'list_runs', 'describe', 'figures', 'strange_figures', 'passport_differences', 'passport_id', 'comparable',
-           'differences', 'not_shared', 'summary']
+           'list_runs', 'describe', 'figures', 'strange_figures', 'headlines', 'passport_differences', 'passport_id',
+           'comparable', 'differences', 'not_shared', 'summary']
 
 # %% ../nbs/08_runs.ipynb #fb273dcd
 import contextlib
@@ -52,7 +52,7 @@ from softvq_lab.locks import (
     was_held,
     writable,
 )
-from .metrics import shown_in
+from .metrics import is_headline, read_declarations, shown_in
 from softvq_lab.provenance import (
     accepted_kinds,
     code_record,
@@ -711,6 +711,21 @@ def figures(run: Run) -> dict[str, dict]:
 def strange_figures(run: Run) -> dict[str, str]:
     "Unusable evaluations of a run: name -> the reason, printable."
     return _evaluations(run)[1]
+
+
+def headlines(run: Run) -> str:
+    """The figures of a run that a list shows, and which of its evaluations cannot be used; those of
+    a generator before those of its tokenizer.
+    """
+    good, bad = _evaluations(run)
+    own_first = sorted(good.values(), key=lambda f: "generator" not in f.get("subject", {}))
+    known = [
+        f"{printable(k)} {shown_in(k, f['figures'], read_declarations(f.get('metrics')))}"
+        for f in own_first
+        for k in f["figures"]
+        if is_headline(k, read_declarations(f.get("metrics")))
+    ]
+    return "  ".join([*known, *(f"{printable(n)} unreadable" for n in bad)])
 
 # %% ../nbs/08_runs.ipynb #b92206e9
 PASSING = ("torch",)  # entries of a passport that may differ

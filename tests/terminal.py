@@ -59,9 +59,9 @@ def at_a_terminal(words, cwd, press: str = "", times: int = 1) -> Shown:
         if not part:
             break
         said += part
-    os.close(ours)
     shown = Shown(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode(errors="replace")))
-    shown.status = p.wait()
+    shown.status = p.wait()  # while its terminal is there: what lacks one gets SIGHUP
+    os.close(ours)
     return shown
 
 

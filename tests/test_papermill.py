@@ -5,13 +5,15 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 from outside import BIN
 
 from softvq_lab.core import ConfigError
-from softvq_lab.experiments.papermill_command import with_output
+from softvq_lab.experiments.execute import refuse_what_is_not_there
+from softvq_lab.experiments.papermill_command import main, with_output
 from softvq_lab.runs import Run
 
 STEPS = {"steps": 4, "warmup_steps": 2, "batch_size": 8, "eval_every": 4, "log_every": 2}
@@ -83,17 +85,22 @@ def test_a_training_goes_into_a_new_run_folder(here, train, options):
 def test_a_run_that_is_named_is_where_the_notebook_goes(here, train, root):
     assert with_output([train, "-p", "run", "a"])[-1] == "a/notebook.ipynb"
     evaluate = str(root / "nbs" / "evaluate.ipynb")
+    (here / "a").mkdir()
     assert with_output([evaluate, "-p", "run", "a"]) == [
         *(evaluate, "-p", "run", "a"),
         "a/evaluate.ipynb",
     ]
 
 
-def test_within_the_folder_of_the_notebooks_runs_are_where_they_always_are(root, monkeypatch):
-    "The kernel works in the project's folder there, and papermill in nbs."
-    monkeypatch.chdir(root / "nbs")
+def test_within_the_folder_of_the_notebooks_runs_are_where_they_always_are(here, root, monkeypatch):
+    for name in ("train", "latent_map"):
+        (here / "nbs").mkdir(exist_ok=True)
+        (here / "nbs" / f"{name}.ipynb").symlink_to(root / "nbs" / f"{name}.ipynb")
+    (here / "settings.ini").touch()
+    (here / "runs" / "a").mkdir(parents=True)
+    monkeypatch.chdir(here / "nbs")
     output = with_output(["latent_map.ipynb", "-p", "run", "runs/a"])[-1]
-    assert os.path.normpath(root / "nbs" / output) == str(root / "runs" / "a" / "latent_map.ipynb")
+    assert Path(output).resolve() == here / "runs" / "a" / "latent_map.ipynb"
 
 
 def test_a_mistake_costs_no_folder_and_starts_no_kernel(here, train):
@@ -134,6 +141,9 @@ def test_at_a_terminal_the_literal_command_works(here, train):
     (folder,) = (here / "runs").iterdir()
     run = _executed(folder)
     assert run.status["state"] == "done" and run.info["config"]["tokenizer"]["tokens"] == 8
+    *_, done, next_step = said.strip().splitlines()
+    assert "done in " in done and str(folder.relative_to(here)) in done
+    assert next_step == f"softvq-lab show {folder.relative_to(here)}"
 
 
 def test_redirected_it_says_where_the_notebook_is_and_not_the_notebook(here, train):
@@ -161,3 +171,33 @@ def test_a_foreign_notebook_is_papermills_affair(here):
         [*COMMAND, "foreign.ipynb"], cwd=here, stdin=subprocess.DEVNULL, capture_output=True
     )
     assert json.loads(done.stdout)["cells"][0]["outputs"][0]["text"] == ["42\n"]
+
+
+@pytest.mark.parametrize(
+    "workflow, parameters, says",
+    [
+        ("train", dict(dataset="folder", data_path="my_photo"), "data_path=my_photo"),
+        ("train_generator", dict(tokenizer_run="runs/nothing"), "tokenizer_run=runs/nothing"),
+        ("evaluate", dict(run="runs/nothing"), "run=runs/nothing"),
+        ("latent_map", dict(run="./owner/name"), "run=./owner/name"),
+        ("evaluate", dict(), "evaluate needs run: which run?"),
+    ],
+)
+@pytest.mark.parametrize("output", [[], ["runs/x/notebook.ipynb"]], ids=["short", "with a path"])
+def test_what_is_not_there_is_refused_at_once(
+    here, root, workflow, parameters, says, output, capsys
+):
+    (here / "runs").mkdir()
+    words = [w for k, v in parameters.items() for w in ("-p", k, v)]
+    status = main([str(root / "nbs" / f"{workflow}.ipynb"), *output, *words])
+    said = capsys.readouterr().err.strip()
+    assert status == 1 and said.startswith(says) and len(said.splitlines()) == 1
+    assert "looked in" in said and str(here) in said
+    assert not any((here / "runs").iterdir()), "a folder was made"
+
+
+def test_what_may_be_a_repository_of_the_hub_is_not_taken_for_a_folder(here):
+    refuse_what_is_not_there("train_generator", {"tokenizer_run": "owner/name"})
+    (here / "owner").mkdir()
+    with pytest.raises(ConfigError, match="owner/name: there is no such folder"):
+        refuse_what_is_not_there("train_generator", {"tokenizer_run": "owner/name"})

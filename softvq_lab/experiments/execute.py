@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRAININGS', 'AT_WORK', 'ENDED', 'BY_HAND', 'RECORDED', 'SAVES_FIRST', 'workflow_notebook', 'JobInfo', 'Job',
-           'Signals', 'Watch', 'name_of_work', 'execute', 'way_on', 'leave_nothing', 'start', 'stop', 'run_workflow',
-           'begin_workflow', 'resume_job', 'main']
+           'Signals', 'Watch', 'name_of_work', 'execute', 'way_on', 'leave_nothing', 'start', 'stop',
+           'refuse_what_is_not_there', 'run_workflow', 'begin_workflow', 'resume_job', 'main']
 
 # %% ../../nbs/experiments/02_execute.ipynb #79f5cc9b
 import contextlib
@@ -477,15 +477,37 @@ def stop(job: Job, for_good: bool = False) -> bool:
     return True
 
 
-def _refuse_defaults_that_are_not_there(workflow: str, given: dict):
-    "A `ConfigError` if a needed run was not given and the default one does not exist."
+def _may_be_a_repository(name: str, base: Path) -> bool:
+    "Is it written as the hub writes `owner/name`, and no folder here is called like the owner?"
+    owner, _, rest = name.partition("/")
+    plain = bool(rest) and "/" not in rest and not name.startswith((".", "~", "/"))
+    return plain and not (base / owner).exists()
+
+
+def refuse_what_is_not_there(workflow: str, given: dict, base: Path = Path()):
+    """A `ConfigError` if a folder that the workflow needs does not exist: a run, the default one
+    where none was given, or a folder of images. `base`: where relative paths begin.
+    """
     for name in ("tokenizer_run", "run"):
         usual = defaults_of(WORKFLOWS[workflow]).get(name)
-        if name not in given and usual and not Path(usual).exists():
+        asked = str(given.get(name) or usual or "")
+        there = base / Path(asked).expanduser()
+        if not usual or there.exists() or name in given and _may_be_a_repository(asked, base):
+            continue
+        if name in given:
             raise ConfigError(
-                f"{workflow} needs {name}: which run? There is no {usual} (looked in "
-                f"{Path(usual).resolve()}), its default. Give {name}=FOLDER"
+                f"{name}={asked}: there is no such folder (looked in {there.resolve()})"
             )
+        raise ConfigError(
+            f"{workflow} needs {name}: which run? There is no {usual} (looked in "
+            f"{there.resolve()}), its default. Give {name}=FOLDER"
+        )
+    path = str(given.get("data_path") or "")
+    images = base / Path(path).expanduser()
+    if path and given.get("dataset") == "folder" and not images.is_dir():
+        raise ConfigError(
+            f"data_path={path}: there is no such folder (looked in {images.resolve()})"
+        )
 
 
 def _refuse_other_settings(run: Run, config):
@@ -517,7 +539,7 @@ def _planned(workflow: str, output, resume: bool, parameters: dict) -> Iterator[
         parameters = {"run": str(job.output.parent)} | parameters
     resumed = {"resume": True} if resume and workflow in TRAININGS else {}
     config = check_parameters(workflow, parameters | resumed)  # what is not given is the run's
-    _refuse_defaults_that_are_not_there(workflow, parameters)
+    refuse_what_is_not_there(workflow, parameters)
     if resumed:
         _refuse_other_settings(Run(parameters["run"]), config)
     if workflow == "train":

@@ -10,9 +10,10 @@ import base64
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from ..core import ConfigError, printable, tell
+from ..core import ConfigError, printable, short_duration, tell
 from ..progress import Screen
 from ..provenance import command_line, remember_command
 from ..settings.workflows import TRAINS, WORKFLOWS
@@ -89,15 +90,21 @@ def with_output(arguments: list[str]) -> list[str]:
     """Papermill's arguments, with an output path where a workflow of this library has none; and
     with the folder of the run, for a training.
 
-    A `ConfigError` for wrong parameters, before any folder is made.
+    A `ConfigError` for wrong parameters, and for runs and images that are not there, before any
+    folder is made.
     """
+    from softvq_lab.experiments.execute import refuse_what_is_not_there
+
     found = _read(arguments)
-    workflow = None if found.get("output_path") else workflow_of(found.get("notebook_path"))
+    workflow = workflow_of(found.get("notebook_path"))
     if not workflow:
         return arguments
     given = _parameters(found)
     # the kernel goes there, and papermill stays (`parameters.project_root`)
     project = ".." if Path.cwd().name == "nbs" and Path("../settings.ini").exists() else ""
+    refuse_what_is_not_there(workflow, given, Path(project))
+    if found.get("output_path"):
+        return arguments
     if given.get("run"):
         given["run"] = os.path.join(project, str(given["run"]))
     output = usual_output(workflow, given, Path(project, "runs"), bool(given.get("resume")))
@@ -119,6 +126,16 @@ def _work(complete: list[str]) -> tuple[str, Path, Path] | None:
     return workflow, output, Path(str(_parameters(found).get("run") or own))
 
 
+def _what_came_out(workflow: str, folder: Path) -> str:
+    "The figures of the run that was trained or measured, and how to see more of it."
+    from softvq_lab.runs import Run, headlines
+
+    if not (folder / "config.json").is_file():
+        return ""
+    told = headlines(Run(folder)) if workflow == "evaluate" else ""
+    return "\n".join(filter(None, [told, f"softvq-lab show {folder}"]))
+
+
 def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> int:
     "Execute a workflow by papermill; the exit status."
     import click
@@ -130,12 +147,14 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
     from softvq_lab.experiments.papermill_engine import watched_by
 
     remember_command()
-    watch = Watch(name_of_work(workflow, output), workflow)
+    watch, began = Watch(name_of_work(workflow, output), workflow), time.monotonic()
     with tempfile.TemporaryFile() as errors:
         words = ["--no-progress-bar", "--engine", watched_by(watch, errors), *complete]
         try:
             with Screen(sys.stderr) as watch.screen, watch:
                 command.main(words, prog_name="papermill", standalone_mode=False)
+            tell(f"done in {short_duration(time.monotonic() - began)}: {output}", sys.stderr)
+            tell(_what_came_out(workflow, folder), sys.stderr)
             return 0
         except click.ClickException as e:
             e.show()

@@ -676,7 +676,10 @@ def show(folder: Folder, as_json: Json = False):
     for name, why in strange_figures(r).items():
         c.print(f"{printable(name)} cannot be read: {why}", style="red")
     if failed:
-        c.print(f"failed: {printable(failed['reason'])}", style="red")
+        reason = printable(failed["reason"])
+        if r.status.get("state") == "stopped":  # as somebody wished
+            return c.print(reason)
+        c.print(f"failed: {reason}", style="red")
         for line in failed["log"]:
             c.print(printable(line), style="red")
 

@@ -28,6 +28,7 @@ from softvq_lab.core import (
     ConfigError,
     Outlet,
     Unreadable,
+    json_or_empty,
     printable,
     tell,
 )
@@ -292,7 +293,8 @@ Out = Annotated[
 Classes = Annotated[
     str | None,
     typer.Option(
-        help="one, or several that the samples take in turn: 3 or 1,4,7 (default: all)",
+        help="one, or several that the samples take in turn, by number or by name: 3 or 1,4,7 or "
+        "animals,computer (default: all)",
     ),
 ]
 Schedule = Annotated[
@@ -391,19 +393,27 @@ def sample(
     Interrupted, the same command goes on; with more --samples it extends the folder.
     """
     asked = dict(locals())  # the fields of a `Request`, but for those that are text
-    asked["classes"], asked["precision"] = _class_numbers(classes), precision or "fp32"
+    asked["classes"], asked["precision"] = _class_numbers(classes, run), precision or "fp32"
     asked["options"] = _sampler_options(asked.pop("option"), asked.pop("temperature"))
     from softvq_lab.sample import Request, draw
 
     raise typer.Exit(draw(Request(**asked)))
 
 # %% ../nbs/12_commands.ipynb #38c21420
-def _class_numbers(text: str | None) -> list[int] | None:
+def _class_numbers(text: str | None, run: Path) -> list[int] | None:
+    "The numbers of classes given by number or by name, with commas between them."
+    if text is None:
+        return None
+    names = json_or_empty(run / "config.json").get("class_names") or []
     try:
-        return None if text is None else [int(c) for c in text.split(",")]
+        words = [w.strip() for w in text.split(",")]
+        return [names.index(w) if w in names else int(w) for w in words]
     except ValueError:
+        known = ", ".join(f"{i} {printable(name)}" for i, name in enumerate(names[:20]))
+        known += ", ..." if len(names) > 20 else ""
         raise ConfigError(
             f"--classes {text!r} is not a class, or several with commas between them"
+            + (f". By number or name: {known}" if known else "")
         ) from None
 
 

@@ -511,3 +511,15 @@ def test_runs_that_were_moved_together_find_each_other(trained, tmp_path):
     shutil.rmtree(tmp_path / "tokenizer")
     with pytest.raises(ValueError, match="/where/it/was/tokenizer, which is not there"):
         load_pair(tmp_path / "generator")
+
+
+def test_classes_are_given_by_number_or_by_name(tmp_path):
+    from softvq_lab.commands import _class_numbers
+    from softvq_lab.core import ConfigError, write_json
+
+    assert _class_numbers(None, tmp_path) is None
+    assert _class_numbers("1, 4", tmp_path) == [1, 4]
+    write_json(tmp_path / "config.json", {"class_names": ["animals", "7", "old cars"]})
+    assert _class_numbers("old cars,animals,0,7", tmp_path) == [2, 0, 0, 1]
+    with pytest.raises(ConfigError, match="'cats' is not a class.* 0 animals, 1 7, 2 old cars"):
+        _class_numbers("cats", tmp_path)

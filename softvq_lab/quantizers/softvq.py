@@ -87,7 +87,8 @@ class SoftVQ(Quantizer):
 
     @property
     def tau(self) -> float:
-        return math.exp(self.log_tau)
+        learned = isinstance(self.log_tau, Tensor)
+        return math.exp(self.log_tau.item() if learned else self.log_tau)
 
     @tau.setter
     def tau(self, value: float):

@@ -233,7 +233,10 @@ SET = {  # of each tab: query, and the controls that it sets with what then stan
             "cw-donor": "17",
         },
     ),
-    "token-counts": ("metric=ssim&class=7", {"tc-class": "7"}),
+    "token-counts": (
+        "tokens=3&metric=ssim&rate=bits&wanted=0.75&class=7",
+        {"tc-class": "7", "tc-tokens": "3", "tc-wanted": "0.75"},
+    ),
     "sample": (
         "classes=3&classes=8&count=6&guidance=3&low=0.1&high=0.8&sampler=euler&steps=9&seed=21",
         {
@@ -543,7 +546,11 @@ def test_quick_changes_of_tab_end_at_the_last_one(open_page, app):
 
 @pytest.mark.parametrize(
     "tab,slider,last",
-    [("codewords", "cw-heat", "temperature"), ("reconstruct", "rec-kept", "kept")],
+    [
+        ("codewords", "cw-heat", "temperature"),
+        ("reconstruct", "rec-kept", "kept"),
+        ("token-counts", "tc-tokens", "tokens"),
+    ],
 )
 def test_a_drag_asks_one_question_at_a_time_and_ends_with_the_hand(
     tab, slider, last, watched_page, app
@@ -619,7 +626,11 @@ LINES = {
         "",
         ["Edit(heat=2, knock=(1,)", "touch("],
     ),
-    "token-counts": ("run=eight", "softvq-lab runs --root", ["rate_distortion_figure(rows)"]),
+    "token-counts": (
+        "run=eight&image=9&tokens=3&metric=l1&rate=bits&wanted=0.2",
+        "softvq-lab runs --root",
+        ["'heldout:9'", "rung_at(rungs, 3)", "'l1', 'bits', own, shown['row'], 0.2"],
+    ),
     "sample": (
         "run=generator&count=4&steps=6&seed=3&guidance=2.5",
         r"softvq-lab sample \S+/generator --samples 4 --classes 0,1,2,3 --sampler heun --steps 6 "

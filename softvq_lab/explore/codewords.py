@@ -353,11 +353,11 @@ def attention(lens: Lens, x: Tensor) -> Tensor:
     )
 
 
-def overlay(x: Tensor, map: Tensor, side: int = 224) -> Image.Image:
-    """A dimmed image (3, H, W) blended with an attention map (h, w), scaled so that its maximum is
-    brightest.
+def overlay(x: Tensor, map: Tensor, side: int = 224, full: Tensor | None = None) -> Image.Image:
+    """A dimmed image (3, H, W) blended with a map (h, w), such as of attention; `full` is the
+    value of the brightest colour (None: its maximum).
     """
-    bright = (map / map.max().clamp_min(1e-12))[None]
+    bright = (map / (map.max() if full is None else full).clamp_min(1e-12))[None]
     image = enlarge(to_pil(x), side)
     heat = error_map(bright, torch.zeros_like(bright)).resize(image.size, Image.Resampling.NEAREST)
     return Image.blend(image, heat, 0.6)

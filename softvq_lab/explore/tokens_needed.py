@@ -8,14 +8,19 @@ __all__ = ['MOST', 'REMEMBERED', 'WANTED', 'Rung', 'ladder', 'rung_at', 'at_rung
 
 # %% ../../nbs/explore/02b_tokens_needed.ipynb #02b00002
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..data.images import spread
-from .session import Lens, open_lens, reconstruct, same_image
+from softvq_lab.explore.session import (
+    Lens,
+    open_lens,
+    recently,
+    reconstruct,
+    same_image,
+)
 from .token_counts import METRICS, Count, rates, token_siblings
 from ..metrics import find_metric, lower_is_better
 from ..runs import Run
@@ -73,13 +78,10 @@ def at_rung(rung: Rung, lens: Lens, key: str) -> dict:
 
 def picture_curve(rungs: list[Rung], lens: Lens, key: str) -> list[dict]:
     "The `row` of `at_rung` for each rung."
-    known = lens.memory.setdefault("curves of pictures", OrderedDict())
     about = (key, *rungs)
-    rows = known.pop(about, None) or [at_rung(r, lens, key)["row"] for r in rungs]
-    known[about] = rows
-    while len(known) > REMEMBERED:
-        known.popitem(last=False)
-    return rows
+    return recently(
+        lens, "curves", about, lambda: [at_rung(r, lens, key)["row"] for r in rungs], REMEMBERED
+    )
 
 # %% ../../nbs/explore/02b_tokens_needed.ipynb #02b00009
 WANTED = {"psnr": 30, "ssim": 0.9, "l1": 0.05}  # what one may ask for at first

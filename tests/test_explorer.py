@@ -455,6 +455,7 @@ def test_codewords(open_page, app, looks):
     page.locator("#cw-alone img").first.wait_for(timeout=60_000)
     page.get_by_text("nothing is changed").wait_for()
     page.wait_for_timeout(2500)  # plotly has drawn
+    page.locator("#cw-heatmap").scroll_into_view_if_needed()
     box = page.locator("#cw-heatmap .nsewdrag").bounding_box()
     page.mouse.click(
         box["x"] + box["width"] / 2, box["y"] + box["height"] * 5.5 / 8

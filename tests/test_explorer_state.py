@@ -223,7 +223,7 @@ def _tabs_of(page, requests) -> set[str]:
 SET = {  # of each tab: query, and the controls that it sets with what then stands in them
     "reconstruct": ("kept=2&beside=four&several=1&class=3", {"rec-several": "1", "rec-class": "3"}),
     "codewords": (
-        "token=5&temperature=2.5&sharp=1&ablate=1&ablate=4&swap=0&donor=17",
+        "token=5&temperature=2.5&sharp=1&ablate=1&ablate=4&swap=0&donor=17&click=looks",
         {
             "cw-token": "5",
             "cw-heat": "2.5",

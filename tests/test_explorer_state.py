@@ -452,6 +452,7 @@ def _weights(page) -> dict[tuple[str, str], float]:
 def test_the_weight_that_was_typed_is_the_one_that_is_used(open_page, app):
     page = open_page(f"{app.url}?run=tokenizer&tab=codewords&image=4&token=2")
     ready(page, "codewords")
+    page.get_by_text("Weights as a table").click()
     for row, weight in ((2, "1.0"), (1, "0.4"), (3, "0.123")):
         page.wait_for_timeout(1500)  # the table is that of the last edit
         codeword = page.locator(f"#cw-weights [data-row='{row}'][data-col='0']").first.inner_text()
@@ -472,6 +473,7 @@ def test_the_weight_that_was_typed_is_the_one_that_is_used(open_page, app):
 def test_what_is_no_weight_is_said_and_changes_nothing(wrong, open_page, app):
     page = open_page(f"{app.url}?run=tokenizer&tab=codewords&image=4&token=1")
     ready(page, "codewords")
+    page.get_by_text("Weights as a table").click()
     page.wait_for_timeout(1500)
     cell = page.locator("#cw-weights [data-row='0'][data-col='1']").first
     before = cell.inner_text().split()[0]
@@ -622,9 +624,9 @@ LINES = {
         ["'heldout:9'", "kept=3"],
     ),
     "codewords": (
-        "run=tokenizer&temperature=2&ablate=1",
+        "run=tokenizer&token=3&temperature=2&ablate=1",
         "",
-        ["Edit(heat=2, knock=(1,)", "touch("],
+        ["Edit(heat=2, knock=(1,)", "touch(", "['weights'][3].topk(5)"],
     ),
     "token-counts": (
         "run=eight&image=9&tokens=3&metric=l1&rate=bits&wanted=0.2",

@@ -134,7 +134,7 @@ class Codewords(Places, Tab):
             "donor": self.donor,
             "click": self.chooses,
         }
-        self.follows = [self.table]
+        self.follows = [self.typed]
 
     def layout_weights(self):
         self.token = gr.Slider(0, 31, 0, step=1, label="Token", elem_id="cw-token")
@@ -150,15 +150,16 @@ class Codewords(Places, Tab):
             gr.Slider(0, 1, 0, step=0.001, label="Weight", visible=False, elem_id=f"cw-weight-{i}")
             for i in range(TOP)
         ]
-        self.table = gr.Dataframe(
-            headers=["codeword", "weight"],
-            datatype=["str", "number"],
-            interactive=True,
-            static_columns=[0],
-            label="Weights of this token, 0 to 1: edit and press Enter",
-            elem_id="cw-weights",
-            buttons=[],
-        )
+        with gr.Accordion("Weights as a table", open=False, elem_id="cw-typed") as self.typed:
+            self.table = gr.Dataframe(
+                headers=["codeword", "weight"],
+                datatype=["str", "number"],
+                interactive=True,
+                static_columns=[0],
+                label="Weights of this token, 0 to 1: edit and press Enter",
+                elem_id="cw-weights",
+                buttons=[],
+            )
         self.table_says = gr.Markdown(elem_id="cw-weights-says")
 
     def layout_tokens(self):
@@ -207,7 +208,7 @@ class Codewords(Places, Tab):
             self.token: dict(maximum=max(1, t.tokens - 1), value=0),
             self.heat: dict(value=1, visible=weights),
             self.sharp: dict(value=False, visible=weights),
-            self.table: dict(visible=weights),
+            self.typed: dict(visible=weights),
             self.edits: dict(value="", own=True, check=lambda told: read_weights(told, t)),
             self.ablated: tokens,
             self.swapped: tokens,
@@ -222,7 +223,9 @@ class Codewords(Places, Tab):
         run, swapped = resolve(self.ctx.runs, name).path, numbers(values["swap"])
         what = (values[k] for k in ("temperature", "sharp", "weights"))
         edit = edit_of(self.ctx.open(name).tokenizer, *what, swapped, numbers(values["ablate"]))
-        return edit_ways(str(run), image, edit, f"heldout:{int(values['donor'])}")
+        donor = f"heldout:{int(values['donor'])}"
+        token = int(values["token"]) if has_weights(self.ctx.open(name).tokenizer) else None
+        return edit_ways(str(run), image, edit, donor, token)
 
     def show(self, stands, name, images, token, heat, sharp, ablated, swapped, donor, edits):
         "Pictures, formula, bars and map; what belongs to the token follows by `look`."

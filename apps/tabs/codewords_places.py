@@ -21,7 +21,7 @@ HELD = (
 )
 STRIP = (
     "The picture over the temperature of all tokens, from the strongest codeword alone to the mean "
-    "of all. A click sets the temperature."
+    "of all, with its PSNR in dB. A click sets the temperature."
 )
 DRAWS, LOOKS = ("draws there", "draws"), ("looks there (attention of the encoder)", "looks")
 

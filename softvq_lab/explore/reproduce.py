@@ -55,8 +55,12 @@ def reconstruction_ways(run: str, image: str, kept: int | None = None) -> Ways:
     return Ways(f"softvq-lab evaluate {shlex.quote(run)}", python, _note(image))
 
 
-def edit_ways(run: str, image: str, edit: Edit, donor: str | None = None) -> Ways:
-    "A picture with edited tokens; those of `edit.swap` come from the picture `donor`."
+def edit_ways(
+    run: str, image: str, edit: Edit, donor: str | None = None, token: int | None = None
+) -> Ways:
+    """A picture with edited tokens; those of `edit.swap` come from the picture `donor`. `token`:
+    the token whose strongest codewords are told.
+    """
     given = {k: v for k, v in vars(edit).items() if v != getattr(Edit(), k)}
     words = ", ".join(f"{k}={v!r}" for k, v in given.items())
     other = f", {_image(donor)}" if edit.swap and donor else ""
@@ -64,6 +68,8 @@ def edit_ways(run: str, image: str, edit: Edit, donor: str | None = None) -> Way
     imports += "from softvq_lab.explore.codewords import Edit, touch\n"
     lines = f"result = touch(lens, {_image(image)}, Edit({words}){other})\n"
     lines += "to_pil(result['after']).save('edited.png')\nprint(result['figures'])"
+    if token is not None:
+        lines += f"\nprint(result['weights'][{token}].topk(5))  # weights and codewords"
     python = imports + _opened(run, "chosen_image") + lines
     used = [image, *([donor] if other else [])]
     return Ways("", python, _note(*used))

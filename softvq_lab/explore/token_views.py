@@ -54,7 +54,7 @@ def formula(s: Tensor, tau: float, q: Tensor, names: list[str], top: int = 5) ->
 
 # %% ../../nbs/explore/01a_token_views.ipynb #01a00007
 def bars(q: Tensor, own: Tensor, names: list[str], top: int = 16) -> go.Figure:
-    "Weights q (K) of a token as bars, in the order of the trained weights `own`, which are lines."
+    "Weights q (K) of a token as bars, in the order of the trained weights `own`, which are frames."
     order = own.topk(min(top, len(own))).indices.tolist()
     words, rest = [names[k] for k in order], f"{len(q) - len(order)} others"
 
@@ -65,18 +65,14 @@ def bars(q: Tensor, own: Tensor, names: list[str], top: int = 16) -> go.Figure:
     x = [*words, rest] if len(q) > len(order) else words
     fig = go.Figure()
     fig.add_bar(x=x, y=heights(q)[: len(x)], name="now", marker_color="#3b6ea8")
-    fig.add_scatter(
-        x=x,
-        y=heights(own)[: len(x)],
-        mode="markers",
-        name="as trained",
-        marker=dict(symbol="line-ew", size=18, line=dict(width=3, color="#d62728")),
-    )
+    outline = dict(color="rgba(0,0,0,0)", line=dict(color="#d62728", width=2))
+    fig.add_bar(x=x, y=heights(own)[: len(x)], name="as trained", marker=outline)
     fig.update_xaxes(type="category", title="codeword")
     fig.update_yaxes(title="weight", range=[0, 1])
     return fig.update_layout(
         template=TEMPLATE,
         height=260,
+        barmode="overlay",
         margin=dict(t=10, b=90),
         legend=dict(orientation="h", x=0, yref="container", y=0, yanchor="bottom"),
     )
@@ -139,8 +135,8 @@ HEATS = (0.1, 0.3, 1.0, 2.0, 3.0, 5.0)
 
 @torch.no_grad()
 def over_temperature(lens: Lens, key: str) -> list[tuple[str, float | None, Image.Image]]:
-    """(name with PSNR, factor on the temperature, reconstruction) from one-hot (0) over `HEATS` to
-    the mean of all codewords (None); a `ValueError` where tokens have no weights.
+    """(name with PSNR in dB, factor on the temperature, reconstruction) from one-hot (0) over
+    `HEATS` to the mean of all codewords (None); a `ValueError` where tokens have no weights.
     """
     t, x = lens.tokenizer, chosen_image(lens, key)
     if not has_weights(t):
@@ -155,6 +151,5 @@ def over_temperature(lens: Lens, key: str) -> list[tuple[str, float | None, Imag
     names = ["one-hot", *(f"tau x {h:g}" for h in HEATS), "mean"]
     decibels = psnr(x[None].expand_as(y), y).tolist()
     return [
-        (f"{n}: {d:.1f} dB", h, to_pil(v))
-        for n, h, d, v in zip(names, [0, *HEATS, None], decibels, y)
+        (f"{n}: {d:.1f}", h, to_pil(v)) for n, h, d, v in zip(names, [0, *HEATS, None], decibels, y)
     ]

@@ -1,13 +1,17 @@
 """The explorer's tab Codewords as an explanation: clicks in pictures, formula, bars, sliders."""
 
-import re
 import shutil
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from softvq_lab.explore.session import open_lens
-from softvq_lab.explore.token_views import held_by_tokens, looks_of_tokens, tokens_at
+from softvq_lab.explore.token_views import (
+    codewords_at,
+    held_by_tokens,
+    looks_of_tokens,
+    tokens_at,
+)
 
 RESTS = 90_000  # ms at most
 
@@ -55,7 +59,8 @@ def test_a_click_in_a_picture_chooses_the_token_of_that_place(chooses, page, run
     place = page.locator("#cw-place", has_text=f"Token {token} is chosen")
     place.wait_for(timeout=RESTS)
     assert f"token {token} ({part:.0%})" in place.inner_text()
-    assert re.search(r"strongest codewords: \d+ \(\d+%\), \d+", place.inner_text())
+    first, weight, _ = codewords_at(lens, "heldout:4", token, 0.45, 0.45)[0]
+    assert f"draw here most: {first} (weight {weight:.0%}), " in place.inner_text()
     says(page, "token", str(token))
     page.locator("#cw-message", has_text=f"Token {token}:").wait_for(timeout=RESTS)
 

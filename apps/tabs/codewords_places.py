@@ -4,10 +4,11 @@ import gradio as gr
 from tabs.codewords_told import SIDE, named
 from tabs.picker import CLICKS, Newest, failed, focus, served, tiles
 
-from softvq_lab.explore.codewords import can_attend, has_weights, soften
+from softvq_lab.explore.codewords import can_attend, has_weights
 from softvq_lab.explore.session import chosen_image, enlarge
 from softvq_lab.explore.token_views import (
     HEATS,
+    codewords_at,
     held_by_tokens,
     held_pictures,
     looks_of_tokens,
@@ -73,7 +74,7 @@ class Places:
             found = tokens_at(maps(lens, key), across, down, 0 if chooses == "looks" else 1)
         except (ValueError, TypeError) as e:
             return gr.skip(), failed(e)
-        return found[0][0], told_of_place(lens, key, found, chooses)
+        return found[0][0], told_of_place(lens, key, found, chooses, across, down)
 
     def on_held(self, event: gr.SelectData):
         return event.index
@@ -104,15 +105,13 @@ def strip_tiles(lens, key: str) -> list[tuple[str, str]]:
     return [(served(enlarge(p, 96)), name) for name, _, p in over_temperature(lens, key)]
 
 
-def told_of_place(lens, key: str, found: list[tuple[int, float]], chooses: str) -> str:
-    "Which tokens draw or look at a place, and of which codewords the first one is made."
+def told_of_place(lens, key: str, found, chooses: str, across: float, down: float) -> str:
+    "Which tokens draw or look at a place, and which codewords of the first one draw there."
     t, (token, _) = lens.tokenizer, found[0]
     best = ", ".join(f"token {i} ({part:.0%})" for i, part in found[:3])
     says = f"Here {'look' if chooses == 'looks' else 'draw'}: {best}. **Token {token}** is chosen"
     if not has_weights(t):
         return says + "."
-    q = soften(t.quantizer, t.embed(chosen_image(lens, key)[None]))[0, token]
-    top = q.topk(min(3, len(q)))
-    words = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    mix = ", ".join(f"{named(t, token, k)} ({w:.0%})" for k, w in words)
-    return f"{says}; its strongest codewords: {mix}."
+    words = codewords_at(lens, key, token, across, down)[:3]
+    mix = ", ".join(f"**{named(t, token, k)}** (weight {w:.0%})" for k, w, _ in words)
+    return f"{says}; of its codewords draw here most: {mix}."

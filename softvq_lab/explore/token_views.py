@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'HEATS', 'logits', 'formula', 'bars', 'ablated', 'held_by_tokens', 'looks_of_tokens', 'tokens_at',
-           'held_pictures', 'over_temperature']
+           'held_pictures', 'codewords_at', 'over_temperature']
 
 # %% ../../nbs/explore/01a_token_views.ipynb #01a00002
 import plotly.graph_objects as go
@@ -18,6 +18,7 @@ from softvq_lab.explore.codewords import (
     has_weights,
     mean_tokens,
     overlay,
+    reweigh,
     soften,
 )
 from .session import Lens, chosen_image, recently
@@ -108,16 +109,18 @@ def looks_of_tokens(lens: Lens, key: str) -> Tensor:
     return recently(lens, "looks", key, lambda: attention(lens, x).mean(0), 16)
 
 
+def _near(maps: Tensor, across: float, down: float, reach: int) -> Tensor:
+    "Mean of maps (N, H, W) within `reach` pixels of a place: (N)."
+    row, column = (min(n - 1, max(0, int(v * n))) for v, n in zip((down, across), maps.shape[1:]))
+    rows, columns = (slice(max(0, at - reach), at + reach + 1) for at in (row, column))
+    return maps[:, rows, columns].mean((1, 2))
+
+
 def tokens_at(maps: Tensor, across: float, down: float, reach: int = 1) -> list[tuple[int, float]]:
     """(token, fraction) by maps (L, H, W), most first, at a place given by fractions of the width
     and the height. The fraction is of all tokens together, within `reach` pixels.
     """
-    L, H, W = maps.shape
-    row, column = (min(n - 1, max(0, int(v * n))) for v, n in ((down, H), (across, W)))
-    near = maps[
-        :, max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1
-    ]
-    there = near.mean((1, 2))
+    there = _near(maps, across, down, reach)
     order = there.argsort(descending=True, stable=True).tolist()
     total = there.sum().clamp_min(1e-12)
     return [(i, float(there[i] / total)) for i in order]
@@ -128,6 +131,26 @@ def held_pictures(lens: Lens, key: str, side: int = 96, most: int = 64) -> list[
     x, maps = chosen_image(lens, key), held_by_tokens(lens, key)
     full = maps.max().clamp_min(1e-6)
     return [overlay(x, m, side, full) for m in maps[:most]]
+
+# %% ../../nbs/explore/01a_token_views.ipynb #01a10001
+@torch.no_grad()
+def codewords_at(
+    lens: Lens, key: str, token: int, across: float, down: float, top: int = 12
+) -> list[tuple[int, float, float]]:
+    """(codeword, its weight, fraction of the change at a place without it) of the `top` strongest
+    codewords of `token` in the picture `key`, most change first. The place: see `tokens_at`.
+    """
+    t = lens.tokenizer
+    q = soften(t.quantizer, t.embed(chosen_image(lens, key)[None]))  # (1, L, K)
+    best = q[0, token].topk(min(top, q.shape[-1] - 1)).indices.tolist()
+    changed = q.repeat(len(best) + 1, 1, 1)
+    for i, k in enumerate(best, start=1):
+        changed[i, token] = reweigh(q[0, token], {k: 0.0})
+    first, *rest = t.decode(t.quantizer.mix(changed)).clamp(-1, 1)
+    there = _near(torch.stack([(y - first).abs().mean(0) for y in rest]), across, down, 1)
+    order = there.argsort(descending=True, stable=True).tolist()
+    total = there.sum().clamp_min(1e-12)
+    return [(best[i], float(q[0, token, best[i]]), float(there[i] / total)) for i in order]
 
 # %% ../../nbs/explore/01a_token_views.ipynb #01a0000e
 HEATS = (0.1, 0.3, 1.0, 2.0, 3.0, 5.0)

@@ -59,8 +59,9 @@ def test_a_click_in_a_picture_chooses_the_token_of_that_place(chooses, page, run
     place = page.locator("#cw-place", has_text=f"Token {token} is chosen")
     place.wait_for(timeout=RESTS)
     assert f"token {token} ({part:.0%})" in place.inner_text()
-    first, weight, _ = codewords_at(lens, "heldout:4", token, 0.45, 0.45)[0]
-    assert f"draw here most: {first} (weight {weight:.0%}), " in place.inner_text()
+    first, weight, change = codewords_at(lens, "heldout:4", token, 0.45, 0.45)[0]
+    told = f"draw here most: {first} (weight {weight:.0%}, {change:.1%}), "
+    assert told in place.inner_text()
     says(page, "token", str(token))
     page.locator("#cw-message", has_text=f"Token {token}:").wait_for(timeout=RESTS)
 

@@ -113,5 +113,8 @@ def told_of_place(lens, key: str, found, chooses: str, across: float, down: floa
     if not has_weights(t):
         return says + "."
     words = codewords_at(lens, key, token, across, down)[:3]
-    mix = ", ".join(f"**{named(t, token, k)}** (weight {w:.0%})" for k, w, _ in words)
-    return f"{says}; of its codewords draw here most: {mix}."
+    mix = ", ".join(f"**{named(t, token, k)}** (weight {w:.0%}, {c:.1%})" for k, w, c in words)
+    return (
+        f"{says}. Of its codewords draw here most: {mix}. The last number says how far this place "
+        "changes when others take the codeword's place, in percent of black to white."
+    )

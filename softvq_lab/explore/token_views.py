@@ -137,8 +137,9 @@ def held_pictures(lens: Lens, key: str, side: int = 96, most: int = 64) -> list[
 def codewords_at(
     lens: Lens, key: str, token: int, across: float, down: float, top: int = 12
 ) -> list[tuple[int, float, float]]:
-    """(codeword, its weight, fraction of the change at a place without it) of the `top` strongest
-    codewords of `token` in the picture `key`, most change first. The place: see `tokens_at`.
+    """(codeword, its weight, change at a place without it) of the `top` strongest codewords of
+    `token` in the picture `key`, most change first; 1 is from black to white. The place: see
+    `tokens_at`.
     """
     t = lens.tokenizer
     q = soften(t.quantizer, t.embed(chosen_image(lens, key)[None]))  # (1, L, K)
@@ -149,8 +150,7 @@ def codewords_at(
     first, *rest = t.decode(t.quantizer.mix(changed)).clamp(-1, 1)
     there = _near(torch.stack([(y - first).abs().mean(0) for y in rest]), across, down, 1)
     order = there.argsort(descending=True, stable=True).tolist()
-    total = there.sum().clamp_min(1e-12)
-    return [(best[i], float(q[0, token, best[i]]), float(there[i] / total)) for i in order]
+    return [(best[i], float(q[0, token, best[i]]), float(there[i] / 2)) for i in order]
 
 # %% ../../nbs/explore/01a_token_views.ipynb #01a0000e
 HEATS = (0.1, 0.3, 1.0, 2.0, 3.0, 5.0)

@@ -245,12 +245,12 @@ class Codewords(Places, Tab):
                 says.append("Edited weights in token " + ", ".join(map(str, edit.weights)))
             shown = to_pil(x), to_pil(r["before"]), to_pil(r["after"]), r["change"]
             pictures = [served(enlarge(p, SIDE)) for p in shown]
-            held = held_picture(lens, x, token)
+            held = held_picture(lens, focus(images), token)
             return (
                 *pictures,
                 None if held is None else served(held),
                 "  \n".join(says),
-                told_formula(lens, x, token, heat, edit, r["weights"]),
+                told_formula(t, r, token, heat, edit),
                 weight_bars(t, r, token),
                 weight_map(t, r["weights"], token),
                 donor_picture(lens, int(donor)),

@@ -18,7 +18,7 @@ from softvq_lab.explore.codewords import (
 )
 from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.session import chosen_image, enlarge
-from softvq_lab.explore.token_views import ablated, bars, formula, logits
+from softvq_lab.explore.token_views import bars, formula, held_by_token, logits
 
 SIDE = 240  # pixels of a picture, about
 
@@ -107,15 +107,14 @@ def names_of(t, token: int) -> list[str]:
     return [named(t, token, k) for k in range(t.config.codebook_size)]
 
 
-def told_formula(lens, x, token: int, heat: float, edit: Edit, weights) -> str:
-    "The token as a sum with its numbers; '' where tokens have no weights."
-    t = lens.tokenizer
-    if weights is None:
+def told_formula(t, result: dict, token: int, heat: float, edit: Edit) -> str:
+    "The token of `touch` as a sum with its numbers; '' where tokens have no weights."
+    if result["weights"] is None:
         return ""
-    q = weights[token]
+    q = result["weights"][token]
     if edit.sharp:
         return f"z = c<sub>{named(t, token, int(q.argmax()))}</sub>: all weight on the strongest"
-    s, tau = logits(t.quantizer, t.embed(x[None]), token, heat)
+    s, tau = logits(t.quantizer, result["z_hat"], token, heat)
     says = formula(s, tau, q, names_of(t, token))
     return says + "; your weights take the place of these" * (token in edit.weights)
 
@@ -128,11 +127,11 @@ def weight_bars(t, result: dict, token: int):
     return adapt(bars(q, own, names_of(t, token)))
 
 
-def held_picture(lens, x, token: int):
+def held_picture(lens, key: str, token: int):
     "The picture under the map of what one token holds; None without held-out images."
     if not lens.heldout_count:
         return None
-    return overlay(x, ablated(lens, x, [token])[0], SIDE)
+    return overlay(chosen_image(lens, key), held_by_token(lens, key, token), SIDE)
 
 
 def donor_picture(lens, donor: int):

@@ -223,7 +223,7 @@ def _tabs_of(page, requests) -> set[str]:
 SET = {  # of each tab: query, and the controls that it sets with what then stands in them
     "reconstruct": ("kept=2&beside=four&several=1&class=3", {"rec-several": "1", "rec-class": "3"}),
     "codewords": (
-        "token=5&temperature=2.5&sharp=1&ablate=1&ablate=4&swap=0&donor=17",
+        "token=5&temperature=2.5&sharp=1&ablate=1&ablate=4&swap=0&donor=17&click=looks",
         {
             "cw-token": "5",
             "cw-heat": "2.5",
@@ -233,7 +233,10 @@ SET = {  # of each tab: query, and the controls that it sets with what then stan
             "cw-donor": "17",
         },
     ),
-    "token-counts": ("metric=ssim&class=7", {"tc-class": "7"}),
+    "token-counts": (
+        "tokens=3&metric=ssim&rate=bits&wanted=0.75&class=7",
+        {"tc-class": "7", "tc-tokens": "3", "tc-wanted": "0.75"},
+    ),
     "sample": (
         "classes=3&classes=8&count=6&guidance=3&low=0.1&high=0.8&sampler=euler&steps=9&seed=21",
         {
@@ -449,6 +452,7 @@ def _weights(page) -> dict[tuple[str, str], float]:
 def test_the_weight_that_was_typed_is_the_one_that_is_used(open_page, app):
     page = open_page(f"{app.url}?run=tokenizer&tab=codewords&image=4&token=2")
     ready(page, "codewords")
+    page.get_by_text("Weights as a table").click()
     for row, weight in ((2, "1.0"), (1, "0.4"), (3, "0.123")):
         page.wait_for_timeout(1500)  # the table is that of the last edit
         codeword = page.locator(f"#cw-weights [data-row='{row}'][data-col='0']").first.inner_text()
@@ -469,6 +473,7 @@ def test_the_weight_that_was_typed_is_the_one_that_is_used(open_page, app):
 def test_what_is_no_weight_is_said_and_changes_nothing(wrong, open_page, app):
     page = open_page(f"{app.url}?run=tokenizer&tab=codewords&image=4&token=1")
     ready(page, "codewords")
+    page.get_by_text("Weights as a table").click()
     page.wait_for_timeout(1500)
     cell = page.locator("#cw-weights [data-row='0'][data-col='1']").first
     before = cell.inner_text().split()[0]
@@ -543,7 +548,11 @@ def test_quick_changes_of_tab_end_at_the_last_one(open_page, app):
 
 @pytest.mark.parametrize(
     "tab,slider,last",
-    [("codewords", "cw-heat", "temperature"), ("reconstruct", "rec-kept", "kept")],
+    [
+        ("codewords", "cw-heat", "temperature"),
+        ("reconstruct", "rec-kept", "kept"),
+        ("token-counts", "tc-tokens", "tokens"),
+    ],
 )
 def test_a_drag_asks_one_question_at_a_time_and_ends_with_the_hand(
     tab, slider, last, watched_page, app
@@ -615,11 +624,15 @@ LINES = {
         ["'heldout:9'", "kept=3"],
     ),
     "codewords": (
-        "run=tokenizer&temperature=2&ablate=1",
+        "run=tokenizer&token=3&temperature=2&ablate=1",
         "",
-        ["Edit(heat=2, knock=(1,)", "touch("],
+        ["Edit(heat=2, knock=(1,)", "touch(", "['weights'][3].topk(5)"],
     ),
-    "token-counts": ("run=eight", "softvq-lab runs --root", ["rate_distortion_figure(rows)"]),
+    "token-counts": (
+        "run=eight&image=9&tokens=3&metric=l1&rate=bits&wanted=0.2",
+        "softvq-lab runs --root",
+        ["'heldout:9'", "rung_at(rungs, 3)", "'l1', 'bits', own, shown['row'], 0.2"],
+    ),
     "sample": (
         "run=generator&count=4&steps=6&seed=3&guidance=2.5",
         r"softvq-lab sample \S+/generator --samples 4 --classes 0,1,2,3 --sampler heun --steps 6 "

@@ -3,6 +3,25 @@
 import json
 
 import gradio as gr
+from tabs.codewords_places import Places
+from tabs.codewords_told import (
+    SIDE,
+    alone_tiles,
+    attention_tiles,
+    differs,
+    donor_picture,
+    edit_of,
+    held_picture,
+    named,
+    numbers,
+    rows_of,
+    told_formula,
+    told_of_changes,
+    told_of_token,
+    users_of,
+    weight_bars,
+    weight_map,
+)
 from tabs.picker import (
     CLICKS,
     LEFT,
@@ -14,7 +33,6 @@ from tabs.picker import (
     failed,
     focus,
     picture,
-    plain,
     resolve,
     served,
     tiles,
@@ -22,31 +40,21 @@ from tabs.picker import (
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.codewords import (
-    Edit,
-    attention,
     can_attend,
-    codeword_name,
-    codewords_alone,
     has_weights,
-    heatmap,
-    overlay,
     read_weights,
     set_weight,
-    token_figures,
     touch,
-    what_instead,
-    where_used,
     write_weights,
 )
-from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.reproduce import edit_ways
 from softvq_lab.explore.session import chosen_image, enlarge
 from softvq_lab.registry import register
 
 ABOUT = (
-    "A token is a weighted sum of codewords. Choose one (*Token*, or a click in the map), look at "
-    "its codewords one by one, change its weights, or put another token in its place: the "
-    "reconstruction follows."
+    "A token is a weighted sum of codewords. Click in a picture: the token that draws there is "
+    "chosen. Look at its codewords one by one, change its weights, or put another token in its "
+    "place: the reconstruction follows."
 )
 ALONE = (
     "Codewords of this token, each alone in it while all others are at their mean "
@@ -61,8 +69,10 @@ CAPTIONS = {
     "before": "Reconstruction",
     "after": "With the changes",
     "change": "Change",
+    "holds": "What this token holds",
 }
 MADE_ROOM = "The weights that were set before are smaller now: all of a token add up to 1."
+HIDDEN = dict(show_progress="hidden")
 TOP = 5  # codewords of a token that are shown and can be edited
 CLICK = """() => {
     for (const plot of document.querySelectorAll('#cw-heatmap .js-plotly-plot')) {
@@ -88,7 +98,7 @@ LATER = f"() => {{ for (const ms of [100, 600, 2000]) setTimeout({CLICK}, ms); }
 
 
 @register("tab", "Codewords", place=2)
-class Codewords(Tab):
+class Codewords(Places, Tab):
     def layout(self):
         gr.Markdown(ABOUT)
         with gr.Row(elem_classes="work"):
@@ -101,9 +111,15 @@ class Codewords(Tab):
                 self.message = gr.Markdown(elem_id="cw-message")
                 with gr.Row(elem_classes="pictures"):
                     self.pictures = [picture(f"cw-{k}", c) for k, c in CAPTIONS.items()]
-                self.plot = gr.Plot(show_label=False, elem_id="cw-heatmap")
+                self.layout_place()
+                self.layout_held()
+                self.formula = gr.Markdown(elem_id="cw-formula")
+                self.bars = gr.Plot(show_label=False, elem_id="cw-bars")
                 self.layout_token()
+                self.layout_strip()
+                self.plot = gr.Plot(show_label=False, elem_id="cw-heatmap")
         self.edits = gr.Textbox("", visible="hidden")  # of `read_weights`
+        self.slid_codewords = gr.State([])  # of the sliders
         self.top = gr.State([])  # (codeword, weight) of the rows of the table
         self.clicked = gr.State(None)  # number of a tile in the gallery `alone`
         # What the pictures show, and what they have shown for a moment: `look` follows that.
@@ -116,8 +132,9 @@ class Codewords(Tab):
             "ablate": self.ablated,
             "swap": self.swapped,
             "donor": self.donor,
+            "click": self.chooses,
         }
-        self.follows = [self.table]
+        self.follows = [self.typed]
 
     def layout_weights(self):
         self.token = gr.Slider(0, 31, 0, step=1, label="Token", elem_id="cw-token")
@@ -129,15 +146,20 @@ class Codewords(Tab):
             label="Sharpen to the strongest codeword (what VQ would do)",
             elem_id="cw-sharp",
         )
-        self.table = gr.Dataframe(
-            headers=["codeword", "weight"],
-            datatype=["str", "number"],
-            interactive=True,
-            static_columns=[0],
-            label="Weights of this token, 0 to 1: edit and press Enter",
-            elem_id="cw-weights",
-            buttons=[],
-        )
+        self.sliders = [
+            gr.Slider(0, 1, 0, step=0.001, label="Weight", visible=False, elem_id=f"cw-weight-{i}")
+            for i in range(TOP)
+        ]
+        with gr.Accordion("Weights as a table", open=False, elem_id="cw-typed") as self.typed:
+            self.table = gr.Dataframe(
+                headers=["codeword", "weight"],
+                datatype=["str", "number"],
+                interactive=True,
+                static_columns=[0],
+                label="Weights of this token, 0 to 1: edit and press Enter",
+                elem_id="cw-weights",
+                buttons=[],
+            )
         self.table_says = gr.Markdown(elem_id="cw-weights-says")
 
     def layout_tokens(self):
@@ -156,6 +178,7 @@ class Codewords(Tab):
             label="The other image: number of the held-out image",
             elem_id="cw-donor",
         )
+        self.donor_picture = picture("cw-donor-picture", "The other image", height=120)
         self.reset = gr.Button("Undo all changes", size="sm", elem_id="cw-reset")
 
     def layout_token(self):
@@ -179,11 +202,13 @@ class Codewords(Tab):
             return {}
         t, weights = lens.tokenizer, has_weights(lens.tokenizer)
         tokens = dict(choices=[str(i) for i in range(t.tokens)], value=[])
+        draws, looks = self.choices(t)
         return {
+            self.chooses: dict(choices=[draws, *looks], value=draws[1]),
             self.token: dict(maximum=max(1, t.tokens - 1), value=0),
             self.heat: dict(value=1, visible=weights),
             self.sharp: dict(value=False, visible=weights),
-            self.table: dict(visible=weights),
+            self.typed: dict(visible=weights),
             self.edits: dict(value="", own=True, check=lambda told: read_weights(told, t)),
             self.ablated: tokens,
             self.swapped: tokens,
@@ -198,14 +223,16 @@ class Codewords(Tab):
         run, swapped = resolve(self.ctx.runs, name).path, numbers(values["swap"])
         what = (values[k] for k in ("temperature", "sharp", "weights"))
         edit = edit_of(self.ctx.open(name).tokenizer, *what, swapped, numbers(values["ablate"]))
-        return edit_ways(str(run), image, edit, f"heldout:{int(values['donor'])}")
+        donor = f"heldout:{int(values['donor'])}"
+        token = int(values["token"]) if has_weights(self.ctx.open(name).tokenizer) else None
+        return edit_ways(str(run), image, edit, donor, token)
 
     def show(self, stands, name, images, token, heat, sharp, ablated, swapped, donor, edits):
-        "Pictures, map and message; what belongs to the token follows by `look`."
+        "Pictures, formula, bars and map; what belongs to the token follows by `look`."
         drawn = json.dumps([stands, token, heat, sharp, edits])
         blank = [None] * len(CAPTIONS)
         if not name:
-            return *blank, "", None, drawn
+            return *blank, "", "", None, None, None, drawn
         try:
             lens = self.ctx.open(name)
             x, t = chosen_image(lens, focus(images)), lens.tokenizer
@@ -217,32 +244,75 @@ class Codewords(Tab):
             if edit.weights:
                 says.append("Edited weights in token " + ", ".join(map(str, edit.weights)))
             shown = to_pil(x), to_pil(r["before"]), to_pil(r["after"]), r["change"]
-            pictures = [served(enlarge(p, 240)) for p in shown]
-            return *pictures, "  \n".join(says), weight_map(t, r["weights"], token), drawn
+            pictures = [served(enlarge(p, SIDE)) for p in shown]
+            held = held_picture(lens, focus(images), token)
+            return (
+                *pictures,
+                None if held is None else served(held),
+                "  \n".join(says),
+                told_formula(t, r, token, heat, edit),
+                weight_bars(t, r, token),
+                weight_map(t, r["weights"], token),
+                donor_picture(lens, int(donor)),
+                drawn,
+            )
         except ValueError as e:
-            return *blank, failed(e), None, drawn
+            return *blank, failed(e), "", None, None, None, drawn
 
     def look(self, name, images, token, heat, sharp, edits):
         "What belongs to one token: weights, codewords alone, where used, where the encoder looked."
+        empty = [], [], "", [], [], [], *self.at_sliders([])
         if not name:
-            return [], [], "", [], [], []
+            return empty
         try:
             lens = self.ctx.open(name)
             x, t = chosen_image(lens, focus(images)), lens.tokenizer
             token = min(int(token), t.tokens - 1)
             looked = attention_tiles(lens, x, token) if can_attend(t) else []
             if not has_weights(t):
-                return [], [], "*This tokenizer has no codeword weights.*", [], [], looked
+                none = "*This tokenizer has no codeword weights.*"
+                return [], [], none, [], [], looked, *empty[6:]
             edit = edit_of(t, heat, sharp, edits)
-            q = touch(lens, x, edit)["weights"][token]
-            shown = {*q.topk(min(TOP, len(q))).indices.tolist(), *edit.weights.get(token, {})}
+            r = touch(lens, x, edit)
+            q, own = r["weights"][token], r["own"][token]
+            shown = {*own.topk(min(TOP, len(q))).indices.tolist(), *edit.weights.get(token, {})}
+            shown |= {*q.topk(min(TOP, len(q))).indices.tolist()}
             codewords = sorted(shown, key=lambda k: -q[k])
             top = [(k, round(float(q[k]), 4)) for k in codewords]
             alone = alone_tiles(lens, token, q, codewords)
+            sliders = self.at_sliders(self.slid(top, own), t, token)
             table = rows_of(t, token, top)
-            return table, alone, *users_of(lens, token, codewords[0]), top, looked
+            return table, alone, *users_of(lens, token, codewords[0]), top, looked, *sliders
         except ValueError as e:
-            return [], [], failed(e), [], [], []
+            return [], [], failed(e), *empty[3:]
+
+    def slid(self, top, own):
+        """(codeword, weight) of the sliders: in the order of the trained weights, in which they
+        stay where they are while one is moved."""
+        return sorted(top, key=lambda row: -own[row[0]])[:TOP]
+
+    def at_sliders(self, rows, t=None, token=0):
+        "The sliders at (codeword, weight); those without one are not seen."
+        shown = [
+            gr.Slider(label=f"Weight of codeword {named(t, token, k)}", value=w, visible=True)
+            for k, w in rows
+        ]
+        rest = len(self.sliders) - len(shown)
+        return [[k for k, _ in rows], *shown, *[gr.Slider(visible=False)] * rest]
+
+    def slide_of(self, i):
+        "The handler of slider `i`, which sets the weight of its codeword."
+
+        def on_slide(name, token, slid, edits, weight):
+            try:
+                t, token = self.ctx.open(name).tokenizer, int(token)
+                known = read_weights(edits, t)
+                known[token] = set_weight(known.get(token, {}), slid[i], weight)
+                return write_weights(known), ""
+            except (ValueError, IndexError) as e:
+                return gr.skip(), failed(e)
+
+        return on_slide
 
     def on_codeword(self, name, token, top, tile):
         "A codeword clicked in the gallery: where it is used. The first tile is the mean."
@@ -276,19 +346,26 @@ class Codewords(Tab):
         ctx, asked, edits = self.ctx, self.asked, self.edits
         where, how = [ctx.run, ctx.images], [self.token, self.heat, self.sharp]
         others = [self.ablated, self.swapped, self.donor]
-        shown = [*self.pictures, self.message, self.plot, self.drawn]
+        told = [self.message, self.formula, self.bars, self.plot, self.donor_picture]
+        shown = [*self.pictures, *told, self.drawn]
         draw = Newest(self.show, [asked, *where, *how, *others, edits], shown).event
         inputs = [c.input for c in (*how, *others)]
         gr.on([asked.change, *inputs, edits.change], **draw)
         self.drawn.change(None, self.drawn, self.rests, js=RESTS, api_name=False)
         told = [self.table, self.alone, self.used_says, self.used, self.top, self.looked]
+        told += [self.slid_codewords, *self.sliders]
         self.rests.change(**Newest(self.look, [*where, *how, edits], told).event)
         written = [ctx.run, self.token, self.table, self.top, edits]
         said = [edits, self.table, self.table_says]
         self.table.input(**Newest(self.on_edit, written, said, show_progress="hidden").event)
+        for i, slider in enumerate(self.sliders):
+            moved = [ctx.run, self.token, self.slid_codewords, edits, slider]
+            told = [edits, self.table_says]
+            slider.input(**Newest(self.slide_of(i), moved, told, **HIDDEN).event)
         undone = [self.heat, self.sharp, edits, self.ablated, self.swapped, self.table_says]
         self.reset.click(self.on_reset, None, undone, **QUIET).then(**draw)
         self.wire_clicks()
+        self.wire_places(draw)
         self.plot.change(None, None, None, js=LATER, api_name=False)
 
     def wire_clicks(self):
@@ -305,82 +382,3 @@ class Codewords(Tab):
 def on_tile(last, event: gr.SelectData):
     "The number of the click and of the tile."
     return (last or (0,))[0] + 1, event.index
-
-
-def edit_of(t, heat, sharp, edits: str, swapped=(), ablated=()) -> Edit:
-    "The changes that the controls ask for; only tokens with weights can have other weights."
-    weighted = (heat, bool(sharp), read_weights(edits, t)) if has_weights(t) else (1.0, False, {})
-    return Edit(*weighted, swapped, ablated)
-
-
-def rows_of(t, token: int, top) -> list[list]:
-    "The table of weights."
-    return [[named(t, token, k), w] for k, w in top]
-
-
-def differs(typed, was: float) -> bool:
-    "Was another weight typed?"
-    try:
-        return not abs(float(typed) - was) < 1e-9
-    except (TypeError, ValueError):
-        return True
-
-
-def numbers(values) -> tuple[int, ...]:
-    return tuple(int(v) for v in values or [] if str(v).isdecimal())
-
-
-def named(t, token: int, codeword: int) -> str:
-    "What a codeword of the codebook of `token` is called."
-    codebooks = t.quantizer.codebooks
-    return codeword_name(token // (t.tokens // codebooks), codeword, codebooks)
-
-
-def told_of_token(t, weights, token: int, heat: float) -> str:
-    "How mixed the token is, and at which temperature."
-    if weights is None:
-        return plain(what_instead(t))
-    entropy, effective = token_figures(weights)
-    tau = f"sharpness {heat:g} times softer"
-    if type(t.quantizer).__name__ != "GMMVQ":
-        tau = f"tau {t.quantizer.tau:.3g} x {heat:g} = {t.quantizer.tau * heat:.3g}"
-    return (
-        f"**Token {token}**: entropy {entropy[token]:.2f} nats, "
-        f"{effective[token]:.1f} effective codewords (all tokens: {effective.mean():.1f}); {tau}"
-    )
-
-
-def told_of_changes(figures: dict) -> str:
-    "PSNR before and after the changes."
-    before, after = figures["before"], figures["after"]
-    if figures["between"] >= 100:
-        return f"PSNR {before:.1f} dB; nothing is changed"
-    return f"PSNR {before:.1f} dB, with the changes **{after:.1f} dB** ({after - before:+.1f})"
-
-
-def weight_map(t, weights, token: int):
-    "The map of tokens and codewords; None where tokens have no weights."
-    if weights is None:
-        return None
-    return adapt(heatmap(weights, t.quantizer.codebooks, max(24, min(48, t.tokens)), token))
-
-
-def alone_tiles(lens, token: int, q, top: list[int]) -> list[tuple[str, str]]:
-    "The picture of all mean tokens, and each codeword of `top` alone, with its weight in `q`."
-    mean, each = codewords_alone(lens, token, top)
-    captions = ["mean", *(f"{named(lens.tokenizer, token, k)}: {q[k]:.0%}" for k in top)]
-    return [(served(enlarge(p, 96)), c) for p, c in zip([mean, *each], captions, strict=True)]
-
-
-def attention_tiles(lens, x, token: int) -> list[tuple[str, str]]:
-    "Where the last six blocks looked for the token."
-    blocks = list(enumerate(attention(lens, x)[:, token], start=1))[-6:]
-    return [(served(overlay(x, m, 160)), f"{i}: {m.sum():.0%}") for i, m in blocks]
-
-
-def users_of(lens, token: int, codeword: int):
-    "The held-out images that use a codeword most, under a sentence that says so."
-    name, found = named(lens.tokenizer, token, codeword), where_used(lens, token, codeword, 6)
-    return f"Held-out images that use codeword {name} most, with its weight and the token", [
-        (served(to_pil(lens.images.heldout[i][0])), f"{w:.0%} t{at}") for i, at, w in found
-    ]

@@ -2,6 +2,7 @@
 
 import gradio as gr
 from tabs.picker import (
+    CLICKS,
     LEFT,
     RIGHT,
     Chooser,
@@ -9,6 +10,7 @@ from tabs.picker import (
     Tab,
     failed,
     focus,
+    picture,
     plain,
     resolve,
     served,
@@ -26,20 +28,37 @@ from softvq_lab.explore.token_counts import (
     rate_distortion_figure,
     token_counts,
 )
+from softvq_lab.explore.tokens_needed import (
+    WANTED,
+    at_rung,
+    in_unit,
+    ladder,
+    needed,
+    picture_curve,
+    rung_at,
+    usual,
+)
 from softvq_lab.hub.models import find_tokenizer
+from softvq_lab.metrics import metric_title
 from softvq_lab.registry import register
 from softvq_lab.runs import Run, list_runs
 
 ABOUT = (
-    "How many tokens does an image need? The runs that differ from the chosen one in the number "
-    "of tokens only, and the first k tokens of a run trained with `keep=uniform`, on one image "
-    "and over the held-out set."
+    "How many tokens does an image need? Move the slider: the picture changes, and its dot moves "
+    "on the curve. Say below which quality you want, and read how many tokens it takes."
 )
 ALONE = (
-    "*No other run differs from this one in the number of tokens only. Train one: the same command "
-    "with another `-p tokens`, and a folder of its own. "
-    "Or train a single run that decodes its first k tokens for any k: `-p keep uniform`.*"
+    "*This run has one number of tokens only. Train one that decodes its first k tokens for any k: "
+    "`papermill nbs/train.ipynb -p keep uniform -p tokens 32` (some minutes on two cores), then "
+    "press Look again. Or train this one again with another `-p tokens`, in a folder of its own.*"
 )
+CAPTIONS = {
+    "original": "Original",
+    "reconstruction": "From the tokens above",
+    "error": "Error (brightest: half the range or more)",
+}
+WAIT = "*The curve of all held-out images is being measured.*"
+COLUMNS = ["run", "tokens", "numbers", "bits", "PSNR", "SSIM", "L1", "images", "metrics"]
 
 
 @register("tab", "Token counts", place=3)
@@ -51,44 +70,93 @@ class TokenCounts(Tab):
                 Chooser(self.ctx, "tc", height=260)
             with gr.Column(**RIGHT):
                 self.message = gr.Markdown(elem_id="tc-message")
+                self.tokens = gr.Slider(1, 32, 32, step=1, label="Tokens", elem_id="tc-tokens")
+                with gr.Row(elem_classes="pictures"):
+                    self.pictures = [picture(f"tc-{k}", c) for k, c in CAPTIONS.items()]
+                self.shown = gr.Markdown(elem_id="tc-shown")
+                self.layout_curve()
+                gr.Markdown("All numbers of tokens; a click shows one above")
                 self.gallery = tiles("tc-rows", 4, "max-content", fit_columns=False)
-                self.metric = gr.Radio(
-                    [("PSNR", "psnr"), ("SSIM", "ssim")],
-                    value="psnr",
-                    label="Rate and distortion over the held-out set",
-                    elem_id="tc-metric",
-                )
-                self.plot = gr.Plot(show_label=False, elem_id="tc-curve")
-                self.table = gr.Dataframe(
-                    headers=["run", "tokens", "numbers", "PSNR", "SSIM", "images", "metrics"],
-                    interactive=False,
-                    elem_id="tc-table",
-                )
-        self.rows = gr.State([])  # of `rate_distortion`
-        self.linked = {"metric": self.metric}
+                with gr.Accordion("All numbers as a table", open=False, elem_id="tc-numbers"):
+                    self.table = gr.Dataframe(
+                        headers=COLUMNS, interactive=False, elem_id="tc-table"
+                    )
+        self.counts = gr.State([])  # numbers of tokens of the gallery's tiles
+        # (what it belongs to, rows): of `rate_distortion`, and of `picture_curve`
+        self.rows, self.own = gr.State((None, [])), gr.State((None, []))
+        self.linked = {
+            "tokens": self.tokens,
+            "metric": self.metric,
+            "rate": self.rate,
+            "wanted": self.wanted,
+        }
+
+    def layout_curve(self):
+        self.answer = gr.Markdown(elem_id="tc-answer")
+        with gr.Row():
+            metrics = [(metric_title(m), m) for m in WANTED]
+            self.metric = gr.Radio(metrics, value="psnr", label="Metric", elem_id="tc-metric")
+            rates = [("tokens", "tokens"), ("numbers", "numbers"), ("bits an image", "bits")]
+            self.rate = gr.Radio(rates, value="tokens", label="What it costs", elem_id="tc-rate")
+            self.wanted = gr.Number(
+                WANTED["psnr"], label="Wanted value of the metric", elem_id="tc-wanted"
+            )
+        self.plot = gr.Plot(show_label=False, elem_id="tc-curve")
 
     def depends(self, name):
         "The runs that it may be compared with."
         return [stamp(r) for r in list_runs(self.ctx.runs)]
 
+    def fit(self, name, kept):
+        wanted = {self.wanted: dict(value=WANTED.get(kept.get("metric"), WANTED["psnr"]))}
+        try:
+            counts = [r.tokens for r in self.rungs(name)]
+        except (ValueError, KeyError, TypeError):
+            return wanted
+        low, high = min(counts), max(counts)
+        limits = dict(minimum=min(low, high - 1), maximum=high, value=high, visible=low < high)
+        return wanted | {self.tokens: limits}
+
+    def tokenizer_run(self, name) -> Run:
+        "The run of that name, or that of its tokenizer: the tokens are the tokenizer's."
+        run = resolve(self.ctx.runs, name)
+        return Run(find_tokenizer(run.path)) if run.kind == "generator" else run
+
+    def rungs(self, name):
+        return ladder(self.tokenizer_run(name), self.ctx.runs)
+
     def counts_of(self, name):
         "The opened run, the token counts to compare, and what could not be opened."
-        run = resolve(self.ctx.runs, name)
-        lens = open_lens(run.path)
-        if lens.generator is not None:  # the tokens are its tokenizer's
-            run = Run(find_tokenizer(run.path))
-        return lens, *token_counts(run, self.ctx.runs)
+        lens = open_lens(resolve(self.ctx.runs, name).path)
+        return lens, *token_counts(self.tokenizer_run(name), self.ctx.runs)
 
     def reproduce(self, name, image, values):
-        run = resolve(self.ctx.runs, name)
-        if run.kind == "generator":  # the tokens are its tokenizer's
-            run = Run(find_tokenizer(run.path))
-        return count_ways(str(run.path), self.ctx.runs)
+        run = str(self.tokenizer_run(name).path)
+        what = (values[k] for k in ("metric", "rate", "wanted"))
+        return count_ways(run, self.ctx.runs, image, values["tokens"], *what)
 
-    def show(self, name, images):
-        "The chosen image from each number of tokens."
+    def show(self, name, images, tokens, metric, rate, wanted, rows, own):
+        "The picture from the chosen number of tokens, its dot on the curve, and the answer."
+        blank = [None] * len(CAPTIONS)
         if not name:
-            return [], ""
+            return *blank, "", "", None
+        try:
+            lens, rungs, key = self.ctx.open(name), self.rungs(name), focus(images)
+            found = at_rung(rung_at(rungs, tokens), lens, key)
+            known = rows[1] if rows[0] == name else []
+            mine = own[1] if own[0] == (name, key) else []
+            wanted = WANTED[metric] if wanted is None else wanted
+            figure = rate_distortion_figure(known, metric, rate, mine, found["row"], wanted)
+        except ValueError as e:
+            return *blank, failed(e), "", None
+        answer = [needed(mine, metric, wanted), usual(known, metric, wanted) or WAIT]
+        pictures = [served(enlarge(found[k], 240)) for k in CAPTIONS]
+        return *pictures, told(found["row"], rungs), " ".join(answer), adapt(figure)
+
+    def strip(self, name, images):
+        "The chosen image from each number of tokens, and what was left out."
+        if not name:
+            return [], "", []
         try:
             lens, counts, skipped = self.counts_of(name)
             key = focus(images)
@@ -97,36 +165,67 @@ class TokenCounts(Tab):
                 caption = f"{c.tokens}: {r['figures']['psnr']:.1f} dB"
                 pictures.append((served(enlarge(r["reconstruction"], 160)), caption))
         except ValueError as e:
-            return [], failed(e)
+            return [], failed(e), []
         alone = [ALONE] if len(counts) < 2 else []
-        return pictures, "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])
+        says = "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])
+        return pictures, says, [counts[-1].tokens, *(c.tokens for c in counts)]
 
-    def curve(self, name, metric):
+    def curve(self, name):
         "Over the held-out set: stored metrics where they are, measured now where not."
         try:
             found = rate_distortion(self.counts_of(name)[1]) if name else []
-            return self.on_metric(found, metric), [table_row(r) for r in found], found
+            return (name, found), [table_row(r) for r in found]
         except ValueError:
-            return None, [], []
+            return (name, []), []
 
-    def on_metric(self, found, metric):
-        return adapt(rate_distortion_figure(found, metric)) if found else None
+    def own_curve(self, name, images):
+        "Of the chosen picture, over all numbers of tokens."
+        try:
+            key = focus(images)
+            return (name, key), picture_curve(self.rungs(name), self.ctx.open(name), key)
+        except ValueError:
+            return None, []
+
+    def on_metric(self, metric):
+        "A wanted value of the metric that was chosen."
+        return WANTED[metric]
+
+    def on_tile(self, counts, event: gr.SelectData):
+        "A click in the gallery: that number of tokens."
+        known = isinstance(event.index, int) and event.index < len(counts)
+        return counts[event.index] if known else gr.skip()
 
     def wire(self):
-        run, metric, plot = self.ctx.run, self.metric, self.plot
-        draw = Newest(self.show, [run, self.ctx.images], [self.gallery, self.message])
-        self.asked.change(**draw.event)
-        measure = Newest(self.curve, [run, metric], [plot, self.table, self.rows])
-        self.of_run.change(**measure.event)
-        metric.input(**Newest(self.on_metric, [self.rows, metric], plot, (measure,)).event)
+        where = [self.ctx.run, self.ctx.images]
+        how = [self.tokens, self.metric, self.rate, self.wanted]
+        asked = [*where, *how, self.rows, self.own]
+        shown = [*self.pictures, self.shown, self.answer, self.plot]
+        draw = Newest(self.show, asked, shown).event
+        inputs = [self.tokens.input, self.rate.input, self.wanted.input]
+        gr.on([self.asked.change, self.rows.change, self.own.change, *inputs], **draw)
+        self.metric.input(self.on_metric, self.metric, self.wanted, **CLICKS).then(**draw)
+        tiled = Newest(self.strip, where, [self.gallery, self.message, self.counts])
+        self.asked.change(**tiled.event)
+        self.gallery.select(self.on_tile, self.counts, self.tokens, **CLICKS).then(**draw)
+        self.of_run.change(**Newest(self.curve, self.ctx.run, [self.rows, self.table]).event)
+        own = Newest(self.own_curve, where, self.own, show_progress="hidden")
+        self.asked.change(**own.event)
+
+
+def told(row: dict, rungs) -> str:
+    "What is shown: how many tokens, what they cost, and how near the picture is."
+    figures = ", ".join(in_unit(m, row[m]) for m in WANTED if row[m] is not None)
+    most = max(r.tokens for r in rungs)
+    of = f"The first {row['tokens']} of {most} tokens" if row["kept"] else f"{row['tokens']} tokens"
+    return f"**{of}** ({row['numbers']:,} numbers, {row['bits']:,.0f} bits): {figures}"
 
 
 def table_row(r: dict) -> list:
     "A row of `rate_distortion` under the table's headers."
-    ssim = None if r["ssim"] is None else round(r["ssim"], 4)
+    figures = [None if r[m] is None else float(f"{r[m]:.4g}") for m in WANTED]
     return [
         *(r[k] for k in ("name", "tokens", "numbers")),
-        round(r["psnr"], 2),
-        ssim,
+        round(r["bits"]),
+        *figures,
         *(r[k] for k in ("images", "source")),
     ]

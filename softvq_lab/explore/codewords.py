@@ -204,13 +204,14 @@ def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = Non
     """Image x (3, H, W) with its tokens edited; those in `edit.swap` come from the image `other`
     (3, H, W).
 
-    `weights` (L, K) as changed and `own` as trained (None where there are none); `before`, `after`
+    `weights` (L, K) as changed, `own` as trained and `z_hat` (1, L, D) behind them (None where
+    there are none); `before`, `after`
     (3, H, W); `change` (PIL, the error map between these two); `figures`: psnr of both to x, and
     between them."""
     t, L = lens.tokenizer, lens.tokenizer.tokens
     if bad := [i for i in (*edit.weights, *edit.swap, *edit.knock) if not 0 <= i < L]:
         raise ValueError(f"there is no token {bad[0]}: this tokenizer has tokens 0 to {L - 1}")
-    own = q = None
+    own = q = z_hat = None
     if has_weights(t):
         z_hat = t.embed(x[None])
         own, q = soften(t.quantizer, z_hat)[0], soften(t.quantizer, z_hat, edit.heat, edit.sharp)[0]
@@ -233,6 +234,7 @@ def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = Non
         return psnr(a[None], b[None]).item()
 
     return {
+        "z_hat": z_hat,
         "own": own,
         "weights": q,
         "before": before,
@@ -353,11 +355,11 @@ def attention(lens: Lens, x: Tensor) -> Tensor:
     )
 
 
-def overlay(x: Tensor, map: Tensor, side: int = 224) -> Image.Image:
-    """A dimmed image (3, H, W) blended with an attention map (h, w), scaled so that its maximum is
-    brightest.
+def overlay(x: Tensor, map: Tensor, side: int = 224, full: Tensor | None = None) -> Image.Image:
+    """A dimmed image (3, H, W) blended with a map (h, w), such as of attention; `full` is the
+    value of the brightest colour (None: its maximum).
     """
-    bright = (map / map.max().clamp_min(1e-12))[None]
+    bright = (map / (map.max() if full is None else full).clamp_min(1e-12))[None]
     image = enlarge(to_pil(x), side)
     heat = error_map(bright, torch.zeros_like(bright)).resize(image.size, Image.Resampling.NEAREST)
     return Image.blend(image, heat, 0.6)

@@ -32,10 +32,14 @@ def _opened(run: str, *names: str) -> str:
     return f"from softvq_lab.explore.session import {imported}\n\nlens = open_lens({run!r})\n"
 
 
+def _key(key: str) -> str:
+    "The key of the chosen picture; an uploaded file gets a name in place of its path."
+    return key if key.startswith("heldout:") else "file:my-picture.png"
+
+
 def _image(key: str) -> str:
     "An expression for the chosen picture, 'heldout:3' or an uploaded file."
-    name = key if key.startswith("heldout:") else "file:my-picture.png"
-    return f"chosen_image(lens, {name!r})"
+    return f"chosen_image(lens, {_key(key)!r})"
 
 
 def _note(*keys: str) -> str:
@@ -51,8 +55,12 @@ def reconstruction_ways(run: str, image: str, kept: int | None = None) -> Ways:
     return Ways(f"softvq-lab evaluate {shlex.quote(run)}", python, _note(image))
 
 
-def edit_ways(run: str, image: str, edit: Edit, donor: str | None = None) -> Ways:
-    "A picture with edited tokens; those of `edit.swap` come from the picture `donor`."
+def edit_ways(
+    run: str, image: str, edit: Edit, donor: str | None = None, token: int | None = None
+) -> Ways:
+    """A picture with edited tokens; those of `edit.swap` come from the picture `donor`. `token`:
+    the token whose strongest codewords are told.
+    """
     given = {k: v for k, v in vars(edit).items() if v != getattr(Edit(), k)}
     words = ", ".join(f"{k}={v!r}" for k, v in given.items())
     other = f", {_image(donor)}" if edit.swap and donor else ""
@@ -60,24 +68,44 @@ def edit_ways(run: str, image: str, edit: Edit, donor: str | None = None) -> Way
     imports += "from softvq_lab.explore.codewords import Edit, touch\n"
     lines = f"result = touch(lens, {_image(image)}, Edit({words}){other})\n"
     lines += "to_pil(result['after']).save('edited.png')\nprint(result['figures'])"
+    if token is not None:
+        lines += f"\nprint(result['weights'][{token}].topk(5))  # weights and codewords"
     python = imports + _opened(run, "chosen_image") + lines
     used = [image, *([donor] if other else [])]
     return Ways("", python, _note(*used))
 
 
-def count_ways(run: str, runs: str) -> Ways:
-    "The curve of metrics over token counts, of a run and its siblings under `runs`."
-    python = f"""from softvq_lab.explore.token_counts import (
+def count_ways(
+    run: str,
+    runs: str,
+    image: str = "heldout:0",
+    tokens: int = 1,
+    metric: str = "psnr",
+    rate: str = "tokens",
+    wanted: float = 30,
+) -> Ways:
+    """A picture from some tokens, its curve beside that of the held-out images (of a run and its
+    siblings under `runs`), and the tokens that it needs for the value `wanted` of a metric.
+    """
+    python = f"""from softvq_lab.explore.session import open_lens
+from softvq_lab.explore.token_counts import (
     rate_distortion,
     rate_distortion_figure,
     token_counts,
 )
+from softvq_lab.explore.tokens_needed import at_rung, ladder, needed, picture_curve, rung_at
 from softvq_lab.runs import Run
 
+lens, image = open_lens({run!r}), {_key(image)!r}
+rungs = ladder(Run({run!r}), {runs!r})
+shown = at_rung(rung_at(rungs, {int(tokens)}), lens, image)
+shown['reconstruction'].save('reconstruction.png')
+own = picture_curve(rungs, lens, image)
+print(needed(own, {metric!r}, {wanted!r}))
 counts, says = token_counts(Run({run!r}), {runs!r})
 rows = rate_distortion(counts)
-rate_distortion_figure(rows).show()"""
-    return Ways(f"softvq-lab runs --root {shlex.quote(runs)}", python)
+rate_distortion_figure(rows, {metric!r}, {rate!r}, own, shown['row'], {wanted!r}).show()"""
+    return Ways(f"softvq-lab runs --root {shlex.quote(runs)}", python, _note(image))
 
 
 def map_ways(run: str, neighbors: int, images: int, seed: int) -> Ways:

@@ -1,0 +1,120 @@
+"""Part of the tab Codewords: places in the picture, and what all tokens and temperatures show."""
+
+import gradio as gr
+from tabs.codewords_told import SIDE, named
+from tabs.picker import CLICKS, Newest, failed, focus, served, tiles
+
+from softvq_lab.explore.codewords import can_attend, has_weights
+from softvq_lab.explore.session import chosen_image, enlarge
+from softvq_lab.explore.token_views import (
+    HEATS,
+    codewords_at,
+    held_by_tokens,
+    held_pictures,
+    looks_of_tokens,
+    over_temperature,
+    tokens_at,
+)
+
+HELD = (
+    "What each token holds: bright where the picture changes when this token alone becomes its "
+    "mean. A click chooses the token."
+)
+STRIP = (
+    "The picture over the temperature of all tokens, from the strongest codeword alone to the mean "
+    "of all, with its PSNR in dB. A click sets the temperature."
+)
+DRAWS, LOOKS = ("draws there", "draws"), ("looks there (attention of the encoder)", "looks")
+
+
+class Places:
+    "What is clicked in pictures; the tab has `token`, `heat`, `sharp` and `pictures`."
+
+    def choices(self, tokenizer) -> tuple[tuple, list[tuple]]:
+        "How a click may choose a token; only a ViT has attention."
+        return DRAWS, [LOOKS] if can_attend(tokenizer) else []
+
+    def layout_place(self):
+        self.place = gr.Markdown(elem_id="cw-place")
+        self.chooses = gr.Radio(
+            [DRAWS, LOOKS],
+            value="draws",
+            label="A click in a picture chooses the token that",
+            elem_id="cw-chooses",
+        )
+
+    def layout_held(self):
+        gr.Markdown(HELD)
+        self.held = tiles("cw-held", 8, "max-content", fit_columns=False)
+
+    def layout_strip(self):
+        gr.Markdown(STRIP)
+        self.strip = tiles("cw-strip", 8, "max-content", fit_columns=False)
+
+    def sides(self, name, images):
+        "What each token holds, and the picture over the temperature."
+        try:
+            lens, key = self.ctx.open(name), focus(images)
+        except ValueError:
+            return [], []
+        held = []
+        if lens.heldout_count:
+            pictures = held_pictures(lens, key, 96)
+            held = [(served(p), f"{i}") for i, p in enumerate(pictures)]
+        return held, strip_tiles(lens, key)
+
+    def on_place(self, name, images, chooses, event: gr.SelectData):
+        "A click in a picture: the token that draws there, or whose encoder looked there."
+        try:
+            lens, key = self.ctx.open(name), focus(images)
+            _, H, W = chosen_image(lens, key).shape
+            enlarged = max(1, SIDE // W)
+            across, down = (v / (n * enlarged) for v, n in zip(event.index, (W, H), strict=True))
+            maps = looks_of_tokens if chooses == "looks" else held_by_tokens
+            found = tokens_at(maps(lens, key), across, down, 0 if chooses == "looks" else 1)
+        except (ValueError, TypeError) as e:
+            return gr.skip(), failed(e)
+        return found[0][0], told_of_place(lens, key, found, chooses, across, down)
+
+    def on_held(self, event: gr.SelectData):
+        return event.index
+
+    def on_strip(self, event: gr.SelectData):
+        "A click in the strip: its temperature; the mean has none."
+        if event.index == 0:
+            return gr.skip(), True
+        if event.index > len(HEATS):
+            return gr.skip(), gr.skip()
+        return HEATS[event.index - 1], False
+
+    def wire_places(self, draw: dict):
+        where = [self.ctx.run, self.ctx.images]
+        sides = Newest(self.sides, where, [self.held, self.strip])
+        self.asked.change(**sides.event)
+        self.asked.change(lambda: "", None, self.place, **CLICKS)
+        for shown in self.pictures:
+            chosen = [self.token, self.place]
+            shown.select(self.on_place, [*where, self.chooses], chosen, **CLICKS).then(**draw)
+        self.held.select(self.on_held, None, self.token, **CLICKS).then(**draw)
+        self.strip.select(self.on_strip, None, [self.heat, self.sharp], **CLICKS).then(**draw)
+
+
+def strip_tiles(lens, key: str) -> list[tuple[str, str]]:
+    if not has_weights(lens.tokenizer):
+        return []
+    return [(served(enlarge(p, 96)), name) for name, _, p in over_temperature(lens, key)]
+
+
+def told_of_place(lens, key: str, found, chooses: str, across: float, down: float) -> str:
+    "Which tokens draw or look at a place, and which codewords of the first one draw there."
+    t, (token, _) = lens.tokenizer, found[0]
+    best = ", ".join(f"token {i} ({part:.0%})" for i, part in found[:3])
+    says = f"Here {'look' if chooses == 'looks' else 'draw'}: {best}. **Token {token}** is chosen"
+    if not has_weights(t):
+        return says + "."
+    words = codewords_at(lens, key, token, across, down)[:3]
+    mix = ", ".join(f"**{named(t, token, k)}** (weight {w:.0%}, {c:.1%})" for k, w, c in words)
+    return (
+        f"{says}. Of its codewords draw here most: {mix}. The last number says how far this place "
+        "changes when others take the codeword's place, in percent of black to white."
+    )

@@ -14,11 +14,12 @@ from tabs.picker import (
     served,
     stamp,
 )
+from tabs.sample_grid import SampleGrid
 
 from softvq_lab.core import PRECISIONS
 from softvq_lab.data.images import grid
 from softvq_lab.explore.one_sample import Drawn, drawing, film_strip, sample_sheet
-from softvq_lab.explore.reproduce import sample_ways
+from softvq_lab.explore.reproduce import grid_ways, sample_ways
 from softvq_lab.explore.sampling import StepsLeft, classes_of, guidance_sweep, steps_taken
 from softvq_lab.explore.session import generator_for, open_lens
 from softvq_lab.registry import register
@@ -32,6 +33,7 @@ NONE = (
     "`papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`"
 )
 DICE = "() => Math.floor(Math.random() * 1e6)"
+GRID = "grid"  # shown in place of samples
 SWEEP = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
 
@@ -40,6 +42,7 @@ class Sample(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
         self.drawn = gr.State(None)  # (run, `Drawn`) of the last sampling
+        self.shows = gr.Textbox("", visible="hidden")  # what was drawn last: samples or "grid"
         with gr.Row(elem_classes="work"):
             with gr.Column(**LEFT):
                 self.layout_what()
@@ -59,6 +62,7 @@ class Sample(Tab):
             "temperature": self.temperature,
             "precision": self.precision,
             "seed": self.seed,
+            "shows": self.shows,
         }
 
     def layout_what(self):
@@ -109,6 +113,17 @@ class Sample(Tab):
             0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed", elem_id="seed"
         )
 
+    @property
+    def how(self):
+        "The controls that say how samples are drawn, as `settings` takes them."
+        first = [self.sampler, self.steps, self.seed, self.temperature]
+        return [*first, self.low, self.high, self.precision]
+
+    @property
+    def usual(self):
+        "The controls that `settings_of` takes."
+        return [self.label, self.guidance, *self.how]
+
     def layout_buttons(self):
         with gr.Row():
             # Not before the generator's own settings stand beside it.
@@ -122,6 +137,7 @@ class Sample(Tab):
     def layout_samples(self):
         self.samples = picture("samples", "Samples")
         self.message = gr.Markdown(elem_id="sample-message")
+        self.grid = SampleGrid(self)
         self.one = OneSample(self)
 
     def find(self, name):
@@ -155,6 +171,7 @@ class Sample(Tab):
             self.sampler: dict(choices=list(g.samplers), value=first, **ready),
             self.steps: dict(value=choice.steps, **ready),
             self.temperature: dict(value=1, visible="temperature" in choice.options),
+            self.shows: dict(value="", check=check_shown),
         }
 
     def fresh(self, name):
@@ -169,11 +186,21 @@ class Sample(Tab):
 
     def reproduce(self, name, image, values):
         lens = self.find(name)
-        y = classes_of(lens, labels(values["classes"]), int(values["count"]))
         keys = ("sampler", "steps", "seed", "temperature", "low", "high", "precision")
-        how = settings(lens, *(values[k] for k in keys))
+        how = [values[k] for k in keys]
+        if values["shows"] == GRID:
+            usual = self.settings_of(lens, values["classes"], values["guidance"], *how)
+            return grid_ways(str(lens.run.path), *self.grid.axes(lens, values), usual)
+        y = classes_of(lens, labels(values["classes"]), int(values["count"]))
+        how = settings(lens, *how)
         guidance = values["guidance"]
         return sample_ways(str(lens.run.path), lens.generator, y.tolist(), guidance=guidance, **how)
+
+    def settings_of(self, lens, label, guidance, *how) -> dict:
+        "What `explore.sample_grid` takes for what does not vary."
+        y = classes_of(lens, labels(label), 1)
+        named = {"class": lens.images.class_names[int(y[0])]} if lens.generator.num_classes else {}
+        return settings(lens, *how) | {"guidance": guidance} | named
 
     def on_sampler(self, name, sampler):
         try:
@@ -258,8 +285,7 @@ class Sample(Tab):
 
     def wire(self):
         self.wire_settings()
-        how = [self.sampler, self.steps, self.seed, self.temperature, self.low, self.high]
-        how.append(self.precision)
+        how = self.how
         what = [self.ctx.run, self.label, self.count]
         asked = [*what, self.guidance, *how, self.ctx.session]
         self.draw_after(self.go.click, asked, "sample")
@@ -272,7 +298,11 @@ class Sample(Tab):
             api_name="sweep",
             **AT_WORK,
         )
-        self.stop.click(on_stop, self.ctx.session, None, **AT_ONCE)
+        drawn = {self.go: "", self.dice: "", self.sweep: "", self.grid.go: GRID}
+        for button, shown in drawn.items():
+            button.click(None, None, self.shows, js=f"() => '{shown}'", api_name=False)
+        stops = [self.stop.click, self.grid.stop.click]
+        gr.on(stops, on_stop, self.ctx.session, None, **AT_ONCE)
 
     def draw_after(self, event, asked, api_name):
         "Draw samples after an event, and open one of them."
@@ -290,6 +320,11 @@ class Sample(Tab):
         shown = [self.steps, self.temperature]
         chosen = Newest(self.on_sampler, asked, shown, show_progress="hidden")
         self.sampler.input(**chosen.event)
+
+
+def check_shown(told: str):
+    if told not in ("", GRID):
+        raise ValueError(GRID)
 
 
 def labels(chosen) -> list[str]:

@@ -108,3 +108,71 @@ def test_nothing_can_be_varied_before_it_is_drawn_and_a_sweep_is_no_sample(drawn
     page.get_by_text("The noise of a column is the same").wait_for(timeout=60_000)
     page.locator("#vary").click()
     page.locator("#vary-message", has_text="Draw samples first").wait_for(timeout=60_000)
+
+
+# grids of samples
+
+
+def axis(page, which: str, setting: str, values: str):
+    page.locator(f"#grid-{which} input").click()
+    page.get_by_role("option", name=setting, exact=True).click()
+    box = page.locator(f"#grid-{which}-values").locator("input, textarea").first
+    page.wait_for_timeout(700)  # the suggestion has come
+    box.fill(values)
+    box.blur()
+
+
+def test_a_grid_of_two_settings_is_drawn_labelled_reproducible_and_in_the_link(open_page, app):
+    page = open_page(f"{app.url}?run=generator&tab=sample&steps=3&seed=7&sampler=euler")
+    page.locator("#go:not([disabled])").wait_for(timeout=60_000)
+    page.locator("#grid button").first.click()
+    axis(page, "rows", "steps", "1, 4")
+    axis(page, "columns", "class", "3, 7, 8")
+    page.locator("#grid-go").click()
+    page.get_by_text("Done: 6 pictures.").wait_for(timeout=60_000)
+    picture = pixels(page, "grid-picture")
+    corner = picture[-104:-8, -104:-8][::3, ::3]  # the last one, three pixels for one
+    assert (
+        corner.std() > 0 and (corner.repeat(3, 0).repeat(3, 1) == picture[-104:-8, -104:-8]).all()
+    )
+    for told in ("rows=steps", "row_values=1%2C+4", "columns=class", "shows=grid"):
+        page.wait_for_function(f"location.search.includes('{told}')", timeout=60_000)
+    page.locator("#reproduce button").first.click()
+    python = page.locator("#reproduce-python")
+    page.get_by_text("sample_grid(").first.wait_for(timeout=60_000)
+    assert "Axis('steps', (1, 4))" in python.inner_text()
+    again = open_page(page.url)
+    again.locator("#grid-go").wait_for(timeout=60_000)  # the link opens what it is about
+    box = again.locator("#grid-columns-values").locator("input, textarea").first
+    again.wait_for_function("location.search.includes('column_values=3%2C+7%2C+8')")
+    assert box.input_value() == "3, 7, 8"
+    assert not again.locator("#link-message p").count()
+
+
+@pytest.mark.parametrize(
+    "setting,values,says",
+    [
+        ("temperature", "1", "No sampler of this generator has a temperature"),
+        ("tokens kept", "1", "decodes all of its 8 tokens together"),
+        ("guidance", "1, many", "guidance 'many': numbers from 0 to 20 are possible"),
+        ("seed", "1", "Rows and columns are both seed"),
+    ],
+)
+def test_what_a_grid_cannot_vary_is_said_in_words(setting, values, says, open_page, app):
+    page = open_page(f"{app.url}?run=generator&tab=sample&steps=2")
+    page.locator("#go:not([disabled])").wait_for(timeout=60_000)
+    page.locator("#grid button").first.click()
+    axis(page, "rows", setting, values)
+    page.locator("#grid-go").click()
+    page.locator("#grid-message", has_text=says).wait_for(timeout=60_000)
+
+
+def test_a_grid_says_how_far_it_is_and_stops(open_page, app):
+    page = open_page(f"{app.url}?run=generator&tab=sample&steps=120")
+    page.locator("#go:not([disabled])").wait_for(timeout=60_000)
+    page.locator("#grid button").first.click()
+    page.locator("#grid-go").click()
+    page.get_by_text(re.compile(r"^picture \d+ of 12, \S+ \S+ left$")).wait_for(timeout=60_000)
+    page.locator("#grid-stop").click()
+    page.get_by_text(re.compile(r"^Stopped at picture \d+ of 12\.$")).wait_for(timeout=60_000)
+    assert page.locator("#grid-picture img").is_visible()

@@ -160,6 +160,7 @@ def _marks(atlas: Atlas, which: str, chosen: list[int], own: tuple | None) -> li
     star = dict(symbol="star", size=18, color="#d6337f", line=dict(width=1, color="white"))
     kind = go.Scattergl if len(xy) > 3000 else go.Scatter
     quiet = dict(mode="markers", hoverinfo="skip", showlegend=False)
+    quiet["unselected"] = dict(marker=dict(opacity=1))  # a box or lasso is about the points
     rings = kind(x=xy[list(chosen), 0], y=xy[list(chosen), 1], marker=ring, meta=CHOSEN, **quiet)
     if own is None:
         return [rings]

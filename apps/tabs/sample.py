@@ -14,7 +14,7 @@ from tabs.picker import (
     served,
     stamp,
 )
-from tabs.sample_grid import SampleGrid
+from tabs.sample_grid import GRID, SampleGrid
 
 from softvq_lab.core import PRECISIONS
 from softvq_lab.data.images import grid
@@ -33,7 +33,6 @@ NONE = (
     "`papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`"
 )
 DICE = "() => Math.floor(Math.random() * 1e6)"
-GRID = "grid"  # shown in place of samples
 SWEEP = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
 
@@ -42,7 +41,6 @@ class Sample(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
         self.drawn = gr.State(None)  # (run, `Drawn`) of the last sampling
-        self.shows = gr.Textbox("", visible="hidden")  # what was drawn last: samples or "grid"
         with gr.Row(elem_classes="work"):
             with gr.Column(**LEFT):
                 self.layout_what()
@@ -62,7 +60,6 @@ class Sample(Tab):
             "temperature": self.temperature,
             "precision": self.precision,
             "seed": self.seed,
-            "shows": self.shows,
         }
 
     def layout_what(self):
@@ -171,7 +168,6 @@ class Sample(Tab):
             self.sampler: dict(choices=list(g.samplers), value=first, **ready),
             self.steps: dict(value=choice.steps, **ready),
             self.temperature: dict(value=1, visible="temperature" in choice.options),
-            self.shows: dict(value="", check=check_shown),
         }
 
     def fresh(self, name):
@@ -300,7 +296,7 @@ class Sample(Tab):
         )
         drawn = {self.go: "", self.dice: "", self.sweep: "", self.grid.go: GRID}
         for button, shown in drawn.items():
-            button.click(None, None, self.shows, js=f"() => '{shown}'", api_name=False)
+            button.click(None, None, self.grid.shows, js=f"() => '{shown}'", api_name=False)
         stops = [self.stop.click, self.grid.stop.click]
         gr.on(stops, on_stop, self.ctx.session, None, **AT_ONCE)
 
@@ -320,11 +316,6 @@ class Sample(Tab):
         shown = [self.steps, self.temperature]
         chosen = Newest(self.on_sampler, asked, shown, show_progress="hidden")
         self.sampler.input(**chosen.event)
-
-
-def check_shown(told: str):
-    if told not in ("", GRID):
-        raise ValueError(GRID)
 
 
 def labels(chosen) -> list[str]:

@@ -19,6 +19,8 @@ ABOUT = (
     "The first sample of the seed, with one setting along the rows and another along the columns. "
     "All other settings are those on the left, and the class is the first that is chosen there."
 )
+AXES = ("rows", "row_values", "columns", "column_values")  # names in the link
+GRID = "grid"  # what is shown in place of samples
 TYPED = "separated by commas"
 
 
@@ -40,11 +42,13 @@ class SampleGrid(Tab):
                 self.stop = gr.Button("Stop", elem_id="grid-stop")
             self.message = gr.Markdown(elem_id="grid-message")
             self.picture = still("grid-picture")
+        self.shows = gr.Textbox("", visible="hidden")  # what was drawn last: samples or a grid
         self.linked = {
             "rows": self.rows,
             "row_values": self.row_values,
             "columns": self.columns,
             "column_values": self.column_values,
+            "shows": self.shows,
         }
         self.follows = [self.message, self.picture, self.box]
 
@@ -74,7 +78,9 @@ class SampleGrid(Tab):
             lens = self.sample.find(name)
         except (ValueError, LookupError):
             return {}
-        limits = {}
+        limits = {self.shows: dict(value="", check=check_shown)}
+        if kept.get("shows") == GRID:
+            limits[self.box] = dict(open=True)
         for axis, typed in ("rows", "row_values"), ("columns", "column_values"):
             control = self.linked[axis]
             setting = kept.get(axis, control.value)
@@ -113,7 +119,7 @@ class SampleGrid(Tab):
         try:
             lens = self.sample.find(name)
             typed = rows, row_values, columns, column_values
-            axes = self.axes(lens, dict(zip(self.linked, typed, strict=True)))
+            axes = self.axes(lens, dict(zip(AXES, typed, strict=True)))
             how = self.sample.settings_of(lens, *usual)
             total = len(axes[0].values) * len(axes[1].values)
             found, pace = {}, StepsLeft(total, "picture")
@@ -142,3 +148,8 @@ class SampleGrid(Tab):
             api_name=False,
             **AT_WORK,
         )
+
+
+def check_shown(told: str):
+    if told not in ("", GRID):
+        raise ValueError(GRID)

@@ -1,5 +1,6 @@
 """The tab Latent map at the page: marks, regions, neighbours, and an image of one's own."""
 
+import json
 import re
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from softvq_lab.core import write_json
-from softvq_lab.data.images import stack, to_pil
+from softvq_lab.data.images import to_pil
 from softvq_lab.explore.map_points import keep_latents
 from softvq_lab.explore.session import open_lens
 
@@ -23,9 +24,9 @@ def runs(trained, tmp_path_factory):
     for name in ("tokenizer", "flat", "many"):
         shutil.copytree(trained / "tokenizer", root / name)
     lens = open_lens(root / "tokenizer")
-    x, labels = stack(lens.images.heldout, POINTS)
+    x, labels = zip(*(lens.images.heldout[i] for i in range(POINTS)))
     with torch.no_grad():
-        z = lens.tokenizer.encode(x).z.flatten(1)
+        z = lens.tokenizer.encode(torch.stack(x)).z.flatten(1)
     generator = np.random.default_rng(0)
     for name, count in {"tokenizer": POINTS, "flat": POINTS, "many": 10_000}.items():
         at = np.arange(count) % POINTS
@@ -52,14 +53,16 @@ def open_map(open_page, app):
     return new
 
 
-def ringed(page) -> list[list[float]]:
-    "Where the rings are: x and y."
-    return page.evaluate(
-        """() => {
+def ringed(page, expected: list[list[float]]):
+    "Wait until the rings are there: x and y."
+    page.wait_for_function(
+        """expected => {
             const plot = document.querySelector('#map-plot .js-plotly-plot');
-            const rings = plot._fullData.find(t => t.meta === 'chosen');
-            return [[...rings.x], [...rings.y]];
-        }"""
+            const rings = plot?._fullData?.find(t => t.meta === 'chosen');
+            return rings && JSON.stringify([[...rings.x], [...rings.y]]) === expected;
+        }""",
+        arg=json.dumps(expected, separators=(",", ":")),
+        timeout=60_000,
     )
 
 
@@ -73,19 +76,19 @@ def places(runs, run: str, *numbers: int) -> list[list[float]]:
 def test_chosen_points_stay_ringed_and_have_neighbours(open_map, runs):
     page = open_map(query="&points=3-17")
     page.locator("#map-near img").nth(7).wait_for(timeout=60_000)
-    assert ringed(page) == places(runs, "tokenizer", 3, 17)
+    ringed(page, places(runs, "tokenizer", 3, 17))
     assert re.match(r"8 images: \d of class \d", page.locator("#map-near-says").inner_text())
     assert "flat map" not in page.locator("#map-near-says").inner_text()
     box = page.get_by_label("Points")
     box.fill("17-5")
     box.press("Enter")
     page.wait_for_function("location.search.includes('points=17-5')", timeout=60_000)
-    assert ringed(page) == places(runs, "tokenizer", 17, 5)
+    ringed(page, places(runs, "tokenizer", 17, 5))
     page.get_by_role("tab", name="Runs").click()
     page.wait_for_function("location.search.includes('tab=runs')", timeout=60_000)
     page.get_by_role("tab", name="Latent map").click()
     page.wait_for_function("location.search.includes('points=17-5')", timeout=60_000)
-    assert ringed(page) == places(runs, "tokenizer", 17, 5)
+    ringed(page, places(runs, "tokenizer", 17, 5))
 
 
 def test_a_box_on_the_map_shows_its_images_and_is_in_the_link(open_map, runs):
@@ -153,6 +156,5 @@ def test_ten_thousand_points_are_drawn_by_webgl_and_ringed_without_drawing_anew(
     box.fill("9999-17")
     box.press("Enter")
     page.wait_for_function("location.search.includes('points=9999-17')", timeout=60_000)
-    page.wait_for_timeout(500)
-    assert ringed(page) == places(runs, "many", 9999, 17)
+    ringed(page, places(runs, "many", 9999, 17))
     assert page.evaluate("document.querySelector('#map-plot .js-plotly-plot').before")

@@ -1,6 +1,5 @@
 """The tab Latent map at the page: marks, regions, neighbours, and an image of one's own."""
 
-import json
 import re
 import shutil
 
@@ -59,9 +58,10 @@ def ringed(page, expected: list[list[float]]):
         """expected => {
             const plot = document.querySelector('#map-plot .js-plotly-plot');
             const rings = plot?._fullData?.find(t => t.meta === 'chosen');
-            return rings && JSON.stringify([[...rings.x], [...rings.y]]) === expected;
+            const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+            return rings && same([[...rings.x], [...rings.y]], expected);
         }""",
-        arg=json.dumps(expected, separators=(",", ":")),
+        arg=expected,
         timeout=60_000,
     )
 

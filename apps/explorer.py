@@ -39,7 +39,7 @@ if __name__ == "__main__":  # before gradio, which makes folders when it is impo
 
 import gradio as gr
 import safehttpx
-from tabs import address, latent_map, picker, reproduce, runs
+from tabs import address, map_script, picker, reproduce, runs
 
 from softvq_lab.registry import about, registered
 
@@ -67,7 +67,7 @@ THEME = gr.themes.Default(
     button_cancel_background_fill=gr.themes.colors.red.c600,
     button_cancel_background_fill_hover=gr.themes.colors.red.c700,
 )
-CSS = address.CSS + latent_map.CSS + runs.CSS
+CSS = address.CSS + map_script.CSS + runs.CSS
 # Gradio puts its own container before every rule of `css`: what is about that stands in the head.
 # Where it is `hidden`, nothing within stays in sight while one scrolls.
 OUTSIDE = ".gradio-container {overflow: clip !important}"

@@ -26,7 +26,7 @@ LINK = """(place, ...values) => {
     const query = url.searchParams, controls = CONTROLS;
     const add = (name, given) => [given].flat().forEach(v => {
         if (v === null || v === undefined || v === '') return;
-        if (typeof v === 'number') v = Number(v.toPrecision(9));
+        if (typeof v === 'number' && !Number.isInteger(v)) v = Number(v.toPrecision(9));
         query.append(name, typeof v === 'boolean' ? Number(v) : v);
     });
     ['run', 'tab', 'image', ...controls.map(([, name]) => name)].forEach(n => query.delete(n));

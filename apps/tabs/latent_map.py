@@ -3,6 +3,8 @@
 from functools import lru_cache
 
 import gradio as gr
+from tabs.map_points import MapPoints, star
+from tabs.map_script import HOOK, RING
 from tabs.picker import (
     CLICKS,
     QUIET,
@@ -20,7 +22,6 @@ from softvq_lab.data.images import grid, to_pil
 from softvq_lab.experiments.execute import AT_WORK, Job
 from softvq_lab.experiments.job import output_of, progress, start
 from softvq_lab.explore.latent_map import (
-    SIDE,
     draw,
     latent_path,
     picture_of,
@@ -42,60 +43,20 @@ NONE = (
 GENERATOR = "This run is a generator: the map is its tokenizer's. Choose that run above."
 HINT = (
     "Hover over a point to see its image; click one, and it is the image that *Reconstruct* "
-    "shows. The last two clicked are the ends of the way below. Without a mouse, write their "
-    "numbers into *Points*."
+    "shows. The last two clicked are ringed, and the way from one to the other is shown. Without "
+    "a mouse, write their numbers into *Points*. Box and lasso, above the map, select images."
 )
 WAY = "From one to the other: the straight line between their latents, decoded"
-CSS = (
-    " .map-tip {position: fixed; display: none; pointer-events: none; z-index: 50;"
-    " border: 2px solid #888; border-radius: 4px; background: #fff; image-rendering: pixelated}"
-    " #map-hook {min-height: 0 !important; padding: 0 !important}"
-)
-# gr.Plot has no event of its own for a point.
-HOOK = """
-let bound = null;
-const hook = () => {
-  const plot = document.querySelector('#map-plot .js-plotly-plot');
-  if (!plot || plot === bound || !plot.on) return;
-  bound = plot;
-  plot.on('plotly_hover', e => {
-    const tip = element.querySelector('.map-tip'), n = e.points[0].customdata, s = props.value;
-    if (!tip || !s || !s.url || n >= s.count) return;
-    const k = 2 * s.side;
-    Object.assign(tip.style, {
-      display: 'block',
-      width: k + 'px',
-      height: k + 'px',
-      backgroundImage: `url("${s.url}")`,
-      backgroundSize: `${k * s.columns}px auto`,
-      backgroundPosition: `-${k * (n % s.columns)}px -${k * Math.floor(n / s.columns)}px`,
-      left: Math.min(e.event.clientX + 16, window.innerWidth - k - 8) + 'px',
-      top: Math.max(8, e.event.clientY - k - 16) + 'px',
-    });
-  });
-  plot.on('plotly_unhover', () => {
-    const tip = element.querySelector('.map-tip');
-    if (tip) tip.style.display = 'none';
-  });
-  let before = null;  // two quick clicks are two ends, whatever the server knows by then
-  plot.on('plotly_click', e => {
-    const index = e.points[0].customdata;
-    trigger('select', {index, before});
-    before = index;
-  });
-};
-setInterval(hook, 250);
-"""
 
 
 @register("tab", "Latent map", place=5)
 class LatentMap(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
-        self.layout_map()
-        self.layout_way()
-        self.layout_form()
         self.ends = gr.Textbox("", visible="hidden")  # numbers of the last two points clicked
+        self.layout_map()
+        self.around = MapPoints(self)
+        self.layout_form()
         self.seen = gr.State("")  # state of the job when the page last looked
         self.timer = gr.Timer(2, active=False)
         self.timers = [self.timer]
@@ -116,7 +77,11 @@ class LatentMap(Tab):
                 ["class"], value="class", label="Colour", elem_id="map-colour", min_width=160
             )
         self.message = gr.Markdown(elem_id="map-message")
-        self.plot = gr.Plot(show_label=False, elem_id="map-plot", visible=False)
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320):
+                self.plot = gr.Plot(show_label=False, elem_id="map-plot", visible=False)
+            with gr.Column(scale=2, min_width=320):
+                self.layout_way()
         tip = '<div class="map-tip"></div>'
         self.hook = gr.HTML(value={}, html_template=tip, js_on_load=HOOK, elem_id="map-hook")
 
@@ -124,17 +89,16 @@ class LatentMap(Tab):
         self.pictures = gr.Slider(
             3, 16, 8, step=1, label="Pictures on the way", elem_id="map-pictures"
         )
-        with gr.Row(visible=False) as self.found:
-            with gr.Column(scale=3, min_width=280):
-                self.way = picture("map-way", WAY)
-            with gr.Column(scale=1, min_width=180):
-                self.points = gr.Textbox(
-                    label="Points",
-                    info="the numbers of one or two, as 3-17: the same as clicking them",
-                    elem_id="map-points",
-                    max_lines=1,
-                )
-                self.chosen = gr.Markdown(elem_id="map-chosen")
+        with gr.Column(visible=False) as self.found:
+            self.way = picture("map-way", WAY)
+            self.chosen = gr.Markdown(elem_id="map-chosen")
+            self.points = gr.Textbox(
+                label="Points",
+                info="the numbers of one or two, as 3-17: the same as clicking them",
+                elem_id="map-points",
+                max_lines=1,
+            )
+            with gr.Row():
                 self.swap = gr.Button("Turn round", size="sm", elem_id="map-swap")
                 self.show = gr.Button(
                     "Show in Reconstruct", variant="primary", size="sm", elem_id="map-show"
@@ -195,7 +159,7 @@ class LatentMap(Tab):
         how = (int(values[k] or 0) for k in ("neighbours", "images", "map_seed"))
         return map_ways(str(resolve(self.ctx.runs, name).path), *how)
 
-    def on_run(self, name, which, colour):
+    def on_run(self, name, which, colour, ends, own):
         "Another run: its map, or how to get one."
         if not name:
             return self.without("", wanted=False)
@@ -206,7 +170,7 @@ class LatentMap(Tab):
             atlas = read_atlas(run)
             if atlas is None:
                 return self.without(NONE)
-            return self.map_of(self.ctx.open(name), atlas, which, colour)
+            return self.map_of(self.ctx.open(name), atlas, which, colour, ends, own)
         except ValueError as e:
             return self.without(failed(e))
 
@@ -216,24 +180,25 @@ class LatentMap(Tab):
             self.message: message,
             self.plot: gr.Plot(value=None, visible=False),
             self.hook: {},
-            self.found: gr.Row(visible=False),
+            self.found: gr.Column(visible=False),
             self.compute: gr.Accordion(open=wanted),
             self.seen: "",
         }
 
-    def map_of(self, lens, atlas, which, colour):
+    def map_of(self, lens, atlas, which, colour, ends, own):
         which = preferred(list(atlas.maps), which, "z")
         colour = preferred(["class", *atlas.figures], colour)
         return {
             **self.without(told(lens, atlas), wanted=False),
-            self.plot: gr.Plot(value=draw(atlas, which, colour), visible=True),
+            self.plot: gr.Plot(value=drawn(lens, atlas, which, colour, ends, own), visible=True),
             self.hook: thumbnail_sheet(lens, atlas),
-            self.found: gr.Row(visible=True),
+            self.found: gr.Column(visible=True),
         }
 
-    def on_look(self, name, which, colour):
+    def on_look(self, name, which, colour, ends, own):
         try:
-            return draw(read_atlas(resolve(self.ctx.runs, name)), which, colour)
+            lens = self.ctx.open(name)
+            return drawn(lens, read_atlas(lens.run), which, colour, ends, own)
         except (ValueError, AttributeError):
             return gr.skip()
 
@@ -311,11 +276,12 @@ class LatentMap(Tab):
             self.message,
         )
         shown = [message, self.plot, self.hook, self.found, self.compute, seen]
-        asked = [run, self.which, self.colour]
+        asked = [run, self.which, self.colour, self.ends, self.around.own]
         mapped = Newest(self.on_run, asked, shown, show_progress="hidden")
         self.of_run.change(**mapped.event)
         colours = Newest(self.on_look, asked, self.plot, (mapped,), show_progress="hidden")
-        gr.on([self.which.input, self.colour.input], **colours.event)
+        looks = [self.which.input, self.colour.input, self.around.own.change]
+        gr.on(looks, **colours.event)
         self.wire_way()
         self.go.click(
             self.on_go,
@@ -343,9 +309,20 @@ class LatentMap(Tab):
             **QUIET,
         )
         ends.change(None, ends, self.points, js="told => told", api_name=False)
+        ends.change(None, ends, None, js=RING, api_name=False)
         turned = "told => told.split('-').reverse().join('-')"
         self.swap.click(None, ends, ends, js=turned, api_name=False)
         self.show.click(self.on_show, None, [ctx.tabs, ctx.tab], **QUIET)
+
+
+def drawn(lens, atlas, which, colour, ends, own):
+    "The map with what is marked on it; marks of another run's map are left out."
+    try:
+        chosen = ends_of(ends, len(atlas.indices))
+    except ValueError:
+        chosen = []
+    place = star(lens, atlas, which, own)
+    return draw(atlas, which, colour, chosen=chosen, own=place and place.xy)
 
 
 def map_file(run):
@@ -377,7 +354,8 @@ def thumbnail_sheet(lens, atlas) -> dict:
     when, indices = map_file(lens.run).stat().st_mtime, tuple(atlas.indices)
     sheet, columns = _thumbnails(str(lens.run.path), when, indices)
     url = f"gradio_api/file={served(sheet)}"
-    return {"url": url, "side": SIDE, "columns": columns, "count": len(indices)}
+    side = sheet.width // columns
+    return {"url": url, "side": side, "columns": columns, "count": len(indices)}
 
 
 def told(lens, atlas) -> str:
@@ -412,5 +390,5 @@ def way_of(lens, ends: list[int], pictures: int) -> tuple[str, str]:
         says = f"First: {named[0]}.  \nNow click a second point."
         return served(enlarge(to_pil(xs[0]), 160)), says
     x = latent_path(lens, *xs, int(pictures))
-    sheet = grid(x, min(len(x), 8), max(1, 96 // x.shape[-1]))
+    sheet = grid(x, min(len(x), 4), max(1, 96 // x.shape[-1]))
     return served(sheet), f"From {named[0]}  \nto {named[1]}"

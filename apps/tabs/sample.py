@@ -1,37 +1,27 @@
-"""Tab Sample: new images of a class, their way out of the noise, and the training images nearest
-to them."""
+"""Tab Sample: new images of a class."""
 
 import gradio as gr
+from tabs.drawing import AT_ONCE, AT_WORK, Drawing, on_start, on_stop, says, untouched
+from tabs.one_sample import OneSample
 from tabs.picker import (
     LEFT,
-    QUIET,
     RIGHT,
     Newest,
-    Session,
     Tab,
-    failed,
     picture,
     plain,
     resolve,
     served,
     stamp,
-    still,
-    tiles,
 )
+from tabs.sample_grid import GRID, SampleGrid
 
 from softvq_lab.core import PRECISIONS
-from softvq_lab.data.images import grid, to_pil
-from softvq_lab.explore.reproduce import sample_ways
-from softvq_lab.explore.sampling import (
-    Film,
-    StepsLeft,
-    classes_of,
-    guidance_sweep,
-    memorised,
-    nearest_training,
-    steps_taken,
-)
-from softvq_lab.explore.session import generator_for, open_lens, sample_steps
+from softvq_lab.data.images import grid
+from softvq_lab.explore.one_sample import Drawn, drawing, film_strip, sample_sheet
+from softvq_lab.explore.reproduce import grid_ways, sample_ways
+from softvq_lab.explore.sampling import StepsLeft, classes_of, guidance_sweep, steps_taken
+from softvq_lab.explore.session import generator_for, open_lens
 from softvq_lab.registry import register
 
 ABOUT = (
@@ -42,20 +32,15 @@ NONE = (
     "**No generator for this tokenizer yet.** Train one: "
     "`papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`"
 )
-# The last answer of what is no longer wanted: gradio sends the last one again when a handler ends,
-# and another's samples may stand there by then.
-UNTOUCHED = tuple(gr.skip() for _ in range(5))
+DICE = "() => Math.floor(Math.random() * 1e6)"
 SWEEP = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
-AT_WORK = dict(
-    show_progress="hidden", trigger_mode="multiple", concurrency_id="sample", concurrency_limit=2
-)
-AT_ONCE = dict(queue=False, trigger_mode="multiple", **QUIET)
 
 
 @register("tab", "Sample", place=4)
 class Sample(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
+        self.drawn = gr.State(None)  # (run, `Drawn`) of the last sampling
         with gr.Row(elem_classes="work"):
             with gr.Column(**LEFT):
                 self.layout_what()
@@ -63,8 +48,7 @@ class Sample(Tab):
                 self.layout_buttons()
             with gr.Column(**RIGHT):
                 self.layout_samples()
-        self.drawn = gr.State(None)  # (run, images (B, 3, H, W)) of the last sampling
-        self.follows = [self.go, self.message, self.samples, self.strip, self.drawn]
+        self.follows = [self.go, self.dice, self.message, self.samples, self.drawn]
         self.linked = {
             "classes": self.label,
             "count": self.count,
@@ -76,7 +60,6 @@ class Sample(Tab):
             "temperature": self.temperature,
             "precision": self.precision,
             "seed": self.seed,
-            "sample": self.which,
         }
 
     def layout_what(self):
@@ -127,24 +110,32 @@ class Sample(Tab):
             0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed", elem_id="seed"
         )
 
+    @property
+    def how(self):
+        "The controls that say how samples are drawn, as `settings` takes them."
+        first = [self.sampler, self.steps, self.seed, self.temperature]
+        return [*first, self.low, self.high, self.precision]
+
+    @property
+    def usual(self):
+        "The controls that `settings_of` takes."
+        return [self.label, self.guidance, *self.how]
+
     def layout_buttons(self):
         with gr.Row():
             # Not before the generator's own settings stand beside it.
             self.go = gr.Button(
                 "Sample", variant="primary", elem_id="go", min_width=90, interactive=False
             )
+            self.dice = gr.Button("Dice", elem_id="dice", min_width=90, interactive=False)
             self.stop = gr.Button("Stop", elem_id="stop", min_width=90)
         self.sweep = gr.Button("Sweep guidance", elem_id="sweep")
 
     def layout_samples(self):
         self.samples = picture("samples", "Samples")
         self.message = gr.Markdown(elem_id="sample-message")
-        gr.Markdown("The first of them, on its way out of the noise")
-        self.strip = still("trajectory")
-        gr.Markdown("One sample and the training images nearest to it (memorised?)")
-        self.which = gr.Slider(1, 10, 1, step=1, label="Sample number", elem_id="which")
-        self.near = tiles("nearest", 7, "max-content", fit_columns=False)
-        self.near_says = gr.Markdown(elem_id="nearest-says")
+        self.grid = SampleGrid(self)
+        self.one = OneSample(self)
 
     def find(self, name):
         "The opened generator of a run; a `LookupError` that says how to train one."
@@ -185,16 +176,27 @@ class Sample(Tab):
             message, there = f"{plain(self.find(name).run.name)} draws.", True
         except (ValueError, LookupError) as e:
             message, there = says(e) if name else "", False
-        blank = dict.fromkeys([self.samples, self.strip, self.drawn])
-        return {self.go: gr.Button(interactive=there), self.message: message, **blank}
+        ready = gr.Button(interactive=there)
+        blank = dict.fromkeys([self.samples, self.drawn])
+        return {self.go: ready, self.dice: ready, self.message: message, **blank}
 
     def reproduce(self, name, image, values):
         lens = self.find(name)
-        y = classes_of(lens, labels(values["classes"]), int(values["count"]))
         keys = ("sampler", "steps", "seed", "temperature", "low", "high", "precision")
-        how = settings(lens, *(values[k] for k in keys))
+        how = [values[k] for k in keys]
+        if values["shows"] == GRID:
+            usual = self.settings_of(lens, values["classes"], values["guidance"], *how)
+            return grid_ways(str(lens.run.path), *self.grid.axes(lens, values), usual)
+        y = classes_of(lens, labels(values["classes"]), int(values["count"]))
+        how = settings(lens, *how)
         guidance = values["guidance"]
         return sample_ways(str(lens.run.path), lens.generator, y.tolist(), guidance=guidance, **how)
+
+    def settings_of(self, lens, label, guidance, *how) -> dict:
+        "What `explore.sample_grid` takes for what does not vary."
+        y = classes_of(lens, labels(label), 1)
+        named = {"class": lens.images.class_names[int(y[0])]} if lens.generator.num_classes else {}
+        return settings(lens, *how) | {"guidance": guidance} | named
 
     def on_sampler(self, name, sampler):
         try:
@@ -220,32 +222,28 @@ class Sample(Tab):
     ):
         """Samples of classes, after each step of the sampler; an end when another run is chosen, or
         when something else is to be drawn."""
-        drawing = Drawing(session)
+        wish = Drawing(session)
         try:
-            lens, film = self.find(name), Film()
+            lens = self.find(name)
             y = classes_of(lens, labels(label), int(count))
             how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
+            columns = sheet_columns(len(y), bool(labels(label)))
+            drawn = Drawn(y, how | {"guidance": guidance}, columns)
             pace = StepsLeft(steps_taken(lens, sampler, int(steps)))
-            for i, x in sample_steps(lens, y, guidance=guidance, **how):
-                if drawing.replaced:
-                    yield UNTOUCHED
+            for i in drawing(lens, drawn):
+                if wish.replaced:
+                    yield untouched(4)
                     return
-                film.add(x[0])
-                sheet, told = sample_sheet(x, bool(labels(label))), pace.after(i)
-                if drawing.stopped:
+                sheet, told = served(sample_sheet(drawn)), pace.after(i)
+                if wish.stopped:
                     break
-                yield sheet, told, None, gr.skip(), gr.skip()
+                yield sheet, told, None, gr.skip()
             of = plain(drawn_of(lens, labels(label), y))
             done = f"Done: {of}. Seed {int(seed or 0)} draws the same again."
-            yield (
-                sheet,
-                f"Stopped at {pace.place}." if drawing.stopped else done,
-                served(film.strip(max(1, 64 // x.shape[-1]))),
-                (name, x),
-                gr.Slider(maximum=max(2, len(y)), value=1),
-            )
+            told = f"Stopped at {pace.place}." if wish.stopped else done
+            yield sheet, told, served(film_strip(lens, drawn, 0)), (name, drawn)
         except (ValueError, LookupError) as e:
-            yield None, says(e), None, None, gr.skip()
+            yield None, says(e), None, None
 
     def on_sweep(
         self,
@@ -262,107 +260,62 @@ class Sample(Tab):
         session=None,
     ):
         "The same samples, one row for each guidance scale."
-        drawing, rows, pace = Drawing(session), "", StepsLeft(len(SWEEP), "row")
+        wish, rows, pace = Drawing(session), "", StepsLeft(len(SWEEP), "row")
         try:
             lens = self.find(name)
             y = classes_of(lens, labels(label), min(10, int(count)))
             how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
-            for scales, x in guidance_sweep(lens, y, SWEEP, drawing.goes_on, **how):
+            for scales, x in guidance_sweep(lens, y, SWEEP, wish.goes_on, **how):
                 sheet = grid(x.flatten(0, 1), len(y), max(1, 64 // x.shape[-1]))
                 whole = len(scales) == len(SWEEP)
                 rows = "Rows, from above: guidance " + ", ".join(f"{s:g}" for s in scales)
                 end = ". The noise of a column is the same."
                 told = pace.after(len(scales))
-                yield served(sheet), rows + (end if whole else f" ... {told}")
-            if drawing.replaced:
-                yield UNTOUCHED[:2]
-            elif drawing.stopped:
-                yield gr.skip(), f"{rows}  \nStopped at {pace.place}.".lstrip()
+                yield served(sheet), rows + (end if whole else f" ... {told}"), None
+            if wish.replaced:
+                yield untouched(3)
+            elif wish.stopped:
+                yield gr.skip(), f"{rows}  \nStopped at {pace.place}.".lstrip(), None
         except (ValueError, LookupError) as e:
-            yield None, says(e)
-
-    def on_near(self, drawn, which):
-        "The training images nearest to a sample of the last sampling."
-        if drawn is None:
-            return [], ""
-        try:
-            name, x = drawn
-            chosen = x[min(int(which), len(x)) - 1]
-            found = nearest_training(self.find(name), chosen)
-        except (ValueError, LookupError) as e:
-            return [], says(e)
-        near = [(served(p), f"{c}: {d:.2f}") for _, c, d, p in found["nearest"]]
-        return [(served(to_pil(chosen)), "sample"), *near], plain(memorised(found))
+            yield None, says(e), None
 
     def wire(self):
         self.wire_settings()
-        how = [self.sampler, self.steps, self.seed, self.temperature, self.low, self.high]
-        how.append(self.precision)
+        how = self.how
         what = [self.ctx.run, self.label, self.count]
-        running = self.go.click(on_start, self.ctx.session, self.message, **AT_ONCE).then(
-            self.on_go,
-            [*what, self.guidance, *how, self.ctx.session],
-            [self.samples, self.message, self.strip, self.drawn, self.which],
-            api_name="sample",
-            **AT_WORK,
-        )
+        asked = [*what, self.guidance, *how, self.ctx.session]
+        self.draw_after(self.go.click, asked, "sample")
+        diced = self.dice.click(None, None, self.seed, js=DICE, api_name=False)
+        self.draw_after(diced.then, asked, False)
         self.sweep.click(on_start, self.ctx.session, self.message, **AT_ONCE).then(
             self.on_sweep,
             [*what, *how, self.ctx.session],
-            [self.samples, self.message],
+            [self.samples, self.message, self.drawn],
             api_name="sweep",
             **AT_WORK,
         )
-        self.stop.click(on_stop, self.ctx.session, None, **AT_ONCE)
-        compare = Newest(self.on_near, [self.drawn, self.which], [self.near, self.near_says]).event
-        gr.on([self.of_run.change, self.which.input], **compare)
-        running.then(**compare)
+        drawn = {self.go: "", self.dice: "", self.sweep: "", self.grid.go: GRID}
+        for button, shown in drawn.items():
+            button.click(None, None, self.grid.shows, js=f"() => '{shown}'", api_name=False)
+        stops = [self.stop.click, self.grid.stop.click]
+        gr.on(stops, on_stop, self.ctx.session, None, **AT_ONCE)
+
+    def draw_after(self, event, asked, api_name):
+        "Draw samples after an event, and open one of them."
+        drawn = event(on_start, self.ctx.session, self.message, **AT_ONCE).then(
+            self.on_go,
+            asked,
+            [self.samples, self.message, self.one.strip, self.drawn],
+            api_name=api_name,
+            **AT_WORK,
+        )
+        self.one.follow(drawn.then(**self.one.opened.event))
 
     def wire_settings(self):
         asked = [self.ctx.run, self.sampler]
         shown = [self.steps, self.temperature]
         chosen = Newest(self.on_sampler, asked, shown, show_progress="hidden")
         self.sampler.input(**chosen.event)
-
-
-class Drawing:
-    """What a page has asked to be drawn, the newest of it. An API client has no session.
-
-    Gradio's own way to cancel would leave the page as it was at that moment, without a word.
-    """
-
-    def __init__(self, session: Session | None):
-        self.session = session or Session()
-        self.run, self.session.sampling = self.session.marks.get("sample"), self
-
-    @property
-    def replaced(self) -> bool:
-        "Was another run chosen, or something else asked for?"
-        now = self.session
-        return now.sampling is not self or now.marks.get("sample") != self.run
-
-    @property
-    def stopped(self) -> bool:
-        "Was it stopped by the button?"
-        return self.session.stopped and not self.replaced
-
-    def goes_on(self) -> bool:
-        return not (self.stopped or self.replaced)
-
-
-def on_start(session):
-    "Whatever was being drawn is not wanted any more."
-    session.sampling, session.stopped = None, False
-    return "Starting ..."
-
-
-def on_stop(session):
-    "What is being drawn ends after its step, and says so itself."
-    session.stopped = True
-
-
-def says(e: Exception) -> str:
-    return str(e) if isinstance(e, LookupError) else failed(e)
 
 
 def labels(chosen) -> list[str]:
@@ -380,10 +333,9 @@ def settings(lens, sampler, steps, seed, temperature, low, high, precision) -> d
     return how
 
 
-def sample_sheet(x, named: bool) -> str:
-    "Samples (B, 3, H, W) as one picture: rows of 10 where classes come in turn, else of 8."
-    wide = 8 if named else 10
-    return served(grid(x, min(len(x), 5 if len(x) <= 10 else wide), max(1, 96 // x.shape[-1])))
+def sheet_columns(count: int, named: bool) -> int:
+    "Rows of 10 where classes come in turn, else of 8."
+    return min(count, 5 if count <= 10 else 8 if named else 10)
 
 
 def drawn_of(lens, chosen: list[str], y) -> str:

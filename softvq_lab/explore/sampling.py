@@ -49,26 +49,38 @@ def classes_of(lens: Lens, labels: list[str], count: int) -> Tensor:
 
 # %% ../../nbs/explore/03_sampling.ipynb #9746af47
 class Film:
-    """Collects the pictures of one sample during sampling, at most `4 * frames` at once, and shows
-    a few of them as a strip.
+    """Collects what a sampler has after each step, at most `4 * frames` at once.
+
+    It is pictures (3, H, W) of one sample, or latents (B, L, D) of several, which take less memory
+    and are decoded when somebody looks.
     """
 
     def __init__(self, frames: int = 8):
         self.frames, self.every, self.seen, self.kept = frames, 1, 0, []
 
     def add(self, x: Tensor):
-        "The next picture (3, H, W)."
-        if self.seen % self.every == 0:
-            self.kept.append(x)
-        self.seen, self.last = self.seen + 1, x
+        "What there is after the next step."
+        self.seen += 1
+        if (self.seen - 1) % self.every == 0:
+            self.kept.append((self.seen, x))
+        self.last = (self.seen, x)
         if len(self.kept) > 4 * self.frames:
             self.kept, self.every = self.kept[::2], 2 * self.every
 
+    @property
+    def shots(self) -> list[tuple[int, Tensor]]:
+        "(step, what there was after it), from the first step to the last."
+        complete = self.kept[-1][0] == self.seen
+        return self.kept if complete else [*self.kept, self.last]
+
+    @property
+    def few(self) -> list[Tensor]:
+        "`frames` of them, evenly spread."
+        return [self.shots[i][1] for i in spread(len(self.shots), self.frames)]
+
     def strip(self, scale: int = 2) -> Image.Image:
         "`frames` pictures from the first to the last, in a row."
-        all = self.kept if self.kept[-1] is self.last else [*self.kept, self.last]
-        chosen = [all[i] for i in spread(len(all), self.frames)]
-        return grid(torch.stack(chosen), len(chosen), scale)
+        return grid(torch.stack(self.few), len(self.few), scale)
 
 
 def guidance_sweep(
@@ -163,11 +175,12 @@ def nearest_training(lens: Lens, x: Tensor, top: int = 6) -> dict:
 def memorised(found: dict) -> str:
     "`nearest_training` in a sentence."
     d, share = found["nearest"][0][2], found["closer_than"]
-    says = "Look closely: it may be a copy." if share > 0.95 else "No sign of a copy."
+    copy = share > 0.95
+    says = "Yes, it may be: look closely." if copy else "There is no sign of it."
     return (
-        f"Nearest of {found['searched']:,} training images at {d:.2f}; real held-out images have "
-        f"theirs at {found['typical']:.2f} (median), {share:.0%} of them farther than this "
-        f"sample. {says}"
+        f"Is it a copy? {says} Nearest of {found['searched']:,} training images at {d:.2f}; real "
+        f"held-out images have theirs at {found['typical']:.2f} (median), {share:.0%} of them "
+        "farther than this sample."
     )
 
 # %% ../../nbs/explore/03_sampling.ipynb #f32adab6

@@ -6,7 +6,7 @@
 __all__ = ['MAX_BYTES', 'MAX_PIXELS', 'KNOWN', 'LITE', 'PERCEPTUAL', 'Lens', 'MissingImages', 'remembered', 'recently',
            'open_lens', 'open_external', 'generator_for', 'read_upload', 'error_map', 'enlarge', 'colour_network',
            'perceptual', 'perceptual_soon', 'reconstruct', 'can_keep', 'in_words', 'sheet', 'bundle', 'heldout_gallery',
-           'chosen_image', 'same_image', 'sample_steps']
+           'chosen_image', 'same_image', 'latent_steps', 'decode_latents', 'sample_steps']
 
 # %% ../../nbs/explore/00_session.ipynb #9b4f8399
 import contextlib
@@ -493,7 +493,7 @@ def _from_thread(work: Callable[[Callable], None]) -> Iterator:
         stop.set()
 
 # %% ../../nbs/explore/00_session.ipynb #96c8effe
-def sample_steps(
+def latent_steps(
     lens: Lens,
     classes: Tensor,
     sampler: str | None = None,
@@ -503,9 +503,9 @@ def sample_steps(
     precision: str = "fp32",
     **options,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (step, images (B, 3, H, W)) after each sampling step of the generator of `lens` for
+    """Yield (step, latents (B, L, D)) after each sampling step of the generator of `lens` for
     `classes` (B). None: the generator's default; `precision`: of matrix products; `options`: of
-    the sampler.
+    `Generator.sample`.
     """
     if lens.generator is None:
         raise ValueError(
@@ -528,5 +528,15 @@ def sample_steps(
         )
 
     with contextlib.closing(_from_thread(work)) as drawn:
-        for step, z in drawn:
-            yield step, decoded(lens.tokenizer, z, precision).clamp(-1, 1)
+        yield from drawn
+
+
+def decode_latents(lens: Lens, z: Tensor, precision: str = "fp32") -> Tensor:
+    "The images (B, 3, H, W) of latents (B, L, D)."
+    return decoded(lens.tokenizer, z, precision).clamp(-1, 1)
+
+
+def sample_steps(lens: Lens, classes: Tensor, **how) -> Iterator[tuple[int, Tensor]]:
+    """Yield (step, images (B, 3, H, W)) after each sampling step. `how`: of `latent_steps`."""
+    for step, z in latent_steps(lens, classes, **how):
+        yield step, decode_latents(lens, z, how.get("precision", "fp32"))

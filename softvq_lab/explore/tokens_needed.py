@@ -11,8 +11,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ..data.images import spread
 from softvq_lab.explore.session import (
     Lens,

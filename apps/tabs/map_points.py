@@ -1,0 +1,152 @@
+"""In the tab Latent map: neighbours of a point, the images in a region, an image of one's own."""
+
+import gradio as gr
+from tabs.picker import CLICKS, LATEST, QUIET, Newest, Tab, failed, plain, served, tiles
+
+from softvq_lab.data.images import to_pil
+from softvq_lab.explore.latent_map import picture_of, read_atlas
+from softvq_lab.explore.map_points import (
+    Place,
+    classes_in_words,
+    neighbours_of_point,
+    own_place,
+    points_within,
+    read_region,
+    vectors_of,
+)
+from softvq_lab.explore.session import read_upload
+
+NEAR, SHOWN = 8, 48  # neighbours, and images of a region, with their pictures
+REGION = "corners as 0,0 4,0 4,5: the same as a box or lasso on the map"
+WITHOUT = (
+    "This map was made without keeping its latents, so an image of your own has no place on it. "
+    "Compute it again below."
+)
+FLAT = "This map was made without keeping its latents: these are the nearest on the flat map."
+OTHER = "The map is of other weights than the run has now. Compute it again below."
+
+
+class MapPoints(Tab):
+    "`map` is the tab whose points they are."
+
+    def __init__(self, map):
+        self.map = map
+        super().__init__(map.ctx)
+
+    def layout(self):
+        gr.Markdown("Nearest to the last chosen point")
+        self.near = tiles("map-near", NEAR, "max-content", fit_columns=False)
+        self.near_says = gr.Markdown(elem_id="map-near-says")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                self.region = gr.Textbox(
+                    "", label="Region", info=REGION, elem_id="map-region", max_lines=1
+                )
+                self.inside_says = gr.Markdown(elem_id="map-inside-says")
+                self.inside = tiles("map-inside", 12, "max-content", fit_columns=False)
+            with gr.Column(scale=2, min_width=280):
+                self.upload = gr.File(
+                    label="Your own image on the map", elem_id="map-upload", height=120
+                )
+                self.own_says = gr.Markdown(elem_id="map-own-says")
+                self.own_near = tiles("map-own-near", 4, "max-content", fit_columns=False)
+        self.own = gr.State("")  # file of the image of one's own
+        self.linked = {"region": self.region}
+
+    def fit(self, name, kept):
+        return {self.region: dict(value="", own=True, check=check_region)}
+
+    def pictured(self, lens, atlas, numbers):
+        "Pictures of points, named by class and number."
+        return [
+            (served(to_pil(picture_of(lens, atlas.indices[n]))), f"{atlas.classes[n]}, point {n}")
+            for n in numbers
+        ]
+
+    def on_near(self, name, which, ends):
+        "The neighbours of the last chosen point, by its latents where they were kept."
+        try:
+            lens = self.ctx.open(name)
+            atlas = read_atlas(lens.run)
+            if atlas is None or not ends:
+                return [], ""
+            vectors, flat = vectors_of(lens.run.path / "evaluation", atlas, which)
+            found = neighbours_of_point(vectors, int(ends.split("-")[-1]), NEAR)
+        except (ValueError, IndexError, KeyError) as e:
+            return [], failed(e)
+        says = plain(classes_in_words([atlas.classes[n] for n in found]))
+        return self.pictured(lens, atlas, found), f"{says}. {FLAT if flat else ''}".strip()
+
+    def on_region(self, name, which, region):
+        try:
+            lens = self.ctx.open(name)
+            atlas = read_atlas(lens.run)
+            if atlas is None or not region:
+                return [], ""
+            found = points_within(atlas.maps[which], read_region(region))
+        except (ValueError, KeyError) as e:
+            return [], failed(e)
+        says = classes_in_words([atlas.classes[n] for n in found])
+        more = f"; the first {SHOWN} are shown" if len(found) > SHOWN else ""
+        return self.pictured(lens, atlas, found[:SHOWN]), plain(f"{says}{more}.")
+
+    def on_select(self, event: gr.EventData):
+        "A box or lasso on the map."
+        return str(event.region)[:4000]
+
+    def on_upload(self, name, path):
+        "An image of one's own: the chosen image of all tabs, and a star on the map."
+        if not path:
+            return "", gr.skip()
+        try:
+            read_upload(path, self.ctx.open(name).tokenizer.image_size)
+        except ValueError:
+            return path, gr.skip()
+        return path, [f"file:{path}"]
+
+    def on_own(self, name, which, own):
+        "What the image of one's own lies among."
+        if not own:
+            return [], ""
+        try:
+            lens = self.ctx.open(name)
+            atlas = read_atlas(lens.run)
+            if atlas is None:
+                return [], ""
+            if atlas.tokenizer != lens.tokenizer.fingerprint:
+                return [], OTHER
+            place = own_place(lens, atlas, which, read_upload(own, lens.tokenizer.image_size))
+        except (ValueError, KeyError) as e:
+            return [], failed(e)
+        if place is None:
+            return [], WITHOUT
+        near = place.neighbours[:NEAR]
+        says = plain(classes_in_words([atlas.classes[n] for n in near]))
+        return self.pictured(lens, atlas, near), f"The star is your image. Nearest to it: {says}."
+
+    def wire(self):
+        run, which, ends = self.ctx.run, self.map.which, self.map.ends
+        near = Newest(self.on_near, [run, which, ends], [self.near, self.near_says], **QUIET)
+        gr.on([self.of_run.change, which.input, ends.change], **near.event)
+        shown = [self.inside, self.inside_says]
+        inside = Newest(self.on_region, [run, which, self.region], shown, **QUIET)
+        self.map.hook.apply(self.on_select, None, self.region, **CLICKS)
+        self.region.change(**inside.event)
+        own = Newest(self.on_own, [run, which, self.own], [self.own_near, self.own_says], **QUIET)
+        uploads = [self.upload.upload, self.upload.clear]
+        gr.on(uploads, self.on_upload, [run, self.upload], [self.own, self.ctx.images], **LATEST)
+        self.own.change(**own.event)
+
+
+def check_region(told: str):
+    if told:
+        read_region(told)
+
+
+def star(lens, atlas, which, path) -> Place | None:
+    "Where the image in a file lies on a map; None without one, or where it has no place."
+    try:
+        x = read_upload(path, lens.tokenizer.image_size) if path else None
+    except ValueError:
+        return None
+    return None if x is None else own_place(lens, atlas, which, x)

@@ -1,0 +1,162 @@
+"""In the tab Sample: one of the samples large, with the film of its steps, the training images
+nearest to it, and variations of it.
+"""
+
+import gradio as gr
+from tabs.drawing import AT_ONCE, AT_WORK, Drawing, on_start, says, untouched
+from tabs.picker import QUIET, Newest, Tab, picture, plain, served, still, tiles
+
+from softvq_lab.data.images import to_pil
+from softvq_lab.explore.one_sample import film_strip, frame, sample_at, variation_steps
+from softvq_lab.explore.sampling import StepsLeft, memorised, nearest_training, steps_taken
+from softvq_lab.explore.session import enlarge
+
+ABOUT = "## One sample\nClick a sample on the sheet, or move *Sample number*, and it opens here."
+STRENGTH = "0: the sample itself; 1: another one of its class"
+NOTHING = "Draw samples first."
+
+
+class OneSample(Tab):
+    "`sample` is the tab whose samples they are."
+
+    def __init__(self, sample):
+        self.sample = sample
+        super().__init__(sample.ctx)
+
+    def layout(self):
+        gr.Markdown(ABOUT)
+        with gr.Row(elem_classes="work"):
+            with gr.Column(scale=2, min_width=280):
+                with gr.Row(elem_classes="pictures"):
+                    self.large = picture("sample-large", "The sample, large")
+            with gr.Column(scale=3, min_width=300):
+                self.layout_choice()
+        gr.Markdown("On its way out of the noise")
+        self.strip = still("trajectory")
+        gr.Markdown("The sample and the training images nearest to it")
+        self.near = tiles("nearest", 7, "max-content", fit_columns=False)
+        self.near_says = gr.Markdown(elem_id="nearest-says")
+        self.layout_variations()
+        self.varied = gr.State(None)  # the last variations, (B, 3, H, W)
+        self.linked = {"sample": self.which, "film": self.film, "strength": self.strength}
+        self.follows = [self.large, self.strip, self.variations, self.varied, self.vary_says]
+
+    def layout_choice(self):
+        self.which = gr.Slider(1, 32, 1, step=1, label="Sample number", elem_id="which")
+        self.film = gr.Slider(
+            0, 100, 100, step=1, label="Film: percent of its steps", elem_id="film"
+        )
+        self.step = gr.Markdown(elem_id="film-step")
+
+    def layout_variations(self):
+        gr.Markdown("Variations: the same class, from noise close to the sample's own")
+        with gr.Row():
+            self.strength = gr.Slider(
+                0, 1, 0.3, step=0.05, label="Strength", info=STRENGTH, elem_id="strength"
+            )
+            with gr.Column(scale=0, min_width=160):
+                self.vary = gr.Button("Draw variations", elem_id="vary")
+        self.vary_says = gr.Markdown(elem_id="vary-message")
+        self.variations = tiles("variations", 8, "max-content", fit_columns=False)
+
+    def fresh(self, name):
+        blank = dict.fromkeys([self.large, self.strip, self.variations, self.varied])
+        return blank | {self.vary_says: ""}
+
+    def chosen(self, drawn, which):
+        "The models, what was drawn with them, and the index of the chosen sample."
+        if drawn is None:
+            raise LookupError(NOTHING)
+        name, samples = drawn
+        return self.sample.find(name), samples, min(int(which), len(samples)) - 1
+
+    def on_click(self, drawn, event: gr.SelectData):
+        "The number of the sample that was clicked on the sheet."
+        number = sample_at(drawn[1], *event.index) if drawn else None
+        return gr.skip() if number is None else number + 1
+
+    def on_open(self, drawn, which, done):
+        "The chosen sample, large; a step of its film, and the film as a strip."
+        try:
+            lens, samples, n = self.chosen(drawn, which)
+            strip = film_strip(lens, samples, n)
+        except (ValueError, LookupError):
+            return None, "", None, gr.skip()
+        slider = gr.Slider(maximum=max(2, len(samples)), value=n + 1)
+        return *self.on_film(drawn, which, done), served(strip), slider
+
+    def on_film(self, drawn, which, done):
+        try:
+            lens, samples, n = self.chosen(drawn, which)
+        except (ValueError, LookupError):
+            return None, ""
+        step, x = frame(lens, samples, n, done / 100)
+        of_class = plain(lens.images.class_names[int(samples.classes[n])])
+        last = samples.film.seen
+        return served(
+            enlarge(to_pil(x))
+        ), f"Sample {n + 1}, {of_class}: after step {step} of {last}"
+
+    def on_near(self, drawn, which):
+        "The training images nearest to the chosen sample."
+        try:
+            lens, samples, n = self.chosen(drawn, which)
+            x = samples.images[n]
+            found = nearest_training(lens, x)
+        except LookupError:
+            return [], ""
+        except ValueError as e:
+            return [], says(e)
+        near = [(served(p), f"{c}: {d:.2f}") for _, c, d, p in found["nearest"]]
+        return [(served(to_pil(x)), "sample"), *near], plain(memorised(found))
+
+    def on_vary(self, drawn, which, strength, session=None):
+        "Variations of the chosen sample, after each step."
+        drawing = Drawing(session)
+        try:
+            lens, samples, n = self.chosen(drawn, which)
+            how = samples.how
+            pace = StepsLeft(steps_taken(lens, how["sampler"], how["steps"]))
+            for i, images in variation_steps(lens, samples, n, strength):  # noqa: B007
+                if drawing.replaced:
+                    yield untouched(3)
+                    return
+                told = pace.after(i)
+                if drawing.stopped:
+                    told = f"Stopped at {pace.place}."
+                    break
+                yield gr.skip(), told, gr.skip()
+            else:
+                told = f"Variations of sample {n + 1}. Click one, and it is shown large."
+            tiled = [(served(to_pil(x)), f"variation {k}") for k, x in enumerate(images, 1)]
+            yield tiled, told, images
+        except (ValueError, LookupError) as e:
+            yield [], says(e), None
+
+    def on_variation(self, varied, event: gr.SelectData):
+        if varied is None or not 0 <= event.index < len(varied):
+            return gr.skip()
+        return served(enlarge(to_pil(varied[event.index]))), f"Variation {event.index + 1}"
+
+    def wire(self):
+        drawn, shown = self.sample.drawn, [self.large, self.step]
+        asked = [drawn, self.which]
+        self.opened = Newest(self.on_open, [*asked, self.film], [*shown, self.strip, self.which])
+        self.compared = Newest(self.on_near, asked, [self.near, self.near_says])
+        moved = Newest(self.on_film, [*asked, self.film], shown, (self.opened,), **QUIET)
+        self.film.input(**moved.event)
+        self.follow(gr.on([self.of_run.change, self.which.input], **self.opened.event))
+        clicked = self.sample.samples.select(self.on_click, drawn, self.which, **QUIET)
+        self.follow(clicked.then(**self.opened.event))
+        self.vary.click(on_start, self.ctx.session, self.vary_says, **AT_ONCE).then(
+            self.on_vary,
+            [*asked, self.strength, self.ctx.session],
+            [self.variations, self.vary_says, self.varied],
+            api_name=False,
+            **AT_WORK,
+        )
+        self.variations.select(self.on_variation, self.varied, shown, **QUIET)
+
+    def follow(self, opened):
+        "After a sample was opened: the training images nearest to it."
+        opened.then(**self.compared.event)

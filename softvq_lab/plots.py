@@ -21,8 +21,20 @@ from plotly.io.base_renderers import MimetypeRenderer
 from plotly.subplots import make_subplots
 
 # %% ../nbs/09_plots.ipynb #80d7139e
-pio.templates["softvq_lab"] = go.layout.Template(layout_margin=dict(l=60, r=20, t=40, b=40))
-TEMPLATE = "plotly_white+softvq_lab"
+def _template() -> go.layout.Template:
+    """plotly_white for the kinds of figures that are drawn here: plotly copies and checks the whole
+    template for each figure, which takes three times as long with maps and polar axes in it.
+    """
+    white = pio.templates["plotly_white"].to_plotly_json()
+    others = ("polar", "ternary", "scene", "geo")
+    layout = {k: v for k, v in white["layout"].items() if k not in others}
+    layout["margin"] = dict(l=60, r=20, t=40, b=40)
+    data = {kind: white["data"][kind] for kind in ("bar", "heatmap", "histogram")}
+    return go.layout.Template(layout=layout, data=data)
+
+
+TEMPLATE = "softvq_lab"
+pio.templates[TEMPLATE] = _template()
 
 
 class DrawnPng(MimetypeRenderer):

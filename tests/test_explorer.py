@@ -509,6 +509,10 @@ def test_sample(open_page, app, looks):
     page.get_by_text("Stopped at row").wait_for(timeout=40_000)
     page.goto(f"{app.url}?run=vq&tab=sample")
     page.get_by_text("No generator for this tokenizer yet").wait_for(timeout=60_000)
+    assert (
+        "-p tokenizer_run"
+        in page.locator("#go-message code, code", has_text="papermill nbs").first.inner_text()
+    )
 
 
 def test_who_clicks_at_once_keeps_what_was_drawn_and_set(open_page, app):

@@ -76,7 +76,7 @@ def test_a_click_in_the_strip_shows_that_number_of_tokens(page):
 
 def test_how_many_tokens_a_picture_needs_is_a_sentence(page):
     answer = page.locator("#tc-answer")
-    assert "This picture needs 1 tokens, the fewest that there are (128 bits)" in (
+    assert "This picture needs 1 token, the fewest that there are (128 bits)" in (
         answer.inner_text()
     )
     wanted = page.locator("#tc-wanted input")

@@ -16,22 +16,20 @@ from tabs.picker import (
 )
 from tabs.sample_grid import GRID, SampleGrid
 
-from softvq_lab.core import PRECISIONS
+from softvq_lab.core import PRECISIONS, json_or_empty
 from softvq_lab.data.images import grid
 from softvq_lab.explore.one_sample import Drawn, drawing, film_strip, sample_sheet
 from softvq_lab.explore.reproduce import grid_ways, sample_ways
 from softvq_lab.explore.sampling import StepsLeft, classes_of, guidance_sweep, steps_taken
 from softvq_lab.explore.session import generator_for, open_lens
 from softvq_lab.registry import register
+from softvq_lab.settings.recipes import generator_command
 
 ABOUT = (
     "A generator turns noise into latent tokens, step by step, and the decoder paints them. "
     "Guidance pulls towards the class: higher is clearer and less varied; 1 is none."
 )
-NONE = (
-    "**No generator for this tokenizer yet.** Train one: "
-    "`papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {}`"
-)
+NONE = "**No generator for this tokenizer yet.** Train one: `{}`"
 DICE = "() => Math.floor(Math.random() * 1e6)"
 SWEEP = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
@@ -142,7 +140,9 @@ class Sample(Tab):
         runs = self.ctx.runs
         found = generator_for(resolve(runs, name), runs)
         if found is None:
-            raise LookupError(NONE.format(plain(f"{runs}/{name}")))
+            config = json_or_empty(resolve(runs, name).path / "config.json").get("config", {})
+            line = generator_command(f"{runs}/{name}", str(config.get("recipe", "")))
+            raise LookupError(NONE.format(line.replace("`", "'")))
         return open_lens(found.path)
 
     def depends(self, name):

@@ -104,6 +104,10 @@ def in_unit(metric: str, value: float) -> str:
     return " ".join(w for w in (m.label or m.name, f"{value:.4g}", m.unit) if w)
 
 
+def _counted(tokens: int) -> str:
+    return f"{tokens} token" + "s" * (tokens != 1)
+
+
 def _best(rows: list[dict], metric: str) -> dict:
     sign = 1 if lower_is_better(metric) else -1
     return min(rows, key=lambda r: sign * r[metric])
@@ -119,12 +123,13 @@ def needed(own: list[dict], metric: str, wanted: float) -> str:
         best = _best(own, metric)
         return (
             f"This picture does not reach {goal}: the best is {in_unit(metric, best[metric])}, "
-            f"with {best['tokens']} tokens."
+            f"with {_counted(best['tokens'])}."
         )
     fewer = [r["tokens"] for r in own if r["tokens"] < found["tokens"]]
     tried = "" if fewer else ", the fewest that there are"
+    count = f"**{_counted(found['tokens'])}**{tried}"
     return (
-        f"This picture needs **{found['tokens']} tokens**{tried} ({found['bits']:,.0f} bits) for "
+        f"This picture needs {count} ({found['bits']:,.0f} bits) for "
         f"{goal}: it has {in_unit(metric, found[metric])} with them."
     )
 
@@ -140,7 +145,7 @@ def usual(rows: list[dict], metric: str, wanted: float) -> str:
     at = found or most
     good = [reaches(v, metric, wanted) for v in at["values"][metric].tolist()]
     fraction = f"{sum(good) / len(good):.0%} of them"
-    mean, k = f"The mean of {most['images']} held-out images", at["tokens"]
+    mean, k = f"The mean of {most['images']} held-out images", _counted(at["tokens"])
     if found:
-        return f"{mean} reaches it with {k} tokens; so do {fraction}."
-    return f"{mean} has {in_unit(metric, at[metric])} with {k} tokens; {fraction} reach that value."
+        return f"{mean} reaches it with {k}; so do {fraction}."
+    return f"{mean} has {in_unit(metric, at[metric])} with {k}; {fraction} reach that value."

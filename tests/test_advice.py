@@ -19,6 +19,7 @@ from softvq_lab.experiments.advice import advise, candidates, look, remarks, yar
 from softvq_lab.settings.parse import parse
 from softvq_lab.settings.workflows import TrainConfig
 from softvq_lab.train import images_of, prepare, train_here
+from softvq_lab.training.health import averages_say
 
 
 def write(root: Path, names, mode="RGB", sides=(40, 90), seed=0):
@@ -45,7 +46,16 @@ def settings_of(command: str) -> dict:
     "The parameters of a papermill command, numbers as numbers."
     words = shlex.split(command)
     pairs = [(words[i + 1], words[i + 2]) for i, w in enumerate(words) if w == "-p"]
-    return {k: int(v) if v.isdigit() else v for k, v in pairs}
+    return {k: _value(v) for k, v in pairs}
+
+
+def _value(text: str):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 @pytest.fixture
@@ -75,6 +85,36 @@ def test_broken_files_are_counted_and_the_first_is_named(photos):
     for i in range(20):
         (photos / "cat" / f"broken{i}.png").write_bytes(b"no picture")
     assert re.search(r"\d+ of \d+ images cannot be read.*broken\d+\.png", said_of(photos))
+
+
+def test_a_single_broken_file_is_left_out_and_stops_nothing(photos):
+    (photos / "cat" / "broken.png").write_bytes(b"no picture")
+    said = said_of(photos)
+    assert "They are left out" in said and "stop" not in said
+
+
+def test_classes_with_few_pictures_are_named(photos, unmeasured):
+    write(photos, [f"owl/{i}.png" for i in range(4)])
+    assert "Few pictures of owl (under 10)" in said_of(photos)
+    assert "3 classes: cat 20, dog 11, owl 4" in str(advise(photos, quiet=True))
+
+
+@pytest.mark.parametrize("minutes", [2, 5, 1000])
+def test_a_short_training_has_a_held_out_curve_and_averages_that_forget(
+    photos, unmeasured, minutes
+):
+    for p in advise(photos, minutes, quiet=True).proposals:
+        o = parse(TrainConfig, settings_of(p.command)).optim
+        assert o.eval_every <= max(50, o.steps // 4) or minutes == 1000
+        assert o.checkpoint_every <= max(50, o.steps // 4) or minutes == 1000
+        assert "too few" not in averages_say(o.ema_decay, o.ema_warmup, o.steps)
+
+
+def test_a_generator_is_proposed_by_the_same_recipe(photos, unmeasured):
+    quick, good, *_ = advise(photos, quiet=True).proposals
+    assert good.next_command.endswith("-p tokenizer_run RUN -p recipe pictures")
+    assert "recipe" not in quick.next_command
+    assert good.next_command in str(advise(photos, quiet=True))
 
 
 def test_a_split_of_its_own_is_kept(tmp_path):
@@ -125,7 +165,7 @@ def test_a_proposed_training_runs_and_measuring_leaves_nothing(photos, tmp_path,
 def test_json_is_one_document(photos, unmeasured):
     out = CliRunner().invoke(app, ["advise", str(photos), "--json", "--minutes", "5"])
     found = json.loads(out.stdout)
-    assert out.exit_code == 0 and found["found"]["classes"] == 2
+    assert out.exit_code == 0 and found["found"]["classes"] == {"cat": 20, "dog": 11}
     assert all(p["command"].startswith("papermill nbs/train.ipynb") for p in found["proposals"])
 
 

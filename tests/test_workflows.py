@@ -176,7 +176,10 @@ def test_an_external_autoencoder_is_measured_in_the_same_notebook(root, tmp_path
         ({"tokns": 32}, "Did you mean 'tokens'?"),
         ({"tokens": "abc"}, "should be a valid integer"),
         ({"tokens": 0}, "greater than or equal to 1"),
-        ({"dataset": "folder", "data_path": "nowhere"}, "data_path='nowhere' is not a folder"),
+        (
+            {"dataset": "folder", "data_path": "nowhere"},
+            "data_path=nowhere: there is no such folder",
+        ),
     ],
 )
 def test_a_wrong_parameter_stops_before_any_work(root, tmp_path, params, says):

@@ -281,7 +281,8 @@ class LatentMap(Tab):
         self.of_run.change(**mapped.event)
         colours = Newest(self.on_look, asked, self.plot, (mapped,), show_progress="hidden")
         looks = [self.which.input, self.colour.input, self.around.own.change]
-        gr.on(looks, **colours.event)
+        # not by the same event as the map: see `Newest`
+        gr.on(looks, **colours.event).then(**self.around.compared.event)
         self.wire_way()
         self.go.click(
             self.on_go,
@@ -299,7 +300,8 @@ class LatentMap(Tab):
         self.hook.select(self.on_click, [ctx.run, ends], [ends, ctx.images], **CLICKS)
         asked, way = [ctx.run, ends, self.pictures], [self.way, self.chosen]
         walk = Newest(self.on_way, asked, way, show_progress="hidden").event
-        gr.on([self.of_run.change, ends.change, self.pictures.input], **walk)
+        walked = gr.on([self.of_run.change, ends.change, self.pictures.input], **walk)
+        walked.then(**self.around.compared.event)
         typed = [self.points.submit, self.points.blur]
         gr.on(
             typed,

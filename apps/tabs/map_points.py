@@ -126,8 +126,9 @@ class MapPoints(Tab):
 
     def wire(self):
         run, which, ends = self.ctx.run, self.map.which, self.map.ends
-        near = Newest(self.on_near, [run, which, ends], [self.near, self.near_says], **QUIET)
-        gr.on([self.of_run.change, which.input, ends.change], **near.event)
+        self.compared = Newest(
+            self.on_near, [run, which, ends], [self.near, self.near_says], **QUIET
+        )
         shown = [self.inside, self.inside_says]
         inside = Newest(self.on_region, [run, which, self.region], shown, **QUIET)
         self.map.hook.apply(self.on_select, None, self.region, **CLICKS)

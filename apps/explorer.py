@@ -218,10 +218,7 @@ def main(argv=None):
         sys.exit(f"explorer: {host}:{args.port} cannot be used ({e}); take another by --port")
     shared = f"\npublic: {public}" if public else ""
     print(f"explorer: {url.rstrip('/')}  (Ctrl-C ends it; jobs go on){shared}", flush=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        pass
+    threading.Event().wait()  # for a signal: see `end`
 
 
 if __name__ == "__main__":

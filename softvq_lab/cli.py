@@ -678,10 +678,9 @@ def show(folder: Folder, as_json: Json = False):
     if failed:
         reason = printable(failed["reason"])
         if r.status.get("state") == "stopped":  # as somebody wished
-            return c.print(reason)
-        c.print(f"failed: {reason}", style="red")
-        for line in failed["log"]:
-            c.print(printable(line), style="red")
+            c.print(reason)
+        else:
+            c.print("\n".join([f"failed: {reason}", *map(printable, failed["log"])]), style="red")
 
 
 def _show_figures(c: Console, name: str, found: dict):

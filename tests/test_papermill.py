@@ -11,10 +11,10 @@ import nbformat
 import pytest
 from outside import BIN
 
-from softvq_lab.core import ConfigError
+from softvq_lab.core import ConfigError, write_json
 from softvq_lab.experiments.execute import refuse_what_is_not_there
 from softvq_lab.experiments.papermill_command import main, with_output
-from softvq_lab.runs import Run
+from softvq_lab.runs import Run, headlines
 
 STEPS = {"steps": 4, "warmup_steps": 2, "batch_size": 8, "eval_every": 4, "log_every": 2}
 FEW = [w for k, v in STEPS.items() for w in ("-p", k, str(v))]
@@ -201,3 +201,15 @@ def test_what_may_be_a_repository_of_the_hub_is_not_taken_for_a_folder(here):
     (here / "owner").mkdir()
     with pytest.raises(ConfigError, match="owner/name: there is no such folder"):
         refuse_what_is_not_there("train_generator", {"tokenizer_run": "owner/name"})
+
+
+def test_a_generators_own_figures_come_before_its_tokenizers(tmp_path):
+    run = Run(tmp_path)
+    for name, value, subject in [
+        ("reconstruction", {"psnr": 14.65}, {"tokenizer": "a"}),
+        ("samples", {"reference_frechet": 28.6}, {"generator": "b", "tokenizer": "a"}),
+    ]:
+        record = {"figures": value, "subject": subject, "passport": {}}
+        write_json(tmp_path / "evaluation" / f"{name}.json", record)
+    told = headlines(run)
+    assert told.index("28.6") < told.index("14.65")

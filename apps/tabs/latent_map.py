@@ -300,8 +300,8 @@ class LatentMap(Tab):
         self.hook.select(self.on_click, [ctx.run, ends], [ends, ctx.images], **CLICKS)
         asked, way = [ctx.run, ends, self.pictures], [self.way, self.chosen]
         walk = Newest(self.on_way, asked, way, show_progress="hidden").event
-        walked = gr.on([self.of_run.change, ends.change, self.pictures.input], **walk)
-        walked.then(**self.around.compared.event)
+        self.pictures.input(**walk)
+        gr.on([self.of_run.change, ends.change], **walk).then(**self.around.compared.event)
         typed = [self.points.submit, self.points.blur]
         gr.on(
             typed,

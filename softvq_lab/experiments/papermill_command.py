@@ -8,6 +8,7 @@ __all__ = ['usual_output', 'workflow_of', 'with_output', 'main']
 # %% ../../nbs/experiments/06a_papermill_command.ipynb #9ac00003
 import base64
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -133,7 +134,7 @@ def _what_came_out(workflow: str, folder: Path) -> str:
     if not (folder / "config.json").is_file():
         return ""
     told = headlines(Run(folder)) if workflow == "evaluate" else ""
-    return "\n".join(filter(None, [told, f"softvq-lab show {folder}"]))
+    return "\n".join(filter(None, [told, f"softvq-lab show {shlex.quote(str(folder))}"]))
 
 
 def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> int:
@@ -154,7 +155,8 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
             with Screen(sys.stderr) as watch.screen, watch:
                 command.main(words, prog_name="papermill", standalone_mode=False)
             tell(f"done in {short_duration(time.monotonic() - began)}: {output}", sys.stderr)
-            tell(_what_came_out(workflow, folder), sys.stderr)
+            if told := _what_came_out(workflow, folder):
+                tell(told, sys.stderr)
             return 0
         except click.ClickException as e:
             e.show()

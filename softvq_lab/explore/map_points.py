@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.path import Path as PolygonPath
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -74,14 +75,8 @@ def read_region(typed: str) -> np.ndarray:
 
 
 def points_within(xy: np.ndarray, region: np.ndarray) -> list[int]:
-    "Indices of the points (N, 2) inside a polygon (K, 2): a ray from them crosses it oddly often."
-    inside = np.zeros(len(xy), bool)
-    for (x1, y1), (x2, y2) in zip(region, np.roll(region, 1, 0)):
-        if y1 == y2:
-            continue
-        across = (y1 > xy[:, 1]) != (y2 > xy[:, 1])
-        inside ^= across & (xy[:, 0] < (x2 - x1) * (xy[:, 1] - y1) / (y2 - y1) + x1)
-    return np.flatnonzero(inside).tolist()
+    "Indices of the points (N, 2) inside a polygon (K, 2)."
+    return np.flatnonzero(PolygonPath(region).contains_points(xy)).tolist()
 
 
 def classes_in_words(classes: list[str], most: int = 5) -> str:

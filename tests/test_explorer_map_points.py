@@ -22,6 +22,7 @@ def runs(trained, tmp_path_factory):
     root = tmp_path_factory.mktemp("map")
     for name in ("tokenizer", "flat", "many"):
         shutil.copytree(trained / "tokenizer", root / name)
+    shutil.copytree(trained / "generator", root / "generator")
     lens = open_lens(root / "tokenizer")
     x, labels = zip(*(lens.images.heldout[i] for i in range(POINTS)))
     with torch.no_grad():
@@ -158,3 +159,10 @@ def test_ten_thousand_points_are_drawn_by_webgl_and_ringed_without_drawing_anew(
     page.wait_for_function("location.search.includes('points=9999-17')", timeout=60_000)
     ringed(page, places(runs, "many", 9999, 17))
     assert page.evaluate("document.querySelector('#map-plot .js-plotly-plot').before")
+
+
+def test_the_map_of_a_generator_names_the_run_that_has_it(open_page, app):
+    page = open_page(f"{app.url}?run=generator&tab=latent-map")
+    says = page.locator("#map-message", has_text="the map is its tokenizer's")
+    says.wait_for(timeout=60_000)
+    assert "Choose tokenizer above" in says.inner_text()

@@ -30,6 +30,7 @@ from softvq_lab.explore.latent_map import (
 )
 from softvq_lab.explore.reproduce import map_ways
 from softvq_lab.explore.session import enlarge, open_lens
+from softvq_lab.hub.models import find_tokenizer
 from softvq_lab.registry import register
 
 ABOUT = (
@@ -40,7 +41,7 @@ NONE = (
     "**No map of this run yet.** Compute one: a separate process that takes about a minute "
     "for a thousand small images. You may leave the page meanwhile."
 )
-GENERATOR = "This run is a generator: the map is its tokenizer's. Choose that run above."
+GENERATOR = "This run is a generator: the map is its tokenizer's. Choose **{}** above."
 HINT = (
     "Hover over a point to see its image; click one, and it is the image that *Reconstruct* "
     "shows. The last two clicked are ringed, and the way from one to the other is shown. Without "
@@ -166,7 +167,8 @@ class LatentMap(Tab):
         try:
             run = resolve(self.ctx.runs, name)
             if run.kind == "generator":
-                return self.without(GENERATOR, wanted=False)
+                of = plain(find_tokenizer(run.path).name)
+                return self.without(GENERATOR.format(of), wanted=False)
             atlas = read_atlas(run)
             if atlas is None:
                 return self.without(NONE)

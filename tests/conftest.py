@@ -172,4 +172,24 @@ def trained(tmp_path_factory) -> Path:
     g = parse(TrainGeneratorConfig, dict(tokenizer_run=str(t.path), steps=40, batch_size=32, **few))
     r = open_run(runs / "generator", "generator", asdict(g), class_names=digits(32).class_names)
     fit(GeneratorTask(g.generator, load_tokenizer(t.path), digits(32), r), r, g.optim)
+    MADE[runs] = contents(runs)
     return runs
+
+
+MADE = {}  # by `trained`: its folder, and what was in there
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_runs_stay():
+    "A module that trains on, renames or measures does so in a copy: others find `trained` as made."
+    yield
+    for runs, before in list(MADE.items()):
+        MADE[runs] = contents(runs)
+        changed = sorted({name for name, _ in before ^ MADE[runs]})
+        assert not changed, f"this module has changed the shared runs: {changed}"
+
+
+def contents(folder: Path) -> set[tuple[str, int]]:
+    "The files below `folder`, and when they were written."
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return {(str(p.relative_to(folder)), p.stat().st_mtime_ns) for p in files}

@@ -92,21 +92,25 @@ def says(page, name: str, value: str):
 
 
 def rests(page):
-    "Wait until nothing is asked any more."
+    "Wait until all is answered and nothing is asked any more."
     before = -1
-    while before != len(page.asked):
+    while before != len(page.asked) or page.awaits:
         before = len(page.asked)
         page.wait_for_timeout(1500)
 
 
 @pytest.fixture
 def watched_page(open_page):
-    "A page that notes what it asks the server: `asked`, and what is under way: `at_work`."
+    "A page that notes what it asks the server (`asked`) and whether it `awaits` answers."
 
     def new(url):
         page = open_page("about:blank")
-        page.asked, page.at_work, page.most = [], {}, {}
+        page.asked = []
+        page.awaits = set()  # streams of answers: the page closes one when all have come
         page.on("request", lambda r: page.asked.append(r) if "queue/join" in r.url else None)
+        page.on("request", lambda r: page.awaits.add(r) if "queue/data" in r.url else None)
+        for ended in ("requestfinished", "requestfailed"):
+            page.on(ended, lambda r: page.awaits.discard(r))
         page.goto(url)
         return page
 
@@ -323,14 +327,16 @@ def test_quick_steps_back_and_forward_lose_nothing(open_page, app):
     go(page, "sample")
     go(page, "token-counts")
     go(page, "codewords")
+    step = """way => new Promise(done => {  // the browser takes the next step when this one is done
+        window.addEventListener('popstate', () => done(), {once: true});
+        window.history[way]();
+    })"""
     for _ in range(3):
-        page.evaluate("history.back()")
-        page.wait_for_timeout(60)
-        page.evaluate("history.back()")
+        page.evaluate(step, "back")
+        page.evaluate(step, "back")
         _stands(page, "tokenizer", "Sample")
-        page.evaluate("history.forward()")
-        page.wait_for_timeout(60)
-        page.evaluate("history.forward()")
+        page.evaluate(step, "forward")
+        page.evaluate(step, "forward")
         _stands(page, "tokenizer", "Codewords")
 
 
@@ -649,9 +655,11 @@ LINES = {
 
 
 def told_lines(page, name: str) -> str:
-    "The text of a box of lines, however they are wrapped."
+    "The text of a box of lines; the page draws those only that are in sight."
     box = page.locator(f"#reproduce-{name} .cm-content")
-    return "\n".join(box.locator(".cm-line").all_inner_texts()) if box.count() else ""
+    return (
+        box.evaluate("e => (e.cmView || e.cmTile).view.state.doc.toString()") if box.count() else ""
+    )
 
 
 @pytest.mark.parametrize("tab", LINES)

@@ -4,6 +4,7 @@ nothing half written, nobody left at work."""
 import json
 import re
 import shlex
+import shutil
 import sys
 
 import nbformat
@@ -106,7 +107,7 @@ def test_train_saves(here, trained):
 
 
 def test_evaluate_says_the_same_command(here, trained):
-    run = trained / "generator"
+    run = shutil.copytree(trained / "generator", here / "generator")
     says = stopped([LAB, "evaluate", run, "--samples", "20000"], here, "Settings")
     assert says == f"stopped; begin again with: softvq-lab evaluate {run} --samples 20000"
 

@@ -22,6 +22,7 @@ from tabs.codewords_told import (
     weight_bars,
     weight_map,
 )
+from tabs.controls import Dropdown, Slider
 from tabs.picker import (
     CLICKS,
     LEFT,
@@ -137,7 +138,7 @@ class Codewords(Places, Tab):
         self.follows = [self.typed]
 
     def layout_weights(self):
-        self.token = gr.Slider(0, 31, 0, step=1, label="Token", elem_id="cw-token")
+        self.token = Slider(0, 31, 0, step=1, label="Token", elem_id="cw-token")
         self.heat = gr.Slider(
             0.1, 5, 1, step=0.1, label="Temperature, times the trained tau", elem_id="cw-heat"
         )
@@ -164,13 +165,13 @@ class Codewords(Places, Tab):
 
     def layout_tokens(self):
         several = dict(multiselect=True, allow_custom_value=True)
-        self.ablated = gr.Dropdown(
+        self.ablated = Dropdown(
             [], label="Ablate tokens (they become their mean)", elem_id="cw-knock", **several
         )
-        self.swapped = gr.Dropdown(
+        self.swapped = Dropdown(
             [], label="Take tokens from another image", elem_id="cw-swap", **several
         )
-        self.donor = gr.Slider(
+        self.donor = Slider(
             0,
             100,
             1,

@@ -2,6 +2,7 @@
 
 import gradio as gr
 from tabs.codewords_told import SIDE, named
+from tabs.controls import Radio
 from tabs.picker import CLICKS, Newest, failed, focus, served, tiles
 
 from softvq_lab.explore.codewords import can_attend, has_weights
@@ -36,7 +37,7 @@ class Places:
 
     def layout_place(self):
         self.place = gr.Markdown(elem_id="cw-place")
-        self.chooses = gr.Radio(
+        self.chooses = Radio(
             [DRAWS, LOOKS],
             value="draws",
             label="A click in a picture chooses the token that",

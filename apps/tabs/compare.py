@@ -1,6 +1,7 @@
 """Compare, in the tab Runs: up to ten runs by settings, curves, metrics and the same pictures."""
 
 import gradio as gr
+from tabs.controls import Dropdown
 from tabs.picker import QUIET, Newest, Tab, plain, preferred, resolve, served, still
 from tabs.tables import Raw, sheet, text
 
@@ -18,7 +19,7 @@ from softvq_lab.runs import Run, differences
 
 class Compare(Tab):
     def layout(self):
-        self.which = gr.Dropdown(
+        self.which = Dropdown(
             [],
             value=[],
             multiselect=True,
@@ -28,7 +29,7 @@ class Compare(Tab):
             elem_id="compare-runs",
         )
         self.differs = gr.HTML(elem_id="compare-table", apply_default_css=False)
-        self.curve = gr.Dropdown(
+        self.curve = Dropdown(
             [],
             label="Curve",
             allow_custom_value=True,

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import gradio as gr
+from tabs.controls import Dropdown
 from tabs.map_points import MapPoints, star
 from tabs.map_script import HOOK, RING
 from tabs.picker import (
@@ -73,8 +74,8 @@ class LatentMap(Tab):
 
     def layout_map(self):
         with gr.Row():
-            self.which = gr.Dropdown([], label="Map", elem_id="map-which", min_width=160)
-            self.colour = gr.Dropdown(
+            self.which = Dropdown([], label="Map", elem_id="map-which", min_width=160)
+            self.colour = Dropdown(
                 ["class"], value="class", label="Colour", elem_id="map-colour", min_width=160
             )
         self.message = gr.Markdown(elem_id="map-message")

@@ -3,6 +3,7 @@ nearest to it, and variations of it.
 """
 
 import gradio as gr
+from tabs.controls import Slider
 from tabs.drawing import AT_ONCE, AT_WORK, Drawing, on_start, says, untouched
 from tabs.picker import QUIET, Newest, Tab, picture, plain, served, still, tiles
 
@@ -42,7 +43,7 @@ class OneSample(Tab):
         self.follows = [self.large, self.strip, self.variations, self.varied, self.vary_says]
 
     def layout_choice(self):
-        self.which = gr.Slider(1, 32, 1, step=1, label="Sample number", elem_id="which")
+        self.which = Slider(1, 32, 1, step=1, label="Sample number", elem_id="which")
         self.film = gr.Slider(
             0, 100, 100, step=1, label="Film: percent of its steps", elem_id="film"
         )

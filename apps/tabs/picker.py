@@ -14,6 +14,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
+from tabs.controls import Dropdown
 
 from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import hex_digest, write_atomic
@@ -379,7 +380,7 @@ class Chooser(Tab):
 
     def layout(self):
         prefix, several = self.prefix, self.several
-        self.classes = gr.Dropdown([ANY], value=ANY, label="Class", elem_id=f"{prefix}-class")
+        self.classes = Dropdown([ANY], value=ANY, label="Class", elem_id=f"{prefix}-class")
         gr.Markdown("Held-out images")
         self.gallery = tiles(f"{prefix}-heldout", 3, self.height)
         self.many = gr.Checkbox(

@@ -1,6 +1,7 @@
 """Tab Reconstruct: an image, its reconstruction, the error; two runs under one slider."""
 
 import gradio as gr
+from tabs.controls import Dropdown, Slider
 from tabs.picker import (
     LEFT,
     RIGHT,
@@ -67,7 +68,7 @@ class Reconstruct(Tab):
     def layout_result(self):
         self.message = gr.Markdown(elem_id="rec-message")
         self.unlike = gr.Markdown(elem_id="rec-unlike")
-        self.kept = gr.Slider(
+        self.kept = Slider(
             1,
             8,
             8,
@@ -91,7 +92,7 @@ class Reconstruct(Tab):
             )
 
     def layout_beside(self):
-        self.other = gr.Dropdown(
+        self.other = Dropdown(
             [(NOBODY, "")],
             value="",
             label="Beside it",

@@ -1,6 +1,7 @@
 """Notes, name and bin, in the tab Runs: what is done with the folder of the watched run."""
 
 import gradio as gr
+from tabs.controls import Dropdown
 from tabs.picker import QUIET, Newest, Tab, failed, plain, preferred, resolve
 from tabs.watch import Watch
 
@@ -39,7 +40,7 @@ class RunFolder(Tab):
                 self.name = gr.Textbox(label="New name", elem_id="folder-name")
                 self.rename = gr.Button("Rename", elem_id="folder-rename", **small)
             with gr.Row(equal_height=False):
-                self.binned = gr.Dropdown(
+                self.binned = Dropdown(
                     [],
                     label="In the bin (runs/.bin, which nobody empties)",
                     allow_custom_value=True,

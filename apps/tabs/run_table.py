@@ -3,6 +3,7 @@
 from html import escape
 
 import gradio as gr
+from tabs.controls import Dropdown
 from tabs.picker import CLICKS, QUIET, Newest, Tab
 from tabs.tables import Raw, sheet, text
 
@@ -34,7 +35,7 @@ class RunTable(Tab):
             elem_id="runs-filter",
         )
         with gr.Accordion("Columns", open=False, elem_id="runs-columns-part"):
-            self.columns = gr.Dropdown(
+            self.columns = Dropdown(
                 [],
                 value=[],
                 multiselect=True,

@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 from tabs.compare import Compare
+from tabs.controls import Dropdown
 from tabs.picker import QUIET, Newest, Tab, choices, preferred, resolve
 from tabs.run_folder import RunFolder
 from tabs.run_table import RunTable
@@ -114,7 +115,7 @@ class Notebook(Tab):
     def layout(self):
         gr.Markdown("The executed notebooks of the run chosen at the top.")
         with gr.Row():
-            self.which = gr.Dropdown(
+            self.which = Dropdown(
                 [], label="Notebook", elem_id="paper-which", allow_custom_value=True
             )
             self.file = gr.DownloadButton(

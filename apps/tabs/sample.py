@@ -1,6 +1,7 @@
 """Tab Sample: new images of a class."""
 
 import gradio as gr
+from tabs.controls import Dropdown
 from tabs.drawing import AT_ONCE, AT_WORK, Drawing, on_start, on_stop, says, untouched
 from tabs.one_sample import OneSample
 from tabs.picker import (
@@ -63,7 +64,7 @@ class Sample(Tab):
     def layout_what(self):
         # What depends on the generator is set before a person can: nothing comes late over it.
         # `on_go` checks the classes: an API client has not seen the choices.
-        self.label = gr.Dropdown(
+        self.label = Dropdown(
             [],
             value=[],
             multiselect=True,
@@ -86,7 +87,7 @@ class Sample(Tab):
 
     def layout_how(self):
         # The generator's samplers are not known yet; `on_go` checks the choice.
-        self.sampler = gr.Dropdown(
+        self.sampler = Dropdown(
             ["heun"],
             value="heun",
             label="Sampler",

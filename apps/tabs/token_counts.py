@@ -1,6 +1,7 @@
 """Tab Token counts: one image from fewer and fewer tokens, and what that costs over all images."""
 
 import gradio as gr
+from tabs.controls import Slider
 from tabs.picker import (
     CLICKS,
     LEFT,
@@ -70,7 +71,7 @@ class TokenCounts(Tab):
                 Chooser(self.ctx, "tc", height=260)
             with gr.Column(**RIGHT):
                 self.message = gr.Markdown(elem_id="tc-message")
-                self.tokens = gr.Slider(1, 32, 32, step=1, label="Tokens", elem_id="tc-tokens")
+                self.tokens = Slider(1, 32, 32, step=1, label="Tokens", elem_id="tc-tokens")
                 with gr.Row(elem_classes="pictures"):
                     self.pictures = [picture(f"tc-{k}", c) for k, c in CAPTIONS.items()]
                 self.shown = gr.Markdown(elem_id="tc-shown")

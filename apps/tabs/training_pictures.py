@@ -1,6 +1,7 @@
 """Pictures over a training, in the tab Runs: a slider over what the watched run has drawn."""
 
 import gradio as gr
+from tabs.controls import Slider
 from tabs.picker import LATEST, QUIET, Newest, Tab, failed, resolve, served, still
 from tabs.watch import Watch
 
@@ -16,7 +17,7 @@ class TrainingPictures(Tab):
 
     def layout(self):
         with gr.Column(visible=False) as self.group:
-            self.at = gr.Slider(
+            self.at = Slider(
                 1, 2, 1, step=1, label="Picture of the training", elem_id="training-at"
             )
             self.caption = gr.Markdown(elem_id="training-step")

@@ -9,7 +9,6 @@ __all__ = ['app', 'Root', 'Folder', 'Json', 'Workflow', 'Settings', 'Output', 'R
 
 # %% ../nbs/13_cli.ipynb #567cc0e1
 import datetime
-import io
 import json
 import math
 import os
@@ -46,11 +45,12 @@ from softvq_lab.commands import (
     sample,
     train,
 )
-from .core import ConfigError, Outlet, printable, short_duration, tell
+from .core import ConfigError, printable, short_duration, tell
 from .progress import Screen
 from .provenance import command_line
 from .settings.typed_text import read_typed
 from .signals import INTERRUPTED
+from .tables import Sheet, cell, print_list, print_sheets, print_whole, table_console
 
 if TYPE_CHECKING:  # who only looks does not wait for them
     from softvq_lab.experiments.execute import Job
@@ -85,13 +85,6 @@ app.command()(train)
 app.command()(sample)
 
 # %% ../nbs/13_cli.ipynb #2d532b75
-def _console() -> Console:
-    "Where tables go; names and states in them are text, never markup, escape codes or emoji."
-    out = sys.stdout if sys.stdout and not sys.stdout.closed else io.StringIO()
-    wide = None if out.isatty() else 200
-    return Console(file=Outlet(out), width=wide, markup=False, emoji=False, highlight=False)
-
-
 def _opened(folder: Path) -> "Run":
     "The run in `folder`; a `ConfigError` that says what is there instead."
     from softvq_lab.runs import Run, list_runs
@@ -244,11 +237,13 @@ def list_settings(
                 for s in found
             ]
         )
-    table = Table("setting", "default", "what it is", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for column in ("setting", "default", "what it is"):
+        table.add_column(column, no_wrap=column == "setting", overflow="fold")
     for s in found:
         one_of = f" [{', '.join(s.choices)}]" if s.choices else ""
         table.add_row(s.name, printable(repr(s.default)), printable(s.comment + one_of, 1000))
-    _console().print(table)
+    table_console().print(table)
 
 # %% ../nbs/13_cli.ipynb #10dd2631
 def _execute(
@@ -472,6 +467,10 @@ def _open_sweeps(files: list[str], root: Path, accept: str, only: str) -> list:
     return sweeps
 
 
+def _state(task) -> str:
+    return "done" if task.found else task.job.info["state"]
+
+
 def _plan_record(sweeps: list) -> dict:
     "What `sweep --json` says: every job of the sweeps, and where the report of each sweep is."
     tasks = [
@@ -479,7 +478,7 @@ def _plan_record(sweeps: list) -> dict:
             "sweep": s.spec.name,
             "stage": t.stage,
             "label": t.label,
-            "state": "done" if t.found else t.job.info["state"],
+            "state": _state(t),
             "notebook": t.output,
             "id": t.id,
         }
@@ -490,13 +489,13 @@ def _plan_record(sweeps: list) -> dict:
 
 
 def _show_plan(sweeps: list):
-    table = Table("sweep", "stage", "what varies", "state", "notebook", box=None)
-    for s in sweeps:
-        for t in s.tasks:
-            table.add_row(
-                s.spec.name, t.stage, t.label, "done" if t.found else t.job.info["state"], t.output
-            )
-    _console().print(table)
+    rows = [
+        [s.spec.name, t.stage, printable(t.label), _state(t), printable(t.output)]
+        for s in sweeps
+        for t in s.tasks
+    ]
+    head = ["sweep", "stage", "what varies", "state", "notebook"]
+    print_list(table_console(), head, rows, name=4)
     unique = {t.id for s in sweeps for t in s.tasks}
     tell(f"{len(unique)} jobs")
 
@@ -505,7 +504,7 @@ def _tell_plan(sweeps: list, at_once: int | None, say: Callable, most: int = 12)
     "What a sweep is about to do: its jobs by stage, and the first `most` of those to come."
     tasks = {t.id: t for s in sweeps for t in s.tasks}.values()
     stages = {t.stage: sum(u.stage == t.stage for u in tasks) for t in tasks}
-    states = {t.id: "done" if t.found else t.job.info["state"] for t in tasks}
+    states = {t.id: _state(t) for t in tasks}
     parts = [f"{len(tasks)} jobs ({', '.join(f'{n} {stage}' for stage, n in stages.items())})"]
     parts += [f"{at_once} at a time"] if at_once else []
     done = sum(state == "done" for state in states.values())
@@ -550,19 +549,15 @@ def runs(root: Root = Path("runs"), as_json: Json = False):
     if not found:
         tell(f"no runs under {root}" + ("" if root.is_dir() else ": there is no such folder"))
         return
-    head = {"box": None, "header_style": "bold", "row_styles": ["", "dim"]}
-    table = Table("run", "kind", "images", "state", "step", **head)
-    for name in ("created", "took"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("figures")
-    reasons = []  # below the table, whole: a column would break them to pieces
+    rows, reasons = [], []  # reasons: below the table, whole
     for r in found:
         name, (kind, images, state, *rest) = printable(r.path.relative_to(root)), _row(r)
         if state.startswith("unreadable: "):
             reasons.append(f"{name} is {state}")
             state = "unreadable"
-        table.add_row(name, kind, images, state, *rest)
-    _console().print(table)
+        rows.append([name, kind, images, state, *rest])
+    head = ["run", "kind", "images", "state", "step", "created", "took", "figures"]
+    print_list(table_console(), head, rows, labelled=["step", "created", "took"])
     for reason in reasons:
         tell(reason)
 
@@ -663,10 +658,10 @@ def show(folder: Folder, as_json: Json = False):
     if as_json:
         more = {"settings": differs, "failed": failed, "history": events(r.path)}
         return _print_json(_record(r) | more)
-    c, d = _console(), describe(r)
-    c.print(printable(r.path), style="bold", end="")
+    c, d = table_console(), describe(r)
+    print_whole(c, printable(r.path), style="bold")
     updated = printable(r.status.get("updated", ""))
-    c.print(f"  {d['kind']}, {d['state']}, step {d['step'] or 0}, {updated}")
+    c.print(f"{d['kind']}, {d['state']}, step {d['step'] or 0}, {updated}")
     settings = ", ".join(f"{k}={v!r}" for k, v in differs.items())
     c.print("settings: " + (printable(settings, 10_000) or "the defaults"))
     if told := story(r.path):
@@ -728,12 +723,12 @@ def compare(
         about = [dict(zip(_ABOUT, _about(r))) for r in found]
         said = _comparison(folders, differs, tables)
         return _print_json(said | {"about": about, "left_out": left_out})
-    c = _console()
-    _print_table(c, "", ["run", *folders], zip(_ABOUT, *map(_about, found)))
-    _print_table(c, "", ["setting", *folders], differs)
+    sheets = [_sheet("", ["run", *folders], zip(_ABOUT, *map(_about, found)))]
+    sheets += [_sheet("", ["setting", *folders], differs)]
     for b in tables:
         title = f"{b.attrs['title']}; {b.attrs['ranked']}"
-        _print_table(c, title, ["run", *b.columns], _metric_rows(b))
+        sheets += [_sheet(title, ["run", *b.columns], _metric_rows(b))]
+    print_sheets(table_console(), sheets, [printable(f) for f in folders])
     some = [f"{len(v)} {k if len(v) > 1 else k[:-1]}" for k, v in left_out.items() if v]
     if some:
         tell(f"left out: {' and '.join(some)} that not all of them have (--all shows them)")
@@ -798,20 +793,9 @@ def _comparison(folders: list[Path], differs: list[tuple], tables: list) -> dict
     }
 
 
-def _print_table(c: Console, title: str, head: list, rows):
-    "A table of a comparison, unless it has no rows."
-    how = {"box": None, "header_style": "bold", "title_justify": "left"}
-    table = Table(*map(printable, head), title=printable(title), **how)
-    for row in rows:
-        table.add_row(*map(_shown, row))
-    if table.rows:
-        c.print(table)
-
-
-def _shown(value) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else printable(value, 300)
+def _sheet(title: str, head: list, rows) -> Sheet:
+    "A table of a comparison."
+    return Sheet(printable(title), [printable(x) for x in head], [[*map(cell, r)] for r in rows])
 
 # %% ../nbs/13_cli.ipynb #6cb7b640
 PluginFiles = Annotated[
@@ -905,6 +889,7 @@ def main():
     sys.exit(answer(app))
 
 # %% ../nbs/13_cli.ipynb #829c1736
+#| eval: false
 #| eval: false
 if __name__ == "__main__":
     main()

@@ -71,7 +71,7 @@ def print_list(
             for i, (column, cell) in enumerate(zip(head, row))
             if i != name and cell
         ]
-        c.print(Padding(Text(", ".join(said)), (0, 0, 0, 4)))
+        c.print(Padding(Text(", ".join(said)), (0, 0, 0, 4), expand=False))
 
 # %% ../nbs/09a_tables.ipynb #37952a6a
 @dataclass

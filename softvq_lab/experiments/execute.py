@@ -285,7 +285,7 @@ class Watch(Signals):
 
     def __init__(self, what: str, workflow: str, screen: Screen | None = None):
         self.what, self.workflow, self.screen = what, workflow, screen
-        self.takers = []
+        self.takers, self.cell = [], None
 
     def interrupt(self):
         if not self.asked and self.screen:
@@ -295,13 +295,16 @@ class Watch(Signals):
 
     def begins(self, heading: str, cell: int, of: int):
         super().begins(heading, cell, of)
-        self.progress({"what": self.what, "heading": heading, "cell": cell, "of": of})
+        self.cell = {"what": self.what, "heading": heading, "cell": cell, "of": of}
+        self.progress(self.cell)
 
     def progress(self, record: dict):
         if self.screen:
             self.screen.show(record)
         for take in self.takers:
             take(record)
+        if record.get("ended") and self.cell:  # the cell goes on: the line says that again
+            self.progress(self.cell)
 
 
 def name_of_work(workflow: str, output: Path) -> str:
@@ -624,6 +627,7 @@ def main(arguments: list[str] | None = None) -> int:
     return execute(job, quiet=True)  # its standard output is the log
 
 # %% ../../nbs/experiments/02_execute.ipynb #7769cdec
+#| eval: false
 #| eval: false
 if __name__ == "__main__":
     sys.exit(main())

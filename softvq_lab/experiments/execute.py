@@ -317,7 +317,7 @@ def _record_in(job: Job, lock: Lock):
     last = [0.0]
 
     def take(record: dict):
-        if time.monotonic() - last[0] > RECORDED and lock.mine():
+        if "say" not in record and time.monotonic() - last[0] > RECORDED and lock.mine():
             last[0] = time.monotonic()
             job.say("running", progress=record)
 
@@ -627,6 +627,8 @@ def main(arguments: list[str] | None = None) -> int:
     return execute(job, quiet=True)  # its standard output is the log
 
 # %% ../../nbs/experiments/02_execute.ipynb #7769cdec
+#| eval: false
+#| eval: false
 #| eval: false
 #| eval: false
 if __name__ == "__main__":

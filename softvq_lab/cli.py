@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -439,7 +440,7 @@ def sweep(
             except KeyboardInterrupt as e:
                 ok, stopped = False, f"{e or 'stopped'}; go on with: {command_line()}"
         for s in sweeps:
-            tell(f"{s.folder}/sweep.json")
+            _tell_outcome(s.folder)
         say(_plan_record(sweeps))
     if stopped:
         tell(stopped, sys.stderr)
@@ -447,6 +448,25 @@ def sweep(
     raise typer.Exit(0 if ok else 1)
 
 # %% ../nbs/13_cli.ipynb #40212c2c
+def _tell_outcome(folder: Path):
+    "What a sweep measured, what failed, and where to see more."
+    from softvq_lab.experiments.leaderboard import failures
+    from softvq_lab.experiments.outcome import outcome
+    from softvq_lab.experiments.sweep import read_report
+
+    if not (folder / "sweep.json").exists():  # it was stopped before it began
+        return
+    report = read_report(folder)
+    print_sheets(table_console(), outcome(report), [])
+    for row in failures(report).itertuples():
+        reason = printable(str(row.reason).partition("\n")[0], 200)
+        tell(f"failed: {row.stage} {printable(row.setting)}: {reason}\n  {row.notebook}")
+    place = shlex.quote(str(folder))
+    tell(
+        f"figures and curves: softvq-lab run sweep sweep={place}\nfor programs: {place}/sweep.json"
+    )
+
+
 def _open_sweeps(files: list[str], root: Path, accept: str, only: str) -> list:
     """The sweeps of the files among `files`, with the settings among them, and of each only the
     part that `only` asks for; tells what they note.
@@ -889,6 +909,12 @@ def main():
     sys.exit(answer(app))
 
 # %% ../nbs/13_cli.ipynb #829c1736
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
 #| eval: false
 #| eval: false
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
 
     from softvq_lab.experiments.execute import BY_HAND, Watch, _outcome, name_of_work, way_on
     from softvq_lab.experiments.papermill_engine import watched_by
+    from softvq_lab.experiments.papermill_io import RUNS, refused_path
 
     remember_command()
     watch, began = Watch(name_of_work(workflow, output), workflow), time.monotonic()
@@ -166,6 +167,9 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
             if reason != BY_HAND and state != "preempted":
                 errors.seek(0)
                 tell(errors.read().decode(errors="replace")[-2000:], sys.stderr)
+                if RUNS.put_back(output):
+                    told = f"{output} stays as it was; what was refused is {refused_path(output)}"
+                    tell(told, sys.stderr)
                 raise
     by_hand = reason == BY_HAND
     tell(way_on(workflow, folder) if by_hand else printable(reason), sys.stderr)
@@ -206,6 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 # %% ../../nbs/experiments/06a_papermill_command.ipynb #9ac0000d
+#| eval: false
 #| eval: false
 if __name__ == "__main__":
     sys.exit(main())

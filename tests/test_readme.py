@@ -34,6 +34,8 @@ PAGES = {
     for name in (
         "README.md",
         "docs/commands.md",
+        "docs/sweeps.md",
+        "docs/terminal.md",
         "docs/catalogue.md",
         "docs/settings.md",
         "docs/outputs.md",

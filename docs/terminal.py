@@ -25,22 +25,22 @@ PLACE = ROOT / "docs" / "terminal"
 COLUMNS, LINES = 100, 40
 KEPT = 4  # lines of a rewritten line, at most
 
-SHORT = "steps=400 eval_every=100 checkpoint_every=100"
+SHORT = "steps=240 eval_every=60 checkpoint_every=120"
 SWEEP = """name: evening
 tokenizer:
-  set: {steps: 200, eval_every: 100}
+  set: {steps: 120, eval_every: 60}
   grid: {tau: [0.07, 0.5]}
 seeds: [0, 1]
 """
 RECORDINGS = {
     "sweep": ["softvq-lab sweep evening.yaml -j 2"],
     "stopped": [
-        f"softvq-lab run train {SHORT} --output runs/a/notebook.ipynb",  # Ctrl-C at step 150
+        f"softvq-lab run train {SHORT} --output runs/a/notebook.ipynb",  # and Ctrl-C, see PRESS
         "softvq-lab resume runs/a",
     ],
     "evaluate": ["softvq-lab evaluate runs/a", "softvq-lab show runs/a", "softvq-lab runs"],
 }
-PRESS = {0: r"step 1[5-9]\d/400"}  # of `stopped`: when its first command is interrupted
+PRESS = {0: r"step 1[3-9]\d/240"}  # of `stopped`: when its first command is interrupted
 
 
 def _leads():
@@ -84,8 +84,9 @@ def lines_of(shown: str) -> list[str]:
 
 
 def rewritten(line: str) -> str:
-    "Lines of which only the numbers differ are one line that was rewritten."
-    return re.sub(r"\d[\d.,]*( (s|min|h|GB))*", "#", line)
+    "Lines that begin alike, up to their first count, are one line that was rewritten."
+    begins = re.split(r": \w+ (?=\d+/\d)|\(cell (?=\d)", line)[0]
+    return re.sub(r"\d[\d.,]*", "#", line) if begins == line else begins
 
 
 def thinned(lines: list[str]) -> list[str]:

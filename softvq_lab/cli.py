@@ -290,13 +290,18 @@ def _execute(
 def _tell_end(job: "Job"):
     "How a job ended, and why."
     from softvq_lab.experiments.execute import BY_HAND, way_on
+    from softvq_lab.experiments.papermill_command import what_came_out
 
     s = job.info
     if s.get("reason") == BY_HAND:
         run = s["parameters"].get("run") or job.output.parent
         return tell(way_on(s["workflow"], run))
-    why = f": {s['reason']}" if s.get("reason") else f" in {s.get('seconds') or 0:.0f} s"
-    tell(s["state"] + why)
+    if s.get("reason"):
+        return tell(f"{s['state']}: {s['reason']}")
+    tell(f"{s['state']} in {short_duration(s.get('seconds') or 0)}: {job.output}")
+    folder = Path(s.get("parameters", {}).get("run") or job.output.parent)
+    if s["state"] == "done" and (told := what_came_out(s.get("workflow", ""), folder)):
+        tell(told)
 
 
 def _remove_empty(*folders: Path):
@@ -686,8 +691,12 @@ def show(folder: Folder, as_json: Json = False):
     c.print("settings: " + (printable(settings, 10_000) or "the defaults"))
     if told := story(r.path):
         c.print(told)
-    for name, f in figures(r).items():
-        _show_figures(c, name, f)
+    found = figures(r)
+    shared = _shared_entries([f["passport"] for f in found.values()])
+    for name, f in found.items():
+        _show_figures(c, name, f, shared)
+    if shared:
+        c.print(f"all of them: {_listed(shared)}", style="dim")
     for name, why in strange_figures(r).items():
         c.print(f"{printable(name)} cannot be read: {why}", style="red")
     if failed:
@@ -698,8 +707,18 @@ def show(folder: Folder, as_json: Json = False):
             c.print("\n".join([f"failed: {reason}", *map(printable, failed["log"])]), style="red")
 
 
-def _show_figures(c: Console, name: str, found: dict):
-    "One evaluation: its figures, and what they were measured with."
+def _listed(passport: dict) -> str:
+    return printable(", ".join(f"{k}: {v}" for k, v in passport.items()))
+
+
+def _shared_entries(passports: list[dict]) -> dict:
+    "What stands in several passports alike."
+    first, *others = passports or [{}]
+    return {k: v for k, v in first.items() if others and all(p.get(k) == v for p in others)}
+
+
+def _show_figures(c: Console, name: str, found: dict, shared: dict):
+    "One evaluation: its figures, and what they were measured with, but for what is `shared`."
     from softvq_lab.metrics import caveat, read_declarations
 
     c.print(printable(name), style="bold", end="")
@@ -708,8 +727,9 @@ def _show_figures(c: Console, name: str, found: dict):
     for k, v in found["figures"].items():
         why = f"  ({beside})" if (beside := caveat(k, found["figures"], said)) else ""
         c.print(f"  {printable(k):22}" + (f"{v:12.4f}" if abs(v) < 1e9 else f"{v:12.4g}") + why)
-    passport = ", ".join(f"{k}: {v}" for k, v in found["passport"].items())
-    c.print(f"  measured by {printable(passport)}", style="dim")
+    own = {k: v for k, v in found["passport"].items() if k not in shared}
+    if own:
+        c.print(f"  {_listed(own)}", style="dim")
 
 # %% ../nbs/13_cli.ipynb #9bda9e0f
 @app.command()
@@ -909,6 +929,14 @@ def main():
     sys.exit(answer(app))
 
 # %% ../nbs/13_cli.ipynb #829c1736
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
 #| eval: false
 #| eval: false
 #| eval: false

@@ -495,3 +495,18 @@ def test_an_evaluation_is_one_json_document_and_all_else_goes_to_standard_error(
     said = json.loads(p.stdout)
     assert said["job"]["state"] == "done" and Path(said["notebook"]).exists()
     assert "reconstruction" in json.dumps(said["evaluations"]) and "done in" in p.stderr
+
+
+def test_show_says_what_evaluations_share_once(tmp_path):
+    run = open_run(tmp_path / "a", "tokenizer", asdict(TrainConfig()))
+    (run.path / "evaluation").mkdir()
+    for i, name in enumerate(("one", "two")):
+        passport = {"evaluator": f"judge {name}", "count": 10, "precision": "float32", "x": i}
+        found = {"figures": {"psnr": 20.5}, "passport": passport, "subject": {}, "measured": "now"}
+        (run.path / "evaluation" / f"{name}.json").write_text(json.dumps(found))
+        said = call("show", run.path)
+        assert said.count("float32") == said.count("count: 10") == 1
+        assert f"judge {name}" in said
+    assert (
+        "all of them: count: 10, precision: float32" in said and "x: 0" in said and "x: 1" in said
+    )

@@ -30,6 +30,7 @@ from softvq_lab.evaluation.sampling import (
     sample_to_folder,
 )
 from softvq_lab.hub.models import find_tokenizer, load_pair, save
+from softvq_lab.plots import below_name
 from softvq_lab.progress import LogLines, Screen
 from softvq_lab.sample import main
 from softvq_lab.settings.sections import TokenizerConfig
@@ -554,3 +555,25 @@ def test_what_a_notebook_says_reaches_who_executes_it_and_its_log(capsys):
     LogLines(log)(record)
     Screen().show(record)
     assert log.getvalue() == capsys.readouterr().out == "500 more samples take about 3 min here\n"
+
+
+def test_classes_have_their_names_beside_the_samples_and_on_the_sheet(pair, trained, tmp_path):
+    names = json.loads((trained / "generator" / "config.json").read_text())["class_names"]
+    command(trained, "--samples", "12", "--steps", "1", "--sheet", "--out", str(tmp_path / "s"))
+    info = json.loads((tmp_path / "s" / "samples.json").read_text())
+    assert info["class_names"] == names and info["count"] == 12
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size == (8 * 66 - 2, 2 * (64 + 22 + 2) - 2), "a line of text above each"
+
+    draw(pair, tmp_path / "plain", class_names=["a", "b"])  # without names, as before
+    draw(pair, tmp_path / "plain", count=20)
+    extended = json.loads((tmp_path / "plain" / "samples.json").read_text())
+    assert extended["class_names"] == ["a", "b"] and extended["count"] == 20
+
+
+def test_a_name_that_is_wider_than_its_picture_is_cut():
+    picture = Image.new("RGB", (40, 30), "red")
+    short, long = (below_name(picture, n) for n in ("zero", "a very long name of a class"))
+    assert short.size == long.size == (40, 52)
+    white = np.asarray(long)[:22, 37:].min()
+    assert white == 255, "nothing is drawn over the edge"

@@ -13,7 +13,7 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from softvq_lab.core import (
     PRECISIONS,
     hex_digest,
     in_precision,
+    json_or_empty,
     read_json,
     short_duration,
     write_json,
@@ -164,10 +165,14 @@ def _promised(folder: Path, settings: dict) -> int:
     return there["count"]
 
 
-def _claim(folder: Path, settings: dict, count: int):
-    "Record at least `count` samples of these settings in samples.json."
-    if _promised(folder, settings) < count:
-        write_json(folder / "samples.json", settings | {"count": count})
+def _claim(folder: Path, settings: dict, count: int, class_names: Sequence[str] = ()):
+    """Record at least `count` samples of these settings in samples.json, and what the classes are
+    called, for those who look at them.
+    """
+    if (there := _promised(folder, settings)) < count:
+        names = {"class_names": list(class_names)} if class_names else {}
+        before = json_or_empty(folder / "samples.json") if there else {}
+        write_json(folder / "samples.json", before | settings | names | {"count": count})
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #c42be5e4
 @torch.no_grad()
@@ -261,6 +266,7 @@ def sample_to_folder(
     rank: int = 0,  # this process is number `rank`
     world: int = 1,  # number of processes; each draws its own blocks
     progress: bool = True,
+    class_names: Sequence[str] = (),  # of all classes, to be noted in samples.json
     # classes, sampler, steps, guidance, interval, schedule, seed, and the sampler's options: as in
     # `sample_settings`
     **how,
@@ -284,7 +290,7 @@ def sample_to_folder(
             if missing:
                 began = time.monotonic()
                 pixels = _draw(generator, tokenizer, settings, block)
-                _claim(folder, settings, count)
+                _claim(folder, settings, count, class_names)
                 list(pool.map(lambda i: _write(_path(folder, i), pixels[i - block.start]), missing))
                 if first:
                     first, each = False, (time.monotonic() - began) / len(block) / world

@@ -303,7 +303,9 @@ class Watch(Signals):
             self.screen.show(record)
         for take in self.takers:
             take(record)
-        if record.get("ended") and self.cell:  # the cell goes on: the line says that again
+        if (
+            record.get("ended") and self.cell and not self.asked
+        ):  # the cell goes on: the line says that again
             self.progress(self.cell)
 
 
@@ -627,6 +629,10 @@ def main(arguments: list[str] | None = None) -> int:
     return execute(job, quiet=True)  # its standard output is the log
 
 # %% ../../nbs/experiments/02_execute.ipynb #7769cdec
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
 #| eval: false
 #| eval: false
 #| eval: false

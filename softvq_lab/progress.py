@@ -32,8 +32,24 @@ def _time(r: dict) -> str:
     return f"{more}{short_duration(r['left'])} left" if r["left"] is not None else ""
 
 
-def progress_line(r: dict) -> str:
-    "A record in one line of words."
+def _shortened(text: str, most: int) -> str:
+    "`text` without its middle, where it is longer than `most`."
+    if len(text) <= most:
+        return text
+    head = max(0, most - 3) // 2
+    return f"{text[:head]}...{text[len(text) - max(0, most - 3 - head) :]}"
+
+
+def progress_line(r: dict, width: int | None = None) -> str:
+    "A record in one line of words. Where `width` is too little, a long name gives way, no number."
+    line = _line(r)
+    if width and len(line) > width and r.get("what"):
+        room = max(12, len(r["what"]) - (len(line) - width))
+        line = _line(r | {"what": _shortened(r["what"], room)})
+    return line
+
+
+def _line(r: dict) -> str:
     if "say" in r:
         return r["say"]
     if "cell" in r:
@@ -230,7 +246,8 @@ class Bar(tqdm):
         }
 
     def __str__(self):
-        line, width = progress_line(self.record), self.format_dict["ncols"]
+        width = self.format_dict["ncols"]
+        line = progress_line(self.record, width)
         return line[:width] if width else line
 
     def display(self, msg=None, pos=None):
@@ -346,7 +363,7 @@ class Screen:
         elif self.live:
             counts = "cell" not in record
             since = float("inf") if counts else time.monotonic()
-            self.lines[key] = progress_line(record), since
+            self.lines[key] = progress_line(record, self.live.console.width), since
         else:
             self.logs.setdefault(key, LogLines(self.out))(record)
 

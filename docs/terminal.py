@@ -1,11 +1,13 @@
 """Recordings of what a terminal shows, docs/terminal/*.txt, and the page that shows them.
 
-    python docs/terminal.py [NAME ...]    # sweep, stopped, evaluate; all of them take some minutes
+    python docs/terminal.py [NAME ...]    # stopped, evaluate, sweep; all of them take some minutes
+    python docs/terminal.py --page        # the page only, from the recordings that are there
 
 Each command runs in a pseudo-terminal of 100 columns. Of a line that was rewritten the recording
 keeps what it said first, now and then, and last: a file cannot move.
 """
 
+import argparse
 import fcntl
 import os
 import pty
@@ -33,12 +35,12 @@ tokenizer:
 seeds: [0, 1]
 """
 RECORDINGS = {
-    "sweep": ["softvq-lab sweep evening.yaml -j 2"],
     "stopped": [
         f"softvq-lab run train {SHORT} --output runs/a/notebook.ipynb",  # and Ctrl-C, see PRESS
         "softvq-lab resume runs/a",
     ],
     "evaluate": ["softvq-lab evaluate runs/a", "softvq-lab show runs/a", "softvq-lab runs"],
+    "sweep": ["softvq-lab sweep evening.yaml -j 2"],
 }
 PRESS = {0: r"step 1[3-9]\d/240"}  # of `stopped`: when its first command is interrupted
 
@@ -80,21 +82,29 @@ def lines_of(shown: str) -> list[str]:
     "The lines that a terminal showed, also those that were written over."
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     lines = [x.rstrip() for x in re.split(r"[\r\n]+", plain)]
-    return [x for i, x in enumerate(lines) if x.strip() and x not in lines[max(0, i - 6) : i]]
+    seen, kept = set(), []
+    for line in filter(str.strip, lines):
+        if rewritten(line) and line in seen:
+            continue  # drawn anew, but not another
+        seen.add(line)
+        kept.append(line)
+    return kept
 
 
 def rewritten(line: str) -> str:
-    "Lines that begin alike, up to their first count, are one line that was rewritten."
-    begins = re.split(r": \w+ (?=\d+/\d)|\(cell (?=\d)", line)[0]
-    return re.sub(r"\d[\d.,]*", "#", line) if begins == line else begins
+    "What lines have in common that are one line, rewritten: how they begin; empty for others."
+    begins = re.match(r"(.*: )\w+ \d+/\d|(.*)\(cell \d|(\d+) of \d+ jobs done", line)
+    return next(filter(None, begins.groups())) if begins else ""
 
 
 def thinned(lines: list[str]) -> list[str]:
-    "The first and the last lines of each that was rewritten, and some between."
-    places = {}
+    "The first and the last lines of each that was rewritten, some between, and all others."
+    places, kept = {}, set()
     for i, line in enumerate(lines):
-        places.setdefault(rewritten(line), []).append(i)
-    kept = set()
+        if begins := rewritten(line):
+            places.setdefault(begins, []).append(i)
+        else:
+            kept.add(i)
     for where in places.values():
         steps = [round(k * (len(where) - 1) / (KEPT - 1)) for k in range(KEPT)]
         kept.update(where[k] for k in steps)
@@ -110,19 +120,69 @@ def recording(name: str, cwd: Path) -> str:
     return "\n".join(text)
 
 
-def main() -> int:
-    names = sys.argv[1:] or list(RECORDINGS)
-    if unknown := [n for n in names if n not in RECORDINGS]:
-        print(f"no recording is called {unknown[0]}; there are {', '.join(RECORDINGS)}")
-        return 2
+HEAD = """# What a terminal shows
+
+*Written by `python docs/terminal.py`, which also makes the recordings. Do not edit it.*
+
+Recordings of a terminal of 100 columns on two busy CPU cores. A line of progress is rewritten all
+the time: a recording keeps its beginning, its end and a little between. Times say *over* as long as
+something that still comes was not measured: the first evaluation, the first checkpoint.
+"""
+ABOUT = {
+    "stopped": (
+        "A training that is stopped and goes on",
+        "Ctrl-C is pressed in the middle. The training saves, and says how to go on.",
+    ),
+    "evaluate": (
+        "An evaluation, and a look at the run",
+        "The metrics of that run, measured and shown; `softvq-lab runs` lists all runs.",
+    ),
+    "sweep": (
+        "A sweep of four, two at a time",
+        "Two temperatures with two seeds each ([how such a file is written](sweeps.md)):",
+    ),
+}
+
+
+def page() -> str:
+    "docs/terminal.md."
+    parts = [HEAD]
+    for name, (title, about) in ABOUT.items():
+        text = (PLACE / f"{name}.txt").read_text().rstrip()
+        example = ["```yaml", SWEEP.rstrip(), "```", ""] if name == "sweep" else []
+        parts += [f"## {title}", "", about, "", *example, "```text", text, "```", ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def make(names: list[str]):
+    "Record, in a folder of its own."
     PLACE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="terminal-") as folder:
-        cwd = Path(os.environ.get("TERMINAL_FOLDER", folder))
+        cwd = Path(folder)
         (cwd / "evening.yaml").write_text(SWEEP)
         for name in names:
             began = time.monotonic()
             (PLACE / f"{name}.txt").write_text(recording(name, cwd))
             print(f"docs/terminal/{name}.txt: {time.monotonic() - began:.0f} s")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("names", nargs="*", metavar="NAME", help=", ".join(RECORDINGS))
+    made.add_argument("--page", action="store_true", help="record nothing, write the page only")
+    return made
+
+
+def main() -> int:
+    given = parser().parse_args()
+    if unknown := [n for n in given.names if n not in RECORDINGS]:
+        print(f"no recording is called {unknown[0]}; there are {', '.join(RECORDINGS)}")
+        return 2
+    if not given.page:
+        make(given.names or list(RECORDINGS))
+    (ROOT / "docs" / "terminal.md").write_text(page())
     return 0
 
 

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 from typer._completion_shared import get_completion_script  # there is no public way
 
 from . import __version__
@@ -685,16 +687,19 @@ def show(folder: Folder, as_json: Json = False):
         return _print_json(_record(r) | more)
     c, d = table_console(), describe(r)
     print_whole(c, printable(r.path), style="bold")
-    updated = printable(r.status.get("updated", ""))
+    updated = short_date(printable(r.status.get("updated", "")))
     c.print(f"{d['kind']}, {d['state']}, step {d['step'] or 0}, {updated}")
     settings = ", ".join(f"{k}={v!r}" for k, v in differs.items())
     c.print("settings: " + (printable(settings, 10_000) or "the defaults"))
     if told := story(r.path):
         c.print(told)
-    found = figures(r)
-    shared = _shared_entries([f["passport"] for f in found.values()])
+    found = dict(sorted(figures(r).items(), key=lambda item: not _has_headline(item[1])))
+    shared, before = _shared_entries([f["passport"] for f in found.values()]), {}
     for name, f in found.items():
-        _show_figures(c, name, f, shared)
+        _show_figures(c, name, f)
+        if told := _own_entries(f["passport"], before, shared):
+            c.print(Padding(Text(told), (0, 0, 0, 2), expand=False), style="dim")
+        before = f["passport"]
     if shared:
         c.print(f"all of them: {_listed(shared)}", style="dim")
     for name, why in strange_figures(r).items():
@@ -717,19 +722,37 @@ def _shared_entries(passports: list[dict]) -> dict:
     return {k: v for k, v in first.items() if others and all(p.get(k) == v for p in others)}
 
 
-def _show_figures(c: Console, name: str, found: dict, shared: dict):
-    "One evaluation: its figures, and what they were measured with, but for what is `shared`."
+def _has_headline(found: dict) -> bool:
+    from softvq_lab.metrics import is_headline, read_declarations
+
+    said = read_declarations(found.get("metrics"))
+    return any(is_headline(k, said) for k in found["figures"])
+
+
+def _own_entries(passport: dict, before: dict, shared: dict) -> str:
+    "A passport, without what is said of all and what the one `before` it said."
+    own = {k: v for k, v in passport.items() if k not in shared}
+    differs = {k: v for k, v in own.items() if before.get(k) != v}
+    if len(differs) == len(own):
+        return _listed(own)
+    return f"as above, but {_listed(differs)}" if differs else "as above"
+
+
+def _show_figures(c: Console, name: str, found: dict):
+    "The figures of one evaluation."
     from softvq_lab.metrics import caveat, read_declarations
 
     c.print(printable(name), style="bold", end="")
-    c.print(f"  {printable(found.get('measured', ''))}")
+    c.print(f"  {short_date(printable(found.get('measured', '')))}")
+    wide = max(map(len, found["figures"]), default=0)
     said = read_declarations(found.get("metrics"))
     for k, v in found["figures"].items():
         why = f"  ({beside})" if (beside := caveat(k, found["figures"], said)) else ""
-        c.print(f"  {printable(k):22}" + (f"{v:12.4f}" if abs(v) < 1e9 else f"{v:12.4g}") + why)
-    own = {k: v for k, v in found["passport"].items() if k not in shared}
-    if own:
-        c.print(f"  {_listed(own)}", style="dim")
+        c.print(
+            f"  {printable(k):{max(22, wide)}}"
+            + (f"{v:12.4f}" if abs(v) < 1e9 else f"{v:12.4g}")
+            + why
+        )
 
 # %% ../nbs/13_cli.ipynb #9bda9e0f
 @app.command()
@@ -929,6 +952,22 @@ def main():
     sys.exit(answer(app))
 
 # %% ../nbs/13_cli.ipynb #829c1736
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
 #| eval: false
 #| eval: false
 #| eval: false

@@ -141,7 +141,8 @@ def test_at_a_terminal_the_literal_command_works(here, train):
     (folder,) = (here / "runs").iterdir()
     run = _executed(folder)
     assert run.status["state"] == "done" and run.info["config"]["tokenizer"]["tokens"] == 8
-    *_, done, next_step = said.strip().splitlines()
+    *_, done, figures, next_step = said.strip().splitlines()
+    assert "psnr " in figures
     assert "done in " in done and str(folder.relative_to(here)) in done
     assert next_step == f"softvq-lab show {folder.relative_to(here)}"
 

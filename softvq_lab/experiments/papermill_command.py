@@ -133,7 +133,7 @@ def what_came_out(workflow: str, folder: Path) -> str:
 
     if not (folder / "config.json").is_file():
         return ""
-    told = headlines(Run(folder)) if workflow == "evaluate" else ""
+    told = headlines(Run(folder)) if workflow in ("evaluate", "train") else ""
     return "\n".join(filter(None, [told, f"softvq-lab show {shlex.quote(str(folder))}"]))
 
 
@@ -210,6 +210,10 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 # %% ../../nbs/experiments/06a_papermill_command.ipynb #9ac0000d
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
 #| eval: false
 #| eval: false
 #| eval: false

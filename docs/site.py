@@ -170,6 +170,8 @@ def nav(modules: dict[str, str]) -> list:
         {
             "Guide": [
                 "docs/commands.md",
+                "docs/sweeps.md",
+                "docs/terminal.md",
                 "docs/catalogue.md",
                 "docs/adding.md",
                 "docs/settings.md",

@@ -9,12 +9,12 @@ __all__ = ['app', 'Root', 'Folder', 'Json', 'Workflow', 'Settings', 'Output', 'R
 
 # %% ../nbs/13_cli.ipynb #567cc0e1
 import datetime
-import io
 import json
 import math
 import os
 import platform
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 from typer._completion_shared import get_completion_script  # there is no public way
 
 from . import __version__
@@ -46,11 +48,12 @@ from softvq_lab.commands import (
     sample,
     train,
 )
-from .core import ConfigError, Outlet, printable, short_duration, tell
+from .core import ConfigError, printable, short_duration, tell
 from .progress import Screen
 from .provenance import command_line
 from .settings.typed_text import read_typed
 from .signals import INTERRUPTED
+from .tables import Sheet, cell, print_list, print_sheets, print_whole, table_console
 
 if TYPE_CHECKING:  # who only looks does not wait for them
     from softvq_lab.experiments.execute import Job
@@ -85,13 +88,6 @@ app.command()(train)
 app.command()(sample)
 
 # %% ../nbs/13_cli.ipynb #2d532b75
-def _console() -> Console:
-    "Where tables go; names and states in them are text, never markup, escape codes or emoji."
-    out = sys.stdout if sys.stdout and not sys.stdout.closed else io.StringIO()
-    wide = None if out.isatty() else 200
-    return Console(file=Outlet(out), width=wide, markup=False, emoji=False, highlight=False)
-
-
 def _opened(folder: Path) -> "Run":
     "The run in `folder`; a `ConfigError` that says what is there instead."
     from softvq_lab.runs import Run, list_runs
@@ -244,11 +240,13 @@ def list_settings(
                 for s in found
             ]
         )
-    table = Table("setting", "default", "what it is", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for column in ("setting", "default", "what it is"):
+        table.add_column(column, no_wrap=column == "setting", overflow="fold")
     for s in found:
         one_of = f" [{', '.join(s.choices)}]" if s.choices else ""
         table.add_row(s.name, printable(repr(s.default)), printable(s.comment + one_of, 1000))
-    _console().print(table)
+    table_console().print(table)
 
 # %% ../nbs/13_cli.ipynb #10dd2631
 def _execute(
@@ -294,13 +292,18 @@ def _execute(
 def _tell_end(job: "Job"):
     "How a job ended, and why."
     from softvq_lab.experiments.execute import BY_HAND, way_on
+    from softvq_lab.experiments.papermill_command import what_came_out
 
     s = job.info
     if s.get("reason") == BY_HAND:
         run = s["parameters"].get("run") or job.output.parent
         return tell(way_on(s["workflow"], run))
-    why = f": {s['reason']}" if s.get("reason") else f" in {s.get('seconds') or 0:.0f} s"
-    tell(s["state"] + why)
+    if s.get("reason"):
+        return tell(f"{s['state']}: {s['reason']}")
+    tell(f"{s['state']} in {short_duration(s.get('seconds') or 0)}: {job.output}")
+    folder = Path(s.get("parameters", {}).get("run") or job.output.parent)
+    if s["state"] == "done" and (told := what_came_out(s.get("workflow", ""), folder)):
+        tell(told)
 
 
 def _remove_empty(*folders: Path):
@@ -444,7 +447,7 @@ def sweep(
             except KeyboardInterrupt as e:
                 ok, stopped = False, f"{e or 'stopped'}; go on with: {command_line()}"
         for s in sweeps:
-            tell(f"{s.folder}/sweep.json")
+            _tell_outcome(s.folder)
         say(_plan_record(sweeps))
     if stopped:
         tell(stopped, sys.stderr)
@@ -452,6 +455,25 @@ def sweep(
     raise typer.Exit(0 if ok else 1)
 
 # %% ../nbs/13_cli.ipynb #40212c2c
+def _tell_outcome(folder: Path):
+    "What a sweep measured, what failed, and where to see more."
+    from softvq_lab.experiments.leaderboard import failures
+    from softvq_lab.experiments.outcome import outcome
+    from softvq_lab.experiments.sweep import read_report
+
+    if not (folder / "sweep.json").exists():  # it was stopped before it began
+        return
+    report = read_report(folder)
+    print_sheets(table_console(), outcome(report), [])
+    for row in failures(report).itertuples():
+        reason = printable(str(row.reason).partition("\n")[0], 200)
+        tell(f"failed: {row.stage} {printable(row.setting)}: {reason}\n  {row.notebook}")
+    place = shlex.quote(str(folder))
+    tell(
+        f"figures and curves: softvq-lab run sweep sweep={place}\nfor programs: {place}/sweep.json"
+    )
+
+
 def _open_sweeps(files: list[str], root: Path, accept: str, only: str) -> list:
     """The sweeps of the files among `files`, with the settings among them, and of each only the
     part that `only` asks for; tells what they note.
@@ -472,6 +494,10 @@ def _open_sweeps(files: list[str], root: Path, accept: str, only: str) -> list:
     return sweeps
 
 
+def _state(task) -> str:
+    return "done" if task.found else task.job.info["state"]
+
+
 def _plan_record(sweeps: list) -> dict:
     "What `sweep --json` says: every job of the sweeps, and where the report of each sweep is."
     tasks = [
@@ -479,7 +505,7 @@ def _plan_record(sweeps: list) -> dict:
             "sweep": s.spec.name,
             "stage": t.stage,
             "label": t.label,
-            "state": "done" if t.found else t.job.info["state"],
+            "state": _state(t),
             "notebook": t.output,
             "id": t.id,
         }
@@ -490,13 +516,13 @@ def _plan_record(sweeps: list) -> dict:
 
 
 def _show_plan(sweeps: list):
-    table = Table("sweep", "stage", "what varies", "state", "notebook", box=None)
-    for s in sweeps:
-        for t in s.tasks:
-            table.add_row(
-                s.spec.name, t.stage, t.label, "done" if t.found else t.job.info["state"], t.output
-            )
-    _console().print(table)
+    rows = [
+        [s.spec.name, t.stage, printable(t.label), _state(t), printable(t.output)]
+        for s in sweeps
+        for t in s.tasks
+    ]
+    head = ["sweep", "stage", "what varies", "state", "notebook"]
+    print_list(table_console(), head, rows, name=4)
     unique = {t.id for s in sweeps for t in s.tasks}
     tell(f"{len(unique)} jobs")
 
@@ -505,7 +531,7 @@ def _tell_plan(sweeps: list, at_once: int | None, say: Callable, most: int = 12)
     "What a sweep is about to do: its jobs by stage, and the first `most` of those to come."
     tasks = {t.id: t for s in sweeps for t in s.tasks}.values()
     stages = {t.stage: sum(u.stage == t.stage for u in tasks) for t in tasks}
-    states = {t.id: "done" if t.found else t.job.info["state"] for t in tasks}
+    states = {t.id: _state(t) for t in tasks}
     parts = [f"{len(tasks)} jobs ({', '.join(f'{n} {stage}' for stage, n in stages.items())})"]
     parts += [f"{at_once} at a time"] if at_once else []
     done = sum(state == "done" for state in states.values())
@@ -550,19 +576,15 @@ def runs(root: Root = Path("runs"), as_json: Json = False):
     if not found:
         tell(f"no runs under {root}" + ("" if root.is_dir() else ": there is no such folder"))
         return
-    head = {"box": None, "header_style": "bold", "row_styles": ["", "dim"]}
-    table = Table("run", "kind", "images", "state", "step", **head)
-    for name in ("created", "took"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("figures")
-    reasons = []  # below the table, whole: a column would break them to pieces
+    rows, reasons = [], []  # reasons: below the table, whole
     for r in found:
         name, (kind, images, state, *rest) = printable(r.path.relative_to(root)), _row(r)
         if state.startswith("unreadable: "):
             reasons.append(f"{name} is {state}")
             state = "unreadable"
-        table.add_row(name, kind, images, state, *rest)
-    _console().print(table)
+        rows.append([name, kind, images, state, *rest])
+    head = ["run", "kind", "images", "state", "step", "created", "took", "figures"]
+    print_list(table_console(), head, rows, labelled=["step", "created", "took"])
     for reason in reasons:
         tell(reason)
 
@@ -663,16 +685,23 @@ def show(folder: Folder, as_json: Json = False):
     if as_json:
         more = {"settings": differs, "failed": failed, "history": events(r.path)}
         return _print_json(_record(r) | more)
-    c, d = _console(), describe(r)
-    c.print(printable(r.path), style="bold", end="")
-    updated = printable(r.status.get("updated", ""))
-    c.print(f"  {d['kind']}, {d['state']}, step {d['step'] or 0}, {updated}")
+    c, d = table_console(), describe(r)
+    print_whole(c, printable(r.path), style="bold")
+    updated = short_date(printable(r.status.get("updated", "")))
+    c.print(f"{d['kind']}, {d['state']}, step {d['step'] or 0}, {updated}")
     settings = ", ".join(f"{k}={v!r}" for k, v in differs.items())
     c.print("settings: " + (printable(settings, 10_000) or "the defaults"))
     if told := story(r.path):
         c.print(told)
-    for name, f in figures(r).items():
+    found = dict(sorted(figures(r).items(), key=lambda item: not _has_headline(item[1])))
+    shared, before = _shared_entries([f["passport"] for f in found.values()]), {}
+    for name, f in found.items():
         _show_figures(c, name, f)
+        if told := _own_entries(f["passport"], before, shared):
+            c.print(Padding(Text(told), (0, 0, 0, 2), expand=False), style="dim")
+        before = f["passport"]
+    if shared:
+        c.print(f"all of them: {_listed(shared)}", style="dim")
     for name, why in strange_figures(r).items():
         c.print(f"{printable(name)} cannot be read: {why}", style="red")
     if failed:
@@ -683,18 +712,47 @@ def show(folder: Folder, as_json: Json = False):
             c.print("\n".join([f"failed: {reason}", *map(printable, failed["log"])]), style="red")
 
 
+def _listed(passport: dict) -> str:
+    return printable(", ".join(f"{k}: {v}" for k, v in passport.items()))
+
+
+def _shared_entries(passports: list[dict]) -> dict:
+    "What stands in several passports alike."
+    first, *others = passports or [{}]
+    return {k: v for k, v in first.items() if others and all(p.get(k) == v for p in others)}
+
+
+def _has_headline(found: dict) -> bool:
+    from softvq_lab.metrics import is_headline, read_declarations
+
+    said = read_declarations(found.get("metrics"))
+    return any(is_headline(k, said) for k in found["figures"])
+
+
+def _own_entries(passport: dict, before: dict, shared: dict) -> str:
+    "A passport, without what is said of all and what the one `before` it said."
+    own = {k: v for k, v in passport.items() if k not in shared}
+    differs = {k: v for k, v in own.items() if before.get(k) != v}
+    if len(differs) == len(own):
+        return _listed(own)
+    return f"as above, but {_listed(differs)}" if differs else "as above"
+
+
 def _show_figures(c: Console, name: str, found: dict):
-    "One evaluation: its figures, and what they were measured with."
+    "The figures of one evaluation."
     from softvq_lab.metrics import caveat, read_declarations
 
     c.print(printable(name), style="bold", end="")
-    c.print(f"  {printable(found.get('measured', ''))}")
+    c.print(f"  {short_date(printable(found.get('measured', '')))}")
+    wide = max(map(len, found["figures"]), default=0)
     said = read_declarations(found.get("metrics"))
     for k, v in found["figures"].items():
         why = f"  ({beside})" if (beside := caveat(k, found["figures"], said)) else ""
-        c.print(f"  {printable(k):22}" + (f"{v:12.4f}" if abs(v) < 1e9 else f"{v:12.4g}") + why)
-    passport = ", ".join(f"{k}: {v}" for k, v in found["passport"].items())
-    c.print(f"  measured by {printable(passport)}", style="dim")
+        c.print(
+            f"  {printable(k):{max(22, wide)}}"
+            + (f"{v:12.4f}" if abs(v) < 1e9 else f"{v:12.4g}")
+            + why
+        )
 
 # %% ../nbs/13_cli.ipynb #9bda9e0f
 @app.command()
@@ -728,12 +786,12 @@ def compare(
         about = [dict(zip(_ABOUT, _about(r))) for r in found]
         said = _comparison(folders, differs, tables)
         return _print_json(said | {"about": about, "left_out": left_out})
-    c = _console()
-    _print_table(c, "", ["run", *folders], zip(_ABOUT, *map(_about, found)))
-    _print_table(c, "", ["setting", *folders], differs)
+    sheets = [_sheet("", ["run", *folders], zip(_ABOUT, *map(_about, found)))]
+    sheets += [_sheet("", ["setting", *folders], differs)]
     for b in tables:
         title = f"{b.attrs['title']}; {b.attrs['ranked']}"
-        _print_table(c, title, ["run", *b.columns], _metric_rows(b))
+        sheets += [_sheet(title, ["run", *b.columns], _metric_rows(b))]
+    print_sheets(table_console(), sheets, [printable(f) for f in folders])
     some = [f"{len(v)} {k if len(v) > 1 else k[:-1]}" for k, v in left_out.items() if v]
     if some:
         tell(f"left out: {' and '.join(some)} that not all of them have (--all shows them)")
@@ -798,20 +856,9 @@ def _comparison(folders: list[Path], differs: list[tuple], tables: list) -> dict
     }
 
 
-def _print_table(c: Console, title: str, head: list, rows):
-    "A table of a comparison, unless it has no rows."
-    how = {"box": None, "header_style": "bold", "title_justify": "left"}
-    table = Table(*map(printable, head), title=printable(title), **how)
-    for row in rows:
-        table.add_row(*map(_shown, row))
-    if table.rows:
-        c.print(table)
-
-
-def _shown(value) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else printable(value, 300)
+def _sheet(title: str, head: list, rows) -> Sheet:
+    "A table of a comparison."
+    return Sheet(printable(title), [printable(x) for x in head], [[*map(cell, r)] for r in rows])
 
 # %% ../nbs/13_cli.ipynb #6cb7b640
 PluginFiles = Annotated[
@@ -905,6 +952,37 @@ def main():
     sys.exit(answer(app))
 
 # %% ../nbs/13_cli.ipynb #829c1736
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
 #| eval: false
 if __name__ == "__main__":
     main()

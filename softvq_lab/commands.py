@@ -210,7 +210,11 @@ def alone(command, words: list[str] | None, name: str) -> int:
 # %% ../nbs/12_commands.ipynb #78c9493e
 Samples = Annotated[
     int | None,
-    typer.Option("--samples", "--count", help="how many; classes in turn"),
+    typer.Option(
+        "--samples",
+        "--count",
+        help="how many, classes in turn; tens of thousands take hours on a CPU",
+    ),
 ]
 Sampler = Annotated[
     str | None,

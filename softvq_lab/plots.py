@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEMPLATE', 'PALETTE', 'DrawnPng', 'static_fallback', 'logged', 'log_axis', 'never_below_zero', 'curves',
            'with_others', 'distinct_colours', 'class_colours', 'latent_map', 'panels', 'share_range', 'add_picture',
-           'captioned', 'stack_pictures']
+           'below_name', 'captioned', 'stack_pictures']
 
 # %% ../nbs/09_plots.ipynb #05635a7d
 import base64
@@ -295,6 +295,17 @@ def _caption(text: str, width: int) -> Image.Image:
     picture = Image.new("RGB", (width, 8 + 18 * len(lines)), "white")
     ImageDraw.Draw(picture).text((2, 6), "\n".join(lines), fill="#333333", font=font)
     return picture
+
+
+def below_name(picture: Image.Image, name: str) -> Image.Image:
+    "A picture below its name, which is cut where it is wider than the picture."
+    font, short, room = ImageFont.load_default(14), name, picture.width - 4
+    while len(short) > 1 and font.getlength(short) > room:
+        short = short.removesuffix("…")[:-1].rstrip() + "…"
+    named = Image.new("RGB", (picture.width, picture.height + 22), "white")
+    ImageDraw.Draw(named).text((2, 3), short, fill="#333333", font=font)
+    named.paste(picture, (0, 22))
+    return named
 
 
 def captioned(text: str, picture: Image.Image) -> Image.Image:

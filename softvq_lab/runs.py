@@ -91,6 +91,7 @@ class RunStatus(Entries):
     began: str = ""
     seconds: float | None = None
     seconds_per_step: float | None = None
+    seconds_left: float | None = None
     images_per_second: float | None = None
     waiting: float | None = None
     peak_memory: Count | None = None

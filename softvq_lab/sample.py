@@ -17,8 +17,16 @@ import torch.multiprocessing as mp
 
 from .commands import alone
 from .commands import sample as sample_command
-from .core import ConfigError, best_device, check_gpus, device_asked, tell
-from .data.images import grid, stack
+from softvq_lab.core import (
+    ConfigError,
+    best_device,
+    check_gpus,
+    device_asked,
+    json_or_empty,
+    read_json,
+    tell,
+)
+from .data.images import stack, tile, to_pil
 from softvq_lab.evaluation.sampling import (
     SampleFolder,
     pack_npz,
@@ -27,6 +35,7 @@ from softvq_lab.evaluation.sampling import (
     sample_to_folder,
 )
 from .hub.models import load_pair
+from .plots import below_name
 from .provenance import command_line
 from .signals import INTERRUPTED
 
@@ -99,9 +108,14 @@ SHEET = 64  # samples on a sheet, at most
 def write_sheet(folder: Path, count: int) -> Path:
     "The first samples of a folder as one picture beside it, uncurated: FOLDER.png."
     shown = SampleFolder(folder, min(count, SHEET))
-    x = stack(shown)[0]
+    x, labels = stack(shown)
+    names = read_json(folder / "samples.json").get("class_names")
+    told = [names[i] if names else f"class {i}" for i in labels.tolist()]
     path = folder.with_name(f"{folder.name}.png")
-    grid(x, min(8, len(x)), scale=max(1, 64 // x.shape[-1])).save(path)
+    scale = max(1, 64 // x.shape[-1])
+    pictures = [p.resize((p.width * scale, p.height * scale), 0) for p in map(to_pil, x)]
+    tiles = [below_name(p, name) for p, name in zip(pictures, told)]
+    tile(tiles, min(8, len(tiles)), 2, "white").save(path)
     return path
 
 # %% ../nbs/11_sample.ipynb #6234ee99
@@ -118,6 +132,7 @@ def _draw_share(r: Request, device: torch.device, rank: int, world: int) -> Path
         tell(f"{r.run}: {note}")
     folder = r.out or sample_folder(r.run, sample_settings(generator, tokenizer, **r.how))
     how = r.how | {"batch_size": r.batch, "rank": rank, "world": world, "progress": rank == 0}
+    how["class_names"] = json_or_empty(r.run / "config.json").get("class_names") or ()
     try:
         sample_to_folder(generator, tokenizer, folder, r.samples, **how)
     except KeyboardInterrupt:
@@ -187,6 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
     return alone(sample_command, arguments, "python -m softvq_lab.sample")
 
 # %% ../nbs/11_sample.ipynb #7769cdec
+#| eval: false
 #| eval: false
 if __name__ == "__main__":
     sys.exit(main())

@@ -475,6 +475,7 @@ def _follow(p: subprocess.Popen, run: Run, optim: OptimConfig, requests: Request
     told = False
     there = run.status.get("step", 0)  # of processes before
     how = {"unit": "step", "things": "images", "each": optim.batch_size, "initial": there}
+    how |= {"main": True}
     with progress_bar(total=optim.steps, desc=run.name, **how) as bar:
         while True:
             ended = p.poll() is not None
@@ -548,6 +549,7 @@ def main(arguments: list[str] | None = None) -> int:
     return alone(train_command, arguments, "python -m softvq_lab.train")
 
 # %% ../nbs/10_train.ipynb #7769cdec
+#| eval: false
 #| eval: false
 if __name__ == "__main__":
     sys.exit(main())

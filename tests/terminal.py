@@ -31,12 +31,12 @@ def _leads():
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def at_a_terminal(words, cwd, press: str = "", times: int = 1) -> Shown:
-    """Run `words` in a terminal of 120 columns. When it shows the pattern `press`, Ctrl-C is
+def at_a_terminal(words, cwd, press: str = "", times: int = 1, columns: int = 120) -> Shown:
+    """Run `words` in a terminal `columns` wide. When it shows the pattern `press`, Ctrl-C is
     pressed, `times` times with a second between.
     """
     ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     env = {**os.environ, **ENV, "PATH": f"{BIN}:{os.environ['PATH']}"}
     env.pop("SOFTVQ_LAB_COMMAND", None)
     words = list(map(str, words))

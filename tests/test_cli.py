@@ -495,3 +495,22 @@ def test_an_evaluation_is_one_json_document_and_all_else_goes_to_standard_error(
     said = json.loads(p.stdout)
     assert said["job"]["state"] == "done" and Path(said["notebook"]).exists()
     assert "reconstruction" in json.dumps(said["evaluations"]) and "done in" in p.stderr
+
+
+def test_show_says_what_evaluations_share_once(tmp_path):
+    run = open_run(tmp_path / "a", "tokenizer", asdict(TrainConfig()))
+    (run.path / "evaluation").mkdir()
+    for i, name in enumerate(("probe-b", "probe-a", "z-reconstruction")):
+        passport = {"evaluator": "a judge", "count": 10, "precision": "float32", "site": name}
+        passport |= {"evaluator": "PSNR"} if i == 2 else {}
+        figures = {"psnr": 20.5} if i == 2 else {"a_name_of_twenty_nine_letters": 0.5, "top5": 1.0}
+        found = {"figures": figures, "passport": passport, "subject": {}, "measured": "now"}
+        (run.path / "evaluation" / f"{name}.json").write_text(json.dumps(found))
+    said = call("show", run.path)
+    assert said.count("float32") == said.count("a judge") == said.count("PSNR") == 1
+    assert "all of them: count: 10, precision: float32" in said
+    lines = said.splitlines()
+    assert lines.index("  as above, but site: probe-b") > lines.index("probe-b  now")
+    assert said.index("20.5") < said.index("probe-a"), "what ranks runs comes first"
+    numbers = [line for line in lines if line.startswith(("  a_name", "  top5"))]
+    assert len({len(line) for line in numbers}) == 1, "numbers stand below each other"

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
-from tqdm import tqdm
 
 from softvq_lab.data.datasets import digits
 from softvq_lab.generators.model import make_generator
 from softvq_lab.latents.stats import LatentStats
 from softvq_lab.pretrained.reference import ReferenceNet
+from softvq_lab.progress import progress_bar
 from softvq_lab.registry import registered
 from softvq_lab.runs import Run
 from softvq_lab.settings.sections import (
@@ -178,7 +178,7 @@ def trained_by(task, counter, **engine) -> list[int]:
     run, optim = Run("unused"), OptimConfig(steps=STEPS, warmup_steps=3)
     c = EngineConfig(tracker="none", **engine)
     state = State(task, optim, c, make_accelerator(run, c))
-    loop = Loop(task, run, optim, 0, state, tqdm(disable=True))
+    loop = Loop(task, run, optim, 0, state, progress_bar(disable=True))
     compile_networks(task, backend=counter, fullgraph=True)
     graphs = []
     for step, n in enumerate(2 * n for n in SIZES):

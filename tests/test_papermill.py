@@ -141,7 +141,8 @@ def test_at_a_terminal_the_literal_command_works(here, train):
     (folder,) = (here / "runs").iterdir()
     run = _executed(folder)
     assert run.status["state"] == "done" and run.info["config"]["tokenizer"]["tokens"] == 8
-    *_, done, next_step = said.strip().splitlines()
+    *_, done, figures, next_step = said.strip().splitlines()
+    assert "psnr " in figures
     assert "done in " in done and str(folder.relative_to(here)) in done
     assert next_step == f"softvq-lab show {folder.relative_to(here)}"
 
@@ -213,3 +214,23 @@ def test_a_generators_own_figures_come_before_its_tokenizers(tmp_path):
         write_json(tmp_path / "evaluation" / f"{name}.json", record)
     told = headlines(run)
     assert told.index("28.6") < told.index("14.65")
+
+
+def test_a_refused_command_leaves_the_notebook_of_record(here, train):
+    run = here / "runs" / "a"
+    words = [*COMMAND, train, "runs/a/notebook.ipynb", "-p", "tokens", "8", *FEW]
+
+    def call(*more):
+        return subprocess.run([*words, *more], cwd=here, capture_output=True, text=True, input="")
+
+    assert call().returncode == 0
+    record = (run / "notebook.ipynb").read_bytes()
+    for again in (["-p", "resume", "True", "-p", "tau", "0.5"], []):  # other settings; no resume
+        done = call(*again)
+        assert done.returncode != 0
+        assert (run / "notebook.ipynb").read_bytes() == record
+        assert "runs/a/notebook.ipynb stays as it was" in done.stderr
+        assert "tau" in done.stderr or not again
+    refused = (run / "notebook.refused.ipynb").read_text()
+    assert "ConfigError" in refused and not (run / "notebook.1.ipynb").exists()
+    assert Run(run).status["state"] == "done"

@@ -1,18 +1,25 @@
 "The line of progress: the same at a terminal, in a file and in a notebook."
 
+import functools
 import re
 import subprocess
 
 import nbformat
+import pytest
 from outside import BIN
 from terminal import at_a_terminal, lines_of
 
+from softvq_lab.data.datasets import shapes
+from softvq_lab.experiments.execute import Watch
+from softvq_lab.pretrained import reference
+from softvq_lab.pretrained.reference import reference_network
 from softvq_lab.progress import RECORD
 
 FEW = {"steps": 40, "warmup_steps": 2, "batch_size": 8, "tokens": 4, "log_every": 2}
 FEW |= {"eval_every": 20, "tracker": "none", "codebook_size": 32}
 SETTINGS = [f"{k}={v}" for k, v in FEW.items()]
-LINE = r"step \d+/40, [\d.,]+ images/s, (\d+ s left|in \d+ s), loss \S+, heldout_psnr \S+, \S+ GB"
+TIME = r"((over )?\d+ s left|in \d+ s)"
+LINE = rf"step \d+/40, [\d.,]+ images/s, {TIME}, loss \S+, heldout_psnr \S+, \S+ GB"
 
 
 def test_at_a_terminal_the_line_says_how_far_how_fast_and_how_well(tmp_path):
@@ -22,7 +29,9 @@ def test_at_a_terminal_the_line_says_how_far_how_fast_and_how_well(tmp_path):
     lines = lines_of(shown)
     assert any(re.fullmatch(f"a: {LINE}", x) for x in lines), lines
     assert any("a: Settings (cell " in x for x in lines), "between bars it says which cell"
-    assert "cell/s" not in shown and lines[-1].startswith("done in ")
+    assert "cell/s" not in shown and lines[-3].startswith("done in ")
+    assert "psnr " in lines[-2]
+    assert lines[-1] == "softvq-lab show a", "what to do next"
 
     (bar,) = [
         o
@@ -44,3 +53,43 @@ def test_a_sweep_in_a_file_begins_with_its_plan_and_takes_few_lines(tmp_path):
     assert lines[0] == "s: 2 jobs (2 tokenizer), 2 at a time"
     assert [x.strip() for x in lines[1:3]] == [f"tokenizer: tokens={n}, seed=0" for n in (4, 8)]
     assert sum("done  " in x for x in lines) == 2 and len(lines) < 20
+
+
+@pytest.fixture
+def short_reference(tmp_path, monkeypatch):
+    "A reference network of six steps, in a cache of its own."
+    monkeypatch.setenv("SOFTVQ_LAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(reference, "_train", functools.partial(reference._train, steps=6, batch=16))
+
+
+def test_the_reference_network_says_what_is_done_and_only_once(
+    short_reference, monkeypatch, capsys
+):
+    first = reference_network(shapes(32, 48))
+    said = capsys.readouterr().out
+    line = r"the reference network of .*, trained once and kept: step 6/6, [\d.,]+ images/s"
+    assert re.search(line, said) and "reading images" not in said, "what takes no time is not said"
+    assert reference_network(shapes(32, 48)).name == first.name
+    assert capsys.readouterr().out == ""
+
+    monkeypatch.setattr("sys.stdout", None)  # a server without one: it is trained all the same
+    assert reference_network(shapes(32, 48), seed=7).name != first.name
+
+
+def test_images_that_are_read_slowly_are_counted(short_reference, monkeypatch, capsys):
+    monkeypatch.setattr(reference, "SLOW", 0)
+    reference_network(shapes(32, 48))
+    assert re.search(
+        r"reading images for the reference network .*: image 48/48", capsys.readouterr().out
+    )
+
+
+def test_after_the_bar_of_a_part_the_line_says_the_cell_again():
+    shown = []
+    watch = Watch("a", "train")
+    watch.takers.append(shown.append)
+    watch.begins("Settings", 7, 25)
+    watch.progress({"what": "the reference network", "ended": False})
+    watch.progress({"what": "the reference network", "ended": True})
+    assert [r["what"] for r in shown] == ["a", *["the reference network"] * 2, "a"]
+    assert shown[-1]["heading"] == "Settings"

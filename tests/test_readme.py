@@ -34,6 +34,8 @@ PAGES = {
     for name in (
         "README.md",
         "docs/commands.md",
+        "docs/sweeps.md",
+        "docs/terminal.md",
         "docs/catalogue.md",
         "docs/settings.md",
         "docs/outputs.md",
@@ -253,7 +255,7 @@ def test_scripts_take_the_arguments_shown(command, tmp_path, monkeypatch):
         (tmp_path / "FILE").write_text("me:a secret")
         monkeypatch.chdir(tmp_path)
         runpy.run_path(str(ROOT / target))["options"](arguments)
-    elif target == "docs/settings.py":
+    elif target in ("docs/settings.py", "docs/terminal.py"):
         runpy.run_path(str(ROOT / target))["parser"]().parse_args(arguments)
     else:
         pytest.fail(f"say here how the arguments of {target} are checked")

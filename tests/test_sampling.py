@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from PIL import Image
 from softvq_lab.cli import app
 from softvq_lab.commands import answer
 from softvq_lab.data.images import to_uint8
+from softvq_lab.evaluation import sampling
 from softvq_lab.evaluation.sampling import (
     pack_npz,
     read_samples,
@@ -27,6 +30,8 @@ from softvq_lab.evaluation.sampling import (
     sample_to_folder,
 )
 from softvq_lab.hub.models import find_tokenizer, load_pair, save
+from softvq_lab.plots import below_name
+from softvq_lab.progress import LogLines, Screen
 from softvq_lab.sample import main
 from softvq_lab.settings.sections import TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
@@ -523,3 +528,52 @@ def test_classes_are_given_by_number_or_by_name(tmp_path):
     assert _class_numbers("old cars,animals,0,7", tmp_path) == [2, 0, 0, 1]
     with pytest.raises(ConfigError, match="'cats' is not a class.* 0 animals, 1 7, 2 old cars"):
         _class_numbers("cats", tmp_path)
+
+
+@pytest.mark.parametrize("count,says", [(300, "take about 25 min"), (8, "")])
+def test_after_the_first_samples_it_says_how_long_all_take_and_how_to_ask_for_fewer(
+    pair, tmp_path, capsys, monkeypatch, count, says
+):
+    clock = iter(range(0, 10**6, 20))  # each block of four takes 20 seconds
+
+    def at_once(generator, tokenizer, settings, block):
+        return np.zeros((len(block), *settings["image_size"], 3), dtype=np.uint8)
+
+    monkeypatch.setattr(sampling, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(sampling, "_draw", at_once)
+    sample_to_folder(*pair, tmp_path / "s", count, steps=1, batch_size=4)
+    said = capsys.readouterr().out
+    assert says in said and ("is kept" in said) == bool(says)
+    assert said.count("more samples take") == bool(says), "once, not after each block"
+    if says:
+        assert "For 100 in 8 min: --samples 100 (papermill: -p samples 100)" in said
+
+
+def test_what_a_notebook_says_reaches_who_executes_it_and_its_log(capsys):
+    log = StringIO()
+    record = {"say": "500 more samples take about 3 min here"}
+    LogLines(log)(record)
+    Screen().show(record)
+    assert log.getvalue() == capsys.readouterr().out == "500 more samples take about 3 min here\n"
+
+
+def test_classes_have_their_names_beside_the_samples_and_on_the_sheet(pair, trained, tmp_path):
+    names = json.loads((trained / "generator" / "config.json").read_text())["class_names"]
+    command(trained, "--samples", "12", "--steps", "1", "--sheet", "--out", str(tmp_path / "s"))
+    info = json.loads((tmp_path / "s" / "samples.json").read_text())
+    assert info["class_names"] == names and info["count"] == 12
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size == (8 * 66 - 2, 2 * (64 + 22 + 2) - 2), "a line of text above each"
+
+    draw(pair, tmp_path / "plain", class_names=["a", "b"])  # without names, as before
+    draw(pair, tmp_path / "plain", count=20)
+    extended = json.loads((tmp_path / "plain" / "samples.json").read_text())
+    assert extended["class_names"] == ["a", "b"] and extended["count"] == 20
+
+
+def test_a_name_that_is_wider_than_its_picture_is_cut():
+    picture = Image.new("RGB", (40, 30), "red")
+    short, long = (below_name(picture, n) for n in ("zero", "a very long name of a class"))
+    assert short.size == long.size == (40, 52)
+    white = np.asarray(long)[:22, 37:].min()
+    assert white == 255, "nothing is drawn over the edge"

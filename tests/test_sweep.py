@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import psutil
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 from softvq_lab import registry
+from softvq_lab.cli import app
 from softvq_lab.commands import read_settings
 from softvq_lab.core import ConfigError, read_json, write_json
 from softvq_lab.experiments.execute import Job, _outcome, stop
@@ -23,15 +26,20 @@ from softvq_lab.experiments.parameters import check_parameters
 from softvq_lab.experiments.scheduler import Local, drive
 from softvq_lab.experiments.slurm import Slurm
 from softvq_lab.experiments.sweep import (
+    RandomConfig,
+    StageConfig,
+    SweepConfig,
     narrow,
     open_sweep,
     override,
     plan,
     read_report,
     read_sweep,
+    settings_of,
 )
 from softvq_lab.provenance import code_record
 from softvq_lab.runs import Run
+from softvq_lab.settings.typed_text import read_typed
 from softvq_lab.train import images_of, prepare, train_here
 
 FEW = dict(
@@ -583,3 +591,25 @@ def test_anchors_save_typing_and_a_folder_or_device_is_no_sweep(tmp_path):
     for path in (tmp_path, "/dev/zero"):
         with pytest.raises(ConfigError, match="is not a file"):
             read_sweep(path)
+
+
+def test_the_example_of_the_page_is_planned_as_the_page_says(root, tmp_path, monkeypatch):
+    page = (root / "docs" / "sweeps.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
+    (tmp_path / "temperatures.yaml").write_text(example)
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(app, ["sweep", "temperatures.yaml", "--dry"])
+    assert told.exit_code == 0, told.output
+    count = re.search(r"(\d+) tokenizers, (\d+) generators and (\d+) evaluations: (\d+) jobs", page)
+    stages = ("tokenizer", "generator", "evaluation")
+    assert [len(re.findall(rf" {s} ", told.output)) for s in stages] == [16, 16, 16]
+    assert count.groups() == ("16", "16", "16", "48") and "48 jobs" in told.output
+    assert not (tmp_path / "runs").exists(), "a plan writes nothing"
+
+
+def test_the_page_names_every_key_of_a_sweep_file(root):
+    page = (root / "docs" / "sweeps.md").read_text()
+    keys = [*SweepConfig.__dataclass_fields__, *StageConfig.__dataclass_fields__]
+    assert [k for k in keys if f"`{k}`" not in page] == []
+    (random,) = re.findall(r"^\| `random` \|.*`(\{count.*\})` \|$", page, re.M)
+    assert settings_of(StageConfig(random=RandomConfig(**read_typed(random, "the page")[0])))

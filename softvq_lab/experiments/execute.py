@@ -285,7 +285,7 @@ class Watch(Signals):
 
     def __init__(self, what: str, workflow: str, screen: Screen | None = None):
         self.what, self.workflow, self.screen = what, workflow, screen
-        self.takers = []
+        self.takers, self.cell = [], None
 
     def interrupt(self):
         if not self.asked and self.screen:
@@ -295,13 +295,18 @@ class Watch(Signals):
 
     def begins(self, heading: str, cell: int, of: int):
         super().begins(heading, cell, of)
-        self.progress({"what": self.what, "heading": heading, "cell": cell, "of": of})
+        self.cell = {"what": self.what, "heading": heading, "cell": cell, "of": of}
+        self.progress(self.cell)
 
     def progress(self, record: dict):
         if self.screen:
             self.screen.show(record)
         for take in self.takers:
             take(record)
+        if (
+            record.get("ended") and self.cell and not self.asked
+        ):  # the cell goes on: the line says that again
+            self.progress(self.cell)
 
 
 def name_of_work(workflow: str, output: Path) -> str:
@@ -314,7 +319,7 @@ def _record_in(job: Job, lock: Lock):
     last = [0.0]
 
     def take(record: dict):
-        if time.monotonic() - last[0] > RECORDED and lock.mine():
+        if "say" not in record and time.monotonic() - last[0] > RECORDED and lock.mine():
             last[0] = time.monotonic()
             job.say("running", progress=record)
 
@@ -624,6 +629,13 @@ def main(arguments: list[str] | None = None) -> int:
     return execute(job, quiet=True)  # its standard output is the log
 
 # %% ../../nbs/experiments/02_execute.ipynb #7769cdec
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
+#| eval: false
 #| eval: false
 if __name__ == "__main__":
     sys.exit(main())

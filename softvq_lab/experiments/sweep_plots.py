@@ -17,6 +17,7 @@ from softvq_lab.experiments.leaderboard import (
     pareto,
     rows_with,
     settings,
+    spread_in_words,
 )
 from ..metrics import direction, lower_is_better, metric_title
 from ..plots import TEMPLATE, distinct_colours, log_axis, logged
@@ -132,9 +133,9 @@ def _effect_curve(e: pd.DataFrame) -> go.Scatter:
         error_y=dict(type="data", array=e["spread"].fillna(0)),
         mode="markers" if named else "lines+markers",
         marker_color="#3b6ea8",
-        customdata=e[["spread", "runs"]],
+        customdata=spread_in_words(e)[["spread", "runs"]],
         hovertemplate=(
-            "%{x}: %{y:.4g}, spread %{customdata[0]:.2g}, %{customdata[1]} runs<extra></extra>"
+            "%{x}: %{y:.4g}, spread %{customdata[0]}, %{customdata[1]} runs<extra></extra>"
         ),
     )
 

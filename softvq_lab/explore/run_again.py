@@ -28,6 +28,9 @@ def seconds_left(status: dict) -> float | None:
     each, total = status.get("seconds_per_step"), status.get("steps")
     if status.get("state") != "running" or total is None or not each or not math.isfinite(each):
         return None
+    told = status.get("seconds_left")  # with the evaluations and checkpoints that still come
+    if isinstance(told, int | float) and math.isfinite(told):
+        return max(0.0, told)
     return max(0, total - status.get("step", 0)) * each
 
 # %% ../../nbs/explore/07_run_again.ipynb #2a892c80

@@ -209,6 +209,12 @@ def fit(
             unit="step",
             things="images",
             each=optim.batch_size,
+            breaks={
+                "measuring": task.measure_every,
+                "evaluating": optim.eval_every,
+                "saving": optim.checkpoint_every,
+            },
+            main=True,
             disable=not accelerator.is_main_process,
         )
         loop = Loop(task, run, optim, seed, state, bar, lock)
@@ -304,7 +310,10 @@ class Loop:
     def state_at(self, done: int) -> dict:
         "What the status says after `done` steps."
         finite = {k: v for k, v in self.measured.items() if math.isfinite(v)}
-        return {"step": done, **self.pace(done), "peak_memory": peak_memory(), "last": finite}
+        pace = self.pace(done)
+        left = self.bar.forecast.left(done, pace["seconds"] - self.pace.before)
+        pace["seconds_left"] = None if left is None else round(left, 1)
+        return {"step": done, **pace, "peak_memory": peak_memory(), "last": finite}
 
     def due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self.optim.steps
@@ -375,7 +384,8 @@ class Loop:
             self.log(done)
         score = self.evaluate(done)
         if self.due(done, self.optim.checkpoint_every) or self.measures(done):
-            self.save(done, score)
+            with self.bar.pause("saving"):
+                self.save(done, score)
 
     def measures(self, done: int) -> bool:
         "Are the metrics due that take long? Then a checkpoint is, too: it may be the best."
@@ -388,10 +398,12 @@ class Loop:
         pictured = self.main and self.due(done, self.optim.eval_every)
         if self.measures(done):
             self.still_ours()
-            figures = self.task.measure(model.eval(), done)
+            with self.bar.pause("measuring"):
+                figures = self.task.measure(model.eval(), done)
         if pictured:
             self.still_ours()
-            figures = figures | self.task.evaluate(model.eval(), done)
+            with self.bar.pause("evaluating"):
+                figures = figures | self.task.evaluate(model.eval(), done)
         if name := leading(figures):
             self.measured[name] = figures[name]
             self.bar.set_postfix({name: figures[name]}, refresh=False)

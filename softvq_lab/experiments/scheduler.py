@@ -344,6 +344,6 @@ def _tell(say, t: Task, states: dict, old: str):
     s, done = states[t.id], sum(x["state"] in ENDED for x in states.values())
     say(
         f"{done}/{len(states)}  {s['state']:11} {t.stage}: {t.label}"
-        + (f"  {s['seconds']:.0f} s" if s.get("seconds") else "")
+        + (f"  {short_duration(s['seconds'])}" if s.get("seconds") else "")
         + (f"  {s['reason'].splitlines()[0][:200]}" if s.get("reason") else "")
     )

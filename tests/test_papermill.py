@@ -216,6 +216,7 @@ def test_a_generators_own_figures_come_before_its_tokenizers(tmp_path):
     assert told.index("28.6") < told.index("14.65")
 
 
+@pytest.mark.slow
 def test_a_refused_command_leaves_the_notebook_of_record(here, train):
     run = here / "runs" / "a"
     words = [*COMMAND, train, "runs/a/notebook.ipynb", "-p", "tokens", "8", *FEW]

@@ -98,6 +98,9 @@ def test_then_it_counts_whole_jobs_with_what_comes_after_their_training(spent):
     assert left.seconds == (260 + 300 + 300) / 2 and not left.at_least
     slow = time_left(four, states, {"1": TRAINS | {"left": 900.0}}, 2)
     assert slow.seconds == 900, "one that takes longer than the others did"
+    assert str(slow) == "over 15 min left"
+    last = dict(zip(four, [{"state": "done", "seconds": 30}] * 3 + [RUNNING]))
+    assert str(time_left(four, last, {}, 2)) == "almost done", "and not 0 s"
 
 
 def test_what_was_never_measured_is_named(spent):

@@ -143,6 +143,8 @@ class TimeLeft:
     def __str__(self):
         if self.seconds is None:
             return ""
+        if self.seconds < 1:
+            return "almost done"
         more = f" and what {', '.join(self.unknown)} takes" if self.unknown else ""
         return f"{'over' if self.at_least else 'about'} {short_duration(self.seconds)} left{more}"
 
@@ -168,7 +170,9 @@ def time_left(
         if s["state"] in ENDED:
             continue
         if s["state"] in AT_WORK and t.stage in done:
-            ahead.append(max(told or 0.0, _mean(done[t.stage]) - _spent(s)))
+            usual = _mean(done[t.stage]) - _spent(s)
+            ahead.append(max(told or 0.0, usual))
+            at_least = at_least or usual <= (told or 0.0)  # it takes longer than those before
         elif s["state"] in AT_WORK and told is not None:
             begun.setdefault(t.stage, []).append(_spent(s) + told)
             ahead.append(told)

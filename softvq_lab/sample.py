@@ -203,6 +203,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 # %% ../nbs/11_sample.ipynb #7769cdec
 #| eval: false
-#| eval: false
 if __name__ == "__main__":
     sys.exit(main())

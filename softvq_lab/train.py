@@ -550,6 +550,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 # %% ../nbs/10_train.ipynb #7769cdec
 #| eval: false
-#| eval: false
 if __name__ == "__main__":
     sys.exit(main())

@@ -114,6 +114,14 @@ TUTORIALS = sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb"))
 WORKFLOW_NOTEBOOKS = sorted((ROOT / "nbs").glob("[a-z]*.ipynb"))
 
 
+def test_a_directive_stands_once_in_a_cell():
+    "nbdev_update adds those that are exported with their cell (`eval: false`) once more."
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        for cell in nbformat.read(path, 4).cells:
+            told = [x.strip() for x in cell.source.splitlines() if x.startswith("#|")]
+            assert len(told) == len(set(told)), f"{path}: {told}"
+
+
 @pytest.mark.parametrize("path", TUTORIALS + WORKFLOW_NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_that_is_read_has_real_outputs_and_is_small(path):
     assert path.stat().st_size < 500_000

@@ -14,6 +14,7 @@ from softvq_lab.experiments.leaderboard import (
     progress,
     results,
     settings,
+    spread_in_words,
     verdict,
 )
 from softvq_lab.experiments.sweep import read_report
@@ -168,9 +169,10 @@ def ranking_table(rows, metric: str) -> str:
     def says(value):
         return shown(metric, float(value), declared_in(rows))
 
+    told = spread_in_words(settings(rows, metric))
     table = [
-        [str(setting), says(mean), float(spread), int(seeds), says(worst), says(best)]
-        for setting, mean, spread, seeds, worst, best in settings(rows, metric).itertuples()
+        [str(setting), says(mean), spread, int(seeds), says(worst), says(best)]
+        for setting, mean, spread, seeds, worst, best in told.itertuples()
     ]
     head = ["setting", "mean", "spread", "seeds", "worst", "best"]
     return sheet(head, table, numbers=True)

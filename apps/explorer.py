@@ -100,6 +100,7 @@ def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
                 with gr.Tab(title, id=name) as tab:
                     ctx.enter(name)
                     fill(ctx)
+                    ctx.wire()
                 opened = f"() => {json.dumps(name)}"
                 tab.select(None, None, ctx.tab, js=opened, api_name=False)
         reproduce.Reproduce(ctx, address.Address(ctx))

@@ -11,9 +11,22 @@ import math
 from urllib.parse import parse_qs
 
 import gradio as gr
-from tabs.picker import CLICKS, QUIET, SEVERAL, Chooser, plain, preferred, resolve, stamp
+from tabs.made import file_name, image_names
+from tabs.picker import (
+    CLICKS,
+    QUIET,
+    SEVERAL,
+    SLOW,
+    Chooser,
+    failed,
+    plain,
+    preferred,
+    resolve,
+    stamp,
+)
 
-from softvq_lab.core import hex_digest, printable
+from softvq_lab.core import printable
+from softvq_lab.explore.png_texts import link_in
 
 NEVER = -1  # before all steps back: what is shown is no new entry of the history
 LONGEST = 20_000  # characters of an address that are read
@@ -99,6 +112,18 @@ class Address:
     def on_back(self, session, event: gr.EventData):
         return self.read(str(event.query), session, event.back)
 
+    def on_drop(self, path, link, session):
+        "A picture that was downloaded here: the page shows what it was made from."
+        drop = {self.ctx.drop: None}  # another one may come
+        if not path:
+            return gr.skip()
+        try:
+            query = link_in(path)
+        except ValueError as e:
+            return drop | {self.ctx.notice: failed(e)}
+        found = self.read(query, session, link.get("back", 0))
+        return drop | dict(zip(self.opened, found, strict=True))
+
     def follow(self, run, images, tab, link, looked, session, *values):
         """What a change of run, picture or tab, or another address, changes in the open tab.
 
@@ -112,7 +137,7 @@ class Address:
 
     def wire(self):
         ctx, link = self.ctx, self.link
-        opened = [ctx.run, ctx.empty, ctx.tabs, ctx.tab, ctx.images, link]
+        opened = self.opened = [ctx.run, ctx.empty, ctx.tabs, ctx.tab, ctx.images, link]
         query = gr.Textbox(visible=False)
         ctx.app.load(
             self.read,
@@ -122,6 +147,8 @@ class Address:
             **QUIET,
         )
         self.back.select(self.on_back, ctx.session, opened, **CLICKS)
+        dropped = [ctx.drop, link, ctx.session]
+        ctx.drop.upload(self.on_drop, dropped, [ctx.drop, ctx.notice, *opened], **SLOW)
         asked = [ctx.run, ctx.images, ctx.tab, link, ctx.looked]
         controls = list(self.linked.values())
         states = [s for pair in ctx.asked.values() for s in pair]
@@ -278,11 +305,8 @@ class Following:
         "Run, tab and pictures for the page."
         names = {k: file_name(k) for k in self.images if k.startswith("file:")}
         self.session.files |= {n: k for k, n in names.items()}
-        image = ",".join(names.get(k) or k.partition(":")[2] for k in self.images)
-        told = json.dumps(
-            {"run": self.run or "", "tab": self.tab, "image": image, "back": self.back}
-        )
-        return {self.address.place: told}
+        told = {"run": self.run or "", "tab": self.tab, "back": self.back}
+        return {self.address.place: json.dumps(told | {"image": image_names(self.images)})}
 
     def notice(self) -> dict:
         "What was wrong with an address, until something else is chosen."
@@ -296,11 +320,6 @@ class Following:
 
 def is_not(name: str, value: str, possible) -> str:
     return f"{name}={printable(value, 60)} (possible: {possible})"
-
-
-def file_name(key: str) -> str:
-    "What an uploaded picture is called in the address of its own page."
-    return f"upload-{hex_digest(key.encode(), 10)}"
 
 
 def pictures(told: list[str], files: dict[str, str]) -> tuple[list[str], list[str]]:

@@ -31,11 +31,11 @@ from tabs.picker import (
     Chooser,
     Newest,
     Tab,
+    downloadable,
     failed,
     focus,
     picture,
     resolve,
-    served,
     tiles,
 )
 
@@ -245,11 +245,11 @@ class Codewords(Places, Tab):
             if edit.weights:
                 says.append("Edited weights in token " + ", ".join(map(str, edit.weights)))
             shown = to_pil(x), to_pil(r["before"]), to_pil(r["after"]), r["change"]
-            pictures = [served(enlarge(p, SIDE)) for p in shown]
+            pictures = [downloadable(enlarge(p, SIDE)) for p in shown]
             held = held_picture(lens, focus(images), token)
             return (
                 *pictures,
-                None if held is None else served(held),
+                None if held is None else downloadable(held),
                 "  \n".join(says),
                 told_formula(t, r, token, heat, edit),
                 weight_bars(t, r, token),

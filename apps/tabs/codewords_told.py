@@ -1,6 +1,6 @@
 """What the tab Codewords shows, in words and pictures, from what the library has found."""
 
-from tabs.picker import plain, served
+from tabs.picker import downloadable, plain, served
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.codewords import (
@@ -137,4 +137,4 @@ def held_picture(lens, key: str, token: int):
 def donor_picture(lens, donor: int):
     if not 0 <= donor < lens.heldout_count:
         return None
-    return served(enlarge(to_pil(chosen_image(lens, f"heldout:{donor}")), 120))
+    return downloadable(enlarge(to_pil(chosen_image(lens, f"heldout:{donor}")), 120))

@@ -2,7 +2,7 @@
 
 import gradio as gr
 from tabs.controls import Dropdown
-from tabs.picker import QUIET, Newest, Tab, plain, preferred, resolve, served, still
+from tabs.picker import QUIET, Newest, Tab, downloadable, plain, preferred, resolve, still
 from tabs.tables import Raw, sheet, text
 
 from softvq_lab.explore.compare_runs import (
@@ -94,7 +94,7 @@ class Compare(Tab):
         except (OSError, ValueError):
             runs = {}
         picture, missing = same_pictures(runs.items())
-        shown = dict(value=served(picture), visible=True) if picture else dict(visible=False)
+        shown = dict(value=downloadable(picture), visible=True) if picture else dict(visible=False)
         return gr.Image(**shown), "  \n".join(map(plain, missing))
 
     def wire(self):

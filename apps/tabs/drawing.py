@@ -1,6 +1,7 @@
 """What a page has asked to be drawn in the tab Sample: the newest wish counts, and Stop ends it."""
 
 import gradio as gr
+from tabs.made import asked, made_by
 from tabs.picker import QUIET, Session, failed
 
 AT_WORK = dict(
@@ -12,12 +13,15 @@ AT_ONCE = dict(queue=False, trigger_mode="multiple", **QUIET)
 class Drawing:
     """What a page has asked to be drawn, the newest of it. An API client has no session.
 
+    `made`: what stood on the page then.
+
     Gradio's own way to cancel would leave the page as it was at that moment, without a word.
     """
 
     def __init__(self, session: Session | None):
         self.session = session or Session()
         self.run, self.session.sampling = self.session.marks.get("sample"), self
+        self.made = self.session.drawn_from
 
     @property
     def replaced(self) -> bool:
@@ -41,10 +45,23 @@ def untouched(places: int):
     return tuple(gr.skip() for _ in range(places))
 
 
-def on_start(session):
-    "Whatever was being drawn is not wanted any more."
-    session.sampling, session.stopped = None, False
-    return "Starting ..."
+class Start:
+    """The beginning of a drawing in a part of the tab: `button.click(**Start(part, says).event)`.
+
+    `sets`: controls that the same click sets, which the server would hear of too late.
+    """
+
+    def __init__(self, part, says: gr.Markdown, **sets):
+        self.part, self.sets = part, sets
+        inputs = [part.ctx.session, *asked(part)]
+        self.event = dict(fn=self.answer, inputs=inputs, outputs=says, **AT_ONCE)
+
+    def answer(self, session, *stands):
+        "Whatever was being drawn is not wanted any more."
+        session.sampling, session.stopped = None, False
+        session.drawn_from = made_by(self.part, stands)
+        session.drawn_from.values |= self.sets
+        return "Starting ..."
 
 
 def on_stop(session):

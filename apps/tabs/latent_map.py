@@ -11,6 +11,7 @@ from tabs.picker import (
     QUIET,
     Newest,
     Tab,
+    downloadable,
     failed,
     picture,
     plain,
@@ -393,7 +394,7 @@ def way_of(lens, ends: list[int], pictures: int) -> tuple[str, str]:
     xs = [picture_of(lens, i) for i in indices]
     if len(xs) < 2:
         says = f"First: {named[0]}.  \nNow click a second point."
-        return served(enlarge(to_pil(xs[0]), 160)), says
+        return downloadable(enlarge(to_pil(xs[0]), 160)), says
     x = latent_path(lens, *xs, int(pictures))
     sheet = grid(x, min(len(x), 4), max(1, 96 // x.shape[-1]))
-    return served(sheet), f"From {named[0]}  \nto {named[1]}"
+    return downloadable(sheet), f"From {named[0]}  \nto {named[1]}"

@@ -4,8 +4,19 @@ nearest to it, and variations of it.
 
 import gradio as gr
 from tabs.controls import Slider
-from tabs.drawing import AT_ONCE, AT_WORK, Drawing, on_start, says, untouched
-from tabs.picker import QUIET, Newest, Tab, picture, plain, served, still, tiles
+from tabs.drawing import AT_WORK, Drawing, Start, says, untouched
+from tabs.picker import (
+    CLICKS,
+    QUIET,
+    Newest,
+    Tab,
+    downloadable,
+    picture,
+    plain,
+    served,
+    still,
+    tiles,
+)
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.one_sample import film_strip, frame, sample_at, variation_steps
@@ -15,6 +26,7 @@ from softvq_lab.explore.session import enlarge
 ABOUT = "## One sample\nClick a sample on the sheet, or move *Sample number*, and it opens here."
 STRENGTH = "0: the sample itself; 1: another one of its class"
 NOTHING = "Draw samples first."
+VARIATIONS = 8
 
 
 class OneSample(Tab):
@@ -39,7 +51,13 @@ class OneSample(Tab):
         self.near_says = gr.Markdown(elem_id="nearest-says")
         self.layout_variations()
         self.varied = gr.State(None)  # the last variations, (B, 3, H, W)
-        self.linked = {"sample": self.which, "film": self.film, "strength": self.strength}
+        self.variation = gr.Number(0, precision=0, minimum=0, maximum=VARIATIONS, visible="hidden")
+        self.linked = {
+            "sample": self.which,
+            "film": self.film,
+            "strength": self.strength,
+            "variation": self.variation,  # the one that is shown large; 0: the sample itself
+        }
         self.follows = [self.large, self.strip, self.variations, self.varied, self.vary_says]
 
     def layout_choice(self):
@@ -58,7 +76,7 @@ class OneSample(Tab):
             with gr.Column(scale=0, min_width=160):
                 self.vary = gr.Button("Draw variations", elem_id="vary")
         self.vary_says = gr.Markdown(elem_id="vary-message")
-        self.variations = tiles("variations", 8, "max-content", fit_columns=False)
+        self.variations = tiles("variations", VARIATIONS, "max-content", fit_columns=False)
 
     def fresh(self, name):
         blank = dict.fromkeys([self.large, self.strip, self.variations, self.varied])
@@ -82,9 +100,9 @@ class OneSample(Tab):
             lens, samples, n = self.chosen(drawn, which)
             strip = film_strip(lens, samples, n)
         except (ValueError, LookupError):
-            return None, "", None, gr.skip()
+            return None, "", None, gr.skip(), 0
         slider = gr.Slider(maximum=max(2, len(samples)), value=n + 1)
-        return *self.on_film(drawn, which, done), served(strip), slider
+        return *self.on_film(drawn, which, done), downloadable(strip), slider, 0
 
     def on_film(self, drawn, which, done):
         try:
@@ -94,9 +112,8 @@ class OneSample(Tab):
         step, x = frame(lens, samples, n, done / 100)
         of_class = plain(lens.images.class_names[int(samples.classes[n])])
         last = samples.film.seen
-        return served(
-            enlarge(to_pil(x))
-        ), f"Sample {n + 1}, {of_class}: after step {step} of {last}"
+        told = f"Sample {n + 1}, {of_class}: after step {step} of {last}"
+        return downloadable(enlarge(to_pil(x))), told
 
     def on_near(self, drawn, which):
         "The training images nearest to the chosen sample."
@@ -134,30 +151,39 @@ class OneSample(Tab):
         except (ValueError, LookupError) as e:
             yield [], says(e), None
 
-    def on_variation(self, varied, event: gr.SelectData):
-        if varied is None or not 0 <= event.index < len(varied):
+    def on_variation(self, varied, number):
+        "A variation, large."
+        if varied is None or not 1 <= number <= len(varied):
             return gr.skip()
-        return served(enlarge(to_pil(varied[event.index]))), f"Variation {event.index + 1}"
+        return downloadable(enlarge(to_pil(varied[number - 1]))), f"Variation {number}"
 
     def wire(self):
         drawn, shown = self.sample.drawn, [self.large, self.step]
         asked = [drawn, self.which]
-        self.opened = Newest(self.on_open, [*asked, self.film], [*shown, self.strip, self.which])
+        opened = [*shown, self.strip, self.which, self.variation]
+        self.opened = Newest(self.on_open, [*asked, self.film], opened)
         self.compared = Newest(self.on_near, asked, [self.near, self.near_says])
         moved = Newest(self.on_film, [*asked, self.film], shown, (self.opened,), **QUIET)
         self.film.input(**moved.event)
         self.follow(gr.on([self.of_run.change, self.which.input], **self.opened.event))
         clicked = self.sample.samples.select(self.on_click, drawn, self.which, **QUIET)
         self.follow(clicked.then(**self.opened.event))
-        self.vary.click(on_start, self.ctx.session, self.vary_says, **AT_ONCE).then(
+        self.vary.click(**Start(self, self.vary_says).event).then(
             self.on_vary,
             [*asked, self.strength, self.ctx.session],
             [self.variations, self.vary_says, self.varied],
             api_name=False,
             **AT_WORK,
         )
-        self.variations.select(self.on_variation, self.varied, shown, **QUIET)
+        enlarged = Newest(self.on_variation, [self.varied, self.variation], shown, (self.opened,))
+        clicked = self.variations.select(clicked_tile, None, self.variation, **CLICKS)
+        clicked.then(**enlarged.event)
 
     def follow(self, opened):
         "After a sample was opened: the training images nearest to it."
         opened.then(**self.compared.event)
+
+
+def clicked_tile(event: gr.SelectData):
+    "The number of a clicked picture, from 1."
+    return event.index + 1

@@ -15,10 +15,12 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 from tabs.controls import Dropdown
+from tabs import made
 
 from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import hex_digest, write_atomic
 from softvq_lab.experiments.job import is_alive, jobs
+from softvq_lab.explore.png_texts import png_bytes
 from softvq_lab.explore.reproduce import Ways
 from softvq_lab.explore.run_forms import run_name
 from softvq_lab.explore.session import Lens, heldout_gallery, open_lens, read_upload
@@ -29,6 +31,7 @@ EMPTY = (
     "some minutes on two cores), or with\n\n"
     "`papermill nbs/train.ipynb runs/a/notebook.ipynb -p tokens 32`\n\nthen press *Look again*."
 )
+DROP = "Open a picture from here"
 ANY, SEVERAL = "all classes", 8
 LEFT, RIGHT = dict(scale=2, min_width=280), dict(scale=5, min_width=300)  # columns of a tab
 QUIET = dict(show_progress="hidden", api_name=False)
@@ -47,25 +50,32 @@ class Newest:
     `after`: handlers that write the same places from a wider change, whose newer calls count too.
     Use: `gr.on(events, **handler.event)`. No two of them may follow the same event of a component:
     gradio's page raises that event again for both when one has ended, and they never come to rest.
+    One that writes pictures is a method of a `Tab`: it is also told what stands on the page, which
+    goes into these pictures (see `downloadable`).
     """
 
     def __init__(self, handler, inputs, outputs, after: tuple["Newest", ...] = (), **options):
         self.last = gr.State(Last())
         watched = [self.last, *(a.last for a in after)]
+        inputs, outputs = _listed(inputs), _listed(outputs)
+        part = handler.__self__ if any(isinstance(o, made.PICTURES) for o in outputs) else None
+        stands = made.asked(part) if part else []
 
         def answer(*given):
             mine, others, given = given[0], given[1 : len(watched)], given[len(watched) :]
             call = mine.call = object()
             before = [o.call for o in others]
-            found = handler(*given)
+            given, stood = given[: len(inputs)], given[len(inputs) :]
+            with made.drawing(made.made_by(part, stood) if part else None):
+                found = handler(*given)
             newest = mine.call is call and [o.call for o in others] == before
             return found if newest else gr.skip()
 
         answer.__name__, answer.__doc__ = handler.__name__, handler.__doc__
         self.event = dict(
             fn=answer,
-            inputs=[*watched, *_listed(inputs)],
-            outputs=_listed(outputs),
+            inputs=[*watched, *inputs, *stands],
+            outputs=outputs,
             **(LATEST | options),
         )
 
@@ -94,6 +104,7 @@ class Session:
         self.linked, self.links = None, {}  # the newest address that was followed, and for each tab
         self.passing = None  # the newest address whose tab was not open yet
         self.place, self.sampling, self.stopped = None, None, False  # of Sample, see `Drawing`
+        self.drawn_from = None  # likewise
         self.waiting = False  # does `Context.waiting` tick?
         self.count, self.lock = itertools.count(1).__next__, threading.Lock()
 
@@ -117,12 +128,14 @@ class Context:
     session: gr.State
     notice: gr.Markdown  # what was wrong with the page's address
     copy: gr.Button  # copies it
+    drop: gr.File  # takes a picture from here, whose settings are opened
     waiting: gr.Timer  # ticks while something is awaited, see `awaited`
     there: gr.State  # what was there at its last look
     tabs: gr.Tabs | None = None
     data: tuple[str, ...] = ()  # folders that a training started here may read
     place: str = ""  # id of the tab that is being filled
     parts: dict[str, list["Tab"]] = field(default_factory=dict)  # of each tab
+    unwired: list["Tab"] = field(default_factory=list)
     # Of each tab: changes with the chosen run, and with the run or the chosen pictures
     asked: dict[str, tuple[gr.State, gr.State]] = field(default_factory=dict)
 
@@ -134,6 +147,12 @@ class Context:
     def enter(self, place: str):
         "What is built from here on belongs to the tab `place`."
         self.place, self.parts[place] = place, []
+
+    def wire(self):
+        "Connect the parts of the tab that was filled, now that all of its controls are known."
+        for part in self.unwired:
+            part.wire()
+        self.unwired.clear()
 
     def open(self, name: str | None) -> Lens:
         "The models and data of the run of that name."
@@ -193,20 +212,20 @@ class Tab:
     """
 
     def __init__(self, ctx: Context, tab: gr.Tab | None = None):
-        self.ctx, self.tab = ctx, tab
+        self.ctx, self.tab, self.home = ctx, tab, ctx.place
         self.linked: dict[str, gr.components.Component] = {}
         self.follows: list[gr.components.Component] = []
         self.timers: list[gr.Timer] = []
         self.of_run, self.asked = ctx.asked[ctx.place]
         ctx.parts[ctx.place].append(self)
         self.layout()
-        self.wire()
+        ctx.unwired.append(self)
 
     def layout(self):
         "Make the components and keep those that handlers need."
 
     def wire(self):
-        "Connect events with handlers."
+        "Connect events with handlers, when the whole tab is filled."
 
     def depends(self, name: str):
         "What its pictures depend on beside the run of that name and its newest checkpoint."
@@ -296,6 +315,13 @@ def served(image: Image.Image | bytes, suffix: str = "png") -> str:
     return str(path)
 
 
+def downloadable(image: Image.Image, how: made.Made | None = None) -> str:
+    """A picture of the page with a button to download it: it carries how it was made, `how` or what
+    stood on the page when its handler was called.
+    """
+    return served(png_bytes(image, how.texts if how else made.texts_now()))
+
+
 def still(elem_id: str, **options) -> gr.Image:
     "A picture to look at, each pixel as it is."
     return gr.Image(
@@ -353,13 +379,15 @@ def build(app: gr.Blocks, runs: str, data: tuple[str, ...] = ()) -> Context:
         with gr.Column(scale=0, min_width=110):
             again = gr.Button("Look again", size="sm")
             copy = gr.Button("Copy link", size="sm", elem_id="copy-link")
+        with gr.Column(scale=0, min_width=200):
+            drop = gr.File(label=DROP, file_types=[".png"], height=84, elem_id="open-picture")
     empty = gr.Markdown(EMPTY, visible=not choices(runs), elem_id="empty")
     tab = gr.Textbox("reconstruct", visible="hidden")
     states = gr.State([]), tab, gr.State(0), gr.State(Session())
     notice = gr.Markdown(elem_id="link-message")
     waiting, there = gr.Timer(3, active=False), gr.State(None)
     wait = waiting, there
-    ctx = Context(runs, app, run, empty, *states, notice, copy, *wait, data=(runs, *data))
+    ctx = Context(runs, app, run, empty, *states, notice, copy, drop, *wait, data=(runs, *data))
     shown = [run, empty, ctx.looked]
     again.click(ctx.on_again, [run, ctx.looked], shown, **QUIET)
     asked = [run, ctx.looked, there, ctx.session]

@@ -2,6 +2,7 @@
 
 import gradio as gr
 from tabs.controls import Dropdown, Slider
+from tabs import made
 from tabs.picker import (
     LEFT,
     RIGHT,
@@ -9,6 +10,7 @@ from tabs.picker import (
     Newest,
     Tab,
     choices,
+    downloadable,
     failed,
     focus,
     picture,
@@ -19,6 +21,7 @@ from tabs.picker import (
 )
 
 from softvq_lab.explore.familiarity import how_unlike
+from softvq_lab.explore.png_texts import png_info
 from softvq_lab.explore.reproduce import reconstruction_ways
 from softvq_lab.explore.session import (
     bundle,
@@ -145,11 +148,12 @@ class Reconstruct(Tab):
             named = {
                 called(i, key): r for i, (key, r) in enumerate(zip(keys, results, strict=True))
             }
+            archive = bundle(named, png_info(made.texts_now()))
             says = told(lens, results[-1], kept) + ("" if distance else f"  \n*{WAIT}*")
             return {
                 **self.blank(says),
                 **dict(zip(self.pictures, three(results[-1]), strict=True)),
-                self.download: gr.DownloadButton(value=served(bundle(named), "zip")),
+                self.download: gr.DownloadButton(value=served(archive, "zip")),
                 **(self.together(named, distance) if len(keys) > 1 else {}),
                 **(self.compare(lens, keys[-1], results[-1], other) if other else {}),
             }
@@ -173,7 +177,7 @@ class Reconstruct(Tab):
         scale = max(1, 96 // results[0]["original"].width)
         return {
             self.several: gr.Column(visible=True),
-            self.rows: served(sheet(results, scale)),
+            self.rows: downloadable(sheet(results, scale)),
             self.numbers: [[n, *numbers_of(r["figures"], distance)] for n, r in named.items()],
         }
 
@@ -188,7 +192,7 @@ class Reconstruct(Tab):
         right = theirs["reconstruction"].resize(left.size, 0)  # 0: a pixel is seen as a pixel
         return {
             self.beside: gr.Column(visible=True),
-            self.swipe: (served(left), served(right)),
+            self.swipe: (downloadable(left), downloadable(right)),
             self.second: f"Left: {plain(lens.run.name)}, {in_words(mine['figures'])}. "
             f"Right: {plain(two.run.name)}, {two.tokenizer.tokens} tokens, "
             f"{in_words(theirs['figures'])}.",
@@ -254,7 +258,7 @@ def told(lens, result, kept) -> str:
 
 
 def three(result) -> list[str]:
-    return [served(enlarge(result[k])) for k in CAPTIONS]
+    return [downloadable(enlarge(result[k])) for k in CAPTIONS]
 
 
 def numbers_of(figures, distance) -> list[float | None]:

@@ -1,9 +1,8 @@
 """'Reproduce this', below the tabs: the lines that make elsewhere what the open tab shows."""
 
 import gradio as gr
-from tabs.picker import QUIET, failed, focus
-
-from softvq_lab.explore.reproduce import Ways
+from tabs.made import Made, controls
+from tabs.picker import QUIET, failed
 
 NOTHING = "Nothing that could be made elsewhere is shown here."
 ABOUT = "The same without the explorer, from the folder in which it was started."
@@ -34,7 +33,7 @@ class Reproduce:
 
     def show(self, run, tab, images, *values):
         try:
-            ways = self.ways(run, tab, images, values)
+            ways = Made(self.ctx, tab, run, images, self.of_tab(tab, values)).ways()
         except (ValueError, LookupError) as e:
             return failed(e), gr.Code(visible=False), gr.Code(visible=False)
         if ways is None:
@@ -42,11 +41,7 @@ class Reproduce:
         shown = [gr.Code(value=x or None, visible=bool(x)) for x in (ways.terminal, ways.python)]
         return f"{ABOUT} {ways.note}", *shown
 
-    def ways(self, run, tab, images, values) -> Ways | None:
-        of_tab = {
-            name: v for (place, name), v in zip(self.linked, values, strict=True) if place == tab
-        }
-        for part in self.ctx.parts.get(tab, ()):
-            if run and (found := part.reproduce(run, focus(images), of_tab)):
-                return found
-        return None
+    def of_tab(self, tab, values) -> list:
+        "The values of the controls of one tab."
+        at = dict(zip(self.linked, values, strict=True))
+        return [at[tab, name] for name in controls(self.ctx, tab)]

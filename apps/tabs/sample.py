@@ -2,17 +2,17 @@
 
 import gradio as gr
 from tabs.controls import Dropdown
-from tabs.drawing import AT_ONCE, AT_WORK, Drawing, on_start, on_stop, says, untouched
+from tabs.drawing import AT_ONCE, AT_WORK, Drawing, Start, on_stop, says, untouched
 from tabs.one_sample import OneSample
 from tabs.picker import (
     LEFT,
     RIGHT,
     Newest,
     Tab,
+    downloadable,
     picture,
     plain,
     resolve,
-    served,
     stamp,
 )
 from tabs.sample_grid import GRID, SampleGrid
@@ -235,14 +235,15 @@ class Sample(Tab):
                 if wish.replaced:
                     yield untouched(4)
                     return
-                sheet, told = served(sample_sheet(drawn)), pace.after(i)
+                sheet, told = downloadable(sample_sheet(drawn), wish.made), pace.after(i)
                 if wish.stopped:
                     break
                 yield sheet, told, None, gr.skip()
             of = plain(drawn_of(lens, labels(label), y))
             done = f"Done: {of}. Seed {int(seed or 0)} draws the same again."
             told = f"Stopped at {pace.place}." if wish.stopped else done
-            yield sheet, told, served(film_strip(lens, drawn, 0)), (name, drawn)
+            strip = downloadable(film_strip(lens, drawn, 0), wish.made)
+            yield sheet, told, strip, (name, drawn)
         except (ValueError, LookupError) as e:
             yield None, says(e), None, None
 
@@ -272,7 +273,11 @@ class Sample(Tab):
                 rows = "Rows, from above: guidance " + ", ".join(f"{s:g}" for s in scales)
                 end = ". The noise of a column is the same."
                 told = pace.after(len(scales))
-                yield served(sheet), rows + (end if whole else f" ... {told}"), None
+                yield (
+                    downloadable(sheet, wish.made),
+                    rows + (end if whole else f" ... {told}"),
+                    None,
+                )
             if wish.replaced:
                 yield untouched(3)
             elif wish.stopped:
@@ -288,7 +293,7 @@ class Sample(Tab):
         self.draw_after(self.go.click, asked, "sample")
         diced = self.dice.click(None, None, self.seed, js=DICE, api_name=False)
         self.draw_after(diced.then, asked, False)
-        self.sweep.click(on_start, self.ctx.session, self.message, **AT_ONCE).then(
+        self.sweep.click(**Start(self, self.message, shows="").event).then(
             self.on_sweep,
             [*what, *how, self.ctx.session],
             [self.samples, self.message, self.drawn],
@@ -303,7 +308,7 @@ class Sample(Tab):
 
     def draw_after(self, event, asked, api_name):
         "Draw samples after an event, and open one of them."
-        drawn = event(on_start, self.ctx.session, self.message, **AT_ONCE).then(
+        drawn = event(**Start(self, self.message, shows="").event).then(
             self.on_go,
             asked,
             [self.samples, self.message, self.one.strip, self.drawn],

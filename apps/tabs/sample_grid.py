@@ -1,8 +1,8 @@
 """In the tab Sample: the same sample over two settings, as a labelled table of pictures."""
 
 import gradio as gr
-from tabs.drawing import AT_ONCE, AT_WORK, Drawing, on_start, says, untouched
-from tabs.picker import QUIET, Newest, Tab, served, still
+from tabs.drawing import AT_WORK, Drawing, Start, says, untouched
+from tabs.picker import QUIET, Newest, Tab, downloadable, still
 
 from softvq_lab.explore.sample_grid import (
     NONE,
@@ -127,7 +127,10 @@ class SampleGrid(Tab):
                 found[i, j] = x
                 drawn = labelled(found, *axes, tuple(x.shape[-2:]))
                 told = pace.after(len(found))
-                yield served(drawn), told if len(found) < total else f"Done: {total} pictures."
+                yield (
+                    downloadable(drawn, wish.made),
+                    told if len(found) < total else f"Done: {total} pictures.",
+                )
             if wish.replaced:
                 yield untouched(2)
             elif wish.stopped:
@@ -141,7 +144,7 @@ class SampleGrid(Tab):
             chosen = Newest(self.on_setting, [name, axis], [typed, self.message], **QUIET)
             axis.input(**chosen.event)
         axes = [self.rows, self.row_values, self.columns, self.column_values]
-        self.go.click(on_start, session, self.message, **AT_ONCE).then(
+        self.go.click(**Start(self, self.message, shows=GRID).event).then(
             self.on_go,
             [name, *axes, session, *self.sample.usual],
             [self.picture, self.message],

@@ -9,6 +9,7 @@ from tabs.picker import (
     Chooser,
     Newest,
     Tab,
+    downloadable,
     failed,
     focus,
     picture,
@@ -151,7 +152,7 @@ class TokenCounts(Tab):
         except ValueError as e:
             return *blank, failed(e), "", None
         answer = [needed(mine, metric, wanted), usual(known, metric, wanted) or WAIT]
-        pictures = [served(enlarge(found[k], 240)) for k in CAPTIONS]
+        pictures = [downloadable(enlarge(found[k], 240)) for k in CAPTIONS]
         return *pictures, told(found["row"], rungs), " ".join(answer), adapt(figure)
 
     def strip(self, name, images):

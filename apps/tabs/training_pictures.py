@@ -2,7 +2,7 @@
 
 import gradio as gr
 from tabs.controls import Slider
-from tabs.picker import LATEST, QUIET, Newest, Tab, failed, resolve, served, still
+from tabs.picker import LATEST, QUIET, Newest, Tab, downloadable, failed, resolve, still
 from tabs.watch import Watch
 
 from softvq_lab.explore.training_pictures import step_picture, step_pictures
@@ -46,7 +46,7 @@ class TrainingPictures(Tab):
             step, picture = step_picture(resolve(self.ctx.runs, name), int(at or 1))
         except ValueError as e:
             return failed(e), None
-        return f"After step {step}", served(picture)
+        return f"After step {step}", downloadable(picture)
 
     def wire(self):
         watched, drawn = self.watch.watched, [self.caption, self.picture]

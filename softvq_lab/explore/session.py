@@ -27,6 +27,7 @@ import numpy as np
 import plotly.express as px
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -381,13 +382,15 @@ def sheet(results: list[dict], scale: int = 2) -> Image.Image:
     return stack_pictures([(k, row(k)) for k in ("original", "reconstruction", "error")])
 
 
-def bundle(results: dict[str, dict]) -> bytes:
-    "A zip of the pictures (unscaled) and metrics of named results, for download."
+def bundle(results: dict[str, dict], texts: PngInfo | None = None) -> bytes:
+    """A zip of the pictures (unscaled, with `texts` in them) and metrics of named results, for
+    download.
+    """
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as z:
         for name, r in results.items():
             for key in ("original", "reconstruction", "error"):
-                r[key].save(png := io.BytesIO(), "png")
+                r[key].save(png := io.BytesIO(), "png", pnginfo=texts)
                 z.writestr(
                     zipfile.ZipInfo(f"{name}/{key}.png"), png.getvalue()
                 )  # ZipInfo: no clock, so that equal pictures make an equal file

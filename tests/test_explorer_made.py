@@ -1,0 +1,174 @@
+"""Pictures that were downloaded say how they were made, and open the page as it was."""
+
+import io
+from urllib.parse import parse_qs, urlsplit
+
+import gradio as gr
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from softvq_lab.explore.png_texts import LINK, PYTHON, TERMINAL, png_bytes
+
+READY = {"reconstruct": "#rec-reconstruction img", "sample": "#go:not([disabled])"}
+
+
+@pytest.fixture(scope="module")
+def runs(trained):
+    return trained
+
+
+def downloaded(page, elem_id: str) -> bytes:
+    "The file that the button of a picture downloads."
+    picture = page.locator(f"#{elem_id}")
+    picture.locator("img").first.wait_for(timeout=60_000)
+    picture.hover()
+    with page.expect_download() as download:
+        picture.get_by_role("link").or_(picture.get_by_label("Download")).first.click()
+    return download.value.path().read_bytes()
+
+
+def texts(data: bytes) -> dict[str, str]:
+    return Image.open(io.BytesIO(data)).info
+
+
+def query(text: str) -> dict[str, list[str]]:
+    return parse_qs(text.removeprefix("?"))
+
+
+def address(page) -> dict[str, list[str]]:
+    found = parse_qs(urlsplit(page.url).query)
+    found.pop("__theme", None)
+    return found
+
+
+def says(page, name: str, value: str):
+    page.wait_for_function(
+        "([name, value]) => new URLSearchParams(location.search).getAll(name).join() === value",
+        arg=[name, value],
+        timeout=60_000,
+    )
+
+
+def drop(page, file):
+    page.locator("#open-picture input[type=file]").set_input_files(file)
+
+
+def test_a_downloaded_reconstruction_opens_the_page_as_it_was(open_page, app, tmp_path):
+    page = open_page(f"{app.url}?run=tokenizer&tab=reconstruct&image=9&class=9")
+    page.locator(READY["reconstruct"]).wait_for(timeout=60_000)
+    says(page, "image", "9")
+    data = downloaded(page, "rec-reconstruction")
+    told = texts(data)
+    assert query(told[LINK]) == address(page)
+    assert "softvq-lab evaluate" in told[TERMINAL] and "'heldout:9'" in told[PYTHON]
+    (tmp_path / "mine.png").write_bytes(data)
+
+    other = open_page(f"{app.url}?run=generator&tab=sample")
+    other.locator(READY["sample"]).wait_for(timeout=60_000)
+    drop(other, tmp_path / "mine.png")
+    says(other, "tab", "reconstruct")
+    says(other, "image", "9")
+    says(other, "run", "tokenizer")
+    other.locator(READY["reconstruct"]).wait_for(timeout=60_000)
+    assert address(other) == query(told[LINK])
+    assert not other.locator("#link-message p").count()
+    other.go_back()
+    says(other, "tab", "sample")
+
+
+def test_samples_say_what_they_were_drawn_with_and_not_what_stands_there_now(open_page, app):
+    page = open_page(f"{app.url}?run=generator&tab=sample&steps=3&count=4&seed=5&classes=3")
+    page.locator(READY["sample"]).click(timeout=60_000)
+    page.get_by_text("Seed 5 draws the same again").wait_for(timeout=60_000)
+    seed = page.locator("#seed input")
+    seed.fill("6")
+    seed.blur()
+    says(page, "seed", "6")
+    told = texts(downloaded(page, "samples"))
+    assert query(told[LINK])["seed"] == ["5"] and query(told[LINK])["classes"] == ["3"]
+    assert "--seed 5" in told[TERMINAL] and "seed=5" in told[PYTHON]
+
+
+def test_a_grid_opens_as_a_grid(open_page, app, tmp_path):
+    page = open_page(f"{app.url}?run=generator&tab=sample&steps=2&rows=guidance&row_values=1, 2")
+    page.locator(READY["sample"]).wait_for(timeout=60_000)
+    page.locator("#grid").get_by_text("Grid: two settings").click()
+    page.locator("#grid-go").click()
+    page.get_by_text("Done: 8 pictures").wait_for(timeout=60_000)
+    data = downloaded(page, "grid-picture")
+    told = query(texts(data)[LINK])
+    assert told["shows"] == ["grid"] and told["row_values"] == ["1, 2"]
+    assert "sample_grid(" in texts(data)[PYTHON]
+
+
+FOREIGN = {
+    "no-picture.png": (b"not a picture", "is no PNG"),
+    "other.png": (png_bytes(Image.new("RGB", (8, 8)), {}), "does not say how it was made"),
+    "long.png": (
+        png_bytes(Image.new("RGB", (8, 8)), {LINK: "?" + "x" * 50_000}),
+        "50,001 characters",
+    ),
+    "gone.png": (
+        png_bytes(Image.new("RGB", (8, 8)), {LINK: "?run=gone&tab=reconstruct"}),
+        "run=gone",
+    ),
+}
+
+
+def test_foreign_pictures_and_runs_that_are_gone_are_one_message(open_page, app, tmp_path):
+    page = open_page(f"{app.url}?run=tokenizer&tab=reconstruct&image=9")
+    page.locator(READY["reconstruct"]).wait_for(timeout=60_000)
+    for name, (data, message) in FOREIGN.items():
+        (tmp_path / name).write_bytes(data)
+        drop(page, tmp_path / name)
+        page.locator("#link-message", has_text=message).wait_for(timeout=60_000)
+        assert page.locator("#link-message p").count() == 1
+        if name != "gone.png":
+            assert address(page)["image"] == ["9"]  # nothing was lost
+
+
+def test_texts_that_unpack_to_more_than_a_megabyte_are_refused(tmp_path):
+    from softvq_lab.explore.png_texts import link_in
+
+    bomb = PngInfo()
+    bomb.add_text(LINK, "?" + "x" * (1 << 24), zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "bomb.png", pnginfo=bomb)
+    assert (tmp_path / "bomb.png").stat().st_size < 100_000
+    with pytest.raises(ValueError, match="too large"):
+        link_in(tmp_path / "bomb.png")
+
+
+def test_two_people_with_other_settings_get_files_of_their_own(tmp_path, monkeypatch):
+    from tabs import made, picker
+
+    monkeypatch.setattr(picker, "get_upload_folder", lambda: str(tmp_path))
+
+    class How:
+        def __init__(self, seed):
+            self.texts = {LINK: f"?seed={seed}"}
+
+    image = Image.new("RGB", (8, 8))
+    one, two = (picker.downloadable(image, How(seed)) for seed in (1, 2))
+    assert one != two and texts(open(one, "rb").read())[LINK] == "?seed=1"
+    with made.drawing(How(2)):
+        assert picker.downloadable(image) == two
+    assert made.NOW.get() is None
+
+
+def test_every_handler_that_writes_a_picture_knows_what_stands_on_the_page():
+    "A picture with a download button is written by `Newest`, or after a `Start`."
+    import explorer
+    from tabs import made
+
+    app = explorer.build("nowhere")
+    after_start = {"on_go", "on_sweep", "on_vary"}
+    for fn in app.fns.values():
+        shown = [o for o in fn.outputs if isinstance(o, gr.Image)]
+        if not shown or fn.fn is None or fn.name in (*after_start, "follow"):
+            continue  # `follow` only takes pictures away
+        if fn.api_name == "reconstruct":
+            continue  # for programs: there is no page
+        knows = any(isinstance(i, gr.Dropdown) and i.elem_id == "run" for i in fn.inputs)
+        assert knows and fn.fn.__qualname__.startswith("Newest"), (fn.name, shown[0].elem_id)
+    assert made.NOW.get() is None

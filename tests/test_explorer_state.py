@@ -269,6 +269,30 @@ def test_a_link_sets_every_control_and_is_written_again(tab, open_page, app):
     assert told(page)["image"] == ["9"] and told(page)["run"] == [run]
 
 
+def test_a_link_holds_the_view_of_runs_and_the_watched_run(open_page, app):
+    page = open_page(f"{app.url}?run=eight&tab=runs&view=watch&watch=vq")
+    page.locator("#watch-status", has_text="vq: done").wait_for(timeout=60_000)
+    assert told(page)["run"] == ["eight"] and told(page)["watch"] == ["vq"]
+    bar = page.locator("#runs-tabs").get_by_role("tab")
+    bar.get_by_text("Notebook", exact=True).click()
+    says(page, "view", "notebook")
+    bar.get_by_text("All", exact=True).click()
+    page.locator("#runs-table").get_by_role("button", name="four", exact=True).click()
+    page.locator("#watch-status", has_text="four: done").wait_for(timeout=60_000)
+    for name, value in {"view": "watch", "watch": "four", "run": "four"}.items():
+        says(page, name, value)
+    link = page.url
+    go(page, "reconstruct")
+    page.go_back()
+    says(page, "view", "watch")
+    other = open_page(link)
+    other.locator("#watch-status", has_text="four: done").wait_for(timeout=60_000)
+    wrong = open_page(f"{app.url}?run=eight&tab=runs&view=nothing&watch=gone")
+    wrong.locator("#link-message", has_text="view=nothing").wait_for(timeout=60_000)
+    assert "watch=gone" in wrong.locator("#link-message").inner_text()
+    says(wrong, "watch", "eight")
+
+
 def test_every_control_of_a_tab_is_in_the_link_or_left_out_on_purpose():
     import explorer
     from gradio.components import Checkbox, Dropdown, Number, Radio, Slider

@@ -25,6 +25,7 @@ ABOUT = (
     "Trainings and measurements are processes of their own: close the page or stop the app, "
     "and they go on; come back, and they are here."
 )
+OPEN = "view => ({selected: view, __type__: 'update'})"
 CSS = """
 .sheet {overflow-x: auto}
 .sheet table {border-collapse: collapse; width: 100%; font-size: 14px}
@@ -60,25 +61,34 @@ class Runs(Tab):
         self.timers = [self.timer]
         self.names = gr.State([])  # of the runs that are offered
         width = gr.Number(1280, visible=False)
+        self.view = gr.Textbox("all", visible="hidden")  # the open one of the tabs below
+        self.linked = {"view": self.view}
         with gr.Tabs(elem_id="runs-tabs") as self.inner:
-            with gr.Tab("All", id="all"):
+            with gr.Tab("All", id="all") as all_runs:
                 self.table = RunTable(self.ctx)
-            with gr.Tab("Watch", id="watch"):
+            with gr.Tab("Watch", id="watch") as watch:
                 self.watch = Watch(self.ctx, width)
                 TrainingPictures(self.ctx, self.watch)
                 RunFolder(self.ctx, self.watch)
-            with gr.Tab("Start", id="start"):
-                Start(self.ctx, self.watch, self.inner, self.timer)
+            with gr.Tab("Start", id="start") as start:
+                Start(self.ctx, self.watch, self.view, self.timer)
+            self.views = {"all": all_runs, "watch": watch, "start": start}
             for part in (Compare, Sweeps, Notebook):
-                with gr.Tab(part.__name__, id=part.__name__.lower()) as tab:
-                    part(self.ctx, tab)
+                name = part.__name__.lower()
+                with gr.Tab(part.__name__, id=name) as self.views[name]:
+                    part(self.ctx, self.views[name])
         self.ctx.app.load(None, None, width, js="() => window.innerWidth", api_name=False)
 
-    def on_open(self, name, now):
-        "The runs that can be watched when the tab is opened, or another run chosen."
-        offered = [r["name"] for r in overview(self.ctx.runs)]
-        chosen = gr.Dropdown(choices=offered, value=preferred(offered, name, now))
-        return chosen, gr.Timer(active=True), offered
+    def fit(self, name, kept):
+        return {self.view: dict(value="all", check=self.check_view)}
+
+    def check_view(self, told: str):
+        if told not in self.views:
+            raise ValueError(", ".join(self.views))
+
+    def on_open(self):
+        "The timer looks from now on, for other runs than those that are offered now."
+        return gr.Timer(active=True), [r["name"] for r in overview(self.ctx.runs)]
 
     def on_tick(self, names, seen, *asked):
         rows, count = overview(self.ctx.runs), len(self.table.asked)
@@ -97,18 +107,20 @@ class Runs(Tab):
 
     def on_select(self, event: gr.EventData):
         "A run clicked in the table is watched."
-        return event.run, event.run, gr.Tabs(selected="watch")
+        return event.run, event.run, "watch"
 
     def wire(self):
         ctx, table, watch = self.ctx, self.table, self.watch
-        opened = [watch.watched, self.timer, self.names]
-        self.of_run.change(self.on_open, [ctx.run, watch.watched], opened, **QUIET)
+        self.of_run.change(self.on_open, None, [self.timer, self.names], **QUIET)
+        for name, tab in self.views.items():
+            tab.select(None, None, self.view, js=f"() => '{name}'", api_name=False)
+        self.view.change(None, self.view, self.inner, js=OPEN, api_name=False)
         asked = [self.names, table.seen, *table.asked, *watch.asked]
         shown = [self.names, ctx.run, watch.watched, table.listing, table.seen, *watch.shown]
         before = (table.drawing, watch.watching)
         ticking = Newest(self.on_tick, asked, shown, before, **QUIET)
         self.timer.tick(**ticking.event)
-        table.listing.select(self.on_select, None, [ctx.run, watch.watched, self.inner], **QUIET)
+        table.listing.select(self.on_select, None, [ctx.run, watch.watched, self.view], **QUIET)
 
 
 class Notebook(Tab):

@@ -40,10 +40,10 @@ NOT_SHOWN = {  # workflows that the form leaves to a terminal, and why
 
 
 class Start(Tab):
-    "`watch` shows what was started, in the tabs `inner`, while the `timer` ticks."
+    "`watch` shows what was started while the `timer` ticks; `view` is the open tab of Runs."
 
-    def __init__(self, ctx, watch, inner: gr.Tabs, timer: gr.Timer):
-        self.watch, self.inner, self.timer = watch, inner, timer
+    def __init__(self, ctx, watch, view: gr.Textbox, timer: gr.Timer):
+        self.watch, self.view, self.timer = watch, view, timer
         super().__init__(ctx)
 
     def layout(self):
@@ -111,7 +111,7 @@ class Start(Tab):
             self.name: free_name(self.ctx.runs, name),
             self.rest: lines,
             self.answer: gr.Textbox(visible=False),
-            self.inner: gr.Tabs(selected="start"),
+            self.view: "start",
             **{self.controls[flow, n]: gr.update(value=v) for n, v in fields.items()},
         }
 
@@ -131,7 +131,7 @@ class Start(Tab):
         return (
             gr.Textbox(value=f"{flow} of {label} has begun.", visible=True, lines=1),
             gr.Dropdown(choices=names, value=label),
-            gr.Tabs(selected="watch"),
+            "watch",
             gr.Timer(active=True),
         )
 
@@ -165,10 +165,10 @@ class Start(Tab):
         self.go.click(
             self.on_start,
             [*what, *controls],
-            [self.answer, watched, self.inner, self.timer],
+            [self.answer, watched, self.view, self.timer],
             **SLOW,
         )
-        filled = [self.flow, self.name, self.rest, self.answer, self.inner, self.watch.said]
+        filled = [self.flow, self.name, self.rest, self.answer, self.view, self.watch.said]
         self.watch.copy.click(self.on_duplicate, watched, [*filled, *controls], **QUIET)
         tokenizer = self.controls["train_generator", "tokenizer_run"]
         shown = [self.name, self.target, tokenizer, *self.groups]

@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 import gradio as gr
-from tabs.picker import Newest, Tab, failed, plain, resolve
+from tabs.picker import Newest, Tab, failed, plain, preferred, resolve
 from tabs.tables import text
 
 from softvq_lab.core import ConfigError, short_duration
@@ -21,7 +21,7 @@ from softvq_lab.experiments.job import (
 from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.reproduce import Ways
 from softvq_lab.explore.run_again import can_go_on, seconds_left
-from softvq_lab.explore.run_forms import run_name
+from softvq_lab.explore.run_forms import overview, run_name
 from softvq_lab.metrics import online_metrics
 from softvq_lab.plots import curves
 from softvq_lab.runs import Run, describe, read_metrics
@@ -87,10 +87,16 @@ class Watch(Tab):
             interactive=False,
             elem_id="watch-log",
         )
+        self.linked = {"watch": self.watched}
         self.drawn = gr.State(())  # what the curves were drawn of
         self.asked = [self.watched, self.width, self.drawn]
         self.shown = [self.status, self.health, self.plot, self.log, self.stop, self.drawn]
         self.shown += [self.go_on, self.until, self.said]
+
+    def fit(self, name, kept):
+        "The run that is chosen at the top is watched, until another one is chosen here."
+        offered = [r["name"] for r in overview(self.ctx.runs)]
+        return {self.watched: dict(choices=offered, value=preferred(offered, name), own=True)}
 
     def folder(self, name: str) -> Run:
         "The run of that name, also of a job that has no config yet."
@@ -182,7 +188,7 @@ class Watch(Tab):
 
     def reproduce(self, name, image, values):
         "What was typed, or what the page has started, to train the run."
-        command = resolve(self.ctx.runs, name).info.get("command")
+        command = resolve(self.ctx.runs, values["watch"] or name).info.get("command")
         return Ways(str(command), "") if command else None
 
     def wire(self):

@@ -1,6 +1,7 @@
 """The lines under 'Reproduce this' make what the explorer shows."""
 
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -9,15 +10,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from softvq_lab import cli
-from softvq_lab.data.images import to_pil
+from softvq_lab.core import write_json
+from softvq_lab.data.images import grid, to_pil
 from softvq_lab.experiments.parameters import check_parameters
 from softvq_lab.explore.codewords import Edit, touch
+from softvq_lab.explore.latent_map import latent_path, picture_of
+from softvq_lab.explore.one_sample import Drawn, drawing, film_strip, frame, variation_steps
 from softvq_lab.explore.reproduce import (
     UPLOADED,
     edit_ways,
+    film_ways,
     map_ways,
     reconstruction_ways,
     sample_ways,
+    variation_ways,
 )
 from softvq_lab.explore.session import chosen_image, open_lens, reconstruct, sample_steps
 
@@ -95,3 +101,53 @@ def test_the_line_of_a_map_has_parameters_that_there_are():
     given = dict(zip(words[3::3], words[4::3]))
     c = check_parameters("latent_map", given)
     assert (c.run, c.neighbors, c.images, c.seed) == ("runs/my run", 30, 500, 2)
+
+
+@pytest.fixture(scope="module")
+def drawn(trained):
+    "Three samples of the trained pair."
+    lens = open_lens(trained / "generator")
+    how = dict(sampler="heun", steps=3, guidance=2.0, interval=(0, 1), seed=5)
+    drawn = Drawn(torch.tensor([3, 1, 4]), how)
+    for _ in drawing(lens, drawn):
+        pass
+    return lens, drawn
+
+
+def test_the_lines_of_a_film(drawn, tmp_path, monkeypatch):
+    lens, drawn = drawn
+    sheet = sample_ways(str(lens.run.path), lens.generator, [3, 1, 4], **drawn.how)
+    ways = film_ways(str(lens.run.path), [3, 1, 4], drawn.how, 1, 0.5, sheet)
+    run_lines(ways.python, tmp_path, monkeypatch)
+    same_picture(Image.open(tmp_path / "film.png"), film_strip(lens, drawn, 1))
+    step, x = frame(lens, drawn, 1, 0.5)
+    assert 1 <= step < 3
+    same_picture(Image.open(tmp_path / "sample.png"), to_pil(x))
+    assert ways.terminal == sheet.terminal and "finished samples only" in ways.note
+
+
+def test_the_lines_of_variations(drawn, tmp_path, monkeypatch):
+    lens, drawn = drawn
+    ways = variation_ways(str(lens.run.path), [3, 1, 4], drawn.how, 2, 0.4)
+    run_lines(ways.python, tmp_path, monkeypatch)
+    *_, (_, images) = variation_steps(lens, drawn, 2, 0.4)
+    sheet, side = Image.open(tmp_path / "variations.png"), images.shape[-1]
+    for n in (0, 7):
+        left = n * (side + 2)
+        same_picture(sheet.crop((left, 0, left + side, side)), to_pil(images[n]))
+
+
+def test_the_lines_of_a_region_and_of_a_way(trained, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "tokenizer"
+    shutil.copytree(trained / "tokenizer", run)
+    points = [
+        {"index": 10 * n, "class": str(n), "z": [n, n % 2], "z_hat": [-n, 0]} for n in range(6)
+    ]
+    about = {"tokenizer": "x", "neighbors": 15, "points": points}
+    write_json(run / "evaluation" / "latent_map.json", about)
+    ways = map_ways(str(run), 15, 1000, 0, "z", "0.5,-1 3.5,-1 3.5,2", (4, 1), 5)
+    run_lines(ways.python, tmp_path, monkeypatch)
+    assert capsys.readouterr().out.splitlines()[-1] == "[(2, '2'), (3, '3')]"
+    lens = open_lens(run)
+    ends = (picture_of(lens, i) for i in (40, 10))
+    same_picture(Image.open(tmp_path / "way.png"), grid(latent_path(lens, *ends, 5), 4))

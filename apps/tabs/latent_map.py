@@ -160,7 +160,9 @@ class LatentMap(Tab):
 
     def reproduce(self, name, image, values):
         how = (int(values[k] or 0) for k in ("neighbours", "images", "map_seed"))
-        return map_ways(str(resolve(self.ctx.runs, name).path), *how)
+        ends = tuple(int(n) for n in (values["points"] or "").split("-") if n.isdecimal())
+        shown = values["map"] or "z", values["region"], ends, int(values["pictures"])
+        return map_ways(str(resolve(self.ctx.runs, name).path), *how, *shown)
 
     def on_run(self, name, which, colour, ends, own):
         "Another run: its map, or how to get one."

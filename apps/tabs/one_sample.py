@@ -17,6 +17,7 @@ from tabs.picker import (
     still,
     tiles,
 )
+from tabs.sample_grid import VARIATIONS
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.one_sample import film_strip, frame, sample_at, variation_steps
@@ -26,7 +27,7 @@ from softvq_lab.explore.session import enlarge
 ABOUT = "## One sample\nClick a sample on the sheet, or move *Sample number*, and it opens here."
 STRENGTH = "0: the sample itself; 1: another one of its class"
 NOTHING = "Draw samples first."
-VARIATIONS = 8
+VARIED = 8  # variations of a sample
 
 
 class OneSample(Tab):
@@ -51,7 +52,7 @@ class OneSample(Tab):
         self.near_says = gr.Markdown(elem_id="nearest-says")
         self.layout_variations()
         self.varied = gr.State(None)  # the last variations, (B, 3, H, W)
-        self.variation = gr.Number(0, precision=0, minimum=0, maximum=VARIATIONS, visible="hidden")
+        self.variation = gr.Number(0, precision=0, minimum=0, maximum=VARIED, visible="hidden")
         self.linked = {
             "sample": self.which,
             "film": self.film,
@@ -76,7 +77,7 @@ class OneSample(Tab):
             with gr.Column(scale=0, min_width=160):
                 self.vary = gr.Button("Draw variations", elem_id="vary")
         self.vary_says = gr.Markdown(elem_id="vary-message")
-        self.variations = tiles("variations", VARIATIONS, "max-content", fit_columns=False)
+        self.variations = tiles("variations", VARIED, "max-content", fit_columns=False)
 
     def fresh(self, name):
         blank = dict.fromkeys([self.large, self.strip, self.variations, self.varied])
@@ -168,7 +169,7 @@ class OneSample(Tab):
         self.follow(gr.on([self.of_run.change, self.which.input], **self.opened.event))
         clicked = self.sample.samples.select(self.on_click, drawn, self.which, **QUIET)
         self.follow(clicked.then(**self.opened.event))
-        self.vary.click(**Start(self, self.vary_says).event).then(
+        self.vary.click(**Start(self, self.vary_says, shows=VARIATIONS, variation=0).event).then(
             self.on_vary,
             [*asked, self.strength, self.ctx.session],
             [self.variations, self.vary_says, self.varied],

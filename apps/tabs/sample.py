@@ -15,12 +15,12 @@ from tabs.picker import (
     resolve,
     stamp,
 )
-from tabs.sample_grid import GRID, SampleGrid
+from tabs.sample_grid import GRID, VARIATIONS, SampleGrid
 
 from softvq_lab.core import PRECISIONS, json_or_empty
 from softvq_lab.data.images import grid
 from softvq_lab.explore.one_sample import Drawn, drawing, film_strip, sample_sheet
-from softvq_lab.explore.reproduce import grid_ways, sample_ways
+from softvq_lab.explore.reproduce import film_ways, grid_ways, sample_ways, variation_ways
 from softvq_lab.explore.sampling import StepsLeft, classes_of, guidance_sweep, steps_taken
 from softvq_lab.explore.session import generator_for, open_lens
 from softvq_lab.registry import register
@@ -31,6 +31,8 @@ ABOUT = (
     "Guidance pulls towards the class: higher is clearer and less varied; 1 is none."
 )
 NONE = "**No generator for this tokenizer yet.** Train one: `{}`"
+# Another sample than the one whose variations were drawn.
+OTHER = f"shows => shows === '{VARIATIONS}' ? '' : shows"
 DICE = "() => Math.floor(Math.random() * 1e6)"
 SWEEP = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
@@ -189,9 +191,15 @@ class Sample(Tab):
             usual = self.settings_of(lens, values["classes"], values["guidance"], *how)
             return grid_ways(str(lens.run.path), *self.grid.axes(lens, values), usual)
         y = classes_of(lens, labels(values["classes"]), int(values["count"]))
-        how = settings(lens, *how)
-        guidance = values["guidance"]
-        return sample_ways(str(lens.run.path), lens.generator, y.tolist(), guidance=guidance, **how)
+        how = settings(lens, *how) | {"guidance": values["guidance"]}
+        run, classes = str(lens.run.path), y.tolist()
+        sample = min(int(values["sample"]), len(classes)) - 1
+        if values["shows"] == VARIATIONS or values["variation"]:
+            return variation_ways(run, classes, how, sample, values["strength"])
+        sheet = sample_ways(run, lens.generator, classes, **how)
+        if values["film"] < 100:
+            return film_ways(run, classes, how, sample, values["film"] / 100, sheet)
+        return sheet
 
     def settings_of(self, lens, label, guidance, *how) -> dict:
         "What `explore.sample_grid` takes for what does not vary."
@@ -301,8 +309,11 @@ class Sample(Tab):
             **AT_WORK,
         )
         drawn = {self.go: "", self.dice: "", self.sweep: "", self.grid.go: GRID}
+        drawn[self.one.vary] = VARIATIONS
         for button, shown in drawn.items():
             button.click(None, None, self.grid.shows, js=f"() => '{shown}'", api_name=False)
+        opened, shows = [self.samples.select, self.one.which.input], self.grid.shows
+        gr.on(opened, None, shows, shows, js=OTHER, api_name=False)
         stops = [self.stop.click, self.grid.stop.click]
         gr.on(stops, on_stop, self.ctx.session, None, **AT_ONCE)
 

@@ -20,7 +20,7 @@ ABOUT = (
     "All other settings are those on the left, and the class is the first that is chosen there."
 )
 AXES = ("rows", "row_values", "columns", "column_values")  # names in the link
-GRID = "grid"  # what is shown in place of samples
+GRID, VARIATIONS = "grid", "variations"  # what is shown in place of samples
 TYPED = "separated by commas"
 
 
@@ -42,7 +42,9 @@ class SampleGrid(Tab):
                 self.stop = gr.Button("Stop", elem_id="grid-stop")
             self.message = gr.Markdown(elem_id="grid-message")
             self.picture = still("grid-picture")
-        self.shows = gr.Textbox("", visible="hidden")  # what was drawn last: samples or a grid
+        self.shows = gr.Textbox(
+            "", visible="hidden"
+        )  # what was drawn last: samples, or one of these
         self.linked = {
             "rows": self.rows,
             "row_values": self.row_values,
@@ -154,5 +156,5 @@ class SampleGrid(Tab):
 
 
 def check_shown(told: str):
-    if told not in ("", GRID):
-        raise ValueError(GRID)
+    if told not in ("", GRID, VARIATIONS):
+        raise ValueError(f"{GRID}, {VARIATIONS}")

@@ -84,6 +84,64 @@ def test_pictures_of_a_training_by_a_slider(open_page, app, runs, looks):
     looks(page, "runs-training-pictures")
 
 
+def test_a_finished_run_says_beforehand_that_it_needs_more_steps(open_page, app):
+    page = watch(open_page, app, "tokenizer")
+    page.locator("#watch-until", has_text="All 40 steps are done: ask for more").wait_for()
+
+
+def test_the_page_opens_on_a_finished_run_before_stopped_and_failed_ones(trained, tmp_path):
+    from tabs.picker import worth_opening
+
+    created = {
+        "older": "2020",
+        "done": "2021",
+        "stopped": "2022",
+        "failed": "2023",
+        "empty": "2024",
+    }
+    for name, date in created.items():
+        shutil.copytree(trained / "tokenizer", tmp_path / name)
+        config = read_json(tmp_path / name / "config.json") | {"created": f"{date}-01-01T00:00:00"}
+        write_json(tmp_path / name / "config.json", config)
+    for name, state in {"stopped": "preempted", "failed": "failed"}.items():
+        Run(tmp_path / name).set_status(state, step=20, steps=40)
+    shutil.rmtree(tmp_path / "empty" / "checkpoints")
+    assert worth_opening(str(tmp_path)) == ["done", "older", "stopped", "failed"]
+
+
+def test_the_form_takes_a_folder_of_own_pictures_that_the_server_was_given(
+    open_page, runs, tmp_path
+):
+    from served import Explorer
+
+    given, other = tmp_path / "given", tmp_path / "other"
+    for folder in (given / "birds", other):
+        folder.mkdir(parents=True)
+    app = Explorer(runs, tmp_path / "app", "--data", str(given))
+    try:
+        page = open_page(f"{app.url}?tab=runs&view=start")
+        page.locator("#train-data_path", has_text=f"a folder in {given}").wait_for(timeout=60_000)
+        page.locator("#train-data_path input").click()
+        page.get_by_role("option", name=str(given / "birds")).wait_for()
+        page.keyboard.press("Escape")
+        field(page, "start-name").fill("mine")
+        answer = page.locator("#start-answer textarea")
+        for folder, says in {
+            other: "lies outside the folders that the explorer was given",
+            given / "birds": "data_path is only for dataset=",  # digits is chosen still
+        }.items():
+            field(page, "train-data_path").fill(str(folder))
+            page.keyboard.press("Enter")
+            page.locator("#start-go").click()
+            page.wait_for_function(
+                "says => document.querySelector('#start-answer textarea')?.value.includes(says)",
+                arg=says,
+            )
+        assert answer.count() == 1 and jobs(runs) == []
+    finally:
+        app.close()
+
+
 def test_a_form_is_filled_in_with_the_settings_of_a_run(open_page, app, runs, looks):
     page = watch(open_page, app, "tokenizer")
     page.locator("#watch-duplicate").click()

@@ -159,10 +159,10 @@ class Context:
         return open_lens(resolve(self.runs, name).path)
 
     def offered(self, wanted: str | None) -> tuple[list, str | None]:
-        "The runs as they are now, and the chosen one: `wanted`, or the newest with a checkpoint."
+        "The runs as they are now, and the chosen one: `wanted`, or the first of `worth_opening`."
         offered = choices(self.runs)
         names = [n for _, n in offered]
-        return offered, wanted if wanted in names else preferred(names, *usable(self.runs))
+        return offered, wanted if wanted in names else preferred(names, *worth_opening(self.runs))
 
     def offer(self, offered: list, run: str | None) -> tuple[gr.Dropdown, gr.Markdown]:
         "The dropdown of the runs, and what is said without any."
@@ -270,6 +270,15 @@ def stamp(run: Run) -> tuple:
 def usable(runs: str) -> list[str]:
     "Names of the runs that have a checkpoint, newest first."
     return [run_name(r.path, runs) for r in list_runs(runs) if steps_of(r.checkpoints)]
+
+
+def worth_opening(runs: str) -> list[str]:
+    "Names of the runs that have a checkpoint: finished ones before others, failed ones last."
+    last = {"done": 0, "failed": 2}
+    found = [r for r in list_runs(runs) if steps_of(r.checkpoints)]
+    return [
+        run_name(r.path, runs) for r in sorted(found, key=lambda r: last.get(r.status["state"], 1))
+    ]
 
 
 def preferred(offered, *wanted):

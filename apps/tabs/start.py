@@ -17,6 +17,7 @@ from softvq_lab.settings.workflows import TRAINS, WORKFLOWS
 SHOWN = {  # the fields a form shows; the rest are lines of text
     "train": (
         "dataset",
+        "data_path",
         "quantizer",
         "tokens",
         "latent_dim",
@@ -37,6 +38,10 @@ NOT_SHOWN = {  # workflows that the form leaves to a terminal, and why
     "profile": "likewise",
     "sweep": "the tab Sweeps shows it",
 }
+
+
+MOST_FOLDERS = 100  # that are offered; any other one can be typed
+NO_DATA = "your own pictures: start the app with --data FOLDER to allow a folder"
 
 
 class Start(Tab):
@@ -83,7 +88,11 @@ class Start(Tab):
         known = settings_of(WORKFLOWS[flow])
         with gr.Group(visible=flow == "train") as group, gr.Row():
             for name in SHOWN[flow]:
-                self.controls[flow, name] = control(known[name], f"{flow}-{name}")
+                setting = known[name]
+                made = (
+                    own_data(self.ctx, setting) if name == "data_path" else control(setting, flow)
+                )
+                self.controls[flow, name] = made
         self.groups.append(group)
 
     def on_flow(self, flow, tokenizer):
@@ -175,12 +184,34 @@ class Start(Tab):
         self.flow.change(self.on_flow, [self.flow, tokenizer], shown, **QUIET)
 
 
-def control(field: Setting, elem_id: str) -> gr.components.Component:
+def own_data(ctx, field: Setting) -> gr.Dropdown:
+    "What names a folder of one's own pictures; only those that the server was given are read."
+    offered = data_folders(ctx)
+    told = "your own pictures: a folder in {}" if offered else NO_DATA
+    return gr.Dropdown(
+        ["", *offered],
+        value=field.default,
+        allow_custom_value=True,
+        label=field.name,
+        info=told.format(" or ".join(ctx.data[1:])),
+        min_width=200,
+        elem_id=f"train-{field.name}",
+    )
+
+
+def data_folders(ctx) -> list[str]:
+    "The folders that the server was given, and those directly within."
+    roots = [Path(d) for d in ctx.data[1:]]  # the first one is that of the runs
+    inner = [p for r in roots if r.is_dir() for p in sorted(r.iterdir()) if p.is_dir()]
+    return [str(p) for p in [*roots, *inner][:MOST_FOLDERS]]
+
+
+def control(field: Setting, flow: str) -> gr.components.Component:
     "What sets a parameter in a form."
     # Of choices, a comment explains one after the other.
     many = field.choices and ";" in field.comment
     info = None if many else field.comment.split(";")[0][:90]
-    look = dict(label=field.name, min_width=200, elem_id=elem_id, info=info)
+    look = dict(label=field.name, min_width=200, elem_id=f"{flow}-{field.name}", info=info)
     if field.name == "tokenizer_run":
         return gr.Dropdown([], value=None, allow_custom_value=True, **look)
     if field.choices:

@@ -129,7 +129,7 @@ class Watch(Tab):
         steps = {"value": run.status.get("steps")} if turned else {}
         return {
             self.go_on: gr.Button(interactive=able),
-            self.until: gr.Number(visible=able, **steps),
+            self.until: gr.Number(visible=able, info=needs_more(run), **steps),
             **({self.said: ""} if turned else {}),
         }
 
@@ -198,6 +198,14 @@ class Watch(Tab):
         self.stop.click(self.on_stop, self.watched, self.said, **asked)
         asked = dict(show_progress="minimal", api_name="resume", concurrency_limit=1)
         self.go_on.click(self.on_go_on, [self.watched, self.until], self.said, **asked)
+
+
+def needs_more(run: Run) -> str:
+    "Why a training does not go on without a larger number of steps; empty where it does."
+    status = run.status
+    if status["state"] != "done" or status.get("step") != status.get("steps"):
+        return ""
+    return f"All {status.get('steps')} steps are done: ask for more."
 
 
 def standing(run: Run) -> str:

@@ -161,8 +161,16 @@ def test_ten_thousand_points_are_drawn_by_webgl_and_ringed_without_drawing_anew(
     assert page.evaluate("document.querySelector('#map-plot .js-plotly-plot').before")
 
 
+def test_nothing_stands_empty_before_a_point_is_chosen(open_map):
+    page = open_map()
+    page.locator("#map-near-says", has_text="Click a point on the map").wait_for(timeout=60_000)
+    for name in ("map-near", "map-inside", "map-own-near"):
+        assert not page.locator(f"#{name}").is_visible()
+
+
 def test_the_map_of_a_generator_names_the_run_that_has_it(open_page, app):
     page = open_page(f"{app.url}?run=generator&tab=latent-map")
     says = page.locator("#map-message", has_text="the map is its tokenizer's")
     says.wait_for(timeout=60_000)
     assert "Choose tokenizer above" in says.inner_text()
+    assert not page.locator("#map-upload").is_visible()  # nothing of a map without one

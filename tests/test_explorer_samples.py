@@ -13,6 +13,15 @@ def runs(trained):
     return trained
 
 
+def test_before_anything_is_drawn_no_box_is_empty_without_a_word(open_page, app):
+    page = open_page(f"{app.url}?run=generator&tab=sample")
+    page.locator("#go:not([disabled])").wait_for(timeout=60_000)
+    page.locator("#vary-message", has_text="None yet").wait_for()
+    page.locator("#nearest-says", has_text="Draw samples first").wait_for()
+    assert not page.locator("#variations").is_visible()
+    assert not page.locator("#nearest").is_visible()
+
+
 @pytest.fixture
 def drawn_page(open_page, app):
     "A page whose ten samples of five steps were just drawn."

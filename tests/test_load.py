@@ -1,13 +1,16 @@
-"""Twenty people at once: no error, and nobody sees another's image. How quick the answers are is
-printed (`pytest -m slow -k load -s` on an idle machine), not asserted.
+"""Twenty people at once: no error, and nobody sees another's image; the memory stays flat.
+
+How quick the answers are is printed (`pytest -m slow -k load -s` on an idle machine), not asserted.
 """
 
+import io
 import random
 import statistics
 import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -68,6 +71,96 @@ def test_twenty_people_at_once(app, tmp_path, seconds):
         f"longest {max(took):.2f} s"
     )  # of an idle machine: under 2 s
     assert wrong == [] and len(took) >= 20
+
+
+def moves(visitor, n: int) -> dict:
+    "What people do most, the `n`-th time. What is computed differs each time."
+    run = {"run": "tokenizer"}
+    return {
+        "reconstruct": lambda: visitor.call(
+            "reconstruct", **run, rec_api_file=visitor.upload(coloured(n))
+        ),
+        "edit": lambda: visitor.ask(
+            "cw-knock", "input", **run, cw_knock=[str(n % 8)], cw_heat=1 + n % 4000 / 1000
+        ),
+        "temperature": lambda: visitor.ask(
+            "cw-heat", "input", **run, cw_heat=0.1 + n % 4900 / 1000
+        ),
+        "first preview": lambda: visitor.call(
+            "sample", run="generator", count=2, steps=1, sampler="euler", seed=n
+        ),
+    }
+
+
+def coloured(n: int) -> bytes:
+    "A picture that nobody else has."
+    memory = io.BytesIO()
+    Image.fromarray(np.random.default_rng(n).integers(0, 255, (32, 32, 3), np.uint8)).save(
+        memory, "png"
+    )
+    return memory.getvalue()
+
+
+@pytest.fixture
+def visitors(app):
+    "visitors(n) -> that many open pages."
+    from visitor import Visitor
+
+    opened = []
+
+    def new(count: int) -> list[Visitor]:
+        opened.extend(Visitor(app.url) for _ in range(count))
+        return opened[-count:]
+
+    yield new
+    for visitor in opened:
+        visitor.close()
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_twenty_people_who_do_all_kinds_of_things(visitors, seconds):
+    took, wrong, until = {}, [], time.time() + seconds
+
+    def person(i: int, visitor):
+        pause, n = random.Random(i), 1000 * i
+        while time.time() < until:
+            n += 1
+            for name, move in moves(visitor, n).items():
+                began = time.time()
+                try:
+                    assert move()
+                except Exception as e:
+                    wrong.append((i, name, repr(e)))
+                took.setdefault(name, []).append(time.time() - began)
+                time.sleep(pause.uniform(0.2, 2))
+
+    people = visitors(20)
+    threads = [threading.Thread(target=person, args=p) for p in enumerate(people)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for name, times in took.items():
+        print(
+            f"{name}: {len(times)} in {seconds} s, median {statistics.median(times):.2f} s, "
+            f"longest {max(times):.2f} s"
+        )
+    assert wrong == [] and took.keys() == moves(people[0], 0).keys()
+
+
+@pytest.mark.slow
+def test_five_hundred_calls_leave_the_memory_as_it_was(visitors, app):
+    """Of all kinds in turn, after a hundred that fill what is remembered on purpose. Glibc keeps a
+    few pages here and there; a leak of one picture a call would be 50 MB and more."""
+    (visitor,), process = visitors(1), psutil.Process(app.process.pid)
+    resident = []
+    for n in range(150):
+        for move in moves(visitor, n).values():
+            move()
+        if n % 25 == 24:
+            resident.append(process.memory_info().rss / 2**20)
+    print(f"{[round(r) for r in resident]} MiB after each 100 calls")
+    assert resident[-1] - resident[0] < 30
 
 
 def test_whoever_waits_sees_a_place_in_the_queue(client):

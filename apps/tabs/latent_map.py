@@ -187,6 +187,7 @@ class LatentMap(Tab):
             self.plot: gr.Plot(value=None, visible=False),
             self.hook: {},
             self.found: gr.Column(visible=False),
+            self.around.box: gr.Column(visible="hidden"),
             self.compute: gr.Accordion(open=wanted),
             self.seen: "",
         }
@@ -199,6 +200,7 @@ class LatentMap(Tab):
             self.plot: gr.Plot(value=drawn(lens, atlas, which, colour, ends, own), visible=True),
             self.hook: thumbnail_sheet(lens, atlas),
             self.found: gr.Column(visible=True),
+            self.around.box: gr.Column(visible=True),
         }
 
     def on_look(self, name, which, colour, ends, own):
@@ -281,7 +283,7 @@ class LatentMap(Tab):
             self.timer,
             self.message,
         )
-        shown = [message, self.plot, self.hook, self.found, self.compute, seen]
+        shown = [message, self.plot, self.hook, self.found, self.around.box, self.compute, seen]
         asked = [run, self.which, self.colour, self.ends, self.around.own]
         mapped = Newest(self.on_run, asked, shown, show_progress="hidden")
         self.of_run.change(**mapped.event)

@@ -1,7 +1,7 @@
 """In the tab Latent map: neighbours of a point, the images in a region, an image of one's own."""
 
 import gradio as gr
-from tabs.picker import CLICKS, LATEST, QUIET, Newest, Tab, failed, plain, served, tiles
+from tabs.picker import CLICKS, LATEST, QUIET, Newest, Tab, failed, plain, served, tiled, tiles
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.latent_map import picture_of, read_atlas
@@ -16,6 +16,7 @@ from softvq_lab.explore.map_points import (
 )
 from softvq_lab.explore.session import read_upload
 
+NO_POINT = "*Click a point on the map, and its nearest images stand here.*"
 NEAR, SHOWN = 8, 48  # neighbours, and images of a region, with their pictures
 REGION = "corners as 0,0 4,0 4,5: the same as a box or lasso on the map"
 WITHOUT = (
@@ -34,24 +35,31 @@ class MapPoints(Tab):
         super().__init__(map.ctx)
 
     def layout(self):
+        with gr.Column(
+            visible="hidden"
+        ) as self.box:  # until there is a map; a link sets what is in it
+            self.layout_around()
+        self.own = gr.State("")  # file of the image of one's own
+        self.linked = {"region": self.region}
+
+    def layout_around(self):
+        small = dict(fit_columns=False, visible=False)
         gr.Markdown("Nearest to the last chosen point")
-        self.near = tiles("map-near", NEAR, "max-content", fit_columns=False)
-        self.near_says = gr.Markdown(elem_id="map-near-says")
+        self.near = tiles("map-near", NEAR, "max-content", **small)
+        self.near_says = gr.Markdown(NO_POINT, elem_id="map-near-says")
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
                 self.region = gr.Textbox(
                     "", label="Region", info=REGION, elem_id="map-region", max_lines=1
                 )
                 self.inside_says = gr.Markdown(elem_id="map-inside-says")
-                self.inside = tiles("map-inside", 12, "max-content", fit_columns=False)
+                self.inside = tiles("map-inside", 12, "max-content", **small)
             with gr.Column(scale=2, min_width=280):
                 self.upload = gr.File(
                     label="Your own image on the map", elem_id="map-upload", height=120
                 )
                 self.own_says = gr.Markdown(elem_id="map-own-says")
-                self.own_near = tiles("map-own-near", 4, "max-content", fit_columns=False)
-        self.own = gr.State("")  # file of the image of one's own
-        self.linked = {"region": self.region}
+                self.own_near = tiles("map-own-near", 4, "max-content", **small)
 
     def fit(self, name, kept):
         return {self.region: dict(value="", own=True, check=check_region)}
@@ -69,26 +77,26 @@ class MapPoints(Tab):
             lens = self.ctx.open(name)
             atlas = read_atlas(lens.run)
             if atlas is None or not ends:
-                return [], ""
+                return tiled([]), NO_POINT
             vectors, flat = vectors_of(lens.run.path / "evaluation", atlas, which)
             found = neighbours_of_point(vectors, int(ends.split("-")[-1]), NEAR)
         except (ValueError, IndexError, KeyError) as e:
-            return [], failed(e)
+            return tiled([]), failed(e)
         says = plain(classes_in_words([atlas.classes[n] for n in found]))
-        return self.pictured(lens, atlas, found), f"{says}. {FLAT if flat else ''}".strip()
+        return tiled(self.pictured(lens, atlas, found)), f"{says}. {FLAT if flat else ''}".strip()
 
     def on_region(self, name, which, region):
         try:
             lens = self.ctx.open(name)
             atlas = read_atlas(lens.run)
             if atlas is None or not region:
-                return [], ""
+                return tiled([]), ""
             found = points_within(atlas.maps[which], read_region(region))
         except (ValueError, KeyError) as e:
-            return [], failed(e)
+            return tiled([]), failed(e)
         says = classes_in_words([atlas.classes[n] for n in found])
         more = f"; the first {SHOWN} are shown" if len(found) > SHOWN else ""
-        return self.pictured(lens, atlas, found[:SHOWN]), plain(f"{says}{more}.")
+        return tiled(self.pictured(lens, atlas, found[:SHOWN])), plain(f"{says}{more}.")
 
     def on_select(self, event: gr.EventData):
         "A box or lasso on the map."
@@ -107,22 +115,24 @@ class MapPoints(Tab):
     def on_own(self, name, which, own):
         "What the image of one's own lies among."
         if not own:
-            return [], ""
+            return tiled([]), ""
         try:
             lens = self.ctx.open(name)
             atlas = read_atlas(lens.run)
             if atlas is None:
-                return [], ""
+                return tiled([]), ""
             if atlas.tokenizer != lens.tokenizer.fingerprint:
-                return [], OTHER
+                return tiled([]), OTHER
             place = own_place(lens, atlas, which, read_upload(own, lens.tokenizer.image_size))
         except (ValueError, KeyError) as e:
-            return [], failed(e)
+            return tiled([]), failed(e)
         if place is None:
-            return [], WITHOUT
+            return tiled([]), WITHOUT
         near = place.neighbours[:NEAR]
         says = plain(classes_in_words([atlas.classes[n] for n in near]))
-        return self.pictured(lens, atlas, near), f"The star is your image. Nearest to it: {says}."
+        return tiled(
+            self.pictured(lens, atlas, near)
+        ), f"The star is your image. Nearest to it: {says}."
 
     def wire(self):
         run, which, ends = self.ctx.run, self.map.which, self.map.ends

@@ -15,6 +15,7 @@ from tabs.picker import (
     plain,
     served,
     still,
+    tiled,
     tiles,
 )
 from tabs.sample_grid import VARIATIONS
@@ -27,6 +28,7 @@ from softvq_lab.explore.session import enlarge
 ABOUT = "## One sample\nClick a sample on the sheet, or move *Sample number*, and it opens here."
 STRENGTH = "0: the sample itself; 1: another one of its class"
 NOTHING = "Draw samples first."
+NO_VARIATIONS = "*None yet. Draw samples, choose one of them, and draw its variations.*"
 VARIED = 8  # variations of a sample
 
 
@@ -47,10 +49,11 @@ class OneSample(Tab):
                 self.layout_choice()
         gr.Markdown("On its way out of the noise")
         self.strip = still("trajectory")
+        small = dict(fit_columns=False, visible=False)  # while it is empty
         gr.Markdown("The sample and the training images nearest to it")
-        self.near = tiles("nearest", 7, "max-content", fit_columns=False)
-        self.near_says = gr.Markdown(elem_id="nearest-says")
-        self.layout_variations()
+        self.near = tiles("nearest", 7, "max-content", **small)
+        self.near_says = gr.Markdown(f"*{NOTHING}*", elem_id="nearest-says")
+        self.layout_variations(small)
         self.varied = gr.State(None)  # the last variations, (B, 3, H, W)
         self.variation = gr.Number(0, precision=0, minimum=0, maximum=VARIED, visible="hidden")
         self.linked = {
@@ -68,7 +71,7 @@ class OneSample(Tab):
         )
         self.step = gr.Markdown(elem_id="film-step")
 
-    def layout_variations(self):
+    def layout_variations(self, small):
         gr.Markdown("Variations: the same class, from noise close to the sample's own")
         with gr.Row():
             self.strength = gr.Slider(
@@ -76,12 +79,12 @@ class OneSample(Tab):
             )
             with gr.Column(scale=0, min_width=160):
                 self.vary = gr.Button("Draw variations", elem_id="vary")
-        self.vary_says = gr.Markdown(elem_id="vary-message")
-        self.variations = tiles("variations", VARIED, "max-content", fit_columns=False)
+        self.vary_says = gr.Markdown(NO_VARIATIONS, elem_id="vary-message")
+        self.variations = tiles("variations", VARIED, "max-content", **small)
 
     def fresh(self, name):
-        blank = dict.fromkeys([self.large, self.strip, self.variations, self.varied])
-        return blank | {self.vary_says: ""}
+        blank = dict.fromkeys([self.large, self.strip, self.varied])
+        return blank | {self.variations: tiled([]), self.vary_says: NO_VARIATIONS}
 
     def chosen(self, drawn, which):
         "The models, what was drawn with them, and the index of the chosen sample."
@@ -123,11 +126,11 @@ class OneSample(Tab):
             x = samples.images[n]
             found = nearest_training(lens, x)
         except LookupError:
-            return [], ""
+            return tiled([]), f"*{NOTHING}*"
         except ValueError as e:
-            return [], says(e)
+            return tiled([]), says(e)
         near = [(served(p), f"{c}: {d:.2f}") for _, c, d, p in found["nearest"]]
-        return [(served(to_pil(x)), "sample"), *near], plain(memorised(found))
+        return tiled([(served(to_pil(x)), "sample"), *near]), plain(memorised(found))
 
     def on_vary(self, drawn, which, strength, session=None):
         "Variations of the chosen sample, after each step."
@@ -147,10 +150,10 @@ class OneSample(Tab):
                 yield gr.skip(), told, gr.skip()
             else:
                 told = f"Variations of sample {n + 1}. Click one, and it is shown large."
-            tiled = [(served(to_pil(x)), f"variation {k}") for k, x in enumerate(images, 1)]
-            yield tiled, told, images
+            found = [(served(to_pil(x)), f"variation {k}") for k, x in enumerate(images, 1)]
+            yield tiled(found), told, images
         except (ValueError, LookupError) as e:
-            yield [], says(e), None
+            yield tiled([]), says(e), None
 
     def on_variation(self, varied, number):
         "A variation, large."

@@ -366,6 +366,11 @@ def tiles(elem_id: str, columns: int, height, **options) -> gr.Gallery:
     )
 
 
+def tiled(pictures) -> gr.Gallery:
+    "Pictures for `tiles`, which are not there while there are none."
+    return gr.Gallery(value=pictures or None, visible=bool(pictures))
+
+
 def focus(images: list[str] | None) -> str:
     "The key of the picture in focus."
     return images[-1] if images else "heldout:0"

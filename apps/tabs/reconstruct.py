@@ -66,7 +66,10 @@ class Reconstruct(Tab):
                 self.layout_beside()
         self.linked = {"kept": self.kept, "beside": self.other}
         with gr.Column(visible=False):  # for programs: /reconstruct takes a run and a file
-            self.api_file, self.api_go = gr.File(type="filepath", label="image"), gr.Button()
+            self.api_file, self.api_go = (
+                gr.File(type="filepath", label="image", elem_id="rec-api-file"),
+                gr.Button(),
+            )
 
     def layout_result(self):
         self.message = gr.Markdown(elem_id="rec-message")

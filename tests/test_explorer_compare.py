@@ -25,6 +25,8 @@ def runs(trained, tmp_path_factory):
             runs / name / "evaluation" / "reconstruction.json",
             {"figures": metrics, "passport": passport},
         )
+        probe = {"figures": {"top1": 0.5}, "passport": {"count": 360}}
+        write_json(runs / name / "evaluation" / "probe-z-mean.json", probe)
     shutil.copytree(trained / "generator", runs / "generator")
     return runs
 
@@ -46,6 +48,9 @@ def test_which_is_best_and_why(open_page, app, looks):
         "21.5 (best)",
     ]
     assert "best)" not in psnr.nth(1).inner_text()  # 30 dB, but measured in another way
+    assert not told.get_by_text("accuracy of a linear probe").first.is_visible()
+    told.get_by_text("Other evaluations").click()
+    told.get_by_text("accuracy of a linear probe").first.wait_for()
     page.locator("#compare-plot .js-plotly-plot").wait_for(timeout=60_000)
     assert page.locator("#compare-plot .scatterlayer .trace").count() == 3
     page.locator("#compare-pictures img").wait_for(timeout=60_000)

@@ -14,6 +14,7 @@ from softvq_lab.explore.compare_runs import (
 )
 from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.run_forms import overview
+from softvq_lab.explore.run_table import LEADING
 from softvq_lab.runs import Run, differences
 
 
@@ -116,8 +117,10 @@ def settings_table(runs: dict[str, Run]) -> str:
 
 
 def metrics_tables(runs: dict[str, Run]) -> str:
-    "A table for each passport; the rows beyond the headlines, and the passport, are folded."
-    parts = []
+    """A table for each passport; the rows beyond the headlines, and the passport, are folded. So
+    are the evaluations behind the leading ones, as there may be a dozen probes.
+    """
+    parts, others = [], []
     for evaluation, passport, about, rows in metric_tables(runs):
         measured = [n for n in runs if any(n in r.shown for r in rows)]
         head = ["metric", "", *(Raw(f'<th class="n">{text(n)}</th>') for n in measured)]
@@ -127,10 +130,15 @@ def metrics_tables(runs: dict[str, Run]) -> str:
         told = "; ".join(f"{text(k)}: {text(v)}" for k, v in passport.items())
         count = f"{len(more)} more, and" if more else "The passport:"
         table = sheet(head, more) if more else ""
-        parts += [f"<h4>{text(evaluation)}, {text(about)}</h4>", sheet(head, main) if main else ""]
+        place = parts if evaluation in LEADING else others
+        place += [f"<h4>{text(evaluation)}, {text(about)}</h4>", sheet(head, main) if main else ""]
         summary = f"<summary>{count} how it was measured</summary>"
-        parts.append(f"<details>{summary}<p>{told}</p>{table}</details>")
-    return "".join(parts) or "<h4>Metrics</h4><p>None of these runs was evaluated.</p>"
+        place.append(f"<details>{summary}<p>{told}</p>{table}</details>")
+    if parts and others:
+        summary = "<summary><b>Other evaluations</b>, such as probes</summary>"
+        others = [f"<details>{summary}{''.join(others)}</details>"]
+    found = "".join(parts + others)
+    return found or "<h4>Metrics</h4><p>None of these runs was evaluated.</p>"
 
 
 def metric_line(row, names: list[str]) -> list:

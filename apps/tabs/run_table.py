@@ -11,6 +11,7 @@ from softvq_lab.explore.run_forms import overview, run_name
 from softvq_lab.explore.run_table import (
     Column,
     arranged,
+    evaluation_place,
     fact_columns,
     metric_columns,
     next_order,
@@ -54,7 +55,7 @@ class RunTable(Tab):
         return [*fact_columns(overview(self.ctx.runs)), *metric_columns(self.ctx.runs)]
 
     def depends(self, name):
-        return [c.key for c in metric_columns(self.ctx.runs)]
+        return [(c.key, c.usual) for c in self.offered()]
 
     def fit(self, name, kept):
         columns = self.offered()
@@ -132,7 +133,8 @@ def measured(runs) -> str:
         for r in found
         for name, why in strange_figures(r).items()
     ]
-    parts += [measured_alike(runs, *group) for group in comparable(found)]
+    groups = sorted(comparable(found), key=lambda group: evaluation_place(group[0]))
+    parts += [measured_alike(runs, *group) for group in groups]
     if not parts:
         return "<p>Nothing was measured yet: start the workflow <i>evaluate</i> on a run.</p>"
     return f'<div class="sheet">{"".join(parts)}</div>'

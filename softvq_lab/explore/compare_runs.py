@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from ..core import printable
 from ..data.images import tile
 from ..experiments.leaderboard import boards
-from .run_table import passport_words
+from .run_table import in_places, passport_words
 from .session import heldout_gallery, open_lens, reconstruct, same_image
 from softvq_lab.metrics import (
     direction,
@@ -86,9 +86,7 @@ def metric_tables(runs: dict[str, Run]) -> list[tuple[str, dict, str, list[Metri
     "(evaluation, its passport, the same in a few words, its metrics) of `runs` by name."
     names = {printable(run.path): name for name, run in runs.items()}
     tables, first = [], {}
-    for board in sorted(
-        boards(list(runs.values())), key=lambda b: (b.attrs["evaluation"], -len(b))
-    ):
+    for board in in_places(boards(list(runs.values()))):
         a, said = board.attrs, board.attrs["said"]
         common = first.setdefault(a["evaluation"], a["passport"])
         measured = {names[p]: board.loc[p].dropna().to_dict() for p in board.index}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from served import Explorer
-from tabs.picker import Last, Newest
+from tabs.newest import Last, Newest
 
 RNG = np.random.default_rng(0)
 

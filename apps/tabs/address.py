@@ -12,11 +12,11 @@ from urllib.parse import parse_qs
 
 import gradio as gr
 from tabs.made import file_name, image_names
+from tabs.newest import SLOW
 from tabs.picker import (
     CLICKS,
     QUIET,
     SEVERAL,
-    SLOW,
     Chooser,
     failed,
     plain,

@@ -74,9 +74,9 @@ class LatentMap(Tab):
         }
 
     def layout_map(self):
-        with gr.Row():
-            self.which = Dropdown([], label="Map", elem_id="map-which", min_width=160)
-            self.colour = Dropdown(
+        with gr.Row(visible="hidden") as self.looks:  # until there is a map
+            self.which = gr.Dropdown([], label="Map", elem_id="map-which", min_width=160)
+            self.colour = gr.Dropdown(
                 ["class"], value="class", label="Colour", elem_id="map-colour", min_width=160
             )
         self.message = gr.Markdown(elem_id="map-message")
@@ -89,10 +89,10 @@ class LatentMap(Tab):
         self.hook = gr.HTML(value={}, html_template=tip, js_on_load=HOOK, elem_id="map-hook")
 
     def layout_way(self):
-        self.pictures = gr.Slider(
-            3, 16, 8, step=1, label="Pictures on the way", elem_id="map-pictures"
-        )
-        with gr.Column(visible=False) as self.found:
+        with gr.Column(visible="hidden") as self.found:
+            self.pictures = gr.Slider(
+                3, 16, 8, step=1, label="Pictures on the way", elem_id="map-pictures"
+            )
             self.way = picture("map-way", WAY)
             self.chosen = gr.Markdown(elem_id="map-chosen")
             self.points = gr.Textbox(
@@ -172,7 +172,7 @@ class LatentMap(Tab):
             run = resolve(self.ctx.runs, name)
             if run.kind == "generator":
                 of = plain(find_tokenizer(run.path).name)
-                return self.without(GENERATOR.format(of), wanted=False)
+                return self.without(GENERATOR.format(of), wanted=False, able=False)
             atlas = read_atlas(run)
             if atlas is None:
                 return self.without(NONE)
@@ -180,15 +180,16 @@ class LatentMap(Tab):
         except ValueError as e:
             return self.without(failed(e))
 
-    def without(self, message, wanted=True):
-        "The tab without a map; `wanted`: the form that computes one is open."
+    def without(self, message, wanted=True, able=True):
+        "No map; `able`: the form that computes one is there, `wanted`: it is open."
         return {
             self.message: message,
             self.plot: gr.Plot(value=None, visible=False),
             self.hook: {},
-            self.found: gr.Column(visible=False),
+            self.looks: gr.Row(visible="hidden"),
+            self.found: gr.Column(visible="hidden"),
             self.around.box: gr.Column(visible="hidden"),
-            self.compute: gr.Accordion(open=wanted),
+            self.compute: gr.Accordion(open=wanted, visible=able),
             self.seen: "",
         }
 
@@ -199,6 +200,7 @@ class LatentMap(Tab):
             **self.without(told(lens, atlas), wanted=False),
             self.plot: gr.Plot(value=drawn(lens, atlas, which, colour, ends, own), visible=True),
             self.hook: thumbnail_sheet(lens, atlas),
+            self.looks: gr.Row(visible=True),
             self.found: gr.Column(visible=True),
             self.around.box: gr.Column(visible=True),
         }
@@ -283,7 +285,8 @@ class LatentMap(Tab):
             self.timer,
             self.message,
         )
-        shown = [message, self.plot, self.hook, self.found, self.around.box, self.compute, seen]
+        there = [self.looks, self.found, self.around.box, self.compute]
+        shown = [message, self.plot, self.hook, *there, seen]
         asked = [run, self.which, self.colour, self.ends, self.around.own]
         mapped = Newest(self.on_run, asked, shown, show_progress="hidden")
         self.of_run.change(**mapped.event)

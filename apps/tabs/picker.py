@@ -16,6 +16,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from tabs.controls import Dropdown
 from tabs import made
+from tabs.newest import LATEST, QUIET, Newest
 
 from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import hex_digest, write_atomic
@@ -34,62 +35,9 @@ EMPTY = (
 DROP = "Open a picture from here"
 ANY, SEVERAL = "all classes", 8
 LEFT, RIGHT = dict(scale=2, min_width=280), dict(scale=5, min_width=300)  # columns of a tab
-QUIET = dict(show_progress="hidden", api_name=False)
-SLOW = dict(show_progress="minimal", api_name=False)
-# Handlers that follow a slider: of the questions asked while one is at work, the newest counts.
-LATEST = dict(trigger_mode="always_last", **SLOW)
 # Clicks that tell what was clicked: none is left out, and they are answered in their order.
 # `always_last` would ask again with what an older click told.
 CLICKS = dict(trigger_mode="multiple", concurrency_limit=1, **QUIET)
-
-
-class Newest:
-    """A handler that several events call: of its calls in one session, only the newest answers.
-
-    Calls run beside each other, so an earlier one may end later; its answer is then dropped.
-    `after`: handlers that write the same places from a wider change, whose newer calls count too.
-    Use: `gr.on(events, **handler.event)`. No two of them may follow the same event of a component:
-    gradio's page raises that event again for both when one has ended, and they never come to rest.
-    One that writes pictures is a method of a `Tab`: it is also told what stands on the page, which
-    goes into these pictures (see `downloadable`).
-    """
-
-    def __init__(self, handler, inputs, outputs, after: tuple["Newest", ...] = (), **options):
-        self.last = gr.State(Last())
-        watched = [self.last, *(a.last for a in after)]
-        inputs, outputs = _listed(inputs), _listed(outputs)
-        part = handler.__self__ if any(isinstance(o, made.PICTURES) for o in outputs) else None
-        stands = made.asked(part) if part else []
-
-        def answer(*given):
-            mine, others, given = given[0], given[1 : len(watched)], given[len(watched) :]
-            call = mine.call = object()
-            before = [o.call for o in others]
-            given, stood = given[: len(inputs)], given[len(inputs) :]
-            with made.drawing(made.made_by(part, stood) if part else None):
-                found = handler(*given)
-            newest = mine.call is call and [o.call for o in others] == before
-            return found if newest else gr.skip()
-
-        answer.__name__, answer.__doc__ = handler.__name__, handler.__doc__
-        self.event = dict(
-            fn=answer,
-            inputs=[*watched, *inputs, *stands],
-            outputs=outputs,
-            **(LATEST | options),
-        )
-
-
-class Last:
-    "The newest call of a handler in one session."
-
-    call = None
-
-
-def _listed(components) -> list:
-    if components is None:
-        return []
-    return list(components) if isinstance(components, (list, tuple)) else [components]
 
 
 class Session:

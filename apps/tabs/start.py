@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import gradio as gr
-from tabs.picker import QUIET, SLOW, Tab, failed, resolve
+from tabs.newest import QUIET, SLOW
+from tabs.picker import Tab, failed, resolve
 
 from softvq_lab.core import ConfigError
 from softvq_lab.experiments.execute import TRAININGS

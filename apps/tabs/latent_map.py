@@ -75,8 +75,8 @@ class LatentMap(Tab):
 
     def layout_map(self):
         with gr.Row(visible="hidden") as self.looks:  # until there is a map
-            self.which = gr.Dropdown([], label="Map", elem_id="map-which", min_width=160)
-            self.colour = gr.Dropdown(
+            self.which = Dropdown([], label="Map", elem_id="map-which", min_width=160)
+            self.colour = Dropdown(
                 ["class"], value="class", label="Colour", elem_id="map-colour", min_width=160
             )
         self.message = gr.Markdown(elem_id="map-message")

@@ -14,8 +14,8 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
-from tabs.controls import Dropdown
 from tabs import made
+from tabs.controls import Dropdown
 from tabs.newest import LATEST, QUIET, Newest
 
 from softvq_lab.checkpoints import steps_of

@@ -1,8 +1,8 @@
 """Tab Reconstruct: an image, its reconstruction, the error; two runs under one slider."""
 
 import gradio as gr
-from tabs.controls import Dropdown, Slider
 from tabs import made
+from tabs.controls import Dropdown, Slider
 from tabs.picker import (
     LEFT,
     RIGHT,

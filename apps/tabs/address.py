@@ -105,7 +105,7 @@ class Address:
         if asked["tab"] and asked["tab"] != tab:
             wrong.append(is_not("tab", asked["tab"], ", ".join(known)))
         images, problems = pictures(told.get("image", []), session.files)
-        link = {"told": told, "tab": tab, "wrong": wrong + problems}
+        link = {"told": told, "run": run, "tab": tab, "wrong": wrong + problems}
         link |= {"number": session.count(), "back": back}
         return *self.ctx.offer(offered, run), gr.Tabs(selected=tab), tab, images, link
 
@@ -186,13 +186,14 @@ class Following:
         self.parts = self.ctx.parts[tab]
         self.chooses = any(isinstance(p, Chooser) for p in self.parts)
         number, self.back = link.get("number"), link.get("back", 0)
-        new = link.get("tab") == tab and session.linked != number
+        there = (link.get("run"), link.get("tab")) == (run, tab)
+        new = there and session.linked != number
         self.told = link["told"] if new else None  # by the address; None: it says nothing new
         self.wrong = list(link["wrong"]) if new else []
         if new:
             session.linked = session.links[tab] = number
-        # The server knows a link before the page shows its tab: of two quick steps back the first
-        # one's tab asks when the second one's link is there already. That is no step of a person's.
+        # The server knows a link before the page shows its run and tab: of two quick steps back the
+        # first one's asks when the second one's link is there already: not a step of a person's.
         elif session.linked != number and session.passing != number:
             session.passing, self.back = number, NEVER
 

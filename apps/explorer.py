@@ -217,6 +217,8 @@ def main(argv=None):
         )
     except OSError as e:
         sys.exit(f"explorer: {host}:{args.port} cannot be used ({e}); take another by --port")
+    if not Path(args.runs).exists():
+        print(f"explorer: {args.runs} is not there yet; runs appear when it holds some", flush=True)
     shared = f"\npublic: {public}" if public else ""
     print(f"explorer: {url.rstrip('/')}  (Ctrl-C ends it; jobs go on){shared}", flush=True)
     threading.Event().wait()  # for a signal: see `end`

@@ -90,10 +90,10 @@ app.command()(sample)
 # %% ../nbs/13_cli.ipynb #2d532b75
 def _opened(folder: Path) -> "Run":
     "The run in `folder`; a `ConfigError` that says what is there instead."
-    from softvq_lab.runs import Run, list_runs
+    from softvq_lab.runs import Run, list_runs, no_such_run
 
     if not folder.exists():
-        raise ConfigError(f"there is no run folder {folder} (looked in {folder.resolve()})")
+        raise ConfigError(no_such_run(folder))
     if folder.is_file():
         raise ConfigError(f"{folder} is a file. A run is a folder that holds a config.json.")
     if folder.is_dir() and not os.path.lexists(folder / "config.json"):
@@ -350,7 +350,9 @@ def evaluate(
     softvq-lab evaluate runs/g --samples 5000 is softvq-lab execute evaluate run=runs/g samples=5000
     """
     if not folder.is_dir():
-        raise ConfigError(f"there is no run folder {folder} (looked in {folder.resolve()})")
+        from softvq_lab.runs import no_such_run
+
+        raise ConfigError(no_such_run(folder))
     given, words = read_settings(settings or []), {"run": str(folder), "samples": samples}
     words |= {"sampler": sampler, "sample_steps": steps, "sample_guidance": guidance}
     words |= {"temperature": temperature, "sample_precision": precision, "seed": seed}
@@ -458,13 +460,15 @@ def sweep(
 def _tell_outcome(folder: Path):
     "What a sweep measured, what failed, and where to see more."
     from softvq_lab.experiments.leaderboard import failures
-    from softvq_lab.experiments.outcome import outcome
+    from softvq_lab.experiments.outcome import outcome, verdicts
     from softvq_lab.experiments.sweep import read_report
 
     if not (folder / "sweep.json").exists():  # it was stopped before it began
         return
     report = read_report(folder)
     print_sheets(table_console(), outcome(report), [])
+    for told in verdicts(report):
+        tell(told)
     for row in failures(report).itertuples():
         reason = printable(str(row.reason).partition("\n")[0], 200)
         tell(f"failed: {row.stage} {printable(row.setting)}: {reason}\n  {row.notebook}")
@@ -561,6 +565,11 @@ def advise(
         return _print_json(found.as_dict())
     for line in str(found).splitlines():
         tell(printable(line, 10_000))
+    tell(
+        f"\nEach was given {minutes:g} minutes of steps, but 200 steps at least. For another time, "
+        f"with settings that suit it: softvq-lab advise {shlex.quote(str(folder))} --minutes "
+        f"{60 if minutes == 10 else 10}"
+    )
 
 # %% ../nbs/13_cli.ipynb #e1354c88
 @app.command()
@@ -693,6 +702,8 @@ def show(folder: Folder, as_json: Json = False):
     c.print("settings: " + (printable(settings, 10_000) or "the defaults"))
     if told := story(r.path):
         c.print(told)
+    for told in r.status.get("advice", []) if d["state"] == "done" else []:
+        print_whole(c, printable(told, 1000))
     found = dict(sorted(figures(r).items(), key=lambda item: not _has_headline(item[1])))
     shared, before = _shared_entries([f["passport"] for f in found.values()]), {}
     for name, f in found.items():
@@ -770,10 +781,10 @@ def compare(
     Metrics of other passports stand in tables of their own.
     """
     from softvq_lab.experiments.leaderboard import boards
-    from softvq_lab.runs import differences, not_shared
+    from softvq_lab.runs import differences, no_such_run, not_shared
 
-    if gone := [str(f) for f in folders if not f.exists()]:
-        raise ConfigError(f"there is no run folder {', '.join(gone)}")
+    if gone := [no_such_run(f) for f in folders if not f.exists()]:
+        raise ConfigError("\n".join(gone))
     found = [_opened(f) for f in folders]
     differs, tables = differences(found), boards(found)
     alone = set() if everything else not_shared(found)
@@ -890,7 +901,7 @@ def resume(
     from softvq_lab.experiments.execute import Job, resume_job
 
     job, status = Job(folder / "notebook.ipynb"), 0
-    s = _opened(folder).status if folder.is_dir() else {"state": "unknown"}
+    s = _opened(folder).status
     with _only_json(as_json) as say:
         if s["state"] == "done" and job.info["state"] in ("done", "planned"):  # planned: no job
             tell(f"{folder} is done: step {s.get('step')} of {s.get('steps', '?')}")

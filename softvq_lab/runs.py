@@ -7,8 +7,8 @@ __all__ = ['OPENED', 'MOST_LOGGED', 'LINE', 'PACKAGES', 'ANYHOW', 'BIN', 'PASSIN
            'refuse_if_trained', 'holding', 'take_over_run', 'mark_of', 'refuse_if_opened_anew', 'at_work',
            'log_metrics', 'read_metrics', 'trim_metrics', 'plugins_of', 'plugin_hint', 'saved_sentence',
            'learned_settings', 'open_run', 'check_record', 'check_settings', 'go_on', 'check_run', 'made_of',
-           'list_runs', 'describe', 'figures', 'strange_figures', 'headlines', 'passport_differences', 'passport_id',
-           'comparable', 'differences', 'not_shared', 'summary']
+           'list_runs', 'no_such_run', 'describe', 'figures', 'strange_figures', 'headlines', 'passport_differences',
+           'passport_id', 'comparable', 'differences', 'not_shared', 'summary']
 
 # %% ../nbs/08_runs.ipynb #fb273dcd
 import contextlib
@@ -18,6 +18,7 @@ import platform
 import secrets
 import shlex
 from collections.abc import Iterator
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -96,6 +97,7 @@ class RunStatus(Entries):
     waiting: float | None = None
     peak_memory: Count | None = None
     last: dict[str, float] = {}
+    advice: list[str] = []  # at its end: what is wrong, and what to do
 
 
 class Evaluation(Entries):
@@ -661,6 +663,16 @@ def list_runs(root, unreadable: bool = False) -> list[Run]:
         if created is not None:
             found.append((created, run.name, run))
     return [r for *_, r in sorted(found, key=lambda f: f[:2], reverse=True)]
+
+
+def no_such_run(asked: Path, root: Path = Path("runs")) -> str:
+    "What is said of a run folder that is not there, with the runs under `root` that are alike."
+    says = f"there is no run folder {asked} (looked in {asked.resolve()})"
+    known = [str(r.path.relative_to(root)) for r in list_runs(root, unreadable=True)]
+    name = str(asked).strip("/").removeprefix(f"{root}/").lower()
+    same = [k for k in known if Path(k).name.lower() == Path(name).name]
+    alike = same or get_close_matches(name, known, n=3)
+    return f"{says}. Did you mean {' or '.join(str(root / k) for k in alike)}?" if alike else says
 
 # %% ../nbs/08_runs.ipynb #edf646b5
 def _claims_to_be_a_run(run: Run) -> bool:

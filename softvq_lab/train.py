@@ -62,6 +62,7 @@ from softvq_lab.runs import (
     mark_of,
     open_run,
     plugin_hint,
+    read_metrics,
     refuse_if_opened_anew,
     refuse_if_trained,
     saved_sentence,
@@ -73,6 +74,7 @@ from .settings.workflows import TrainConfig, TrainGeneratorConfig, as_older_vers
 from .signals import INTERRUPTED, PREEMPTED, BeforeFirstStep, Preempted, Requests
 from .tokenizer.model import Tokenizer
 from .training.generator_task import GeneratorTask
+from .training.health import judge
 from .training.loop import fit
 from .training.task import Task
 from .training.tokenizer_task import TokenizerTask
@@ -324,6 +326,9 @@ def train_here(run: Run, images: ImageData | None = None):
             engine=config.engine,
             workers=config.data.workers if isinstance(config, TrainConfig) else config.workers,
         )
+        if int(os.environ.get("RANK", 0)) == 0:
+            told = judge(read_metrics(run), flatten(config), run.status)
+            run.set_status("done", advice=told)
 
 # %% ../nbs/10_train.ipynb #5d927aeb
 def launcher(run: Run, config, endpoint: str = "") -> list[str]:

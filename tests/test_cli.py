@@ -367,7 +367,7 @@ def test_words_that_no_command_has_are_one_line(monkeypatch, capsys, words):
         (("resume", "nowhere"), "no run folder nowhere"),
         (("stop", "nowhere"), "no run folder nowhere"),
         (("run", "train", "lr=1e-3", "lr=1e-4"), "lr is given twice"),
-        (("compare", "nowhere", "neither"), "nowhere, neither"),
+        (("compare", "nowhere", "neither"), "there is no run folder neither"),
         (("runs", "--root", __file__), "is a file"),
         (("show", __file__), "is a file"),
         (("compare", __file__, "."), "is a file"),
@@ -514,3 +514,20 @@ def test_show_says_what_evaluations_share_once(tmp_path):
     assert said.index("20.5") < said.index("probe-a"), "what ranks runs comes first"
     numbers = [line for line in lines if line.startswith(("  a_name", "  top5"))]
     assert len({len(line) for line in numbers}) == 1, "numbers stand below each other"
+
+
+@pytest.mark.parametrize("asked", ["g", "runs/G", "runs/pool/g", "pool/deep-1"])
+@pytest.mark.parametrize("command", ["show", "resume", "compare"])
+def test_a_name_as_runs_prints_it_is_told_with_its_folder(asked, command, tmp_path, monkeypatch):
+    from softvq_lab.core import write_json
+    from softvq_lab.runs import no_such_run
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("g", "pool/deep-10"):
+        told = {"kind": "tokenizer", "config": {}, "created": "2026-01-01T00:00:00+00:00"}
+        write_json(Path("runs", name, "config.json"), told)
+    meant = "runs/pool/deep-10" if "deep" in asked else "runs/g"
+    assert f"Did you mean {meant}" in no_such_run(Path(asked))
+    assert "Did you mean" not in no_such_run(Path("something else"))
+    with pytest.raises(ConfigError, match=f"there is no run folder {asked} .*{meant}"):
+        getattr(cli, command)(*([[Path(asked)]] if command == "compare" else [Path(asked)]))

@@ -98,6 +98,7 @@ def test_the_page_opens_on_a_finished_run_before_stopped_and_failed_ones(trained
         "stopped": "2022",
         "failed": "2023",
         "empty": "2024",
+        "pool/of-a-sweep": "2025",
     }
     for name, date in created.items():
         shutil.copytree(trained / "tokenizer", tmp_path / name)
@@ -106,7 +107,13 @@ def test_the_page_opens_on_a_finished_run_before_stopped_and_failed_ones(trained
     for name, state in {"stopped": "preempted", "failed": "failed"}.items():
         Run(tmp_path / name).set_status(state, step=20, steps=40)
     shutil.rmtree(tmp_path / "empty" / "checkpoints")
-    assert worth_opening(str(tmp_path)) == ["done", "older", "stopped", "failed"]
+    assert worth_opening(str(tmp_path)) == [
+        "done",
+        "older",
+        "pool/of-a-sweep",
+        "stopped",
+        "failed",
+    ]
 
 
 def test_the_form_takes_a_folder_of_own_pictures_that_the_server_was_given(

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from softvq_lab import cli
 from softvq_lab.experiments.leaderboard import results, settings, spread_in_words
-from softvq_lab.experiments.outcome import outcome
+from softvq_lab.experiments.outcome import outcome, verdicts
 
 PASSPORT = {"evaluator": "PSNR", "reference": "digits", "count": 10}
 
@@ -42,6 +42,8 @@ def test_settings_that_vary_with_mean_and_spread_best_first(tmp_path):
     assert sheet.head == ["tau", "psnr", "seeds"], "tokens do not vary, l1 is no headline"
     assert sheet.rows == [["0.07", "24 ± 1.4", "2"], ["0.5", "20.5 ± 0.71", "2"]]
     assert sheet.title == "tokenizers: reconstruction"
+    (told,) = verdicts(report(tmp_path, *jobs))
+    assert told.startswith("tau=0.07") and "better in 2 of 2 seeds" in told
 
 
 def test_one_seed_has_no_spread_and_nothing_reads_nan(tmp_path):
@@ -57,7 +59,8 @@ def test_one_seed_has_no_spread_and_nothing_reads_nan(tmp_path):
 
 def test_a_sweep_of_which_nothing_was_measured_has_no_table(tmp_path):
     assert outcome(report(tmp_path, job(tmp_path, None, tau=0.5, seed=0))) == []
-    assert outcome(report(tmp_path)) == []
+    assert outcome(report(tmp_path)) == [] == verdicts(report(tmp_path))
+    assert verdicts(report(tmp_path, job(tmp_path, 20.0, tau=0.6, seed=0))) == []
 
 
 @pytest.mark.parametrize("width", [60, 160])

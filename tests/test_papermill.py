@@ -141,8 +141,10 @@ def test_at_a_terminal_the_literal_command_works(here, train):
     (folder,) = (here / "runs").iterdir()
     run = _executed(folder)
     assert run.status["state"] == "done" and run.info["config"]["tokenizer"]["tokens"] == 8
-    *_, done, figures, next_step = said.strip().splitlines()
+    done, figures, advice, next_step = said.strip().splitlines()[-4:]
     assert "psnr " in figures
+    assert "4 steps are too few for ema_decay=0.99" in advice
+    assert "Passed unknown parameter" not in said
     assert "done in " in done and str(folder.relative_to(here)) in done
     assert next_step == f"softvq-lab show {folder.relative_to(here)}"
 
@@ -195,6 +197,38 @@ def test_what_is_not_there_is_refused_at_once(
     assert status == 1 and said.startswith(says) and len(said.splitlines()) == 1
     assert "looked in" in said and str(here) in said
     assert not any((here / "runs").iterdir()), "a folder was made"
+
+
+@pytest.mark.parametrize(
+    "workflow, name", [("train_generator", "tokenizer_run"), ("evaluate", "run")]
+)
+def test_a_run_without_weights_is_refused_at_once(here, root, workflow, name, capsys):
+    begun = {"kind": "tokenizer", "config": {}, "created": "2026-01-01T00:00:00+00:00"}
+    write_json(here / "runs" / "a" / "config.json", begun)
+    write_json(here / "runs" / "a" / "status.json", {"state": "running", "step": 7})
+    (here / "runs" / "a" / "checkpoints").mkdir()
+    status = main([str(root / "nbs" / f"{workflow}.ipynb"), "runs/g.ipynb", "-p", name, "runs/a"])
+    said = capsys.readouterr().err.strip()
+    assert status == 1 and said.startswith(f"{name}=runs/a: this run has no checkpoint yet")
+    assert "step 7" in said and "softvq-lab resume runs/a" in said and len(said.splitlines()) == 1
+    assert [p.name for p in (here / "runs").iterdir()] == ["a"], "a folder was made"
+
+
+def test_a_sweep_that_is_not_there_is_refused_at_once(here, capsys):
+    write_json(here / "runs" / "sweeps" / "my-tokens" / "sweep.json", {})
+    with pytest.raises(ConfigError, match="my-token: there is no sweep.json .*'my-tokens'"):
+        refuse_what_is_not_there("sweep", {"sweep": "runs/sweeps/my-token"})
+    both = "runs/sweeps/my-tokens, runs/sweeps/other"
+    with pytest.raises(ConfigError, match="sweep=runs/sweeps/other: "):
+        refuse_what_is_not_there("sweep", {"sweep": both})
+    refuse_what_is_not_there("sweep", {"sweep": "runs/sweeps/my-tokens"})
+
+
+def test_a_mistyped_workflow_is_told_by_its_name(here, capsys):
+    assert main(["nbs/trian.ipynb", "-p", "tokens", "8"]) == 1
+    assert (
+        capsys.readouterr().err == "there is no notebook nbs/trian.ipynb. Did you mean 'train'?\n"
+    )
 
 
 def test_what_may_be_a_repository_of_the_hub_is_not_taken_for_a_folder(here):

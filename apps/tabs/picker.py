@@ -221,12 +221,13 @@ def usable(runs: str) -> list[str]:
 
 
 def worth_opening(runs: str) -> list[str]:
-    "Names of the runs that have a checkpoint: finished ones before others, failed ones last."
+    """Names of the runs that have a checkpoint: finished ones before others, failed ones last; what
+    was trained by itself before the many runs of sweeps.
+    """
     last = {"done": 0, "failed": 2}
-    found = [r for r in list_runs(runs) if steps_of(r.checkpoints)]
-    return [
-        run_name(r.path, runs) for r in sorted(found, key=lambda r: last.get(r.status["state"], 1))
-    ]
+    found = {run_name(r.path, runs): r for r in list_runs(runs) if steps_of(r.checkpoints)}
+    ends = {name: last.get(r.status["state"], 1) for name, r in found.items()}
+    return sorted(found, key=lambda name: (ends[name], name.startswith("pool/")))
 
 
 def preferred(offered, *wanted):

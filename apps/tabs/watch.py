@@ -27,7 +27,7 @@ from softvq_lab.plots import curves
 from softvq_lab.runs import Run, describe, read_metrics
 from softvq_lab.settings.parse import flatten
 from softvq_lab.train import load_config
-from softvq_lab.training.health import alarms, hints, waits
+from softvq_lab.training.health import alarms, judge
 
 CURVES = [
     "heldout_psnr",
@@ -155,19 +155,17 @@ class Watch(Tab):
             fig = adapt(curves(rows, shown, log=("rec", "grad_norm"), columns=columns))
         except ValueError:
             fig = None
-        found = alarms(rows) or ["No alarms."] * bool(rows)
-        says = "  \n".join(map(plain, [*found, *self.hints(run, rows)]))
+        says = "  \n".join(map(plain, self.judged(run, rows) or ["No alarms."] * bool(rows)))
         return {self.health: says, self.plot: gr.Plot(value=fig, visible=fig is not None)}
 
-    def hints(self, run, rows: list[dict]) -> list[str]:
-        "What to change, once a tokenizer's training has ended."
-        if run.kind != "tokenizer" or run.status["state"] != "done":
-            return []
+    def judged(self, run, rows: list[dict]) -> list[str]:
+        "What is wrong; once the training has ended also what to change."
+        if run.status["state"] != "done":
+            return alarms(rows)
         try:
-            settings = flatten(load_config(run))
-            return hints(rows, settings) + waits(run.status, settings)
+            return judge(rows, flatten(load_config(run)), run.status)
         except ConfigError:  # settings that this version does not know
-            return []
+            return alarms(rows)
 
     def on_stop(self, name):
         try:

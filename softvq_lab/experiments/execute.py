@@ -60,7 +60,7 @@ from ..progress import LogLines, Screen
 from ..provenance import accepted_kinds, command_line
 from ..registry import load_plugins
 from ..runs import Run, check_settings, refuse_if_trained, saved_sentence, take_over_run
-from ..settings.parse import flatten
+from ..settings.parse import closest, flatten
 from ..settings.parse import parameters as defaults_of
 from ..settings.workflows import TRAINS, WORKFLOWS
 from ..signals import INTERRUPTED, PREEMPTED, Handlers, Preempted, let_go_of_terminal
@@ -489,14 +489,43 @@ def _may_be_a_repository(name: str, base: Path) -> bool:
     return plain and not (base / owner).exists()
 
 
+def _refuse_without_weights(name: str, asked: str, run: Run):
+    "A `ConfigError` for a run of this library that has no checkpoint yet."
+    if (run.path / "config.json").is_file() and run.checkpoints.is_dir():
+        if not any(run.checkpoints.glob("step-*")):
+            state, step = run.status["state"], run.status.get("step", 0)
+            raise ConfigError(
+                f"{name}={asked}: this run has no checkpoint yet ({state}, step {step}). Wait for "
+                f"its first one, or go on with it: softvq-lab resume {shlex.quote(asked)}"
+            )
+
+
+def _refuse_without_report(asked: str, base: Path):
+    "A `ConfigError` for a folder that is not a sweep's; `asked`: several by commas."
+    sweeps = base / "runs" / "sweeps"
+    known = [p.parent.name for p in sweeps.glob("*/sweep.json")]
+    for folder in filter(None, map(str.strip, asked.split(","))):
+        if not (base / folder / "sweep.json").is_file():
+            near = closest(Path(folder).name, known)
+            raise ConfigError(
+                f"sweep={folder}: there is no sweep.json in such a folder.{near} A sweep makes "
+                "runs/sweeps/NAME: softvq-lab sweep FILE.yaml"
+            )
+
+
 def refuse_what_is_not_there(workflow: str, given: dict, base: Path = Path()):
-    """A `ConfigError` if a folder that the workflow needs does not exist: a run, the default one
-    where none was given, or a folder of images. `base`: where relative paths begin.
+    """A `ConfigError` if a folder that the workflow needs does not exist: a run that has weights,
+    the default one where none was given, a sweep, or a folder of images. `base`: where relative
+    paths begin.
     """
+    if workflow == "sweep":
+        _refuse_without_report(str(given.get("sweep") or ""), base)
     for name in ("tokenizer_run", "run"):
         usual = defaults_of(WORKFLOWS[workflow]).get(name)
         asked = str(given.get(name) or usual or "")
         there = base / Path(asked).expanduser()
+        if usual and there.exists():
+            _refuse_without_weights(name, asked, Run(there))
         if not usual or there.exists() or name in given and _may_be_a_repository(asked, base):
             continue
         if name in given:

@@ -7,6 +7,7 @@ __all__ = ['usual_output', 'workflow_of', 'with_output', 'what_came_out', 'main'
 
 # %% ../../nbs/experiments/06a_papermill_command.ipynb #9ac00003
 import base64
+import logging
 import os
 import shlex
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from ..core import ConfigError, printable, short_duration, tell
 from ..progress import Screen
 from ..provenance import command_line, remember_command
+from ..settings.parse import closest
 from ..settings.workflows import TRAINS, WORKFLOWS
 from ..signals import INTERRUPTED, PREEMPTED, Preempted
 
@@ -87,6 +89,14 @@ def workflow_of(notebook: str | None) -> str | None:
     return path.stem if path.samefile(workflow_notebook(path.stem)) else None
 
 
+def _refuse_missing(notebook: str | None):
+    "A `ConfigError` where a notebook is not there that is called nearly like a workflow."
+    path = Path(notebook or "")
+    if path.suffix == ".ipynb" and not path.exists() and "://" not in notebook:
+        if told := closest(path.stem, WORKFLOWS):
+            raise ConfigError(f"there is no notebook {notebook}.{told}")
+
+
 def with_output(arguments: list[str]) -> list[str]:
     """Papermill's arguments, with an output path where a workflow of this library has none; and
     with the folder of the run, for a training.
@@ -97,8 +107,10 @@ def with_output(arguments: list[str]) -> list[str]:
     from softvq_lab.experiments.execute import refuse_what_is_not_there
 
     found = _read(arguments)
-    workflow = workflow_of(found.get("notebook_path"))
+    notebook = found.get("notebook_path")
+    workflow = workflow_of(notebook)
     if not workflow:
+        _refuse_missing(notebook)
         return arguments
     given = _parameters(found)
     # the kernel goes there, and papermill stays (`parameters.project_root`)
@@ -128,13 +140,16 @@ def _work(complete: list[str]) -> tuple[str, Path, Path] | None:
 
 
 def what_came_out(workflow: str, folder: Path) -> str:
-    "The figures of the run that was trained or measured, and how to see more of it."
+    "The figures of the run that was trained or measured, what is wrong, and how to see more."
     from softvq_lab.runs import Run, headlines
 
     if not (folder / "config.json").is_file():
         return ""
-    told = headlines(Run(folder)) if workflow in ("evaluate", "train") else ""
-    return "\n".join(filter(None, [told, f"softvq-lab show {shlex.quote(str(folder))}"]))
+    run = Run(folder)
+    told = headlines(run) if workflow in ("evaluate", "train") else ""
+    advice = run.status.get("advice", []) if workflow in TRAINS.values() else []
+    lines = [told, *advice, f"softvq-lab show {shlex.quote(str(folder))}"]
+    return "\n".join(printable(line, 1000) for line in lines if line)
 
 
 def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> int:
@@ -149,6 +164,9 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
     from softvq_lab.experiments.papermill_io import RUNS, refused_path
 
     remember_command()
+    # all parameters were checked before; not all of them stand in the notebook's cell
+    unknown = "Passed unknown parameter"
+    logging.getLogger("papermill").addFilter(lambda r: not r.getMessage().startswith(unknown))
     watch, began = Watch(name_of_work(workflow, output), workflow), time.monotonic()
     with tempfile.TemporaryFile() as errors:
         words = ["--no-progress-bar", "--engine", watched_by(watch, errors), *complete]

@@ -24,6 +24,11 @@ def test_of_several_choices_those_stay_that_are_offered():
     assert Dropdown([]).preprocess("gone") is None
 
 
+def test_what_may_be_typed_is_left_to_the_handler():
+    some = Dropdown(["a"], multiselect=True, allow_custom_value=True)
+    assert some.preprocess(["gone", "a"]) == ["gone", "a"]
+
+
 def test_a_page_that_is_late_gets_an_answer():
     "Gradio's own check knows the limits that the session was given, not those of the page."
     with gr.Blocks() as app:

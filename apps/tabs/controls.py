@@ -19,7 +19,8 @@ class Dropdown(gr.Dropdown):
     is_template = True
 
     def preprocess(self, payload):
-        return super().preprocess(_possible(payload, self.choices))
+        anything = self.allow_custom_value  # the handler checks it
+        return super().preprocess(payload if anything else _possible(payload, self.choices))
 
 
 class Radio(gr.Radio):

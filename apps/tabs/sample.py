@@ -144,7 +144,8 @@ class Sample(Tab):
         found = generator_for(resolve(runs, name), runs)
         if found is None:
             config = json_or_empty(resolve(runs, name).path / "config.json").get("config", {})
-            line = generator_command(f"{runs}/{name}", str(config.get("recipe", "")))
+            precision = str((config.get("engine") or {}).get("precision"))
+            line = generator_command(f"{runs}/{name}", str(config.get("recipe")), precision)
             raise LookupError(NONE.format(line.replace("`", "'")))
         return open_lens(found.path)
 

@@ -158,7 +158,8 @@ class Proposal:
     @property
     def next_command(self) -> str:
         "A generator on the trained tokenizer, whose run is RUN."
-        return generator_command("RUN", self.settings.get("recipe", "digits"))
+        chosen = {"recipe": "digits", "precision": "fp32"} | self.settings
+        return generator_command("RUN", chosen["recipe"], chosen["precision"])
 
 
 def candidates(path: Path, train: int) -> dict[str, dict]:

@@ -223,9 +223,12 @@ def recipe_values(name: str, what: str, given: dict, *by: str) -> dict:
     return {name: stated.value for name, stated in recipe(name, what, *more).items()}
 
 
-def generator_command(tokenizer_run, recipe: str) -> str:
-    "The line that trains a generator on a tokenizer's latents, by the tokenizer's own recipe."
+def generator_command(tokenizer_run, recipe: str, precision: str = "fp32") -> str:
+    """The line that trains a generator on a tokenizer's latents, by the tokenizer's own recipe and
+    in its precision.
+    """
     same = f" -p recipe {recipe}" if ("sit",) in RECIPES.get(recipe, {}) else ""
+    same += f" -p precision {precision}" if precision in ("bf16", "fp16") else ""
     where = shlex.quote(str(tokenizer_run))
     return (
         f"papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {where}{same}"

@@ -283,8 +283,8 @@ def test_an_executed_workflow_is_kept_by_papermill_itself(root, tmp_path):
         done = python(*words, "-p", wrong, "3", cwd=tmp_path, env=env)
         assert done.returncode and "Did you mean 'tokens'" in done.stderr
     texts = {p.name: p.read_text() for p in output.parent.glob("*.ipynb")}
-    assert sorted(texts) == ["notebook.1.ipynb", "notebook.ipynb"]
-    assert "tokns2" in texts["notebook.ipynb"] and "tokns2" not in texts["notebook.1.ipynb"]
+    assert sorted(texts) == ["notebook.ipynb", "notebook.refused.ipynb"]
+    assert "tokns2" in texts["notebook.refused.ipynb"] and "tokns2" not in texts["notebook.ipynb"]
 
 
 def test_papermills_door_may_be_opened_from_either_side(root):

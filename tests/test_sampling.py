@@ -42,6 +42,9 @@ def pair(trained):
     return load_pair(trained / "generator")
 
 
+DIGITS = tuple("0123456789")  # class names
+
+
 def draw(pair, folder, count=11, **kw) -> Path:
     sample_to_folder(*pair, folder, count, **{"steps": 2, "batch_size": 4, "progress": False, **kw})
     return folder
@@ -350,7 +353,8 @@ def test_the_command_line_with_two_processes_draws_what_one_does(trained, tmp_pa
     ), done.stdout + done.stderr
     assert "Warning" not in done.stderr and "Error" not in done.stderr, done.stderr
     one, two = (
-        to_uint8(read_samples(f)[0]).int() for f in (draw(pair, tmp_path / "one"), tmp_path / "two")
+        to_uint8(read_samples(f)[0]).int()
+        for f in (draw(pair, tmp_path / "one", class_names=DIGITS), tmp_path / "two")
     )
     assert (one - two).abs().max() <= 1 and len(np.load(tmp_path / "two.npz")["arr_0"]) == 11
     assert json.loads((tmp_path / "two" / "samples.json").read_text()) == json.loads(
@@ -488,7 +492,7 @@ def test_under_torchrun_each_process_draws_its_share(trained, tmp_path, pair, ca
     for rank in "10":
         monkeypatch.setenv("RANK", rank), monkeypatch.setenv("LOCAL_RANK", rank)
         assert main(ask) == 0 and (tmp_path / "a" / "000000.png").exists() == (rank == "0")
-    assert files(tmp_path / "a") == files(draw(pair, tmp_path / "b"))
+    assert files(tmp_path / "a") == files(draw(pair, tmp_path / "b", class_names=DIGITS))
     for more in (["--npz"], ["--processes", "2"]):
         assert main([*ask, *more]) == 2 and f"{more[0]} under torchrun" in capsys.readouterr().err
 

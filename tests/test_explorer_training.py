@@ -22,7 +22,7 @@ def runs(trained, tmp_path_factory):
     shutil.copytree(runs / "tokenizer", runs / "busy")
     busy = Run(runs / "busy")
     with at_work(busy):
-        busy.set_status("running", step=10, steps=100, seconds_per_step=2.0)
+        busy.set_status("running", step=10, steps=100, seconds_per_step=2.0, seconds_left=None)
         yield runs
 
 

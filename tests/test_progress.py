@@ -29,9 +29,10 @@ def test_at_a_terminal_the_line_says_how_far_how_fast_and_how_well(tmp_path):
     lines = lines_of(shown)
     assert any(re.fullmatch(f"a: {LINE}", x) for x in lines), lines
     assert any("a: Settings (cell " in x for x in lines), "between bars it says which cell"
-    assert "cell/s" not in shown and lines[-3].startswith("done in ")
-    assert "psnr " in lines[-2]
-    assert lines[-1] == "softvq-lab show a", "what to do next"
+    assert "cell/s" not in shown
+    done, figures, advice, then = lines[-4:]
+    assert done.startswith("done in ") and "psnr " in figures
+    assert advice.startswith("The averaged weights") and then == "softvq-lab show a"
 
     (bar,) = [
         o

@@ -305,7 +305,7 @@ class Loop:
         "When this process began to train, and on what."
         device = self.accelerator.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        return {"began": now(), "device": name}
+        return {"began": now(), "device": name, "seconds_left": None}  # not that of before
 
     def state_at(self, done: int) -> dict:
         "What the status says after `done` steps."

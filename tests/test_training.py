@@ -762,7 +762,7 @@ def test_a_training_that_waits_for_its_images_says_so_and_what_helps(tmp_path):
             return len(self.images)
 
         def __getitem__(self, i):
-            time.sleep(0.06)  # much longer than a step takes, on a busy machine as well
+            time.sleep(0.03)  # longer than a step takes on a busy machine as well
             return self.images[i]
 
     config = check_parameters("train", FEW | {"run": str(tmp_path / "a")})

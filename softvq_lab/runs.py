@@ -665,14 +665,16 @@ def list_runs(root, unreadable: bool = False) -> list[Run]:
     return [r for *_, r in sorted(found, key=lambda f: f[:2], reverse=True)]
 
 
-def no_such_run(asked: Path, root: Path = Path("runs")) -> str:
-    "What is said of a run folder that is not there, with the runs under `root` that are alike."
+def no_such_run(asked: Path) -> str:
+    "What is said of a run folder that is not there, with those that are called alike."
     says = f"there is no run folder {asked} (looked in {asked.resolve()})"
-    known = [str(r.path.relative_to(root)) for r in list_runs(root, unreadable=True)]
-    name = str(asked).strip("/").removeprefix(f"{root}/").lower()
-    same = [k for k in known if Path(k).name.lower() == Path(name).name]
-    alike = same or get_close_matches(name, known, n=3)
-    return f"{says}. Did you mean {' or '.join(str(root / k) for k in alike)}?" if alike else says
+    known = {str(r.path) for r in list_runs("runs", unreadable=True)}
+    known |= {str(p.parent) for p in asked.parent.glob("*/config.json")}
+    names = {path: Path(path).name.lower() for path in sorted(known)}
+    near = get_close_matches(asked.name.lower(), names.values(), n=3)
+    same = [asked.name.lower()] if asked.name.lower() in near else near
+    alike = [path for path, name in names.items() if name in same]
+    return f"{says}. Did you mean {' or '.join(alike)}?" if alike else says
 
 # %% ../nbs/08_runs.ipynb #edf646b5
 def _claims_to_be_a_run(run: Run) -> bool:

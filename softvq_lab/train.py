@@ -60,6 +60,7 @@ from softvq_lab.runs import (
     check_run,
     learned_settings,
     mark_of,
+    no_such_run,
     open_run,
     plugin_hint,
     read_metrics,
@@ -68,7 +69,7 @@ from softvq_lab.runs import (
     saved_sentence,
     take_over_run,
 )
-from .settings.parse import closest, flatten, parameters, parse
+from .settings.parse import flatten, parameters, parse
 from .settings.sections import DataConfig, ImagesConfig, OptimConfig
 from .settings.workflows import TrainConfig, TrainGeneratorConfig, as_older_versions_did
 from .signals import INTERRUPTED, PREEMPTED, BeforeFirstStep, Preempted, Requests
@@ -93,10 +94,7 @@ def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
         if run.path.exists():
             why = "it holds no config.json" if isinstance(e, FileNotFoundError) else e
             raise ConfigError(f"{run.path} is not a run folder: {why}") from None
-        raise ConfigError(
-            "there is no run folder "
-            f"{run.path}.{closest(run.path.name, [p.name for p in run.path.parent.glob('*/')])}"
-        ) from None
+        raise ConfigError(no_such_run(run.path)) from None
     if info.get("kind") not in CONFIGS:
         raise ConfigError(
             f"{run.path} holds a {info.get('kind')!r}; what can be trained: {', '.join(CONFIGS)}"

@@ -528,6 +528,6 @@ def test_a_name_as_runs_prints_it_is_told_with_its_folder(asked, command, tmp_pa
         write_json(Path("runs", name, "config.json"), told)
     meant = "runs/pool/deep-10" if "deep" in asked else "runs/g"
     assert f"Did you mean {meant}" in no_such_run(Path(asked))
-    assert "Did you mean" not in no_such_run(Path("something else"))
+    assert "Did you mean" not in no_such_run(Path("/something else"))
     with pytest.raises(ConfigError, match=f"there is no run folder {asked} .*{meant}"):
         getattr(cli, command)(*([[Path(asked)]] if command == "compare" else [Path(asked)]))

@@ -12,24 +12,13 @@ from urllib.parse import parse_qs
 
 import gradio as gr
 from tabs.made import file_name, image_names
-from tabs.newest import SLOW
-from tabs.picker import (
-    CLICKS,
-    QUIET,
-    SEVERAL,
-    Chooser,
-    failed,
-    plain,
-    preferred,
-    resolve,
-    stamp,
-)
+from tabs.newest import QUIET, SLOW
+from tabs.picker import CLICKS, SEVERAL, Chooser, failed, plain, preferred, resolve, stamp
 
 from softvq_lab.core import printable
-from softvq_lab.explore.png_texts import link_in
+from softvq_lab.explore.png_texts import LONGEST, link_in
 
 NEVER = -1  # before all steps back: what is shown is no new entry of the history
-LONGEST = 20_000  # characters of an address that are read
 BAD = "**This link asks for what is not possible here; the usual settings stand instead.** "
 NO_UPLOAD = "your own pictures are not in a link: upload them again"
 CSS = " #back {display: none} #link-message:not(:has(p)) {display: none}"

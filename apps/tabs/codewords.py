@@ -23,13 +23,12 @@ from tabs.codewords_told import (
     weight_map,
 )
 from tabs.controls import Dropdown, Slider
+from tabs.newest import QUIET, Newest
 from tabs.picker import (
     CLICKS,
     LEFT,
-    QUIET,
     RIGHT,
     Chooser,
-    Newest,
     Tab,
     downloadable,
     failed,

@@ -2,7 +2,8 @@
 
 import gradio as gr
 from tabs.controls import Dropdown
-from tabs.picker import QUIET, Newest, Tab, downloadable, plain, preferred, resolve, still
+from tabs.newest import QUIET, Newest
+from tabs.picker import Tab, downloadable, plain, preferred, resolve, still
 from tabs.tables import Raw, sheet, text
 
 from softvq_lab.explore.compare_runs import (

@@ -2,7 +2,8 @@
 
 import gradio as gr
 from tabs.made import asked, made_by
-from tabs.picker import QUIET, Session, failed
+from tabs.newest import QUIET
+from tabs.picker import Session, failed
 
 AT_WORK = dict(
     show_progress="hidden", trigger_mode="multiple", concurrency_id="sample", concurrency_limit=2

@@ -6,10 +6,9 @@ import gradio as gr
 from tabs.controls import Dropdown
 from tabs.map_points import MapPoints, star
 from tabs.map_script import HOOK, RING
+from tabs.newest import QUIET, Newest
 from tabs.picker import (
     CLICKS,
-    QUIET,
-    Newest,
     Tab,
     downloadable,
     failed,

@@ -1,7 +1,8 @@
 """In the tab Latent map: neighbours of a point, the images in a region, an image of one's own."""
 
 import gradio as gr
-from tabs.picker import CLICKS, LATEST, QUIET, Newest, Tab, failed, plain, served, tiled, tiles
+from tabs.newest import LATEST, QUIET, Newest
+from tabs.picker import CLICKS, Tab, failed, plain, served, tiled, tiles
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.latent_map import picture_of, read_atlas
@@ -35,9 +36,8 @@ class MapPoints(Tab):
         super().__init__(map.ctx)
 
     def layout(self):
-        with gr.Column(
-            visible="hidden"
-        ) as self.box:  # until there is a map; a link sets what is in it
+        # hidden until there is a map: a link sets what is in it
+        with gr.Column(visible="hidden") as self.box:
             self.layout_around()
         self.own = gr.State("")  # file of the image of one's own
         self.linked = {"region": self.region}
@@ -130,9 +130,8 @@ class MapPoints(Tab):
             return tiled([]), WITHOUT
         near = place.neighbours[:NEAR]
         says = plain(classes_in_words([atlas.classes[n] for n in near]))
-        return tiled(
-            self.pictured(lens, atlas, near)
-        ), f"The star is your image. Nearest to it: {says}."
+        told = f"The star is your image. Nearest to it: {says}."
+        return tiled(self.pictured(lens, atlas, near)), told
 
     def wire(self):
         run, which, ends = self.ctx.run, self.map.which, self.map.ends

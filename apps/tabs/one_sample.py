@@ -5,19 +5,8 @@ nearest to it, and variations of it.
 import gradio as gr
 from tabs.controls import Slider
 from tabs.drawing import AT_WORK, Drawing, Start, says, untouched
-from tabs.picker import (
-    CLICKS,
-    QUIET,
-    Newest,
-    Tab,
-    downloadable,
-    picture,
-    plain,
-    served,
-    still,
-    tiled,
-    tiles,
-)
+from tabs.newest import QUIET, Newest
+from tabs.picker import CLICKS, Tab, downloadable, picture, plain, served, still, tiled, tiles
 from tabs.sample_grid import VARIATIONS
 
 from softvq_lab.data.images import to_pil

@@ -3,11 +3,11 @@
 import gradio as gr
 from tabs import made
 from tabs.controls import Dropdown, Slider
+from tabs.newest import Newest
 from tabs.picker import (
     LEFT,
     RIGHT,
     Chooser,
-    Newest,
     Tab,
     choices,
     downloadable,

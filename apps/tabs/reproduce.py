@@ -2,7 +2,8 @@
 
 import gradio as gr
 from tabs.made import Made, controls
-from tabs.picker import QUIET, failed
+from tabs.newest import QUIET
+from tabs.picker import failed
 
 NOTHING = "Nothing that could be made elsewhere is shown here."
 ABOUT = "The same without the explorer, from the folder in which it was started."

@@ -2,7 +2,8 @@
 
 import gradio as gr
 from tabs.controls import Dropdown
-from tabs.picker import QUIET, Newest, Tab, failed, plain, preferred, resolve
+from tabs.newest import QUIET, Newest
+from tabs.picker import Tab, failed, plain, preferred, resolve
 from tabs.watch import Watch
 
 from softvq_lab.explore.run_folder import (

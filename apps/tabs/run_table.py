@@ -4,7 +4,8 @@ from html import escape
 
 import gradio as gr
 from tabs.controls import Dropdown
-from tabs.picker import CLICKS, QUIET, Newest, Tab
+from tabs.newest import QUIET, Newest
+from tabs.picker import CLICKS, Tab
 from tabs.tables import Raw, sheet, text
 
 from softvq_lab.explore.run_forms import overview, run_name

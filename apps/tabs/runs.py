@@ -9,7 +9,8 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from tabs.compare import Compare
 from tabs.controls import Dropdown
-from tabs.picker import QUIET, Newest, Tab, choices, preferred, resolve
+from tabs.newest import QUIET, Newest
+from tabs.picker import Tab, choices, preferred, resolve
 from tabs.run_folder import RunFolder
 from tabs.run_table import RunTable
 from tabs.start import Start

@@ -2,7 +2,8 @@
 
 import gradio as gr
 from tabs.drawing import AT_WORK, Drawing, Start, says, untouched
-from tabs.picker import QUIET, Newest, Tab, downloadable, still
+from tabs.newest import QUIET, Newest
+from tabs.picker import Tab, downloadable, still
 
 from softvq_lab.explore.sample_grid import (
     NONE,
@@ -42,9 +43,8 @@ class SampleGrid(Tab):
                 self.stop = gr.Button("Stop", elem_id="grid-stop")
             self.message = gr.Markdown(elem_id="grid-message")
             self.picture = still("grid-picture")
-        self.shows = gr.Textbox(
-            "", visible="hidden"
-        )  # what was drawn last: samples, or one of these
+        # what was drawn last: samples ("") or one of GRID, VARIATIONS
+        self.shows = gr.Textbox("", visible="hidden")
         self.linked = {
             "rows": self.rows,
             "row_values": self.row_values,

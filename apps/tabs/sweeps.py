@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import gradio as gr
-from tabs.picker import QUIET, Newest, Tab, preferred
+from tabs.newest import QUIET, Newest
+from tabs.picker import Tab, preferred
 from tabs.tables import sheet, text
 
 from softvq_lab.core import printable

@@ -2,12 +2,12 @@
 
 import gradio as gr
 from tabs.controls import Slider
+from tabs.newest import Newest
 from tabs.picker import (
     CLICKS,
     LEFT,
     RIGHT,
     Chooser,
-    Newest,
     Tab,
     downloadable,
     failed,

@@ -2,7 +2,8 @@
 
 import gradio as gr
 from tabs.controls import Slider
-from tabs.picker import LATEST, QUIET, Newest, Tab, downloadable, failed, resolve, still
+from tabs.newest import LATEST, QUIET, Newest
+from tabs.picker import Tab, downloadable, failed, resolve, still
 from tabs.watch import Watch
 
 from softvq_lab.explore.training_pictures import step_picture, step_pictures

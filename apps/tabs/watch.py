@@ -4,7 +4,8 @@ import threading
 from pathlib import Path
 
 import gradio as gr
-from tabs.picker import Newest, Tab, failed, plain, preferred, resolve
+from tabs.newest import Newest
+from tabs.picker import Tab, failed, plain, preferred, resolve
 from tabs.tables import text
 
 from softvq_lab.core import ConfigError, short_duration

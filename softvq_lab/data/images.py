@@ -10,6 +10,7 @@ __all__ = ['Size', 'LARGEST', 'Place', 'from_uint8', 'to_uint8', 'to_pil', 'from
 # %% ../../nbs/data/00_images.ipynb #e50df2a8
 import math
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -264,12 +265,14 @@ class ImageData:
         return len(self.class_names)
 
 
-def stack(split: Dataset, limit: int | None = None) -> tuple[Tensor, Tensor]:
+def stack(
+    split: Dataset, limit: int | None = None, watch: Callable[[list[int]], Iterable[int]] = iter
+) -> tuple[Tensor, Tensor]:
     """Up to `limit` items of a split as one batch: images (N, 3, H, W) and labels (N).
 
-    Spread evenly over the split.
+    Spread evenly over the split. `watch` hands on their numbers, such as a progress bar.
     """
-    items = [split[i] for i in spread(len(split), limit)]
+    items = [split[i] for i in watch(spread(len(split), limit))]
     return torch.stack([x for x, _ in items]), torch.tensor([int(y) for _, y in items])
 
 

@@ -303,10 +303,8 @@ class Watch(Signals):
             self.screen.show(record)
         for take in self.takers:
             take(record)
-        if (
-            record.get("ended") and self.cell and not self.asked
-        ):  # the cell goes on: the line says that again
-            self.progress(self.cell)
+        if record.get("ended") and self.cell and not self.asked:
+            self.progress(self.cell)  # which goes on: the line says so again
 
 
 def name_of_work(workflow: str, output: Path) -> str:

@@ -152,6 +152,11 @@ def what_came_out(workflow: str, folder: Path) -> str:
     return "\n".join(printable(line, 1000) for line in lines if line)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    "All parameters were checked before; not all of them stand in the notebook's cell."
+    return not record.getMessage().startswith("Passed unknown parameter")
+
+
 def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> int:
     "Execute a workflow by papermill; the exit status."
     import click
@@ -164,9 +169,7 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
     from softvq_lab.experiments.papermill_io import RUNS, refused_path
 
     remember_command()
-    # all parameters were checked before; not all of them stand in the notebook's cell
-    unknown = "Passed unknown parameter"
-    logging.getLogger("papermill").addFilter(lambda r: not r.getMessage().startswith(unknown))
+    logging.getLogger("papermill").addFilter(_is_news)
     watch, began = Watch(name_of_work(workflow, output), workflow), time.monotonic()
     with tempfile.TemporaryFile() as errors:
         words = ["--no-progress-bar", "--engine", watched_by(watch, errors), *complete]

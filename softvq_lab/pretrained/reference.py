@@ -8,6 +8,7 @@ __all__ = ['RECIPE', 'SLOW', 'shrink', 'ReferenceNet', 'weights_hash', 'referenc
 # %% ../../nbs/pretrained/01_reference.ipynb #a6cccd4c
 import hashlib
 import itertools
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..core import best_device, cache_dir, cached, derive_seed, rng, write_cache
-from ..data.images import ImageData, spread, stack
+from ..data.images import ImageData, stack
 from ..locks import made_once, sweep_up
 from ..progress import progress_bar
 
@@ -73,10 +74,8 @@ SLOW = 2  # seconds after which it is worth saying that images are read
 
 def _read(data: ImageData, most: int = 4096) -> TensorDataset:
     "The images that the network learns from, decoded or drawn once, not in each of the passes."
-    chosen = spread(len(data.train), most)
     how = {"desc": f"reading images for {_called(data)}", "unit": "image", "delay": SLOW}
-    items = [data.train[i] for i in progress_bar(chosen, **how)]
-    x, y = torch.stack([x for x, _ in items]), torch.tensor([int(y) for _, y in items])
+    x, y = stack(data.train, most, partial(progress_bar, **how))
     return TensorDataset(shrink(x), y)
 
 

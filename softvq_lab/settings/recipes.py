@@ -227,9 +227,10 @@ def generator_command(tokenizer_run, recipe: str, precision: str = "fp32") -> st
     """The line that trains a generator on a tokenizer's latents, by the tokenizer's own recipe and
     in its precision.
     """
-    same = f" -p recipe {recipe}" if ("sit",) in RECIPES.get(recipe, {}) else ""
-    same += f" -p precision {precision}" if precision in ("bf16", "fp16") else ""
+    words = f" -p recipe {recipe}" if ("sit",) in RECIPES.get(recipe, {}) else ""
+    if precision in ("bf16", "fp16"):
+        words += f" -p precision {precision}"
     where = shlex.quote(str(tokenizer_run))
     return (
-        f"papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {where}{same}"
+        f"papermill nbs/train_generator.ipynb runs/g/notebook.ipynb -p tokenizer_run {where}{words}"
     )

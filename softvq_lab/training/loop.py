@@ -272,7 +272,8 @@ class Loop:
     def go(self, batches: DataLoader, start: int):
         "All steps from `start` on."
         with Requests() as requests:
-            self.say("running", step=start, steps=self.optim.steps, **self.here())
+            unknown = {"seconds_left": None}  # not what it was when the run ended before
+            self.say("running", step=start, steps=self.optim.steps, **unknown, **self.here())
             _track(self.accelerator, self.run, start)
             for step, batch in enumerate(self.pace.waited(batches), start):
                 batch = [b.to(self.accelerator.device, non_blocking=True) for b in batch]
@@ -305,7 +306,7 @@ class Loop:
         "When this process began to train, and on what."
         device = self.accelerator.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        return {"began": now(), "device": name, "seconds_left": None}  # not that of before
+        return {"began": now(), "device": name}
 
     def state_at(self, done: int) -> dict:
         "What the status says after `done` steps."

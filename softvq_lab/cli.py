@@ -217,16 +217,24 @@ def list_settings(
         str,
         typer.Argument(help="train, train_generator, ...", shell_complete=complete_workflows),
     ],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="only settings whose names contain one of these"),
+    ] = None,
     as_json: Json = False,
 ):
-    "Every setting of a workflow: its default, what it is, and its possible names."
+    "The settings of a workflow: their defaults, what they are, and their possible names."
     from softvq_lab.settings.parse import closest, settings_of
     from softvq_lab.settings.workflows import WORKFLOWS
 
     if workflow not in WORKFLOWS:
         possible = f"possible: {', '.join(WORKFLOWS)}.{closest(workflow, WORKFLOWS)}"
         raise ConfigError(f"there is no workflow {workflow!r}; {possible}")
-    found = settings_of(WORKFLOWS[workflow]).values()
+    known = settings_of(WORKFLOWS[workflow])
+    for name in names or []:
+        if not any(name in k for k in known):
+            raise ConfigError(f"{workflow} has no setting {name!r}.{closest(name, known)}")
+    found = [s for k, s in known.items() if not names or any(n in k for n in names)]
     if as_json:
         return _print_json(
             [
@@ -460,14 +468,14 @@ def sweep(
 def _tell_outcome(folder: Path):
     "What a sweep measured, what failed, and where to see more."
     from softvq_lab.experiments.leaderboard import failures
-    from softvq_lab.experiments.outcome import outcome, verdicts
+    from softvq_lab.experiments.outcome import doubts, outcome, verdicts
     from softvq_lab.experiments.sweep import read_report
 
     if not (folder / "sweep.json").exists():  # it was stopped before it began
         return
     report = read_report(folder)
     print_sheets(table_console(), outcome(report), [])
-    for told in verdicts(report):
+    for told in (*verdicts(report), *doubts(report)):
         tell(told)
     for row in failures(report).itertuples():
         reason = printable(str(row.reason).partition("\n")[0], 200)

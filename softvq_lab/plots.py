@@ -66,10 +66,13 @@ def logged(metrics: list[dict], name: str) -> dict:
 
 
 def _curve(metrics: list[dict], name: str) -> go.Scatter:
-    "A metric over the steps; few values are marked."
+    "A metric over the steps; few values are marked, and a single one is written."
     points = logged(metrics, name)
+    if len(points["x"]) == 1:
+        told = dict(text=[f"{points['y'][0]:.4g}"], textposition="top center")
+        return go.Scatter(**points, **told, mode="markers+text", marker_color=PALETTE[0], name=name)
     mode = "lines+markers" if len(points["x"]) < 20 else "lines"
-    return go.Scatter(**points, mode=mode, line_color="#3b6ea8", name=name)
+    return go.Scatter(**points, mode=mode, line_color=PALETTE[0], name=name)
 
 
 def _grey_curve(metrics: list[dict], name: str, run: str) -> go.Scatter:

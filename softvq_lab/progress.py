@@ -187,6 +187,8 @@ class Bar(tqdm):
     """tqdm as a line of words. `things` are counted in the rate, `each` of them in one unit
     (images of a step); `sink` takes the records, None: the line is rewritten on a terminal.
     `breaks`: see `Forecast`; `main`: the work that most of a job's time goes to.
+
+    A bar that only follows another process shows the `memory` and the seconds `left` of that one.
     """
 
     def __init__(
@@ -200,7 +202,7 @@ class Bar(tqdm):
         **settings,
     ):
         self.things, self.each, self.sink, self.main = things, each, sink, main
-        self.notes, self.memory = {}, 0
+        self.notes, self.memory, self.left = {}, 0, None
         self.forecast = Forecast(settings.get("total"), settings.get("initial", 0), breaks)
         super().__init__(*args, **settings)
 
@@ -236,7 +238,7 @@ class Bar(tqdm):
         mean = done / elapsed if done > 0 and elapsed > 0 else None
         rate = (d["rate"] or mean) if mean and not self.disable else mean
         self.forecast.total = d["total"]
-        left = self.forecast.left(d["n"], elapsed)
+        left = self.forecast.left(d["n"], elapsed) if self.left is None else self.left
         return {
             "what": (d["prefix"] or "").removesuffix(": "),
             "done": d["n"],

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPENED', 'MOST_LOGGED', 'LINE', 'PACKAGES', 'ANYHOW', 'BIN', 'PASSING', 'RunInfo', 'RunStatus', 'Evaluation', 'Run',
            'refuse_if_trained', 'holding', 'take_over_run', 'mark_of', 'refuse_if_opened_anew', 'at_work',
-           'log_metrics', 'read_metrics', 'trim_metrics', 'plugins_of', 'plugin_hint', 'saved_sentence',
+           'log_metrics', 'read_metrics', 'trim_metrics', 'plugins_of', 'plugin_hint', 'resume_line', 'saved_sentence',
            'learned_settings', 'open_run', 'check_record', 'check_settings', 'go_on', 'check_run', 'made_of',
            'list_runs', 'no_such_run', 'describe', 'figures', 'strange_figures', 'headlines', 'passport_differences',
            'passport_id', 'comparable', 'differences', 'not_shared', 'summary']
@@ -187,7 +187,7 @@ def _taken(run: Run, who: dict) -> ConfigError:
     return ConfigError(
         f"{run.path} is being trained by {name_of(who)}: wait for it, stop it, or give another "
         "run folder. Where that process cannot be reached any more (a node that died, a "
-        f"container that is gone): softvq-lab resume {shlex.quote(str(run.path))} --take-over, or "
+        f"container that is gone): {resume_line(run)} --take-over, or "
         "take_over=True"
     )
 
@@ -405,6 +405,11 @@ def plugin_hint(run: Run) -> str:
     )
 
 
+def resume_line(run: Run) -> str:
+    "What is typed to go on with a run."
+    return f"softvq-lab resume {shlex.quote(str(run.path))}"
+
+
 def saved_sentence(run: Run, command: str) -> str:
     "What is saved of a training that was stopped, and the `command` that goes on with it."
     from softvq_lab.checkpoints import newest_checkpoint  # torch: not for those who only look
@@ -486,8 +491,8 @@ def _check_free(run: Run, resume: bool):
     if not resume:
         raise ConfigError(
             f"{run.path} already holds a run ({status['state']}, step {status.get('step', 0)}). "
-            "Go on with it by resume=True, or give another folder by run=...; its checkpoints "
-            "and figures are as they were"
+            f"Go on with it ({resume_line(run)}; in Python resume=True), or give another folder by "
+            "run=...; its checkpoints and figures are as they were"
         )
 
 

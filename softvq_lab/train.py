@@ -66,6 +66,7 @@ from softvq_lab.runs import (
     read_metrics,
     refuse_if_opened_anew,
     refuse_if_trained,
+    resume_line,
     saved_sentence,
     take_over_run,
 )
@@ -486,7 +487,7 @@ def _follow(p: subprocess.Popen, run: Run, optim: OptimConfig, requests: Request
                 ask()
                 told = True
             status = run.status
-            bar.memory = status.get("peak_memory") or 0
+            bar.memory, bar.left = status.get("peak_memory") or 0, status.get("seconds_left")
             bar.set_postfix(status.get("last"), refresh=False)
             bar.update(status.get("step", 0) - bar.n)
             if ended:
@@ -501,8 +502,8 @@ def _explain(run: Run, code: int, before: str):
     status = run.status if _written(run) != before else {}
     if status.get("state") == "preempted":
         raise Preempted(
-            f"{run.path} was asked to stop and saved at step {status.get('step')}; resume=True "
-            "goes on"
+            f"{run.path} was asked to stop and saved at step {status.get('step')}: "
+            f"{resume_line(run)}"
         )
     if status.get("state") == "stopped":
         raise KeyboardInterrupt(status.get("error"))

@@ -15,9 +15,9 @@ from softvq_lab.cli import app
 from softvq_lab.core import ConfigError
 from softvq_lab.data.folder import folder
 from softvq_lab.experiments import advice
-from softvq_lab.experiments.advice import advise, candidates, look, remarks, yardstick
+from softvq_lab.experiments.advice import Cost, advise, candidates, look, remarks, yardstick
 from softvq_lab.settings.parse import parse
-from softvq_lab.settings.workflows import TrainConfig
+from softvq_lab.settings.workflows import TrainConfig, TrainGeneratorConfig
 from softvq_lab.train import images_of, prepare, train_here
 from softvq_lab.training.health import averages_say
 
@@ -61,7 +61,9 @@ def _value(text: str):
 @pytest.fixture
 def unmeasured(monkeypatch):
     "Steps take half a second: what is proposed does not depend on the machine's load."
-    monkeypatch.setattr(advice, "_measured", lambda settings, images: (0.5, 10**7))
+    measured = ([0.4, 0.5, 0.9], 10**7)
+    monkeypatch.setattr(advice, "_tokenizer_step", lambda config, images: measured)
+    monkeypatch.setattr(advice, "_generator_step", lambda config, tokenizer: measured)
 
 
 def test_few_images_and_one_class_are_said(tmp_path):
@@ -117,6 +119,37 @@ def test_a_generator_is_proposed_by_the_same_recipe(photos, unmeasured):
     assert good.next_command in str(advise(photos, quiet=True))
 
 
+@pytest.mark.parametrize(
+    "cost, said",
+    [
+        (Cost(1000, (0.1, 0.1), 10**9), "2 min (1,000 steps of 0.1 s, measured), about 1000 MB"),
+        (Cost(1000, (0.1, 0.32), 10**7), "2 min to 5 min (1,000 steps of 0.1 to 0.32 s"),
+        (Cost(200, (0.1, 0.101), 10**7), "20 s (200 steps of 0.1 s, measured), about 10 MB"),
+    ],
+)
+def test_a_time_has_two_ends_where_steps_differ(cost, said):
+    assert str(cost).startswith(said)
+
+
+def test_what_the_generator_takes_is_said_beside_its_line(photos, unmeasured):
+    said = str(advise(photos, minutes=10, quiet=True))
+    for p in advise(photos, minutes=10, quiet=True).proposals:
+        assert f"a generator: {p.generator_cost}\n  {p.next_command}" in said
+        assert " min to " in str(p.generator_cost) and "0.4 to 0.9 s" in str(p.generator_cost)
+
+
+def test_files_that_are_no_pictures_are_named(photos, unmeasured):
+    (photos / "notes.txt").write_text("x")
+    (photos / "cat" / "film.mp4").write_bytes(b"x")
+    assert "left out: files that are not read as images: 2" in str(advise(photos, quiet=True))
+
+
+@pytest.mark.parametrize("load, busy", [(0.1, False), (40.0, True)])
+def test_a_busy_machine_is_said(photos, unmeasured, monkeypatch, load, busy):
+    monkeypatch.setattr(advice.psutil, "getloadavg", lambda: (load, load, load))
+    assert ("busy with other work (load 40.0)" in str(advise(photos, quiet=True))) is busy
+
+
 def test_a_split_of_its_own_is_kept(tmp_path):
     write(tmp_path / "train", [f"a/{i}.png" for i in range(7)])
     write(tmp_path / "val", [f"a/{i}.png" for i in range(5)], seed=1)
@@ -130,9 +163,11 @@ def test_commands_parse_and_fit_into_the_minutes(photos, unmeasured):
     for p in found.proposals:
         config = parse(TrainConfig, settings_of(p.command))
         assert config.data.data_path == str(photos)
-        assert config.optim.steps * 0.5 <= 600
+        assert config.optim.steps == p.cost.steps and p.cost.steps * 0.5 <= 600
         assert p.numbers == config.tokenizer.tokens * config.tokenizer.latent_dim
-        assert p.psnr_mean_colour < p.psnr_linear
+        assert p.psnr_mean_image < p.psnr_linear
+        drawn = parse(TrainGeneratorConfig, settings_of(p.next_command))
+        assert drawn.optim.steps == p.generator_cost.steps <= 1200
 
 
 def test_on_a_gpu_a_larger_preset_is_proposed(monkeypatch):
@@ -152,7 +187,8 @@ def test_a_proposed_training_runs_and_measuring_leaves_nothing(photos, tmp_path,
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
     found = advise(photos, quiet=True)
     assert list((tmp_path / "t").iterdir()) == []
-    assert all(p.seconds_per_step > 0 and p.memory > 10**6 for p in found.proposals)
+    for cost in (c for p in found.proposals for c in (p.cost, p.generator_cost)):
+        assert 0 < cost.step_seconds[0] <= cost.step_seconds[1] and cost.memory > 10**6
     for p in found.proposals[:2]:
         short = settings_of(p.command) | {"steps": 3, "warmup_steps": 1, "tracker": "none"}
         config = parse(TrainConfig, short)

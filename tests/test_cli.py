@@ -265,6 +265,16 @@ def test_a_wrong_name_is_answered_by_the_nearest_and_by_where_all_are(tmp_path, 
         call("settings", "trian")
 
 
+def test_settings_can_be_looked_up_by_a_part_of_their_names():
+    def named(*words):
+        return [s["name"] for s in json.loads(call("settings", "train", *words, "--json"))]
+
+    assert named("tokens") == ["tokens"] and "tau" in call("settings", "train", "tau")
+    assert {"lr", "adv_lr"} <= set(named("lr")) and set(named("tokens", "adv_lr")) > {"tokens"}
+    with pytest.raises(ConfigError, match="train has no setting 'tokns'. Did you mean 'tokens'"):
+        call("settings", "train", "tokns")
+
+
 def test_compare_shows_what_both_have_and_says_what_it_left_out(trained, tmp_path):
     folders = [tmp_path / n for n in ("tokenizer", "generator")]
     for f in folders:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from softvq_lab import cli
 from softvq_lab.experiments.leaderboard import results, settings, spread_in_words
-from softvq_lab.experiments.outcome import outcome, verdicts
+from softvq_lab.experiments.outcome import doubts, outcome, verdicts
 
 PASSPORT = {"evaluator": "PSNR", "reference": "digits", "count": 10}
 
@@ -61,6 +61,33 @@ def test_a_sweep_of_which_nothing_was_measured_has_no_table(tmp_path):
     assert outcome(report(tmp_path, job(tmp_path, None, tau=0.5, seed=0))) == []
     assert outcome(report(tmp_path)) == [] == verdicts(report(tmp_path))
     assert verdicts(report(tmp_path, job(tmp_path, 20.0, tau=0.6, seed=0))) == []
+
+
+def trained(root: Path, floor: float, *reached: float) -> dict:
+    "Tokenizers whose last held-out PSNR is `reached`, and that of the mean image is `floor`."
+    jobs = [job(root, p, tau=i, seed=0) for i, p in enumerate(reached)]
+    for j, last in zip(jobs, reached):
+        rows = [
+            {"step": 1, "heldout_psnr": 3.0, "heldout_mean_image": floor},
+            {"step": 2, "rec": 1.0},
+        ]
+        rows.insert(1, {"step": 2, "heldout_psnr": last, "heldout_mean_image": floor})
+        lines = "".join(json.dumps(r) + "\n" for r in rows)
+        (Path(j["run"]) / "metrics.jsonl").write_text(lines)
+    return report(root, *jobs)
+
+
+@pytest.mark.parametrize(
+    "reached, said", [((12.1, 12.6, 20.0), "2 of 3 tokenizers"), ((11.0,), "1 of 1 tokenizers")]
+)
+def test_runs_that_are_no_better_than_the_mean_image_are_said(tmp_path, reached, said):
+    (told,) = doubts(trained(tmp_path, 12.3, *reached))
+    assert told.startswith(f"{said} reconstruct no better than the mean image")
+
+
+def test_nothing_is_doubted_where_tokenizers_are_better_or_nothing_is_known(tmp_path):
+    assert doubts(trained(tmp_path / "a", 12.3, 13.0, 20.0)) == []
+    assert doubts(report(tmp_path / "b", job(tmp_path / "b", 5.0, tau=1, seed=0))) == []
 
 
 @pytest.mark.parametrize("width", [60, 160])

@@ -15,6 +15,7 @@ from softvq_lab.core import ConfigError, write_json
 from softvq_lab.experiments.execute import refuse_what_is_not_there
 from softvq_lab.experiments.papermill_command import main, with_output
 from softvq_lab.runs import Run, headlines
+from softvq_lab.signals import MISTAKE
 
 STEPS = {"steps": 4, "warmup_steps": 2, "batch_size": 8, "eval_every": 4, "log_every": 2}
 FEW = [w for k, v in STEPS.items() for w in ("-p", k, str(v))]
@@ -109,7 +110,7 @@ def test_a_mistake_costs_no_folder_and_starts_no_kernel(here, train):
     done = subprocess.run(
         [*COMMAND, train, "-p", "tokens", "0"], capture_output=True, text=True, cwd=here
     )
-    assert done.returncode == 1 and "tokens" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == MISTAKE and "tokens" in done.stderr and "Traceback" not in done.stderr
     assert not (here / "runs").exists()
 
 
@@ -194,7 +195,7 @@ def test_what_is_not_there_is_refused_at_once(
     words = [w for k, v in parameters.items() for w in ("-p", k, v)]
     status = main([str(root / "nbs" / f"{workflow}.ipynb"), *output, *words])
     said = capsys.readouterr().err.strip()
-    assert status == 1 and said.startswith(says) and len(said.splitlines()) == 1
+    assert status == MISTAKE and said.startswith(says) and len(said.splitlines()) == 1
     assert "looked in" in said and str(here) in said
     assert not any((here / "runs").iterdir()), "a folder was made"
 
@@ -209,9 +210,25 @@ def test_a_run_without_weights_is_refused_at_once(here, root, workflow, name, ca
     (here / "runs" / "a" / "checkpoints").mkdir()
     status = main([str(root / "nbs" / f"{workflow}.ipynb"), "runs/g.ipynb", "-p", name, "runs/a"])
     said = capsys.readouterr().err.strip()
-    assert status == 1 and said.startswith(f"{name}=runs/a: this run has no checkpoint yet")
+    assert status == MISTAKE and said.startswith(f"{name}=runs/a: this run has no checkpoint yet")
     assert "step 7" in said and "softvq-lab resume runs/a" in said and len(said.splitlines()) == 1
     assert [p.name for p in (here / "runs").iterdir()] == ["a"], "a folder was made"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["runs/a/notebook.ipynb"], ["runs/a.ipynb"], ["x.ipynb", "-p", "run", "runs/a"]],
+    ids=["its folder", "its name", "its setting"],
+)
+def test_a_folder_that_holds_a_run_is_refused_with_the_command_that_goes_on(
+    here, train, words, capsys
+):
+    write_json(here / "runs" / "a" / "config.json", {"kind": "tokenizer", "config": {}})
+    assert main([train, *words, "-p", "steps", "5"]) == MISTAKE
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("runs/a already holds a run. Go on with it: softvq-lab resume runs/a.")
+    assert len(said.splitlines()) == 1 and os.listdir(here / "runs") == ["a"]
+    assert os.listdir(here / "runs" / "a") == ["config.json"]
 
 
 def test_a_sweep_that_is_not_there_is_refused_at_once(here, capsys):
@@ -225,7 +242,7 @@ def test_a_sweep_that_is_not_there_is_refused_at_once(here, capsys):
 
 
 def test_a_mistyped_workflow_is_told_by_its_name(here, capsys):
-    assert main(["nbs/trian.ipynb", "-p", "tokens", "8"]) == 1
+    assert main(["nbs/trian.ipynb", "-p", "tokens", "8"]) == MISTAKE
     assert (
         capsys.readouterr().err == "there is no notebook nbs/trian.ipynb. Did you mean 'train'?\n"
     )

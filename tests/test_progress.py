@@ -13,7 +13,7 @@ from softvq_lab.data.datasets import shapes
 from softvq_lab.experiments.execute import Watch
 from softvq_lab.pretrained import reference
 from softvq_lab.pretrained.reference import reference_network
-from softvq_lab.progress import RECORD
+from softvq_lab.progress import RECORD, Bar
 
 FEW = {"steps": 40, "warmup_steps": 2, "batch_size": 8, "tokens": 4, "log_every": 2}
 FEW |= {"eval_every": 20, "tracker": "none", "codebook_size": 32}
@@ -28,7 +28,8 @@ def test_at_a_terminal_the_line_says_how_far_how_fast_and_how_well(tmp_path):
     assert shown.status == 0, shown[-2000:]
     lines = lines_of(shown)
     assert any(re.fullmatch(f"a: {LINE}", x) for x in lines), lines
-    assert any("a: Settings (cell " in x for x in lines), "between bars it says which cell"
+    cell = r"a: Settings, loading libraries \(cell \d+ of \d+\)"
+    assert any(re.match(cell, x) for x in lines), "between bars it says what happens"
     assert "cell/s" not in shown
     end = next(i for i, x in enumerate(lines) if x.startswith("done in "))
     assert "psnr " in lines[end + 1] and lines[end + 2].startswith("The averaged weights")
@@ -94,3 +95,14 @@ def test_after_the_bar_of_a_part_the_line_says_the_cell_again():
     watch.progress({"what": "the reference network", "ended": True})
     assert [r["what"] for r in shown] == ["a", *["the reference network"] * 2, "a"]
     assert shown[-1]["heading"] == "Settings"
+
+
+def test_a_bar_that_follows_another_process_has_its_time_left():
+    bar = Bar(total=10, initial=2, sink=lambda record: None, mininterval=0)
+    bar.update(4)
+    own = bar.record["left"]
+    bar.left = own + 500.0
+    assert bar.record["left"] == own + 500.0 and "8 min left" in str(bar)
+    bar.left = None
+    assert bar.record["left"] < 500.0
+    bar.close()

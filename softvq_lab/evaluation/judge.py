@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['MOST', 'ALPHAS', 'training_features', 'Judge', 'fit_judge', 'class_judge', 'classes_taken', 'own_accuracy',
-           'heldout_accuracy']
+           'heldout_accuracy', 'confusions']
 
 # %% ../../nbs/evaluation/01b_judge.ipynb #8a253104
 import weakref
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,3 +133,21 @@ def heldout_accuracy(data: ImageData, extractor: Extractor) -> float | None:
         _, logits = extract(extractor, Subset(data.heldout, some))
         made[key] = own_accuracy(data, logits, np.asarray(labels_of(data.heldout))[some])
     return made[key]
+
+# %% ../../nbs/evaluation/01b_judge.ipynb #278d34f5
+def confusions(class_names: Sequence[str], labels, taken, most: int = 12) -> str:
+    """How many images of the `labels` (N) are `taken` (N) for another class, and which for which,
+    the most frequent first.
+    """
+    asked, found = (torch.as_tensor(v).tolist() for v in (labels, taken))
+    pairs = Counter((a, b) for a, b in zip(asked, found) if a != b)
+    wrong = pairs.total()
+    told = f"{wrong} of {len(asked)} are taken for another class"
+    if not wrong:
+        return told
+    first = pairs.most_common(most)
+    words = [
+        f"{class_names[a]} for {class_names[b]}" + f" ({n} times)" * (n > 1) for (a, b), n in first
+    ]
+    rest = wrong - sum(n for _, n in first)
+    return f"{told}: {', '.join(words)}" + f", and {rest} more" * (rest > 0)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRAININGS', 'AT_WORK', 'ENDED', 'BY_HAND', 'RECORDED', 'SAVES_FIRST', 'workflow_notebook', 'JobInfo', 'Job',
            'Signals', 'Watch', 'name_of_work', 'execute', 'way_on', 'leave_nothing', 'start', 'stop',
-           'refuse_what_is_not_there', 'run_workflow', 'begin_workflow', 'resume_job', 'main']
+           'refuse_a_second_run', 'refuse_what_is_not_there', 'run_workflow', 'begin_workflow', 'resume_job', 'main']
 
 # %% ../../nbs/experiments/02_execute.ipynb #79f5cc9b
 import contextlib
@@ -59,7 +59,14 @@ from softvq_lab.locks import (
 from ..progress import LogLines, Screen
 from ..provenance import accepted_kinds, command_line
 from ..registry import load_plugins
-from ..runs import Run, check_settings, refuse_if_trained, saved_sentence, take_over_run
+from softvq_lab.runs import (
+    Run,
+    check_settings,
+    refuse_if_trained,
+    resume_line,
+    saved_sentence,
+    take_over_run,
+)
 from ..settings.parse import closest, flatten
 from ..settings.parse import parameters as defaults_of
 from ..settings.workflows import TRAINS, WORKFLOWS
@@ -430,7 +437,7 @@ def way_on(workflow: str, folder) -> str:
         return f"stopped; {again}"
     if not (run.path / "config.json").exists():
         return f"stopped before the training began; {again}"
-    return saved_sentence(run, f"softvq-lab resume {shlex.quote(str(run.path))}")
+    return saved_sentence(run, resume_line(run))
 
 
 def leave_nothing(output: Path):
@@ -511,6 +518,15 @@ def _refuse_without_report(asked: str, base: Path):
             )
 
 
+def refuse_a_second_run(folder: Path, resume: bool):
+    "A `ConfigError` where a training would begin in a folder that holds a run."
+    if (folder / "config.json").exists() and not resume:
+        raise ConfigError(
+            f"{folder} already holds a run. Go on with it: {resume_line(Run(folder))}. Or give a "
+            "new one another folder: run=... Nothing was changed."
+        )
+
+
 def refuse_what_is_not_there(workflow: str, given: dict, base: Path = Path()):
     """A `ConfigError` if a folder that the workflow needs does not exist: a run that has weights,
     the default one where none was given, a sweep, or a folder of images. `base`: where relative
@@ -579,13 +595,9 @@ def _planned(workflow: str, output, resume: bool, parameters: dict) -> Iterator[
     if parameters.pop("take_over", False):
         _take_over(job, Run(parameters["run"]))
     with job.planning():
-        holds = workflow in TRAININGS and (Path(parameters["run"]) / "config.json").exists()
-        if holds and not resume:
-            raise ConfigError(
-                f"{parameters['run']} already holds a run; go on with it by resume, or give "
-                "another folder; nothing was changed"
-            )
-        if workflow in TRAININGS:  # by another than a job: nothing of it is written over
+        if workflow in TRAININGS:
+            refuse_a_second_run(Path(parameters["run"]), resume)
+            # by another than a job: nothing of it is written over
             refuse_if_trained(Run(parameters["run"]))
         if not resume:
             keep(job.output)

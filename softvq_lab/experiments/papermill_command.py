@@ -20,7 +20,7 @@ from ..progress import Screen
 from ..provenance import command_line, remember_command
 from ..settings.parse import closest
 from ..settings.workflows import TRAINS, WORKFLOWS
-from ..signals import INTERRUPTED, PREEMPTED, Preempted
+from ..signals import INTERRUPTED, MISTAKE, PREEMPTED, Preempted
 
 # %% ../../nbs/experiments/06a_papermill_command.ipynb #9ac00006
 def usual_output(workflow: str, given: dict, root: Path, resume: bool) -> Path:
@@ -39,7 +39,8 @@ def usual_output(workflow: str, given: dict, root: Path, resume: bool) -> Path:
         return Path(given.get("run") or root) / f"{workflow}.ipynb"
     if given.get("run"):
         return Path(given["run"]) / "notebook.ipynb"
-    return numbered(root / readable_name(workflow, cfg, given), resume) / "notebook.ipynb"
+    of = f"-of-{Path(cfg.tokenizer_run).name}" if workflow == "train_generator" else ""
+    return numbered(root / readable_name(workflow, cfg, given, of), resume) / "notebook.ipynb"
 
 # %% ../../nbs/experiments/06a_papermill_command.ipynb #9ac00008
 def _read(arguments: list[str]) -> dict:
@@ -97,6 +98,11 @@ def _refuse_missing(notebook: str | None):
             raise ConfigError(f"there is no notebook {notebook}.{told}")
 
 
+def _folder_of(output: Path) -> Path:
+    "The run folder of a training whose executed notebook goes to `output`."
+    return output.parent if output.name == "notebook.ipynb" else output.with_suffix("")
+
+
 def with_output(arguments: list[str]) -> list[str]:
     """Papermill's arguments, with an output path where a workflow of this library has none; and
     with the folder of the run, for a training.
@@ -104,7 +110,7 @@ def with_output(arguments: list[str]) -> list[str]:
     A `ConfigError` for wrong parameters, and for runs and images that are not there, before any
     folder is made.
     """
-    from softvq_lab.experiments.execute import refuse_what_is_not_there
+    from softvq_lab.experiments.execute import refuse_a_second_run, refuse_what_is_not_there
 
     found = _read(arguments)
     notebook = found.get("notebook_path")
@@ -116,10 +122,13 @@ def with_output(arguments: list[str]) -> list[str]:
     # the kernel goes there, and papermill stays (`parameters.project_root`)
     project = ".." if Path.cwd().name == "nbs" and Path("../settings.ini").exists() else ""
     refuse_what_is_not_there(workflow, given, Path(project))
-    if found.get("output_path"):
-        return arguments
     if given.get("run"):
         given["run"] = os.path.join(project, str(given["run"]))
+    if workflow in TRAINS.values() and (given.get("run") or found.get("output_path")):
+        folder = Path(given.get("run") or _folder_of(Path(found["output_path"])))
+        refuse_a_second_run(folder, bool(given.get("resume")))
+    if found.get("output_path"):
+        return arguments
     output = usual_output(workflow, given, Path(project, "runs"), bool(given.get("resume")))
     is_training = workflow in TRAINS.values() and not given.get("run")
     run = ["-p", "run", os.path.relpath(output.parent, project or ".")]
@@ -134,9 +143,8 @@ def _work(complete: list[str]) -> tuple[str, Path, Path] | None:
     workflow, output = workflow_of(found.get("notebook_path")), found.get("output_path")
     if not workflow or not output or "--progress-bar" in complete:
         return None
-    output = Path(output)
-    own = output.parent if output.name == "notebook.ipynb" else output.with_suffix("")
-    return workflow, output, Path(str(_parameters(found).get("run") or own))
+    folder = _parameters(found).get("run") or _folder_of(Path(output))
+    return workflow, Path(output), Path(str(folder))
 
 
 def what_came_out(workflow: str, folder: Path) -> str:
@@ -225,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _started(sys.argv[1:] if arguments is None else arguments)
     except ConfigError as e:
         tell("\n".join(map(printable, str(e).splitlines())), sys.stderr)
-        return 1
+        return MISTAKE
     except KeyboardInterrupt:
         tell(f"stopped before the training began; begin again with: {command_line()}", sys.stderr)
         return INTERRUPTED

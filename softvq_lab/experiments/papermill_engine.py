@@ -36,7 +36,9 @@ class WatchedClient(PapermillNotebookClient):
             titles = [x for x in cell.source.splitlines() if x.startswith("#")]
             self.heading = titles[0].lstrip("# ") if titles else self.heading
         else:
-            self.watcher.begins(self.heading, cell_index + 1, len(self.nb.cells))
+            loads = cell.source.startswith(("import ", "from "))  # torch alone takes seconds
+            told = f"{self.heading}, loading libraries" if loads else self.heading
+            self.watcher.begins(told, cell_index + 1, len(self.nb.cells))
         try:
             return super().execute_cell(cell, cell_index, *args, **kwargs)
         finally:

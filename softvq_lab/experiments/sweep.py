@@ -407,19 +407,24 @@ def digest_of_run(run: Run) -> str:
     return _digests(run)[0]
 
 # %% ../../nbs/experiments/04_sweep.ipynb #b82f7733
-def readable_name(workflow: str, cfg, given: dict) -> str:
-    "A name for a run's folder: model, and the settings in `given` that differ from the defaults."
-    defaults = parameters(WORKFLOWS[workflow], given)
-    what = (
-        f"{cfg.tokenizer.quantizer}-{cfg.tokenizer.tokens}x{cfg.tokenizer.latent_dim}"
-        if workflow == "train"
-        else f"{cfg.generator.generator}-{cfg.generator.size}"
-    )
+def readable_name(workflow: str, cfg, given: dict, of: str = "") -> str:
+    """A name for a run's folder: images and recipe where they are not the usual ones, the model,
+    what it is `of`, and the settings in `given` that differ from the defaults.
+    """
+    defaults, images = parameters(WORKFLOWS[workflow], given), ""
+    if workflow == "train":
+        t, data = cfg.tokenizer, cfg.data
+        what = f"{t.quantizer}-{t.tokens}x{t.latent_dim}"
+        named = Path(data.data_path).name if data.data_path else data.dataset
+        images = f"{named}_" if named != defaults["dataset"] else ""
+    else:
+        what = f"{cfg.generator.generator}-{cfg.generator.size}"
     recipe = f"{given['recipe']}_" if given.get("recipe", "digits") != "digits" else ""
     differs = "_".join(
         f"{k}-{v}" for k, v in given.items() if k not in QUIET and defaults.get(k) != v
     )
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{recipe}{what}_{differs}")[:70].strip("-_.")
+    name = f"{images}{recipe}{what}{of}_{differs}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:70].strip("-_.")
 
 
 QUIET = (
@@ -444,7 +449,9 @@ QUIET = (
     "flip",
     "crop",
     "processes",
-)  # already in the name, or about length and data
+    "precision",
+    "compile",
+)  # already in the name, or about length, data and speed
 
 # %% ../../nbs/experiments/04_sweep.ipynb #041b4f83
 @dataclass

@@ -36,7 +36,7 @@ from ..locks import Lock
 from ..metrics import goodness, leading, why_not_ranked
 from ..progress import Pace, peak_memory, progress_bar
 from ..ranks import patient_group
-from ..runs import Run, at_work, log_metrics, trim_metrics
+from ..runs import Run, at_work, log_metrics, resume_line, trim_metrics
 from ..settings.sections import EngineConfig, OptimConfig
 from ..settings.workflows import TRAINS
 from ..signals import BeforeFirstStep, Preempted, Requests, deaf, end_workers
@@ -467,7 +467,7 @@ class Loop:
         self.agreed.meet()
         raise Preempted(
             f"{here or 'a signal to another rank'} asked to stop after step {done} of "
-            f"{self.optim.steps}; it was saved, resume=True goes on"
+            f"{self.optim.steps}; it was saved: {resume_line(self.run)}"
         )
 
 # %% ../../nbs/training/08_loop.ipynb #31298cc1

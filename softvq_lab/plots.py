@@ -59,6 +59,9 @@ def static_fallback():
     pio.renderers.default = "plotly_mimetype+drawn_png"
 
 # %% ../nbs/09_plots.ipynb #1088cce3
+PALETTE = ("#3b6ea8", "#e1812c", "#3a923a", "#c03d3e", "#9372b2", "#845b53")
+
+
 def logged(metrics: list[dict], name: str) -> dict:
     "Steps and values of a metric where it was logged, as `x` and `y` of a trace."
     points = [(m["step"], m[name]) for m in metrics if name in m]
@@ -223,7 +226,6 @@ def latent_map(
     )
 
 # %% ../nbs/09_plots.ipynb #a7c1d0e2
-PALETTE = ("#3b6ea8", "#e1812c", "#3a923a", "#c03d3e", "#9372b2", "#845b53")
 _STANDOFF = dict(ticks="outside", ticklen=6, tickcolor="rgba(0, 0, 0, 0)")
 
 

@@ -45,6 +45,7 @@ from softvq_lab.explore.codewords import (
     read_weights,
     set_weight,
     touch,
+    weigh,
     write_weights,
 )
 from softvq_lab.explore.reproduce import edit_ways
@@ -228,11 +229,13 @@ class Codewords(Places, Tab):
         return edit_ways(str(run), image, edit, donor, token)
 
     def show(self, stands, name, images, token, heat, sharp, ablated, swapped, donor, edits):
-        "Pictures, formula, bars and map; what belongs to the token follows by `look`."
+        """Pictures and formula. Figures, which take longer, follow by `plot_weights`, and what
+        belongs to the token by `look`.
+        """
         drawn = json.dumps([stands, token, heat, sharp, edits])
         blank = [None] * len(CAPTIONS)
         if not name:
-            return *blank, "", "", None, None, None, drawn
+            return *blank, "", "", None, drawn
         try:
             lens = self.ctx.open(name)
             x, t = chosen_image(lens, focus(images)), lens.tokenizer
@@ -251,13 +254,23 @@ class Codewords(Places, Tab):
                 None if held is None else downloadable(held),
                 "  \n".join(says),
                 told_formula(t, r, token, heat, edit),
-                weight_bars(t, r, token),
-                weight_map(t, r["weights"], token),
                 donor_picture(lens, int(donor)),
                 drawn,
             )
         except ValueError as e:
-            return *blank, failed(e), "", None, None, None, drawn
+            return *blank, failed(e), "", None, drawn
+
+    def plot_weights(self, name, images, token, heat, sharp, edits):
+        "Bars of the token's weights, and the map of all tokens."
+        if not name:
+            return None, None
+        try:
+            lens = self.ctx.open(name)
+            t, token = lens.tokenizer, min(int(token), lens.tokenizer.tokens - 1)
+            r = weigh(lens, chosen_image(lens, focus(images)), edit_of(t, heat, sharp, edits))
+            return weight_bars(t, r, token), weight_map(t, r["weights"], token)
+        except ValueError:
+            return None, None  # the message says what is wrong
 
     def look(self, name, images, token, heat, sharp, edits):
         "What belongs to one token: weights, codewords alone, where used, where the encoder looked."
@@ -273,7 +286,7 @@ class Codewords(Places, Tab):
                 none = "*This tokenizer has no codeword weights.*"
                 return [], [], none, [], [], looked, *empty[6:]
             edit = edit_of(t, heat, sharp, edits)
-            r = touch(lens, x, edit)
+            r = weigh(lens, x, edit)
             q, own = r["weights"][token], r["own"][token]
             shown = {*own.topk(min(TOP, len(q))).indices.tolist(), *edit.weights.get(token, {})}
             shown |= {*q.topk(min(TOP, len(q))).indices.tolist()}
@@ -346,12 +359,13 @@ class Codewords(Places, Tab):
         ctx, asked, edits = self.ctx, self.asked, self.edits
         where, how = [ctx.run, ctx.images], [self.token, self.heat, self.sharp]
         others = [self.ablated, self.swapped, self.donor]
-        told = [self.message, self.formula, self.bars, self.plot, self.donor_picture]
-        shown = [*self.pictures, *told, self.drawn]
+        shown = [*self.pictures, self.message, self.formula, self.donor_picture, self.drawn]
         draw = Newest(self.show, [asked, *where, *how, *others, edits], shown).event
         inputs = [c.input for c in (*how, *others)]
         gr.on([asked.change, *inputs, edits.change], **draw)
         self.drawn.change(None, self.drawn, self.rests, js=RESTS, api_name=False)
+        plots = Newest(self.plot_weights, [*where, *how, edits], [self.bars, self.plot])
+        self.drawn.change(**plots.event)
         told = [self.table, self.alone, self.used_says, self.used, self.top, self.looked]
         told += [self.slid_codewords, *self.sliders]
         self.rests.change(**Newest(self.look, [*where, *how, edits], told).event)

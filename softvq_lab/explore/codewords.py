@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['has_weights', 'what_instead', 'can_attend', 'soften', 'token_figures', 'strongest', 'codeword_name', 'heatmap',
-           'heldout_latents', 'mean_tokens', 'Edit', 'reweigh', 'touch', 'set_weight', 'write_weights', 'read_weights',
-           'codewords_alone', 'where_used', 'attention', 'overlay']
+           'heldout_latents', 'mean_tokens', 'Edit', 'reweigh', 'weigh', 'touch', 'set_weight', 'write_weights',
+           'read_weights', 'codewords_alone', 'where_used', 'attention', 'overlay']
 
 # %% ../../nbs/explore/01_codewords.ipynb #31b6f386
 import copy
@@ -200,28 +200,37 @@ def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
 
 # %% ../../nbs/explore/01_codewords.ipynb #52b76272
 @torch.no_grad()
+def weigh(lens: Lens, x: Tensor, edit: Edit = Edit()) -> dict:
+    """Weights (L, K) of the tokens of the image x (3, H, W): `own` as trained, `weights` as edited,
+    and `z_hat` (1, L, D) behind them; None where the tokenizer has none.
+    """
+    t, L = lens.tokenizer, lens.tokenizer.tokens
+    if bad := [i for i in (*edit.weights, *edit.swap, *edit.knock) if not 0 <= i < L]:
+        raise ValueError(f"there is no token {bad[0]}: this tokenizer has tokens 0 to {L - 1}")
+    if not has_weights(t):
+        if edit.weights or edit.sharp or edit.heat != 1:
+            raise ValueError(what_instead(t))
+        return dict.fromkeys(("z_hat", "own", "weights"))
+    z_hat = t.embed(x[None])
+    own, q = soften(t.quantizer, z_hat)[0], soften(t.quantizer, z_hat, edit.heat, edit.sharp)[0]
+    for i, new in edit.weights.items():
+        q[i] = reweigh(q[i], new)
+    return {"z_hat": z_hat, "own": own, "weights": q}
+
+
+@torch.no_grad()
 def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = None) -> dict:
     """Image x (3, H, W) with its tokens edited; those in `edit.swap` come from the image `other`
     (3, H, W).
 
-    `weights` (L, K) as changed, `own` as trained and `z_hat` (1, L, D) behind them (None where
-    there are none); `before`, `after`
-    (3, H, W); `change` (PIL, the error map between these two); `figures`: psnr of both to x, and
-    between them."""
-    t, L = lens.tokenizer, lens.tokenizer.tokens
-    if bad := [i for i in (*edit.weights, *edit.swap, *edit.knock) if not 0 <= i < L]:
-        raise ValueError(f"there is no token {bad[0]}: this tokenizer has tokens 0 to {L - 1}")
-    own = q = z_hat = None
-    if has_weights(t):
-        z_hat = t.embed(x[None])
-        own, q = soften(t.quantizer, z_hat)[0], soften(t.quantizer, z_hat, edit.heat, edit.sharp)[0]
-        for i, new in edit.weights.items():
-            q[i] = reweigh(q[i], new)
-        z0, z = t.quantizer.mix(own[None]), t.quantizer.mix(q[None])
-    elif edit.weights or edit.sharp or edit.heat != 1:
-        raise ValueError(what_instead(t))
-    else:
+    What `weigh` finds, and `before`, `after` (3, H, W); `change` (PIL, the error map between these
+    two); `figures`: psnr of both to x, and between them.
+    """
+    t, w = lens.tokenizer, weigh(lens, x, edit)
+    if w["weights"] is None:
         z = (z0 := t.encode(x[None]).z).clone()
+    else:
+        z0, z = t.quantizer.mix(w["own"][None]), t.quantizer.mix(w["weights"][None])
     if edit.swap:
         if other is None:
             raise ValueError("swapping needs another image")
@@ -233,10 +242,7 @@ def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = Non
     def of(a, b):
         return psnr(a[None], b[None]).item()
 
-    return {
-        "z_hat": z_hat,
-        "own": own,
-        "weights": q,
+    return w | {
         "before": before,
         "after": after,
         "change": error_map(before, after),

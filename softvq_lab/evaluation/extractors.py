@@ -26,6 +26,7 @@ from .passport import versioned
 from ..metrics import declare_features
 from ..pretrained.files import Needed, find, require
 from ..pretrained.reference import ReferenceNet, reference_network, weights_hash
+from ..progress import in_batches, tracked
 from ..registry import call, register, registered
 from ..settings.parse import closest, entry_of
 from ..settings.sections import PRETRAINED
@@ -233,7 +234,10 @@ def extract(
     """Features (N, F) and logits (N, C) of images (see `uint8_batches`), on the CPU; a `ValueError`
     when there are none or some are not finite.
     """
-    parts = [extractor(x) for x in uint8_batches(images, batch_size, workers) if len(x)]
+    batches = uint8_batches(images, batch_size, workers)
+    if isinstance(images, Tensor | Dataset):  # an iterator's end nobody knows
+        batches = tracked(batches, what="features", **in_batches(len(images), batch_size))
+    parts = [extractor(x) for x in batches if len(x)]
     if not parts:
         raise ValueError("there are no images to compare")
     f = torch.cat([p[0] for p in parts])

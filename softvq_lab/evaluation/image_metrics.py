@@ -18,6 +18,7 @@ from ..data.images import ImageData, to_uint8
 from .passport import Measured, passport, versioned
 from ..metrics import PLUGIN, direction, lower_is_better, why_not_ranked
 from ..pretrained.files import find_vgg
+from ..progress import in_batches, tracked
 from ..provenance import plugin_record
 from ..registry import registered
 from ..tokenizer.model import Tokenizer
@@ -122,7 +123,9 @@ def reconstruct_split(
     rows, latents, quantizer = {}, [], tokenizer.quantizer
     # images whose weights fit in a GiB
     most = max(1, 2**28 // (tokenizer.tokens * _weights_of_a_token(quantizer)))
-    for x, y, z_hat in reconstructions(tokenizer, data.heldout, batch_size):
+    batches = reconstructions(tokenizer, data.heldout, batch_size)
+    counted = in_batches(len(data.heldout), batch_size)
+    for x, y, z_hat in tracked(batches, what="held-out images", **counted):
         if sum(map(len, latents)) < most:
             latents.append(z_hat)
         row = pixel_metrics(x, y) | {"l1": mae(x, y)}

@@ -11,7 +11,7 @@ __all__ = ['HELD', 'ALPHAS', 'POOLS', 'Sites', 'UNASKED', 'feature_rows', 'gathe
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..data.images import ImageData
 from .passport import Measured, passport, versioned
 from ..generators.base import Generator
 from ..latents.stats import encoded_batches
+from ..progress import in_batches, tracked
 
 # %% ../../nbs/evaluation/04_probe.ipynb #a8f25ebb
 HELD = 2**30  # bytes of a site's features held in memory; more are kept in a temporary file
@@ -106,6 +107,7 @@ def linear_probe(
     batch_size: int | None = None,  # None: `probe_batch`, which is the paper's for ImageNet
     seed: int = 0,
     device: torch.device | None = None,  # where the probe is trained; None: where the features are
+    on_epoch: Callable[[], object] = lambda: None,  # called after each epoch
 ) -> tuple[dict[str, float], Tensor]:
     """`top1` (with more than 5 classes also `top5`) on held-out features and `train_top1` of a
     linear probe trained by LAMB; and which held-out images it classifies correctly (M).
@@ -136,6 +138,7 @@ def linear_probe(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        on_epoch()
     return _accuracy(probe.eval(), x, y, hx, hy)
 
 # %% ../../nbs/evaluation/04_probe.ipynb #c855e828
@@ -266,7 +269,9 @@ def latent_sites(tokenizer, data: ImageData, scratch=None, batch_size: int = 256
     """
 
     def batches(split: Dataset):
-        for out, y in encoded_batches(tokenizer, split, batch_size):
+        encoded = encoded_batches(tokenizer, split, batch_size)
+        counted = in_batches(len(split), batch_size)
+        for out, y in tracked(encoded, what="latents for probes", **counted):
             latents = {"z": out.z, "z_hat": out.z_hat}
             yield {f"{name} {how}": pool(z, how) for name, z in latents.items() for how in POOLS}, y
 
@@ -300,7 +305,8 @@ def pixel_sites(data: ImageData, values: dict[str, int], scratch=None) -> Sites:
     grey = all(is_grey(x) for s in splits for x, _ in DataLoader(s, 256))  # ends at a coloured one
 
     def batches(split: Dataset):
-        for x, y in DataLoader(split, 256):
+        counted = in_batches(len(split), 256)
+        for x, y in tracked(DataLoader(split, 256), what="pixels for probes", **counted):
             yield {name: shrink_to(x, n, grey) for name, n in values.items()}, y
 
     return _sites(*(gather(batches(s), len(s), scratch) for s in splits))
@@ -465,18 +471,21 @@ def probe_figures(
             "quick look)"
         )
     found = {}
+    bar = tracked(None, len(sites) * epochs, "linear probes", unit="epoch")
     for site, (train, held) in sites.items():
         x, shape = train[0], list(train[0].shape[1:])
         if method == "ridge":
             figures, right = ridge_probe(train, held)
             how, more = _ridge_name(x), {}
         else:
-            figures, right = linear_probe(train, held, epochs, lr, batch_size, seed, device)
+            asked = epochs, lr, batch_size, seed, device
+            figures, right = linear_probe(train, held, *asked, on_epoch=bar.update)
             how, batch = _lamb_name(), probe_batch(len(x), batch_size)
             more = dict(epochs=epochs, lr=lr, batch_size=batch, seed=seed)
         against = f"{len(x)} training images of {data.source}; held-out split"
         about = passport(how, against, len(held[0]), data, site=site, shape=shape, **more)
         found[site] = Probed(figures, about, {"top1": _wilson(right)}, right=right)
+    bar.close()
     return found
 
 # %% ../../nbs/evaluation/04_probe.ipynb #a314798f

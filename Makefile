@@ -8,7 +8,7 @@ RUNS    ?= runs
 
 COMMA := ,
 
-.PHONY: help setup demo demo-pictures explorer lab test test-slow check export docs reproduction lock system-deps clean bench gpu
+.PHONY: help setup demo demo-pictures explorer lab test test-slow check export docs reproduction tutorials lock system-deps clean bench gpu
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -96,6 +96,10 @@ docs: setup  ## the documentation site in build/site, from the notebooks, links 
 	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings, mkdocstrings_handlers.python, latex2mathml' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock $$(sed -n '/^docs = \[/,/^]/s/^ *"\(.*\)",*$$/\1/p' pyproject.toml)  # -c: nothing that is installed changes
 	$(BIN)/python docs/site.py
 	@echo 'Look at it: build/site/index.html'
+
+tutorials: setup  ## the tutorials executed anew, with the outputs that are stored in them (10 minutes)
+	OMP_NUM_THREADS=2 $(BIN)/jupyter execute --inplace nbs/tutorials/*.ipynb
+	$(BIN)/nbdev_clean
 
 lock: setup  ## new requirements.lock from pyproject.toml
 	$(BIN)/pip install --quiet uv

@@ -246,8 +246,14 @@ def test_a_mistake_anywhere_stops_before_any_work(tmp_path, change, says):
 def test_settings_on_the_command_line_replace_fixed_ones_only():
     spec = dict(name="a", tokenizer=dict(set=dict(steps=9), grid=dict(tau=[0.1])))
     assert override(spec, {"steps": 7, "lr": 0.1}).tokenizer.set == {"steps": 7, "lr": 0.1}
-    with pytest.raises(ConfigError, match="tau varies in the sweep a"):
-        override(spec, {"tau": 1.0})
+    for how in ("grid", "list", "random"):
+        stage = {
+            "grid": {"grid": {"tau": [0.5, 0.7]}},
+            "list": {"list": [{"tau": 0.5}, {"lr": 0.1}]},
+            "random": {"random": {"count": 2, "over": {"tau": [0.5, 0.7]}}},
+        }[how]
+        with pytest.raises(ConfigError, match="tau varies in the sweep a"):
+            override({"name": "a", "tokenizer": stage}, {"tau": 1.0})
 
 
 def test_parts_of_a_sweep_have_names_of_their_own_however_much_they_are_told_by():

@@ -24,7 +24,7 @@ from ..signals import INTERRUPTED, MISTAKE, PREEMPTED, Preempted
 
 # %% ../../nbs/experiments/06a_papermill_command.ipynb #9ac00006
 def usual_output(workflow: str, given: dict, root: Path, resume: bool) -> Path:
-    """Where the executed notebook of a command goes that does not say: the run's folder, else a new
+    """The output path of a command that names none: in the folder of its run, else in a new
     one under `root` with a readable name.
 
     `given`: its parameters; a `ConfigError` where they are wrong. A new folder is made.

@@ -237,7 +237,9 @@ def override(source, settings: dict) -> SweepConfig:
     spec = read_sweep(source)
     first = "tokenizer" if spec.tokenizer else "generator"
     stage = getattr(spec, first)
-    if clash := [k for k in settings if k in stage.grid or any(k in row for row in stage.list)]:
+    drawn = stage.random.over if stage.random else {}
+    varies = {*stage.grid, *drawn, *(k for row in stage.list for k in row)}
+    if clash := [k for k in settings if k in varies]:
         raise ConfigError(
             f"{', '.join(clash)} varies in the sweep {spec.name} and cannot be fixed at the same "
             "time"

@@ -91,12 +91,16 @@ def says(page, name: str, value: str):
     )
 
 
+IDLE = "() => new Promise(done => requestIdleCallback(done))"  # what is being drawn may ask again
+
+
 def rests(page):
-    "Wait until all is answered and nothing is asked any more."
+    "Wait until all is answered, all is drawn, and nothing is asked any more."
     before = -1
     while before != len(page.asked) or page.awaits:
         before = len(page.asked)
         page.wait_for_timeout(1500)
+        page.evaluate(IDLE)
 
 
 @pytest.fixture

@@ -123,8 +123,9 @@ class Codewords(Places, Tab):
         self.slid_codewords = gr.State([])  # of the sliders
         self.top = gr.State([])  # (codeword, weight) of the rows of the table
         self.clicked = gr.State(None)  # number of a tile in the gallery `alone`
-        # What the pictures show, and what they have shown for a moment: `look` follows that.
-        self.drawn, self.rests = (gr.Textbox(visible="hidden") for _ in range(2))
+        # What the pictures show, for `rests` and for `plot_weights` (see `Newest`: one each); and
+        # what they have shown for a moment, which `look` follows.
+        self.drawn, self.to_plot, self.rests = (gr.Textbox(visible="hidden") for _ in range(3))
         self.linked = {
             "token": self.token,
             "temperature": self.heat,
@@ -235,7 +236,7 @@ class Codewords(Places, Tab):
         drawn = json.dumps([stands, token, heat, sharp, edits])
         blank = [None] * len(CAPTIONS)
         if not name:
-            return *blank, "", "", None, drawn
+            return *blank, "", "", None, drawn, drawn
         try:
             lens = self.ctx.open(name)
             x, t = chosen_image(lens, focus(images)), lens.tokenizer
@@ -256,9 +257,10 @@ class Codewords(Places, Tab):
                 told_formula(t, r, token, heat, edit),
                 donor_picture(lens, int(donor)),
                 drawn,
+                drawn,
             )
         except ValueError as e:
-            return *blank, failed(e), "", None, drawn
+            return *blank, failed(e), "", None, drawn, drawn
 
     def plot_weights(self, name, images, token, heat, sharp, edits):
         "Bars of the token's weights, and the map of all tokens."
@@ -359,13 +361,14 @@ class Codewords(Places, Tab):
         ctx, asked, edits = self.ctx, self.asked, self.edits
         where, how = [ctx.run, ctx.images], [self.token, self.heat, self.sharp]
         others = [self.ablated, self.swapped, self.donor]
-        shown = [*self.pictures, self.message, self.formula, self.donor_picture, self.drawn]
+        told = [self.message, self.formula, self.donor_picture, self.drawn, self.to_plot]
+        shown = [*self.pictures, *told]
         draw = Newest(self.show, [asked, *where, *how, *others, edits], shown).event
         inputs = [c.input for c in (*how, *others)]
         gr.on([asked.change, *inputs, edits.change], **draw)
         self.drawn.change(None, self.drawn, self.rests, js=RESTS, api_name=False)
         plots = Newest(self.plot_weights, [*where, *how, edits], [self.bars, self.plot])
-        self.drawn.change(**plots.event)
+        self.to_plot.change(**plots.event)
         told = [self.table, self.alone, self.used_says, self.used, self.top, self.looked]
         told += [self.slid_codewords, *self.sliders]
         self.rests.change(**Newest(self.look, [*where, *how, edits], told).event)

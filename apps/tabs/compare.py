@@ -3,7 +3,8 @@
 import gradio as gr
 from tabs.controls import Dropdown
 from tabs.newest import QUIET, Newest
-from tabs.picker import Tab, downloadable, plain, preferred, resolve, still
+from tabs.picker import Tab, plain, preferred, resolve, still
+from tabs.picture_files import downloadable
 from tabs.tables import Raw, sheet, text
 
 from softvq_lab.explore.compare_runs import (

@@ -5,7 +5,8 @@ from tabs.controls import Dropdown
 from tabs.drawing import AT_ONCE, AT_WORK, Drawing, Start, on_stop, says, untouched
 from tabs.newest import Newest
 from tabs.one_sample import OneSample
-from tabs.picker import LEFT, RIGHT, Tab, downloadable, picture, plain, resolve, stamp
+from tabs.picker import LEFT, RIGHT, Tab, picture, plain, resolve, stamp
+from tabs.picture_files import downloadable
 from tabs.sample_grid import GRID, VARIATIONS, SampleGrid
 
 from softvq_lab.core import PRECISIONS, json_or_empty

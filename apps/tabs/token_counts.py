@@ -1,24 +1,23 @@
 """Tab Token counts: one image from fewer and fewer tokens, and what that costs over all images."""
 
 import gradio as gr
+from tabs.chooser import Chooser
 from tabs.controls import Slider
 from tabs.newest import Newest
 from tabs.picker import (
     CLICKS,
     LEFT,
     RIGHT,
-    Chooser,
     Tab,
-    downloadable,
     failed,
     focus,
     picture,
     plain,
     resolve,
-    served,
     stamp,
     tiles,
 )
+from tabs.picture_files import downloadable, served
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.latent_map import adapt

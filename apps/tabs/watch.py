@@ -230,4 +230,6 @@ def standing_of_job(job) -> str:
         bar = f'<div class="bar"><i style="width:{percent:.1f}%"></i></div>'
         bar = f" &middot; {unit} {done} of {of}{bar}"
     name = text(info.get("workflow") or job.output.name)
-    return f"job <i>{name}</i>: {text(info['state'])}{why}{bar}"
+    by_a_person = info.get("stopped") and info["state"] in ("preempted", "interrupted")
+    state = "stopped" if by_a_person else info["state"]
+    return f"job <i>{name}</i>: {text(state)}{why}{bar}"

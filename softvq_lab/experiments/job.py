@@ -15,9 +15,10 @@ from pathlib import Path
 
 import psutil
 
-from ..core import ConfigError, read_json
+from ..core import ConfigError, now, read_json
 from .execute import AT_WORK, TRAININGS, Job, begin_workflow, stop
 from .parameters import check_parameters
+from ..locks import Lock, Taken
 from ..runs import BIN, Run
 from ..settings.typed_text import read_word
 from ..settings.workflows import TRAINS
@@ -165,6 +166,13 @@ def family(p: psutil.Process) -> list[psutil.Process]:
         return []
 
 # %% ../../nbs/experiments/03_job.ipynb #1b83fd76
+def _say_for(job: Job):
+    "Record the end of a job whose process was still starting when it was asked to stop."
+    with contextlib.suppress(Taken), Lock(job.lock, brief=True):  # or somebody began it again
+        if job.info["state"] == "interrupted":
+            job.say("preempted", reason="asked to stop before it began", ended=now())
+
+
 def cancel(job: Job) -> bool:
     """End a job and all its processes, and wait for them; False if there was nothing to end.
 
@@ -180,6 +188,8 @@ def cancel(job: Job) -> bool:
         with contextlib.suppress(psutil.Error):
             p.kill()
     psutil.wait_procs([*late, *left], 10)
+    if not left and job.info["state"] == "interrupted":
+        _say_for(job)
     if job.info["workflow"] in TRAININGS and run_of(job).status["state"] == "running":
         with contextlib.suppress(ConfigError):  # somebody else trains it already
             run_of(job).set_status("interrupted")

@@ -192,7 +192,7 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
             e.show()
             return e.exit_code
         except (PapermillExecutionError, DeadKernelError, Preempted, KeyboardInterrupt) as e:
-            state, reason = _outcome(e, watch.asked)
+            state, reason = _outcome(e, watch.asked, watch.passed)
             if reason != BY_HAND and state != "preempted":
                 errors.seek(0)
                 tell(errors.read().decode(errors="replace")[-2000:], sys.stderr)
@@ -239,6 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 # %% ../../nbs/experiments/06a_papermill_command.ipynb #9ac0000d
+#| eval: false
 #| eval: false
 if __name__ == "__main__":
     sys.exit(main())

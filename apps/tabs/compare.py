@@ -3,7 +3,7 @@
 import gradio as gr
 from tabs.controls import Dropdown
 from tabs.newest import QUIET, Newest
-from tabs.picker import Tab, plain, preferred, resolve, still
+from tabs.picker import Tab, plain, preferred, resolve, still, worth_opening
 from tabs.picture_files import downloadable
 from tabs.tables import Raw, sheet, text
 
@@ -18,6 +18,9 @@ from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.run_forms import overview
 from softvq_lab.explore.run_table import LEADING
 from softvq_lab.runs import Run, differences
+
+PROPOSED = 3  # runs that stand there at first
+CHOOSE = "Choose two runs or more: of one kind, as a tokenizer and a generator share few metrics."
 
 
 class Compare(Tab):
@@ -48,13 +51,14 @@ class Compare(Tab):
         return {self.which: dict(choices=[r["name"] for r in overview(self.ctx.runs)], value=[])}
 
     def on_open(self, chosen, name):
-        "The chosen run and the newest other one, of the same kind before others."
+        "The chosen run and the newest finished ones of its kind, unless others were chosen here."
         kinds = {r["name"]: r["kind"] for r in overview(self.ctx.runs)}
         if chosen:
             return gr.Dropdown(choices=list(kinds))
         one = preferred(kinds, name)
-        others = sorted((n for n in kinds if n != one), key=lambda n: kinds[n] != kinds.get(one))
-        return gr.Dropdown(choices=list(kinds), value=[n for n in (one, *others[:1]) if n])
+        alike = (n for n in worth_opening(self.ctx.runs) if kinds.get(n) == kinds.get(one))
+        pair = [n for n in dict.fromkeys([one, *alike]) if n][:PROPOSED]
+        return gr.Dropdown(choices=list(kinds), value=pair)
 
     def usable(self, names) -> dict[str, Run]:
         "The runs of these names; a `ValueError` says which of them cannot be compared."
@@ -69,7 +73,7 @@ class Compare(Tab):
         "Settings and metrics as HTML, and the curves."
         if not names or len(names) < 2:
             hidden = gr.Dropdown(visible=False), gr.Plot(value=None, visible=False)
-            return "<p>Choose two runs or more.</p>", *hidden
+            return f"<p>{CHOOSE}</p>", *hidden
         try:
             runs = self.usable(names)
             html = f'<div class="sheet">{settings_table(runs)}{metrics_tables(runs)}</div>'

@@ -3,7 +3,7 @@
 import gradio as gr
 from tabs.controls import Dropdown
 from tabs.newest import QUIET, Newest
-from tabs.picker import Tab, plain, preferred, resolve, still, worth_opening
+from tabs.picker import Tab, by_worth, plain, preferred, resolve, still
 from tabs.picture_files import downloadable
 from tabs.tables import Raw, sheet, text
 
@@ -52,13 +52,14 @@ class Compare(Tab):
 
     def on_open(self, chosen, name):
         "The chosen run and the newest finished ones of its kind, unless others were chosen here."
-        kinds = {r["name"]: r["kind"] for r in overview(self.ctx.runs)}
-        if chosen:
-            return gr.Dropdown(choices=list(kinds))
-        one = preferred(kinds, name)
-        alike = (n for n in worth_opening(self.ctx.runs) if kinds.get(n) == kinds.get(one))
-        pair = [n for n in dict.fromkeys([one, *alike]) if n][:PROPOSED]
-        return gr.Dropdown(choices=list(kinds), value=pair)
+        known = {r["name"]: r for r in overview(self.ctx.runs)}
+        one = preferred(known, name)
+        if chosen or not one:
+            return gr.Dropdown(choices=list(known))
+        alike = [n for n, r in known.items() if r["kind"] == known[one]["kind"]]
+        alike.sort(key=lambda n: by_worth(known[n]["state"], n))
+        proposed = list(dict.fromkeys([one, *alike]))[:PROPOSED]
+        return gr.Dropdown(choices=list(known), value=proposed)
 
     def usable(self, names) -> dict[str, Run]:
         "The runs of these names; a `ValueError` says which of them cannot be compared."

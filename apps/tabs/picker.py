@@ -212,14 +212,17 @@ def usable(runs: str) -> list[str]:
     return [run_name(r.path, runs) for r in list_runs(runs) if steps_of(r.checkpoints)]
 
 
-def worth_opening(runs: str) -> list[str]:
-    """Names of the runs that have a checkpoint: finished ones before others, failed ones last; what
-    was trained by itself before the many runs of sweeps.
+def by_worth(state: str, name: str) -> tuple:
+    """What runs are sorted by: finished ones before others, failed ones last; what was trained by
+    itself before the many runs of sweeps.
     """
-    last = {"done": 0, "failed": 2}
+    return {"done": 0, "failed": 2}.get(state, 1), name.startswith("pool/")
+
+
+def worth_opening(runs: str) -> list[str]:
+    "Names of the runs that have a checkpoint, sorted `by_worth`."
     found = {run_name(r.path, runs): r for r in list_runs(runs) if steps_of(r.checkpoints)}
-    ends = {name: last.get(r.status["state"], 1) for name, r in found.items()}
-    return sorted(found, key=lambda name: (ends[name], name.startswith("pool/")))
+    return sorted(found, key=lambda name: by_worth(found[name].status["state"], name))
 
 
 def preferred(offered, *wanted):

@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from softvq_lab.core import read_json, write_json
-from softvq_lab.runs import Run
 
 MEASURED = {"one": (360, 20.0), "two": (360, 21.5), "three": (1000, 30.0)}
 
@@ -80,21 +79,18 @@ def test_a_run_without_another_of_its_kind_stands_alone(open_page, app):
     assert page.locator("#compare-runs .token").count() <= 1  # no tokenizer beside it
 
 
-def test_unfinished_runs_are_proposed_after_finished_ones(runs, tmp_path):
-    from tabs.compare import Compare
-    from tabs.picker import Context
+def test_unfinished_runs_are_proposed_after_finished_ones():
+    from tabs.compare import proposed
 
-    shutil.copytree(runs, tmp_path / "runs")
-    for name, state in {"three": "preempted", "two": "failed"}.items():
-        Run(tmp_path / "runs" / name).set_status(state)
-    compare = Compare.__new__(Compare)
-    compare.ctx = Context(str(tmp_path / "runs"), *[None] * 12)
-    assert compare.on_open([], "one").value == ["one", "three", "two"]
-    shutil.copytree(runs / "one", tmp_path / "runs" / "older")
-    assert compare.on_open([], "one").value == ["one", "older", "three"]
-    given = compare.on_open(["two"], "one").constructor_args
-    assert "value" not in given  # what was chosen stays
-    assert compare.on_open([], "generator").value == ["generator"]
+    def row(name, state="done", kind="tokenizer"):
+        return {"name": name, "state": state, "kind": kind}
+
+    rows = [row("pool/new"), row("g", kind="generator"), row("failed", "failed")]
+    rows += [row("stopped", "preempted"), row("b"), row("a")]
+    assert proposed(rows, "a") == ["a", "b", "pool/new"]
+    assert proposed(rows[2:4], "failed") == ["failed", "stopped"]
+    assert proposed(rows[:4], "stopped") == ["stopped", "pool/new", "failed"]
+    assert proposed(rows, "g") == ["g"] and proposed([], None) == []
 
 
 def test_two_to_ten_runs_are_compared(client, runs):

@@ -52,14 +52,11 @@ class Compare(Tab):
 
     def on_open(self, chosen, name):
         "The chosen run and the newest finished ones of its kind, unless others were chosen here."
-        known = {r["name"]: r for r in overview(self.ctx.runs)}
-        one = preferred(known, name)
-        if chosen or not one:
-            return gr.Dropdown(choices=list(known))
-        alike = [n for n, r in known.items() if r["kind"] == known[one]["kind"]]
-        alike.sort(key=lambda n: by_worth(known[n]["state"], n))
-        proposed = list(dict.fromkeys([one, *alike]))[:PROPOSED]
-        return gr.Dropdown(choices=list(known), value=proposed)
+        rows = overview(self.ctx.runs)
+        names = [r["name"] for r in rows]
+        if chosen:
+            return gr.Dropdown(choices=names)
+        return gr.Dropdown(choices=names, value=proposed(rows, name))
 
     def usable(self, names) -> dict[str, Run]:
         "The runs of these names; a `ValueError` says which of them cannot be compared."
@@ -114,6 +111,15 @@ class Compare(Tab):
         self.which.change(**beside.event).then(**pictured.event)
         curved = Newest(self.on_curve, [self.which, self.curve], self.plot, (beside,), **QUIET)
         self.curve.input(**curved.event)
+
+
+def proposed(rows: list[dict], name: str | None) -> list[str]:
+    "The run of that name, or the newest, and the most worthwhile others of its kind."
+    known = {r["name"]: r for r in rows}
+    one = preferred(known, name)
+    alike = [n for n, r in known.items() if r["kind"] == known[one]["kind"]]
+    alike.sort(key=lambda n: by_worth(known[n]["state"], n))
+    return list(dict.fromkeys([one, *alike]))[:PROPOSED] if one else []
 
 
 def settings_table(runs: dict[str, Run]) -> str:

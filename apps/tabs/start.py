@@ -165,7 +165,7 @@ class Start(Tab):
             for (f, n), v in zip(self.controls, values, strict=True)
             if f == flow and not same(known[n], v)
         }
-        more = read_lines(rest)
+        more = read_lines(rest or "")
         if both := given.keys() & more.keys():
             raise ConfigError(f"{min(both)} is given in the form and in the lines")
         params = {**given, **more}

@@ -176,7 +176,7 @@ def test_a_form_is_filled_in_with_the_settings_of_a_run(open_page, app, runs, lo
 
 def test_a_training_without_a_name_gets_the_one_that_the_form_shows(open_page, app, runs):
     page = open_page(f"{app.url}?tab=runs&view=start")
-    shown = "document.querySelector('#start-name textarea, #start-name input').placeholder"
+    shown = "document.querySelector('#start-name textarea, #start-name input')?.placeholder"
     page.wait_for_function(f"{shown} === 'softvq-32x8'", timeout=60_000)
     for elem_id, typed in {"train-tokens": "4", "train-data_path": "photos/birds"}.items():
         field(page, elem_id).fill(typed)

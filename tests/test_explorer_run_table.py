@@ -59,7 +59,7 @@ def sort_by(page, key: str, way: str):
 
 
 def test_a_table_that_goes_on_beyond_the_page_fades_there(page):
-    page.set_viewport_size({"width": 700, "height": 900})
+    page.set_viewport_size({"width": 390, "height": 900})
     table = page.locator("#runs-table .sheet")
     wider = table.evaluate("e => e.scrollWidth - e.clientWidth")
     assert wider > 40

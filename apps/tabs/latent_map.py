@@ -23,8 +23,8 @@ ABOUT = (
     "Who neighbours whom means something; the distance between islands means little."
 )
 NONE = (
-    "**No map of this run yet.** Computing one takes a separate process about a minute "
-    "for a thousand small images. You may leave the page meanwhile."
+    "**No map of this run yet.** Computing one takes about a minute for a thousand small images, "
+    "in a process of its own: you may leave the page meanwhile."
 )
 GENERATOR = "This run is a generator: the map is its tokenizer's. Choose **{}** above."
 HINT = (

@@ -27,11 +27,13 @@ OPEN = "view => ({selected: view, __type__: 'update'})"
 CSS = """
 /* A wide table fades where it goes on: the page's colour moves with the table and hides that. */
 .sheet {overflow-x: auto; --page: var(--body-background-fill); --dim: rgb(128 128 128 / 45%);
-    background: linear-gradient(to right, var(--page) 50%, transparent) left / 48px 100% local,
-        linear-gradient(to left, var(--page) 50%, transparent) right / 48px 100% local,
-        linear-gradient(to right, var(--dim), transparent) left / 16px 100% scroll,
-        linear-gradient(to left, var(--dim), transparent) right / 16px 100% scroll;
-    background-repeat: no-repeat}
+    background-image: linear-gradient(to right, var(--page) 50%, transparent),
+        linear-gradient(to left, var(--page) 50%, transparent),
+        linear-gradient(to right, var(--dim), transparent),
+        linear-gradient(to left, var(--dim), transparent);
+    background-position: left, right, left, right; background-repeat: no-repeat;
+    background-size: 48px 100%, 48px 100%, 16px 100%, 16px 100%;
+    background-attachment: local, local, scroll, scroll}
 .sheet table {border-collapse: collapse; width: 100%; font-size: 14px}
 .sheet th, .sheet td {text-align: left; padding: 4px 10px; white-space: nowrap;
     border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color)}

@@ -90,6 +90,17 @@ def test_a_finished_run_says_beforehand_that_it_needs_more_steps(open_page, app)
     page.locator("#watch-until", has_text="All 40 steps are done: ask for more").wait_for()
 
 
+def test_a_stopped_run_says_where_it_goes_on(trained, tmp_path):
+    from tabs.watch import standing
+
+    run = Run(shutil.copytree(trained / "tokenizer", tmp_path / "a"))
+    assert "Go on" not in standing(run)
+    run.set_status("preempted", step=40, steps=100)
+    assert "<b>Go on</b>, below, continues after step 40." in standing(run)
+    shutil.rmtree(run.checkpoints)
+    assert "continues at its beginning." in standing(run)
+
+
 def test_the_page_opens_on_a_finished_run_before_stopped_and_failed_ones(trained, tmp_path):
     from tabs.picker import worth_opening
 

@@ -24,6 +24,7 @@ from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.reproduce import count_ways
 from softvq_lab.explore.session import chosen_image, enlarge, open_lens
 from softvq_lab.explore.token_counts import (
+    near_siblings,
     one_image,
     rate_distortion,
     rate_distortion_figure,
@@ -170,6 +171,9 @@ class TokenCounts(Tab):
         except ValueError as e:
             return [], failed(e), []
         alone = [ALONE] if len(counts) < 2 else []
+        if alone:
+            near = near_siblings(self.tokenizer_run(name), self.ctx.runs)
+            alone += [f"Not compared: {plain(s)}" for s in near[:3]]
         says = "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])
         return pictures, says, [counts[-1].tokens, *(c.tokens for c in counts)]
 

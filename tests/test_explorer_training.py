@@ -217,8 +217,8 @@ def test_a_name_tells_the_images(tmp_path):
     assert name() == "softvq-32x8"  # digits, the usual ones
     assert name(dataset="emoji", image_size=64) == "emoji_softvq-32x8_image_size-64"
     assert name(dataset="folder", data_path="my/birds", tokens=16) == "birds_softvq-16x8"
-    tars = dict(dataset="webdataset", data_path="sea/{000..009}.tar")
-    assert name(**tars) == "sea_softvq-32x8"
+    of = dict(tokenizer_run="runs/birds", size="S")
+    assert new_name(tmp_path, "train_generator", of) == "sit-S-of-birds"
     (tmp_path / "softvq-32x8").mkdir()
     assert name() == "softvq-32x8-2"
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ..core import ConfigError
 from ..experiments.job import is_alive, jobs_of, read_lines
+from ..experiments.papermill_command import usual_name
 from ..experiments.parameters import OF_A_CALL, check_parameters
-from ..experiments.sweep import readable_name
 from ..runs import Run
 from ..settings.parse import flatten, parameters, parse
 from ..settings.workflows import TRAINS, WORKFLOWS
@@ -57,7 +57,7 @@ def new_name(runs, workflow: str, params: dict) -> str:
     """The name that a training with these parameters gets where nobody gives one, as at the command
     line; a `ConfigError` if they are wrong.
     """
-    name = readable_name(workflow, check_parameters(workflow, params), params)
+    name = usual_name(workflow, check_parameters(workflow, params), params)
     return free_name(runs, name) if os.path.lexists(Path(runs, name)) else name
 
 # %% ../../nbs/explore/07_run_again.ipynb #b2929498

@@ -611,7 +611,7 @@ def _row(run: "Run") -> list[str]:
 
     d = describe(run)
     step = d["step"].replace(" of ", "/") or "0/?"
-    when = short_date(d["created"]), short_duration(_seconds(run))
+    when = short_date(d["created"]), _took(run)
     return [d["kind"], _images_of(run), d["state"], step, *when, headlines(run)]
 
 
@@ -621,20 +621,15 @@ def _images_of(run: "Run") -> str:
     return printable(re.sub(r" \([^)]*\)", "", source), 40) if isinstance(source, str) else ""
 
 # %% ../nbs/13_cli.ipynb #ddb1d9b3
-def _seconds(run: "Run") -> float | None:
-    "How long a run took until now; None where that cannot be known."
-    from softvq_lab.experiments.execute import Job
-    from softvq_lab.runs import describe
+def _took(run: "Run") -> str:
+    from softvq_lab.experiments.job import seconds_at_work
 
-    job, status = Job(run.path / "notebook.ipynb").info, run.status
-    if job["state"] != "running" and job.get("seconds") is not None:
-        return job["seconds"]
-    begun, ended = _moment(describe(run)["created"]), _moment(status.get("updated", ""))
-    return max(0.0, (ended - begun).total_seconds()) if begun and ended else None
+    return short_duration(seconds_at_work(run))
 
 # %% ../nbs/13_cli.ipynb #ffda8b44
 def _record(run: "Run") -> dict:
     "A run as `--json` says it."
+    from softvq_lab.experiments.job import seconds_at_work
     from softvq_lab.runs import describe, figures, strange_figures
 
     d, s = describe(run), run.status
@@ -648,7 +643,7 @@ def _record(run: "Run") -> dict:
         "steps": s.get("steps"),
         "created": d["created"] or None,
         "updated": s.get("updated"),
-        "seconds": _seconds(run),
+        "seconds": seconds_at_work(run),
         **{
             k: s.get(k)
             for k in ("seconds_per_step", "images_per_second", "waiting", "peak_memory", "device")
@@ -840,7 +835,7 @@ def _about(run: "Run") -> tuple:
     from softvq_lab.runs import describe
 
     d, made, pace = describe(run), _made(run), run.status.get("images_per_second")
-    when = short_date(d["created"]), short_duration(_seconds(run))
+    when = short_date(d["created"]), _took(run)
     commit = (made["commit"] or "")[:8] + (" and changes" if made["dirty"] else "")
     shown = _images_of(run), d["step"], *when, pace, made["host"], commit
     return tuple(x or None for x in shown)

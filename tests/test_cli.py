@@ -186,6 +186,23 @@ def test_a_list_says_when_a_run_was_made_and_how_long_it_took(tmp_path):
     assert "once upon a time" in call("runs", "--root", tmp_path)
 
 
+def test_the_time_of_a_run_that_went_on_is_that_of_its_pieces(tmp_path):
+    from softvq_lab.explore.run_forms import overview
+
+    run = open_run(tmp_path / "a", "tokenizer", {})
+    Job(run.path / "notebook.ipynb").say("done", seconds=7200.0)  # with its evaluation
+    info = json.loads((run.path / "config.json").read_text())
+    (run.path / "config.json").write_text(json.dumps(info | {"created": "2020-01-01T00:00:00"}))
+    lines = [("running", "10:00"), ("preempted", "10:05"), ("running", "20:00"), ("done", "20:20")]
+    told = [{"at": f"2026-11-25T{at}:00", "state": state, "step": 1} for state, at in lines]
+    (run.path / "history.jsonl").write_text("".join(json.dumps(x) + "\n" for x in told))
+    for text, seconds in (("25 min", 1500.0), ("3 min", 180.0)):
+        assert text in call("runs", "--root", tmp_path)
+        assert [r["seconds"] for r in overview(tmp_path)] == [seconds]
+        assert json.loads(call("runs", "--root", tmp_path, "--json"))[0]["seconds"] == seconds
+        run.set_status("done", seconds=180.0)  # the training's own clock knows better
+
+
 def test_the_version_is_that_of_the_library():
     assert call("--version") == f"softvq-lab {softvq_lab.__version__}\n"
 

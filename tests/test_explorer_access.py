@@ -108,6 +108,32 @@ def test_axe_finds_nothing_grave_in_the_parts_of_runs(open_tab):
     assert not found
 
 
+def test_axe_finds_nothing_grave_where_pictures_are_dropped_and_at_own_data(
+    open_page, app, tmp_path
+):
+    Image.new("RGB", (8, 8)).save(tmp_path / "of-elsewhere.png")
+    page = open_page(f"{app.url}?run=tokenizer&tab=runs&view=start")
+    page.locator("#train-data_path input").wait_for(timeout=60_000)
+    page.locator("#open-picture input[type=file]").set_input_files(tmp_path / "of-elsewhere.png")
+    page.locator("#link-message p").wait_for(timeout=60_000)  # what is wrong with it
+    drop = page.locator("#open-picture")
+    found = {}
+    for width, theme in views(page):
+        if width not in (390, 1440):
+            continue
+        drop.scroll_into_view_if_needed()
+        texts = drop.locator("label, button").evaluate_all(
+            "all => all.every(e => e.scrollWidth <= e.clientWidth + 1)"
+        )
+        assert texts, (width, "the words are cut")
+        page.locator("#train-data_path input").click()
+        page.wait_for_timeout(300)
+        for finding in findings(page):
+            found.setdefault(finding, []).append((width, theme))
+        page.keyboard.press("Escape")
+    assert not found
+
+
 # without a mouse
 
 

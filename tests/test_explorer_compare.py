@@ -61,14 +61,36 @@ def test_which_is_best_and_why(open_page, app, looks):
     assert "compare=one&compare=two&compare=three" in page.url
 
 
-def test_a_pair_is_proposed_and_can_be_changed(open_page, app, runs):
-    page = open_page(f"{app.url}?tab=runs&run=two")
+def test_runs_of_one_kind_are_proposed_and_can_be_changed(open_page, app, runs):
+    page = open_page(f"{app.url}?tab=runs&run=one")
     page.locator("#runs-table button").first.wait_for(timeout=60_000)
     page.locator("#runs-tabs").get_by_role("tab", name="Compare", exact=True).click()
     page.locator("#compare-table", has_text="Settings that differ").wait_for(timeout=60_000)
-    assert page.locator("#compare-runs .token").count() == 2  # it and the newest of its kind
-    page.locator("#compare-runs .token-remove, #compare-runs .token button").first.click()
+    tokens = page.locator("#compare-runs .token")
+    assert [t.strip().split()[0] for t in tokens.all_inner_texts()] == ["one", "three", "two"]
+    for _ in range(2):
+        page.locator("#compare-runs .token-remove, #compare-runs .token button").first.click()
     page.locator("#compare-table", has_text="Choose two runs or more").wait_for(timeout=20_000)
+
+
+def test_a_run_without_another_of_its_kind_stands_alone(open_page, app):
+    page = open_page(f"{app.url}?tab=runs&run=generator&view=compare")
+    page.locator("#compare-table", has_text="of one kind").wait_for(timeout=60_000)
+    assert page.locator("#compare-runs .token").count() <= 1  # no tokenizer beside it
+
+
+def test_unfinished_runs_are_proposed_after_finished_ones():
+    from tabs.compare import proposed
+
+    def row(name, state="done", kind="tokenizer"):
+        return {"name": name, "state": state, "kind": kind}
+
+    rows = [row("pool/new"), row("g", kind="generator"), row("failed", "failed")]
+    rows += [row("stopped", "preempted"), row("b"), row("a")]
+    assert proposed(rows, "a") == ["a", "b", "pool/new"]
+    assert proposed(rows[2:4], "failed") == ["failed", "stopped"]
+    assert proposed(rows[:4], "stopped") == ["stopped", "pool/new", "failed"]
+    assert proposed(rows, "g") == ["g"] and proposed([], None) == []
 
 
 def test_two_to_ten_runs_are_compared(client, runs):

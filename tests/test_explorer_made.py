@@ -1,6 +1,7 @@
 """Pictures that were downloaded say how they were made, and open the page as it was."""
 
 import io
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import gradio as gr
@@ -160,19 +161,19 @@ def test_texts_that_unpack_to_more_than_a_megabyte_are_refused(tmp_path):
 
 
 def test_two_people_with_other_settings_get_files_of_their_own(tmp_path, monkeypatch):
-    from tabs import made, picker
+    from tabs import made, picture_files
 
-    monkeypatch.setattr(picker, "get_upload_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(picture_files, "get_upload_folder", lambda: str(tmp_path))
 
     class How:
         def __init__(self, seed):
             self.texts = {LINK: f"?seed={seed}"}
 
     image = Image.new("RGB", (8, 8))
-    one, two = (picker.downloadable(image, How(seed)) for seed in (1, 2))
+    one, two = (picture_files.downloadable(image, How(seed)) for seed in (1, 2))
     assert one != two and texts(open(one, "rb").read())[LINK] == "?seed=1"
     with made.drawing(How(2)):
-        assert picker.downloadable(image) == two
+        assert picture_files.downloadable(image) == two
     assert made.NOW.get() is None
 
 
@@ -192,3 +193,47 @@ def test_every_handler_that_writes_a_picture_knows_what_stands_on_the_page():
         knows = any(isinstance(i, gr.Dropdown) and i.elem_id == "run" for i in fn.inputs)
         assert knows and fn.fn.__qualname__.startswith("Newest"), (fn.name, shown[0].elem_id)
     assert made.NOW.get() is None
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    "A shelf of 10,000 bytes in a folder of its own, and its clock, which a test may set."
+    from tabs import picture_files
+
+    monkeypatch.setattr(picture_files, "get_upload_folder", lambda: str(tmp_path))
+    shelf = picture_files.Shelf(most=10_000, young=120, clock=lambda: shelf.now)
+    shelf.now = 0.0
+    return shelf
+
+
+def test_five_hundred_moves_of_a_slider_leave_no_more_files_than_are_allowed(shelf, tmp_path):
+    first = shelf.put(b"start" * 20)
+    for move in range(500):
+        shelf.now += 10
+        last = shelf.put(f"{move:0100d}".encode())
+        assert shelf.put(b"start" * 20) == first  # is wanted again and again
+    sizes = [p.stat().st_size for p in tmp_path.iterdir()]
+    assert sum(sizes) == shelf.total == 10_000 and len(sizes) == 100
+    assert Path(first).exists() and Path(last).read_bytes() == f"{499:0100d}".encode()
+
+
+def test_a_file_that_a_page_may_still_load_stays(shelf, tmp_path):
+    made = [shelf.put(bytes([i]) * 6000) for i in range(3)]
+    assert all(Path(p).exists() for p in made)  # too many, but all of them new
+    shelf.now = 121
+    copy = shelf.put(b"{}", name="train.ipynb")
+    assert [Path(p).exists() for p in made] == [False, False, True]
+    assert Path(copy).name == "train.ipynb"
+    shelf.now = 300
+    shelf.put(b"x" * 9_999)
+    assert not Path(copy).parent.exists() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_removed_picture_is_written_again_when_it_is_wanted(shelf):
+    path = shelf.put(b"a" * 6000)
+    shelf.now = 200
+    shelf.put(b"b" * 6000)
+    assert not Path(path).exists()
+    assert shelf.put(b"a" * 6000) == path and Path(path).read_bytes() == b"a" * 6000
+    Path(path).unlink()  # by somebody who tidies the temporary folder
+    assert Path(shelf.put(b"a" * 6000)).exists() and shelf.total == 12_000

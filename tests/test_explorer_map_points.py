@@ -17,10 +17,10 @@ POINTS = 60
 
 @pytest.fixture(scope="module")
 def runs(trained, tmp_path_factory):
-    """A tokenizer with a map that kept its latents, `flat` with one that did not, and `many` with
-    10,000 points."""
+    """A tokenizer with a map that kept its latents, `flat` with one that did not, `many` with
+    10,000 points, and `bare` without a map."""
     root = tmp_path_factory.mktemp("map")
-    for name in ("tokenizer", "flat", "many"):
+    for name in ("tokenizer", "flat", "many", "bare"):
         shutil.copytree(trained / "tokenizer", root / name)
     shutil.copytree(trained / "generator", root / "generator")
     lens = open_lens(root / "tokenizer")
@@ -159,6 +159,24 @@ def test_ten_thousand_points_are_drawn_by_webgl_and_ringed_without_drawing_anew(
     page.wait_for_function("location.search.includes('points=9999-17')", timeout=60_000)
     ringed(page, places(runs, "many", 9999, 17))
     assert page.evaluate("document.querySelector('#map-plot .js-plotly-plot').before")
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_button_that_computes_a_map_stands_where_one_looks_first(width, open_page, app):
+    page = open_page(f"{app.url}?run=bare&tab=latent-map")
+    page.set_viewport_size({"width": width, "height": 844})
+    page.locator("#map-message", has_text="No map of this run yet").wait_for(timeout=60_000)
+    go, says = page.locator("#map-go"), page.locator("#map-message").bounding_box()
+    assert go.inner_text() == "Compute the map"
+    below = go.bounding_box()["y"] - says["y"] - says["height"]
+    assert 0 <= below < 40
+    page.locator("#map-compute > button").click()
+    page.locator("#map-seed input").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.goto(f"{app.url}?run=flat&tab=latent-map")
+    page.locator("#map-plot .scatterlayer .point").first.wait_for(timeout=60_000)
+    assert go.inner_text() == "Compute it again"
+    assert go.bounding_box()["y"] < page.locator("#map-plot").bounding_box()["y"]
 
 
 def test_nothing_stands_empty_before_a_point_is_chosen(open_map):

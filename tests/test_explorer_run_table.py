@@ -1,9 +1,12 @@
 """The tab Runs: one table of all runs, by columns, order and filter."""
 
+import io
 import shutil
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from softvq_lab.core import write_json
 from softvq_lab.runs import Run, passport_id
@@ -53,6 +56,23 @@ def column(page, key: str) -> list[str]:
 def sort_by(page, key: str, way: str):
     page.locator(f"#runs-table th button[data-order='{key}']").click()
     page.locator(f"#runs-table th[aria-sort={way}] button[data-order='{key}']").wait_for()
+
+
+def test_a_table_that_goes_on_beyond_the_page_fades_there(page):
+    page.set_viewport_size({"width": 390, "height": 900})
+    table = page.locator("#runs-table .sheet")
+    wider = table.evaluate("e => e.scrollWidth - e.clientWidth")
+    assert wider > 40
+
+    def edge():
+        "How much darker the right edge is than what lies 40 pixels before it."
+        pixels = np.asarray(Image.open(io.BytesIO(table.screenshot())).convert("L"), dtype=float)
+        return np.median(pixels[:, -40]) - np.median(pixels[:, -2])
+
+    assert edge() > 20
+    table.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
+    page.wait_for_timeout(300)
+    assert abs(edge()) < 5  # it ends here
 
 
 def test_a_column_holds_metrics_of_one_passport(page, looks):

@@ -194,6 +194,7 @@ def test_a_person_walks_the_map_and_the_runs(open_page, app, looks):
     )
     looks(page, "runs-watch")
     open_tab(page, "#runs-tabs", "Start")
+    page.locator("#start-name input, #start-name textarea").fill("../x")
     page.locator("#start-go").click()
     page.wait_for_function(
         "[...document.querySelectorAll('#start-answer textarea')].some(t => "

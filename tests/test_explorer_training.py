@@ -8,6 +8,7 @@ from test_jobs import LONG, wait_for
 
 from softvq_lab.core import read_json, write_json
 from softvq_lab.experiments.job import cancel, is_alive, jobs, jobs_of, progress, start
+from softvq_lab.explore.run_again import new_name
 from softvq_lab.runs import Run, at_work, log_metrics
 
 
@@ -87,6 +88,17 @@ def test_pictures_of_a_training_by_a_slider(open_page, app, runs, looks):
 def test_a_finished_run_says_beforehand_that_it_needs_more_steps(open_page, app):
     page = watch(open_page, app, "tokenizer")
     page.locator("#watch-until", has_text="All 40 steps are done: ask for more").wait_for()
+
+
+def test_a_stopped_run_says_where_it_goes_on(trained, tmp_path):
+    from tabs.watch import standing
+
+    run = Run(shutil.copytree(trained / "tokenizer", tmp_path / "a"))
+    assert "Go on" not in standing(run)
+    run.set_status("preempted", step=40, steps=100)
+    assert "<b>Go on</b>, below, continues after step 40." in standing(run)
+    shutil.rmtree(run.checkpoints)
+    assert "continues at its beginning." in standing(run)
 
 
 def test_the_page_opens_on_a_finished_run_before_stopped_and_failed_ones(trained, tmp_path):
@@ -171,6 +183,44 @@ def test_a_form_is_filled_in_with_the_settings_of_a_run(open_page, app, runs, lo
         "document.querySelector('#start-answer textarea').value.includes('tokenizer-2')"
     )
     assert jobs(runs) == []
+
+
+def test_a_training_without_a_name_gets_the_one_that_the_form_shows(open_page, app, runs):
+    page = open_page(f"{app.url}?tab=runs&view=start")
+    shown = "document.querySelector('#start-name textarea, #start-name input')?.placeholder"
+    page.wait_for_function(f"{shown} === 'softvq-32x8'", timeout=60_000)
+    for elem_id, typed in {"train-tokens": "4", "train-data_path": "photos/birds"}.items():
+        field(page, elem_id).fill(typed)
+        page.keyboard.press("Enter")
+        field(page, elem_id).blur()
+    page.wait_for_function(f"{shown} === ''", timeout=20_000)  # digits have no folder
+    field(page, "train-data_path").fill("")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{shown} === 'softvq-4x8'", timeout=20_000)
+    field(page, "start-rest").fill("tau=0.5")
+    field(page, "start-rest").blur()
+    page.wait_for_function(f"{shown} === 'softvq-4x8_tau-0.5'", timeout=20_000)
+    page.locator("#start-go").click()
+    page.locator("#watch-status", has_text="softvq-4x8_tau-0.5").or_(
+        page.locator("#watch input")
+    ).first.wait_for(timeout=60_000)
+    (job,) = wait_for(lambda: jobs(runs), 60, "nothing was started")
+    assert job.output.parent.name == "softvq-4x8_tau-0.5"
+    assert cancel(job) and job.info["state"] == "preempted"
+    shutil.rmtree(job.output.parent)
+
+
+def test_a_name_tells_the_images(tmp_path):
+    def name(**params):
+        return new_name(tmp_path, "train", params)
+
+    assert name() == "softvq-32x8"  # digits, the usual ones
+    assert name(dataset="emoji", image_size=64) == "emoji_softvq-32x8_image_size-64"
+    assert name(dataset="folder", data_path="my/birds", tokens=16) == "birds_softvq-16x8"
+    of = dict(tokenizer_run="runs/birds", size="S")
+    assert new_name(tmp_path, "train_generator", of) == "sit-S-of-birds"
+    (tmp_path / "softvq-32x8").mkdir()
+    assert name() == "softvq-32x8-2"
 
 
 def test_the_form_of_a_generator_names_its_tokenizer(open_page, app, runs):

@@ -5,6 +5,9 @@ import shutil
 
 import pytest
 
+from softvq_lab.core import read_json, write_json
+from softvq_lab.runs import Run, at_work
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
@@ -56,3 +59,29 @@ def test_the_chosen_run_stays_while_another_one_begins(open_page, app, runs, tra
     page.get_by_role("option", name="third").wait_for(timeout=20_000)
     page.keyboard.press("Escape")
     assert page.locator("#run input").input_value().startswith("begun ")
+
+
+def test_sample_says_how_far_the_only_generator_is_and_waits_for_it(open_page, app, runs, trained):
+    shutil.copytree(trained / "tokenizer", runs / "first", dirs_exist_ok=True)
+    run = Run(runs / "drawer")
+    shutil.copytree(trained / "generator", run.path, ignore=shutil.ignore_patterns("step-*"))
+    config = read_json(run.path / "config.json")
+    config["config"]["tokenizer_run"] = str(runs / "first")
+    write_json(run.path / "config.json", config)
+    page = open_page(f"{app.url}?run=first&tab=sample")
+    says = page.locator("#sample-message")
+    with at_work(run):
+        run.set_status("running", step=120, steps=2000, seconds_per_step=0.1, seconds_left=180.0)
+        page.locator(
+            "#sample-message", has_text="drawer is in training: step 120 of 2000"
+        ).wait_for(timeout=60_000)
+        assert "3 min left" in says.inner_text() and page.locator("#go").is_disabled()
+        run.set_status("running", step=140)
+        page.locator("#sample-message", has_text="step 140 of 2000").wait_for(timeout=20_000)
+    run.set_status("preempted")
+    page.locator("#sample-message", has_text="it ended at step 140 of 2000 (preempted)").wait_for(
+        timeout=20_000
+    )
+    shutil.copytree(trained / "generator" / "checkpoints", run.checkpoints, dirs_exist_ok=True)
+    page.locator("#go:not([disabled])").wait_for(timeout=30_000)
+    assert "drawer draws" in says.inner_text()

@@ -152,6 +152,23 @@ def test_stopping_a_training_saves_it_and_leaves_no_process(tmp_path):
         start("train", tmp_path / "a", LONG)
 
 
+def has_kernel(job) -> bool:
+    p = process_of(job)
+    return bool(p) and any("ipykernel_launcher" in q.cmdline() for q in family(p) if not gone(q))
+
+
+@pytest.mark.parametrize("when", ["at once", "while its kernel starts"])
+def test_a_job_that_is_stopped_while_it_starts_was_stopped_and_not_killed(tmp_path, when):
+    job = start("train", tmp_path / "a", LONG)
+    if when != "at once":
+        wait_for(lambda: has_kernel(job), 100, job.last_lines)
+    ours = family(process_of(job))
+    assert cancel(job) and all(gone(p) for p in ours)
+    info = job.info
+    assert info["state"] == "preempted" and info["stopped"], info
+    assert "asked to stop" in info["reason"] and not is_alive(job)
+
+
 @pytest.mark.slow
 def test_stopping_two_ranks_leaves_no_process(tmp_path):
     job = start("train", tmp_path / "a", {**LONG, "processes": 2})

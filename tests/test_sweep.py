@@ -298,6 +298,8 @@ def test_what_ended_a_notebook_is_told_apart():
         and _outcome(DeadKernelError("Kernel died"))[0] == "interrupted"
         and _outcome(ValueError("x")) == ("failed", "ValueError: x")
     )
+    state, reason = _outcome(DeadKernelError("Kernel died"), passed="SIGTERM")
+    assert state == "preempted" and "SIGTERM asked to stop" in reason  # nobody killed it
 
 
 # what a killed driver leaves behind

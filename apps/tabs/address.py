@@ -11,9 +11,10 @@ import math
 from urllib.parse import parse_qs
 
 import gradio as gr
+from tabs.chooser import Chooser
 from tabs.made import file_name, image_names
 from tabs.newest import QUIET, SLOW
-from tabs.picker import CLICKS, SEVERAL, Chooser, failed, plain, preferred, resolve, stamp
+from tabs.picker import CLICKS, SEVERAL, failed, plain, preferred, resolve, stamp
 
 from softvq_lab.core import printable
 from softvq_lab.explore.png_texts import LONGEST, link_in

@@ -3,6 +3,7 @@
 import json
 
 import gradio as gr
+from tabs.chooser import Chooser
 from tabs.codewords_places import Places
 from tabs.codewords_told import (
     SIDE,
@@ -24,19 +25,8 @@ from tabs.codewords_told import (
 )
 from tabs.controls import Dropdown, Slider
 from tabs.newest import QUIET, Newest
-from tabs.picker import (
-    CLICKS,
-    LEFT,
-    RIGHT,
-    Chooser,
-    Tab,
-    downloadable,
-    failed,
-    focus,
-    picture,
-    resolve,
-    tiles,
-)
+from tabs.picker import CLICKS, LEFT, RIGHT, Tab, failed, focus, picture, resolve, tiles
+from tabs.picture_files import downloadable
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.codewords import (

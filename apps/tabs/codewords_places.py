@@ -4,7 +4,8 @@ import gradio as gr
 from tabs.codewords_told import SIDE, named
 from tabs.controls import Radio
 from tabs.newest import Newest
-from tabs.picker import CLICKS, failed, focus, served, tiles
+from tabs.picker import CLICKS, failed, focus, tiles
+from tabs.picture_files import served
 
 from softvq_lab.explore.codewords import can_attend, has_weights
 from softvq_lab.explore.session import chosen_image, enlarge

@@ -1,6 +1,7 @@
 """What the tab Codewords shows, in words and pictures, from what the library has found."""
 
-from tabs.picker import downloadable, plain, served
+from tabs.picker import plain
+from tabs.picture_files import downloadable, served
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.codewords import (

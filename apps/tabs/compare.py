@@ -3,7 +3,8 @@
 import gradio as gr
 from tabs.controls import Dropdown
 from tabs.newest import QUIET, Newest
-from tabs.picker import Tab, downloadable, plain, preferred, resolve, still
+from tabs.picker import Tab, by_worth, plain, preferred, resolve, still
+from tabs.picture_files import downloadable
 from tabs.tables import Raw, sheet, text
 
 from softvq_lab.explore.compare_runs import (
@@ -17,6 +18,9 @@ from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.run_forms import overview
 from softvq_lab.explore.run_table import LEADING
 from softvq_lab.runs import Run, differences
+
+PROPOSED = 3  # runs that stand there at first
+CHOOSE = "Choose two runs or more: of one kind, as a tokenizer and a generator share few metrics."
 
 
 class Compare(Tab):
@@ -47,13 +51,12 @@ class Compare(Tab):
         return {self.which: dict(choices=[r["name"] for r in overview(self.ctx.runs)], value=[])}
 
     def on_open(self, chosen, name):
-        "The chosen run and the newest other one, of the same kind before others."
-        kinds = {r["name"]: r["kind"] for r in overview(self.ctx.runs)}
+        "The chosen run and the newest finished ones of its kind, unless others were chosen here."
+        rows = overview(self.ctx.runs)
+        names = [r["name"] for r in rows]
         if chosen:
-            return gr.Dropdown(choices=list(kinds))
-        one = preferred(kinds, name)
-        others = sorted((n for n in kinds if n != one), key=lambda n: kinds[n] != kinds.get(one))
-        return gr.Dropdown(choices=list(kinds), value=[n for n in (one, *others[:1]) if n])
+            return gr.Dropdown(choices=names)
+        return gr.Dropdown(choices=names, value=proposed(rows, name))
 
     def usable(self, names) -> dict[str, Run]:
         "The runs of these names; a `ValueError` says which of them cannot be compared."
@@ -68,7 +71,7 @@ class Compare(Tab):
         "Settings and metrics as HTML, and the curves."
         if not names or len(names) < 2:
             hidden = gr.Dropdown(visible=False), gr.Plot(value=None, visible=False)
-            return "<p>Choose two runs or more.</p>", *hidden
+            return f"<p>{CHOOSE}</p>", *hidden
         try:
             runs = self.usable(names)
             html = f'<div class="sheet">{settings_table(runs)}{metrics_tables(runs)}</div>'
@@ -108,6 +111,15 @@ class Compare(Tab):
         self.which.change(**beside.event).then(**pictured.event)
         curved = Newest(self.on_curve, [self.which, self.curve], self.plot, (beside,), **QUIET)
         self.curve.input(**curved.event)
+
+
+def proposed(rows: list[dict], name: str | None) -> list[str]:
+    "The run of that name, or the newest, and the most worthwhile others of its kind."
+    known = {r["name"]: r for r in rows}
+    one = preferred(known, name)
+    alike = [n for n, r in known.items() if r["kind"] == known[one]["kind"]]
+    alike.sort(key=lambda n: by_worth(known[n]["state"], n))
+    return list(dict.fromkeys([one, *alike]))[:PROPOSED] if one else []
 
 
 def settings_table(runs: dict[str, Run]) -> str:

@@ -2,7 +2,8 @@
 
 import gradio as gr
 from tabs.newest import LATEST, QUIET, Newest
-from tabs.picker import CLICKS, Tab, failed, plain, served, tiled, tiles
+from tabs.picker import CLICKS, Tab, failed, plain, tiled, tiles
+from tabs.picture_files import served
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.latent_map import picture_of, read_atlas
@@ -22,10 +23,10 @@ NEAR, SHOWN = 8, 48  # neighbours, and images of a region, with their pictures
 REGION = "corners as 0,0 4,0 4,5: the same as a box or lasso on the map"
 WITHOUT = (
     "This map was made without keeping its latents, so an image of your own has no place on it. "
-    "Compute it again below."
+    "Compute it again above."
 )
 FLAT = "This map was made without keeping its latents: these are the nearest on the flat map."
-OTHER = "The map is of other weights than the run has now. Compute it again below."
+OTHER = "The map is of other weights than the run has now. Compute it again above."
 
 
 class MapPoints(Tab):
@@ -134,7 +135,7 @@ class MapPoints(Tab):
         return tiled(self.pictured(lens, atlas, near)), told
 
     def wire(self):
-        run, which, ends = self.ctx.run, self.map.which, self.map.ends
+        run, which, ends = self.ctx.run, self.map.which, self.map.way.ends
         self.compared = Newest(
             self.on_near, [run, which, ends], [self.near, self.near_says], **QUIET
         )

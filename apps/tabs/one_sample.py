@@ -6,7 +6,8 @@ import gradio as gr
 from tabs.controls import Slider
 from tabs.drawing import AT_WORK, Drawing, Start, says, untouched
 from tabs.newest import QUIET, Newest
-from tabs.picker import CLICKS, Tab, downloadable, picture, plain, served, still, tiled, tiles
+from tabs.picker import CLICKS, Tab, picture, plain, still, tiled, tiles
+from tabs.picture_files import downloadable, served
 from tabs.sample_grid import VARIATIONS
 
 from softvq_lab.data.images import to_pil

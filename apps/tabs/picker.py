@@ -4,27 +4,19 @@ A tab is a `Tab`: `layout` makes its components, its other methods are the handl
 connects the two.
 """
 
-import io
 import itertools
 import re
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import gradio as gr
-from gradio.utils import get_upload_folder
-from PIL import Image
-from tabs import made
-from tabs.controls import Dropdown
-from tabs.newest import LATEST, QUIET, Newest
+from tabs.newest import QUIET
 
 from softvq_lab.checkpoints import steps_of
-from softvq_lab.core import hex_digest, write_atomic
 from softvq_lab.experiments.job import is_alive, jobs
-from softvq_lab.explore.png_texts import png_bytes
 from softvq_lab.explore.reproduce import Ways
 from softvq_lab.explore.run_forms import run_name
-from softvq_lab.explore.session import Lens, heldout_gallery, open_lens, read_upload
+from softvq_lab.explore.session import Lens, open_lens
 from softvq_lab.runs import Run, describe, list_runs
 
 EMPTY = (
@@ -33,7 +25,7 @@ EMPTY = (
     "`papermill nbs/train.ipynb runs/a/notebook.ipynb -p tokens 32`\n\nthen press *Look again*."
 )
 DROP = "Open a picture from here"
-ANY, SEVERAL = "all classes", 8
+SEVERAL = 8  # pictures that are chosen at once
 LEFT, RIGHT = dict(scale=2, min_width=280), dict(scale=5, min_width=300)  # columns of a tab
 # Clicks that tell what was clicked: none is left out, and they are answered in their order.
 # `always_last` would ask again with what an older click told.
@@ -220,14 +212,17 @@ def usable(runs: str) -> list[str]:
     return [run_name(r.path, runs) for r in list_runs(runs) if steps_of(r.checkpoints)]
 
 
-def worth_opening(runs: str) -> list[str]:
-    """Names of the runs that have a checkpoint: finished ones before others, failed ones last; what
-    was trained by itself before the many runs of sweeps.
+def by_worth(state: str, name: str) -> tuple:
+    """What runs are sorted by: finished ones before others, failed ones last; what was trained by
+    itself before the many runs of sweeps.
     """
-    last = {"done": 0, "failed": 2}
+    return {"done": 0, "failed": 2}.get(state, 1), name.startswith("pool/")
+
+
+def worth_opening(runs: str) -> list[str]:
+    "Names of the runs that have a checkpoint, sorted `by_worth`."
     found = {run_name(r.path, runs): r for r in list_runs(runs) if steps_of(r.checkpoints)}
-    ends = {name: last.get(r.status["state"], 1) for name, r in found.items()}
-    return sorted(found, key=lambda name: (ends[name], name.startswith("pool/")))
+    return sorted(found, key=lambda name: by_worth(found[name].status["state"], name))
 
 
 def preferred(offered, *wanted):
@@ -254,30 +249,6 @@ def plain(text) -> str:
 def failed(e: Exception) -> str:
     "What is said in the place of a result."
     return f"**{plain(e)}**"
-
-
-def served(image: Image.Image | bytes, suffix: str = "png") -> str:
-    """A picture (or a file's bytes) as a file that the server may send.
-
-    Gradio itself names files by their content and writes them in place: of two people with the
-    same picture, one gets half of it.
-    """
-    data = image
-    if isinstance(image, Image.Image):
-        memory = io.BytesIO()
-        image.save(memory, "png")
-        data = memory.getvalue()
-    path = Path(get_upload_folder()) / f"{hex_digest(data, 64)}.{suffix}"
-    if not path.exists():
-        write_atomic(path, data)
-    return str(path)
-
-
-def downloadable(image: Image.Image, how: made.Made | None = None) -> str:
-    """A picture of the page with a button to download it: it carries how it was made, `how` or what
-    stood on the page when its handler was called.
-    """
-    return served(png_bytes(image, how.texts if how else made.texts_now()))
 
 
 def still(elem_id: str, **options) -> gr.Image:
@@ -356,93 +327,3 @@ def build(app: gr.Blocks, runs: str, data: tuple[str, ...] = ()) -> Context:
     asked = [run, ctx.looked, there, ctx.session]
     waiting.tick(ctx.on_wait, asked, [*shown, there, waiting], **QUIET)
     return ctx
-
-
-class Chooser(Tab):
-    """Held-out pictures by class and uploads, which write `ctx.images`.
-
-    `prefix` begins the ids of its components. `several`: more than one picture may be chosen.
-    What cannot be read is said below.
-    """
-
-    def __init__(self, ctx: Context, prefix: str, height: int = 330, several: bool = False):
-        self.prefix, self.height, self.several = prefix, height, several
-        super().__init__(ctx)
-
-    def layout(self):
-        prefix, several = self.prefix, self.several
-        self.classes = Dropdown([ANY], value=ANY, label="Class", elem_id=f"{prefix}-class")
-        gr.Markdown("Held-out images")
-        self.gallery = tiles(f"{prefix}-heldout", 3, self.height)
-        self.many = gr.Checkbox(
-            False,
-            label=f"Several: a click adds a picture or takes it away (up to {SEVERAL})",
-            elem_id=f"{prefix}-several",
-            visible=several,
-        )
-        self.upload = gr.File(
-            label="Your own image" + "s" * several,
-            type="filepath",
-            file_count="multiple" if several else "single",
-            elem_id=f"{prefix}-upload",
-            height=120,
-        )
-        self.message = gr.Markdown(elem_id=f"{prefix}-upload-message")
-        self.shown = gr.State([])  # indices of the gallery's images
-        self.linked = {"class": self.classes}
-        if several:
-            self.linked["several"] = self.many
-
-    def heldout(self, lens, label):
-        "The gallery's pictures of a class, and their indices."
-        names = lens.images.class_names
-        found = heldout_gallery(lens, names.index(label) if label in names else None)
-        return [(served(p), c) for _, p, c in found], [i for i, _, _ in found]
-
-    def fit(self, name, kept):
-        try:
-            names = self.ctx.open(name).images.class_names
-        except ValueError:
-            names = []
-        return {self.classes: dict(choices=[ANY, *names], value=ANY)}
-
-    def on_class(self, name, label):
-        try:
-            return self.heldout(self.ctx.open(name), label)
-        except ValueError:
-            return [], []
-
-    def on_pick(self, indices, images, many, event: gr.SelectData):
-        if not (isinstance(event.index, int) and 0 <= event.index < len(indices)):
-            return gr.skip()
-        key = f"heldout:{indices[event.index]}"
-        if not many:
-            return [key]
-        rest = [k for k in images if k != key]
-        return rest if rest and key in images else [*rest, key][-SEVERAL:]
-
-    def on_upload(self, name, paths, images, many):
-        if not paths:
-            return gr.skip(), ""
-        good, says = [], []
-        for path in [paths] if isinstance(paths, str) else paths[:SEVERAL]:
-            try:
-                read_upload(path, self.ctx.open(name).tokenizer.image_size)
-                good.append(f"file:{path}")
-            except ValueError as e:
-                says.append(f"{plain(Path(path).name)}: {failed(e)}")
-        chosen = [*images, *good][-SEVERAL:] if many else good
-        return chosen if good else gr.skip(), "  \n".join(says)
-
-    def wire(self):
-        run, images = self.ctx.run, self.ctx.images
-        found = [self.gallery, self.shown]
-        tiled = Newest(self.on_class, [run, self.classes], found, show_progress="hidden")
-        gr.on([self.of_run.change, self.classes.input], **tiled.event)
-        self.gallery.select(self.on_pick, [self.shown, images, self.many], images, **CLICKS)
-        self.upload.upload(
-            self.on_upload,
-            [run, self.upload, images, self.many],
-            [images, self.message],
-            **LATEST,
-        )

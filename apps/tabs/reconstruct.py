@@ -2,23 +2,11 @@
 
 import gradio as gr
 from tabs import made
+from tabs.chooser import Chooser
 from tabs.controls import Dropdown, Slider
 from tabs.newest import Newest
-from tabs.picker import (
-    LEFT,
-    RIGHT,
-    Chooser,
-    Tab,
-    choices,
-    downloadable,
-    failed,
-    focus,
-    picture,
-    plain,
-    resolve,
-    served,
-    still,
-)
+from tabs.picker import LEFT, RIGHT, Tab, choices, failed, focus, picture, plain, resolve, still
+from tabs.picture_files import downloadable, served
 
 from softvq_lab.explore.familiarity import how_unlike
 from softvq_lab.explore.png_texts import png_info

@@ -1,16 +1,13 @@
 """Tab Runs: what there is, what was measured, what is at work; start, follow, stop, compare."""
 
-import shutil
-import tempfile
 from html import escape
-from pathlib import Path
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 from tabs.compare import Compare
 from tabs.controls import Dropdown
 from tabs.newest import QUIET, Newest
 from tabs.picker import Tab, choices, preferred, resolve
+from tabs.picture_files import served_copy
 from tabs.run_folder import RunFolder
 from tabs.run_table import RunTable
 from tabs.start import Start
@@ -28,7 +25,15 @@ ABOUT = (
 )
 OPEN = "view => ({selected: view, __type__: 'update'})"
 CSS = """
-.sheet {overflow-x: auto}
+/* A wide table fades where it goes on: the page's colour moves with the table and hides that. */
+.sheet {overflow-x: auto; --page: var(--body-background-fill); --dim: rgb(128 128 128 / 45%);
+    background-image: linear-gradient(to right, var(--page) 50%, transparent),
+        linear-gradient(to left, var(--page) 50%, transparent),
+        linear-gradient(to right, var(--dim), transparent),
+        linear-gradient(to left, var(--dim), transparent);
+    background-position: left, right, left, right; background-repeat: no-repeat;
+    background-size: 48px 100%, 48px 100%, 16px 100%, 16px 100%;
+    background-attachment: local, local, scroll, scroll}
 .sheet table {border-collapse: collapse; width: 100%; font-size: 14px}
 .sheet th, .sheet td {text-align: left; padding: 4px 10px; white-space: nowrap;
     border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color)}
@@ -155,7 +160,10 @@ class Notebook(Tab):
             run = resolve(self.ctx.runs, name)
             if which not in notebooks(run):
                 raise ValueError("No notebook was executed into this run yet.")
-            html, copy = escape(notebook_html(run.path / which), True), copied(run.path / which)
+            html, copy = (
+                escape(notebook_html(run.path / which), True),
+                served_copy(run.path / which),
+            )
         except (ValueError, OSError) as e:
             return f"<p>{text(e)}</p>", gr.DownloadButton(visible=False)
         page = f'<iframe sandbox srcdoc="{html}"></iframe>'
@@ -167,10 +175,3 @@ class Notebook(Tab):
         gr.on([self.tab.select, self.of_run.change], **offered.event)
         read = Newest(self.on_notebook, [run, which], [self.paper, self.file])
         which.input(**read.event)
-
-
-def copied(path: Path) -> str:
-    "A file of a run as a copy that may be sent, under its own name."
-    copy = Path(tempfile.mkdtemp(dir=get_upload_folder())) / path.name
-    shutil.copy(path, copy)
-    return str(copy)

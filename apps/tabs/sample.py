@@ -4,24 +4,24 @@ import gradio as gr
 from tabs.controls import Dropdown
 from tabs.drawing import AT_ONCE, AT_WORK, Drawing, Start, on_stop, says, untouched
 from tabs.newest import Newest
+from tabs.no_generator import NoGenerator, missing
 from tabs.one_sample import OneSample
-from tabs.picker import LEFT, RIGHT, Tab, downloadable, picture, plain, resolve, stamp
+from tabs.picker import LEFT, RIGHT, Tab, picture, plain, resolve, stamp
+from tabs.picture_files import downloadable
 from tabs.sample_grid import GRID, VARIATIONS, SampleGrid
 
-from softvq_lab.core import PRECISIONS, json_or_empty
+from softvq_lab.core import PRECISIONS
 from softvq_lab.data.images import grid
 from softvq_lab.explore.one_sample import Drawn, drawing, film_strip, sample_sheet
 from softvq_lab.explore.reproduce import film_ways, grid_ways, sample_ways, variation_ways
 from softvq_lab.explore.sampling import StepsLeft, classes_of, guidance_sweep, steps_taken
 from softvq_lab.explore.session import generator_for, open_lens
 from softvq_lab.registry import register
-from softvq_lab.settings.recipes import generator_command
 
 ABOUT = (
     "A generator turns noise into latent tokens, step by step, and the decoder paints them. "
     "Guidance pulls towards the class: higher is clearer and less varied; 1 is none."
 )
-NONE = "**No generator for this tokenizer yet.** Train one: `{}`"
 # Another sample than the one whose variations were drawn.
 OTHER = f"shows => shows === '{VARIATIONS}' ? '' : shows"
 DICE = "() => Math.floor(Math.random() * 1e6)"
@@ -126,18 +126,16 @@ class Sample(Tab):
     def layout_samples(self):
         self.samples = picture("samples", "Samples")
         self.message = gr.Markdown(elem_id="sample-message")
+        NoGenerator(self.ctx, self.message)
         self.grid = SampleGrid(self)
         self.one = OneSample(self)
 
     def find(self, name):
-        "The opened generator of a run; a `LookupError` that says how to train one."
-        runs = self.ctx.runs
-        found = generator_for(resolve(runs, name), runs)
+        "The opened generator of a run; a `LookupError` says what is missing."
+        run = resolve(self.ctx.runs, name)
+        found = generator_for(run, self.ctx.runs)
         if found is None:
-            config = json_or_empty(resolve(runs, name).path / "config.json").get("config", {})
-            precision = str((config.get("engine") or {}).get("precision"))
-            line = generator_command(f"{runs}/{name}", str(config.get("recipe")), precision)
-            raise LookupError(NONE.format(line.replace("`", "'")))
+            raise LookupError(missing(run, self.ctx.runs))
         return open_lens(found.path)
 
     def depends(self, name):

@@ -3,7 +3,8 @@
 import gradio as gr
 from tabs.drawing import AT_WORK, Drawing, Start, says, untouched
 from tabs.newest import QUIET, Newest
-from tabs.picker import Tab, downloadable, still
+from tabs.picker import Tab, still
+from tabs.picture_files import downloadable
 
 from softvq_lab.explore.sample_grid import (
     NONE,

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import gradio as gr
-from tabs.newest import QUIET, SLOW
+from tabs.newest import LATEST, QUIET, SLOW
 from tabs.picker import Tab, failed, resolve
 
 from softvq_lab.core import ConfigError
 from softvq_lab.experiments.execute import TRAININGS
 from softvq_lab.experiments.job import read_lines, run_of, start
-from softvq_lab.explore.run_again import as_line, free_name, settings_like
+from softvq_lab.explore.run_again import as_line, free_name, new_name, settings_like
 from softvq_lab.explore.run_folder import new_folder
 from softvq_lab.explore.run_forms import keep_inside, overview, run_name
 from softvq_lab.settings.parse import Setting, settings_of
@@ -53,8 +53,8 @@ class Start(Tab):
         super().__init__(ctx)
 
     def layout(self):
-        self.layout_run()
         self.controls, self.groups = {}, []
+        self.layout_run()
         for flow in SHOWN:
             self.layout_form(flow)
         self.rest = gr.Textbox(
@@ -78,8 +78,8 @@ class Start(Tab):
             list(SHOWN), value="train", label="Workflow", elem_id="start-workflow"
         )
         self.name = gr.Textbox(
-            label="Name of the new run",
-            placeholder="for example softvq-16",
+            label="Name of the new run (empty: the one that stands there)",
+            placeholder=self.suggested("train"),
             elem_id="start-name",
         )
         self.target = gr.Markdown("It works on the run chosen at the top.", visible=False)
@@ -95,6 +95,16 @@ class Start(Tab):
                 )
                 self.controls[flow, name] = made
         self.groups.append(group)
+
+    def suggested(self, flow, rest="", values=()) -> str:
+        "The name that a training gets where none is typed; none for settings that are wrong."
+        try:
+            return new_name(self.ctx.runs, flow, self.params(flow, rest, values))
+        except ValueError:
+            return ""
+
+    def on_settings(self, flow, rest, *values):
+        return gr.Textbox(placeholder=self.suggested(flow, rest, values))
 
     def on_flow(self, flow, tokenizer):
         "The form of another workflow; the tokenizer that was chosen stays."
@@ -132,6 +142,8 @@ class Start(Tab):
         """
         try:
             params = self.params(flow, rest, values)
+            if flow in TRAININGS and not (name or "").strip():
+                name = new_name(self.ctx.runs, flow, params)
             job = start(flow, self.path(flow, run, name), params)
         except ValueError as e:
             lines = min(12, str(e).count("\n") + 2)
@@ -153,7 +165,7 @@ class Start(Tab):
             for (f, n), v in zip(self.controls, values, strict=True)
             if f == flow and not same(known[n], v)
         }
-        more = read_lines(rest)
+        more = read_lines(rest or "")
         if both := given.keys() & more.keys():
             raise ConfigError(f"{min(both)} is given in the form and in the lines")
         params = {**given, **more}
@@ -183,6 +195,9 @@ class Start(Tab):
         tokenizer = self.controls["train_generator", "tokenizer_run"]
         shown = [self.name, self.target, tokenizer, *self.groups]
         self.flow.change(self.on_flow, [self.flow, tokenizer], shown, **QUIET)
+        settings = [self.flow, self.rest, *controls]
+        changes = [c.change for c in (*settings, self.view)]
+        gr.on(changes, self.on_settings, settings, self.name, **LATEST | QUIET)
 
 
 def own_data(ctx, field: Setting) -> gr.Dropdown:

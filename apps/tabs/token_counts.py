@@ -1,30 +1,30 @@
 """Tab Token counts: one image from fewer and fewer tokens, and what that costs over all images."""
 
 import gradio as gr
+from tabs.chooser import Chooser
 from tabs.controls import Slider
 from tabs.newest import Newest
 from tabs.picker import (
     CLICKS,
     LEFT,
     RIGHT,
-    Chooser,
     Tab,
-    downloadable,
     failed,
     focus,
     picture,
     plain,
     resolve,
-    served,
     stamp,
     tiles,
 )
+from tabs.picture_files import downloadable, served
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.reproduce import count_ways
 from softvq_lab.explore.session import chosen_image, enlarge, open_lens
 from softvq_lab.explore.token_counts import (
+    near_siblings,
     one_image,
     rate_distortion,
     rate_distortion_figure,
@@ -171,6 +171,9 @@ class TokenCounts(Tab):
         except ValueError as e:
             return [], failed(e), []
         alone = [ALONE] if len(counts) < 2 else []
+        if alone:
+            near = near_siblings(self.tokenizer_run(name), self.ctx.runs)
+            alone += [f"Not compared: {plain(s)}" for s in near[:3]]
         says = "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])
         return pictures, says, [counts[-1].tokens, *(c.tokens for c in counts)]
 

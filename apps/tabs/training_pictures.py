@@ -3,7 +3,8 @@
 import gradio as gr
 from tabs.controls import Slider
 from tabs.newest import LATEST, QUIET, Newest
-from tabs.picker import Tab, downloadable, failed, resolve, still
+from tabs.picker import Tab, failed, resolve, still
+from tabs.picture_files import downloadable
 from tabs.watch import Watch
 
 from softvq_lab.explore.training_pictures import step_picture, step_pictures

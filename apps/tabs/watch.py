@@ -8,6 +8,7 @@ from tabs.newest import Newest
 from tabs.picker import Tab, failed, plain, preferred, resolve
 from tabs.tables import text
 
+from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import ConfigError, short_duration
 from softvq_lab.experiments.job import (
     cancel,
@@ -218,6 +219,10 @@ def standing(run: Run) -> str:
         why = f"<br>{text(status['error'])}" if told else ""
         parts.append(f"<b>{text(run.name)}</b>: {text(d['state'])}{step}{why}")
     parts += map(standing_of_job, jobs_of(run))
+    if status["state"] in ("preempted", "stopped", "interrupted") and can_go_on(run):
+        saved = steps_of(run.checkpoints)
+        where = f"after step {int(saved[-1].name.split('-')[1])}" if saved else "at its beginning"
+        parts.append(f"<b>Go on</b>, below, continues {where}.")
     return "".join(f"<p>{p}</p>" for p in parts) or "<p>Nothing here yet.</p>"
 
 
@@ -230,4 +235,6 @@ def standing_of_job(job) -> str:
         bar = f'<div class="bar"><i style="width:{percent:.1f}%"></i></div>'
         bar = f" &middot; {unit} {done} of {of}{bar}"
     name = text(info.get("workflow") or job.output.name)
-    return f"job <i>{name}</i>: {text(info['state'])}{why}{bar}"
+    by_a_person = info.get("stopped") and info["state"] in ("preempted", "interrupted")
+    state = "stopped" if by_a_person else info["state"]
+    return f"job <i>{name}</i>: {text(state)}{why}{bar}"

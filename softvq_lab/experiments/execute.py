@@ -214,8 +214,10 @@ class Job:
 BY_HAND = "stopped from the keyboard"
 
 
-def _outcome(e: BaseException, asked: int = 0) -> tuple[str, str]:
-    "State and reason for an exception of papermill; `asked`: how often SIGINT came."
+def _outcome(e: BaseException, asked: int = 0, passed: str = "") -> tuple[str, str]:
+    """State and reason for an exception of papermill.
+
+    `asked`: how often SIGINT came; `passed`: another signal that the kernel was told."""
     name = getattr(e, "ename", type(e).__name__)
     reason = f"{name}: {getattr(e, 'evalue', e)}".strip().removesuffix(":")
     if name == "Preempted":
@@ -223,6 +225,8 @@ def _outcome(e: BaseException, asked: int = 0) -> tuple[str, str]:
     if name == "KeyboardInterrupt" or asked:
         return "interrupted", BY_HAND
     if name == "DeadKernelError" or "Kernel died" in reason or "Kernel didn't respond" in reason:
+        if passed:  # a kernel that is still importing, or between two cells, ends by the signal
+            return "preempted", f"{passed} asked to stop while there was nothing to save"
         why = f"the kernel ended ({reason.splitlines()[0]}): killed, or out of memory"
         return "interrupted", why
     return "failed", reason
@@ -244,17 +248,17 @@ class Signals(Handlers):
     ends the notebook there. The third SIGINT ends the kernel.
     """
 
-    asked, executing, told = 0, False, False
+    asked, executing, told, passed = 0, False, False, ""
 
     def handle(self, number, frame):
         if number == signal.SIGINT:
             return self.interrupt()
         if number == signal.SIGHUP:
             let_go_of_terminal()
+        name = signal.Signals(number).name
         if not _tell_kernel(number):  # there is no kernel yet that could save, or none any more
-            raise Preempted(
-                f"{signal.Signals(number).name} asked to stop while no kernel was there"
-            )
+            raise Preempted(f"{name} asked to stop while no kernel was there")
+        self.passed = name
 
     def interrupt(self):
         "One more SIGINT came."
@@ -422,7 +426,7 @@ def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | No
             )
             return "done", None
         except BaseException as e:
-            state, reason = _outcome(e, job.watch.asked)
+            state, reason = _outcome(e, job.watch.asked, job.watch.passed)
             print(f"--- {state}: {reason}", file=log)
             return state, reason
 
@@ -668,6 +672,7 @@ def main(arguments: list[str] | None = None) -> int:
     return execute(job, quiet=True)  # its standard output is the log
 
 # %% ../../nbs/experiments/02_execute.ipynb #7769cdec
+#| eval: false
 #| eval: false
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from ..core import MOST_BYTES, ConfigError, printable
-from ..experiments.job import is_alive, jobs, run_of
+from ..experiments.job import is_alive, jobs, run_of, seconds_at_work
 from ..runs import Run, describe, list_runs
 
 # %% ../../nbs/explore/06_run_forms.ipynb #026056f3
@@ -37,7 +37,7 @@ def overview(runs) -> list[dict]:
                 "work": printable(", ".join(work.get(path, []))),
                 "created": told["created"][:16].replace("T", " "),
                 "steps_done": _number(status.get("step")),
-                "seconds": _number(status.get("seconds")),
+                "seconds": seconds_at_work(Run(path)),
                 "notes": printable(read_notes(Run(path), 400).strip().partition("\n")[0], 80),
             }
         )

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_PIXELS', 'KNOWN', 'LITE', 'PERCEPTUAL', 'Lens', 'MissingImages', 'remembered', 'recently',
-           'open_lens', 'open_external', 'generator_for', 'read_upload', 'error_map', 'enlarge', 'colour_network',
-           'perceptual', 'perceptual_soon', 'reconstruct', 'can_keep', 'in_words', 'sheet', 'bundle', 'heldout_gallery',
-           'chosen_image', 'same_image', 'latent_steps', 'decode_latents', 'sample_steps']
+           'open_lens', 'open_external', 'generators_of', 'generator_for', 'read_upload', 'error_map', 'enlarge',
+           'colour_network', 'perceptual', 'perceptual_soon', 'reconstruct', 'can_keep', 'in_words', 'sheet', 'bundle',
+           'heldout_gallery', 'chosen_image', 'same_image', 'latent_steps', 'decode_latents', 'sample_steps']
 
 # %% ../../nbs/explore/00_session.ipynb #9b4f8399
 import contextlib
@@ -234,20 +234,25 @@ def open_external(folder, data: ImagesConfig, image_size: int = 0) -> Lens:
     return Lens(Run(folder), tokenizer, load_data(data, tokenizer.image_size))
 
 # %% ../../nbs/explore/00_session.ipynb #94b53fde
-def generator_for(run: Run, root) -> Run | None:
-    """`run` itself if it is a generator, else the newest generator run under `root` that was
-    trained on it and has a checkpoint; None without one.
+def generators_of(run: Run, root) -> Iterator[Run]:
+    """`run` itself if it is a generator, else the generator runs under `root` that are trained on
+    it, newest first, with or without a checkpoint.
     """
     if run.kind == "generator":
-        return run
+        yield run
+        return
     for r in list_runs(root):
-        if r.kind == "generator" and steps_of(r.checkpoints):
+        if r.kind == "generator":
             try:
                 if os.path.samefile(find_tokenizer(r.path), run.path):
-                    return r
+                    yield r
             except (ValueError, OSError):
                 continue
-    return None
+
+
+def generator_for(run: Run, root) -> Run | None:
+    "The first of `generators_of` that has a checkpoint; None without one."
+    return next((r for r in generators_of(run, root) if steps_of(r.checkpoints)), None)
 
 # %% ../../nbs/explore/00_session.ipynb #84ed1d4f
 MAX_BYTES, MAX_PIXELS = 40 * 2**20, 80_000_000

@@ -513,6 +513,12 @@ def notes(name: str, r: dict) -> Iterator[str]:
     if "differ_from_fp32" in r:
         speeds = ", ".join(f"{p} {v:.3g}" for p, v in r["images_s"].items())
         yield f"\n{name}: images a second by precision: {speeds}."
+    if "of_synthetic" in r:
+        yield (
+            f"\n{name}: {r['images_s']:.0f} images a second, {r['of_synthetic']:.0%} of those "
+            f"without a loader; its {r['workers']} workers alone read "
+            f"{r['workers_alone_images_s']:.0f}."
+        )
     if "fused_s" in r:
         yield from fused.notes(name, r)
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import bench
 from bench import DIGITS, PAPER, row_claim, row_precisions, row_quantizer, row_sampling, row_step
+from loader import row_loader
 from measure import about_machine, machine_name
 from steps import row_utilisation
 
@@ -39,7 +40,7 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[1]
 
 # ---- the plan
 TESTS = """quantizers fused compile devices precision tokenizer losses discriminators objective
-    generator generator_parity mar sampling profile benchmarks data""".split()
+    generator generator_parity mar sampling noise transfer profile benchmarks data""".split()
 TINY_TESTS = ["devices", "-k", "fake or cpu or waits"]  # a few of one file
 
 
@@ -81,6 +82,11 @@ ROWS = {  # those that matter most first: when time is over, the rest is left ou
         lambda: row_step(1, False, 2, preset="tiny", **PICTURE),
     ),
     "training step, tokenizer": Row(40, lambda: row_step(3, False, 64)),
+    "loader against synthetic batches": Row(
+        60,
+        lambda: row_loader(4),
+        lambda: row_loader(1, "tiny", 2, 24, workers=1, precision="fp32", **PICTURE),
+    ),
     "SoftVQ, digits": Row(30, lambda: row_quantizer(10, DIGITS)),
     "sampling, 64 tokens": Row(
         40, lambda: row_sampling(3, 64), lambda: row_sampling(1, 3, shared={}, **FEW)
@@ -256,6 +262,8 @@ def cell(row: dict) -> str:
     if "utilisation" in row:
         part = f", {row['utilisation']:.0%}" if row["utilisation"] else ""
         return f"{row['images_s']:.0f}/s{part}"
+    if "of_synthetic" in row:
+        return f"{row['images_s']:.0f}/s, {row['of_synthetic']:.0%} of synthetic batches"
     if "differ_from_fp32" in row:
         return ", ".join(f"{p} {v:.3g}/s" for p, v in row["images_s"].items())
     if "flops" in row:

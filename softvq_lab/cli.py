@@ -32,6 +32,7 @@ from typer._completion_shared import get_completion_script  # there is no public
 from . import __version__
 from softvq_lab.commands import (
     Guidance,
+    Noise,
     Precision,
     Sampler,
     Samples,
@@ -347,6 +348,7 @@ def evaluate(
     guidance: Guidance = None,
     temperature: Temperature = None,
     precision: Precision = None,
+    noise: Noise = None,
     seed: Seed = None,
     output: Output = None,
     detach: Detach = False,
@@ -364,6 +366,7 @@ def evaluate(
     given, words = read_settings(settings or []), {"run": str(folder), "samples": samples}
     words |= {"sampler": sampler, "sample_steps": steps, "sample_guidance": guidance}
     words |= {"temperature": temperature, "sample_precision": precision, "seed": seed}
+    words |= {"sample_noise": noise}
     words = {k: v for k, v in words.items() if v is not None}
     of_a_generator = [k for k in words if k not in ("run", "seed")]
     if of_a_generator and _kind(folder) == "tokenizer":

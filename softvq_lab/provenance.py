@@ -223,6 +223,7 @@ HOW = (  # may change when a run is resumed
     "checkpoint_every",
     "online_every",
     "accumulate",
+    "gradient_compression",
     "processes",
     "nodes",
     "device",
@@ -244,6 +245,7 @@ PATHS = (  # where things lie; what they are is part of the identity
 )
 ROUNDED = (
     "accumulate",
+    "gradient_compression",
     "processes",
     "device",
     "precision",

@@ -59,6 +59,7 @@ class Request:
     schedule: str | None = None
     options: dict = field(default_factory=dict)  # of the sampler
     precision: str = "fp32"
+    noise: str = "cpu"
     seed: int = 0
     batch: int = 64
     processes: int = 1
@@ -78,6 +79,7 @@ class Request:
             "schedule",
             "seed",
             "precision",
+            "noise",
         )
         return {k: getattr(self, k) for k in names} | self.options
 

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import bench
 import cpu
 import gpu
+import loader
 import measure
 import plain
 
@@ -170,6 +171,14 @@ def test_sampling_by_precision_gives_images_a_second_of_each():
     r = bench.row_precisions(1, 6, "tiny", 2, 2)
     assert set(r["images_s"]) == {"fp32", "tf32", "bf16"} and min(r["images_s"].values()) > 0
     assert r["differ_from_fp32"]["fp32"] == 0 < r["differ_from_fp32"]["bf16"] < 0.1
+
+
+def test_the_loaders_images_are_counted_against_steps_without_it(capfd):
+    r = loader.row_loader(1, "tiny", 2, 24, workers=1, precision="fp32", **gpu.PICTURE)
+    speeds = [r[k] for k in ("images_s", "synthetic_images_s", "workers_alone_images_s")]
+    assert min(speeds) > 0 and r["of_synthetic"] == pytest.approx(speeds[0] / speeds[1])
+    assert "of those without a loader" in next(bench.notes("loader", r))
+    assert "of synthetic batches" in gpu.cell(r) and "Traceback" not in capfd.readouterr().err
 
 
 # ---- make gpu

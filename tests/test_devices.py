@@ -218,16 +218,16 @@ def test_a_generators_loss(kind, more):
 SOLVES = {"dopri5": "its steps follow from the error that it measures"}
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("guidance, noise", [(1.0, "cpu"), (2.0, "cpu"), (2.0, "device")])
 @pytest.mark.parametrize(
     "kind, sampler", [(k, s) for k in registered("generator") for s in generator(k).samplers]
 )
-def test_a_sampler(kind, sampler, guidance):
+def test_a_sampler(kind, sampler, guidance, noise):
     g = generator(kind).eval()
 
     def draw():
         y = torch.arange(4)  # classes are checked where they are made
-        return g.sample(y, sampler=sampler, steps=3, guidance=guidance)
+        return g.sample(y, sampler=sampler, steps=3, guidance=guidance, noise=noise)
 
     with fake_cuda(g):
         if sampler in SOLVES:

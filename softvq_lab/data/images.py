@@ -21,8 +21,9 @@ from torch.utils.data import Dataset
 
 # %% ../../nbs/data/00_images.ipynb #a262e83b
 def from_uint8(x: Tensor) -> Tensor:
-    "uint8 in 0..255 as float in [-1, 1]."
-    return x.float() / 127.5 - 1
+    "uint8 in 0..255 as float in [-1, 1]: the same bits on every device."
+    half = torch.full((), 127.5, device=x.device)  # by a number, a GPU would not divide exactly
+    return x.float() / half - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -97,6 +97,7 @@ class OnlineMetrics:
             guidance=c.online_guidance,
             seed=c.online_seed,
             precision=c.online_precision,
+            noise=c.online_noise,
             **options,
         )
 

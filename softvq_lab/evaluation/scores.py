@@ -203,8 +203,8 @@ def sampling_protocol(settings: dict) -> dict:
     "Passport entries that say how samples were drawn, from `sample_settings` or `samples.json`."
     about = {k: settings[k] for k in ("sampler", "steps", "guidance", "seed", "classes")}
     about |= {f"guidance_{k}": settings[k] for k in ("interval", "schedule")} | settings["options"]
-    if "precision" in settings:  # else the passport's own, float32
-        about["precision"] = settings["precision"]
+    # else the passport's own, float32, and noise of the CPU
+    about |= {k: settings[k] for k in ("precision", "noise") if k in settings}
     return about | {"steps": "chosen by the solver"} if settings["sampler"] == "dopri5" else about
 
 

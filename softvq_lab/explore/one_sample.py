@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.images import grid
 from .sampling import Film
 from .session import Lens, decode_latents, latent_steps
-from ..generators.base import NearbyNoise
+from ..generators.noise import NearbyNoise
 
 # %% ../../nbs/explore/03a_one_sample.ipynb #3262d727
 @dataclass

@@ -24,6 +24,7 @@ from softvq_lab.settings.sections import (
     Extractor,
     GeneratorConfig,
     LossConfig,
+    NoiseSource,
     OnlineConfig,
     OptimConfig,
     OutsideConfig,
@@ -272,6 +273,7 @@ class SamplerQualityConfig:
         None, ge=0, le=100, description="guidance scale; None: the generator's own"
     )
     sample_precision: SamplePrecision = "fp32"
+    sample_noise: NoiseSource = "cpu"
     seed: int = Field(0, ge=0, lt=2**31, description="of the samples")
 
 
@@ -330,6 +332,7 @@ class GuidanceConfig:
         None, ge=1, le=1000, description="steps from noise to latent; None: the sampler's own"
     )
     sample_precision: SamplePrecision = "fp32"
+    sample_noise: NoiseSource = "cpu"
     confidence: int = Field(
         50, ge=0, le=10_000, description="draws of the bootstrap behind the intervals; 0: none"
     )

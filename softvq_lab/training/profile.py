@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from ..data.transfer import to_device
 from ..progress import progress_bar
 from ..runs import Run
 from ..settings.sections import EngineConfig, OptimConfig
@@ -180,7 +181,7 @@ def _stepping(
     def take(n: int):
         for _ in range(n):
             step, batch = next(batches)
-            loop.step(step, [b.to(accelerator.device, non_blocking=True) for b in batch])
+            loop.step(step, to_device(batch, accelerator.device))
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -94,7 +94,7 @@ class Places:
         where = [self.ctx.run, self.ctx.images]
         sides = Newest(self.sides, where, [self.held, self.strip])
         self.asked.change(**sides.event)
-        self.asked.change(lambda: "", None, self.place, **CLICKS)
+        self.asked.change(None, None, self.place, js="() => ''", api_name=False)
         for shown in self.pictures:
             chosen = [self.token, self.place]
             shown.select(self.on_place, [*where, self.chooses], chosen, **CLICKS).then(**draw)

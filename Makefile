@@ -98,7 +98,7 @@ docs: setup  ## the documentation site in build/site, from the notebooks, links 
 	@echo 'Look at it: build/site/index.html'
 
 tutorials: setup  ## the tutorials executed anew, with the outputs that are stored in them (10 minutes)
-	OMP_NUM_THREADS=2 $(BIN)/jupyter execute --inplace nbs/tutorials/*.ipynb
+	OMP_NUM_THREADS=2 $(BIN)/python docs/tutorials.py
 	$(BIN)/nbdev_clean
 
 lock: setup  ## new requirements.lock from pyproject.toml

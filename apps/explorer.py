@@ -72,7 +72,7 @@ CSS = address.CSS + map_script.CSS + runs.CSS
 # Where it is `hidden`, nothing within stays in sight while one scrolls.
 OUTSIDE = ".gradio-container {overflow: clip !important}"
 HEAD = f"<style>{OUTSIDE}</style><script>{(HERE / 'page.js').read_text()}</script>"
-# How many handlers run at once, of one kind and of all together: the one place for both.
+# Calls of one handler that run at once, unless it says otherwise; and threads of all together.
 QUEUE, LAUNCH = dict(default_concurrency_limit=4), dict(max_threads=16)
 
 

@@ -1,4 +1,4 @@
-"""The page's address, which holds all that the open tab shows: read, written, and followed.
+"""The page's address holds all that the open tab shows but uploads: read, written, and followed.
 
 A tab names its controls (`Tab.linked`) and how a run limits them (`Tab.fit`); everything else is
 done here. The address is read when the page is opened and when somebody goes back or forward, and
@@ -182,8 +182,9 @@ class Following:
         self.wrong = list(link["wrong"]) if new else []
         if new:
             session.linked = session.links[tab] = number
-        # The server knows a link before the page shows its run and tab: of two quick steps back the
-        # first one's asks when the second one's link is there already: not a step of a person's.
+        # The server knows a link before the page shows its run and tab. If somebody goes back twice
+        # quickly, the page asks for the first step after the second link has come: that is no
+        # step of a person's.
         elif session.linked != number and session.passing != number:
             session.passing, self.back = number, NEVER
 

@@ -52,7 +52,7 @@ ALONE = (
     "(the first picture); bright: what the codeword adds"
 )
 LOOKED = (
-    "Where the encoder looked for this token (attention over the patches, block by block, "
+    "Where the encoder looked for this token (attention over the patches in its last six blocks, "
     "with its fraction; the rest goes to other tokens)"
 )
 CAPTIONS = {

@@ -13,7 +13,8 @@ class Newest:
     """A handler that several events call: of its calls in one session, only the newest answers.
 
     Calls run beside each other, so an earlier one may end later; its answer is then dropped.
-    `after`: handlers that write the same places from a wider change, whose newer calls count too.
+    `after`: other handlers that write the same outputs; a newer call of one of them drops this
+    answer, too.
     Use: `gr.on(events, **handler.event)`. No two of them may follow the same event of a component:
     gradio's page raises that event again for both when one has ended, and they never come to rest.
     One that writes pictures is a method of a `picker.Tab`: it is also told what stands on the page,

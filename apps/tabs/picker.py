@@ -27,8 +27,8 @@ EMPTY = (
 DROP = "Open a picture from here"
 SEVERAL = 8  # pictures that are chosen at once
 LEFT, RIGHT = dict(scale=2, min_width=280), dict(scale=5, min_width=300)  # columns of a tab
-# Clicks that tell what was clicked: none is left out, and they are answered in their order.
-# `always_last` would ask again with what an older click told.
+# Clicks that tell what was clicked: every one is answered, in order. `always_last` would call the
+# handler again with the data of an older click.
 CLICKS = dict(trigger_mode="multiple", concurrency_limit=1, **QUIET)
 
 
@@ -171,7 +171,7 @@ class Tab:
         "What its pictures depend on beside the run of that name and its newest checkpoint."
 
     def awaits(self, name: str):
-        "Likewise, of what shows the chosen pictures only."
+        "The same as `depends`, for parts that show the chosen pictures only."
 
     def fit(self, name: str, kept: dict) -> dict:
         """How a run limits the controls: keyword arguments of each (`choices`, `maximum`, ...), of

@@ -47,7 +47,7 @@ from softvq_lab.runs import Run, list_runs
 
 ABOUT = (
     "How many tokens does an image need? Move the slider: the picture changes, and its dot moves "
-    "on the curve. Say below which quality you want, and read how many tokens it takes."
+    "on the curve. Enter the quality that you want, and read how many tokens it takes."
 )
 ALONE = (
     "*This run has one number of tokens only. Train one that decodes its first k tokens for any k: "

@@ -1,0 +1,40 @@
+"""The tutorials executed anew, with the outputs that are stored in them.
+
+python docs/tutorials.py [NAME ...]    # 1_tokenizer, ...; all of them take 10 minutes
+"""
+
+import argparse
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+PLACE = Path(__file__).resolve().parent.parent / "nbs" / "tutorials"
+
+
+def execute(path: Path):
+    "Execute a notebook in its folder and store what it shows, without a JPEG beside each PNG."
+    nb = nbformat.read(path, 4)
+    NotebookClient(nb, timeout=None, resources={"metadata": {"path": path.parent}}).execute()
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                data.pop("image/jpeg", None)
+    nbformat.write(nb, path)
+
+
+def main():
+    known = sorted(p.stem for p in PLACE.glob("*.ipynb"))
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
+    names = p.parse_args().names or known
+    if strange := [name for name in names if name not in known]:
+        p.error(f"there is no tutorial {strange[0]!r}; possible: {', '.join(known)}")
+    for name in names:
+        print(name, flush=True)
+        execute(PLACE / f"{name}.ipynb")
+
+
+if __name__ == "__main__":
+    main()

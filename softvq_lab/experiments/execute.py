@@ -673,6 +673,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 # %% ../../nbs/experiments/02_execute.ipynb #7769cdec
 #| eval: false
-#| eval: false
 if __name__ == "__main__":
     sys.exit(main())

@@ -246,6 +246,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 # %% ../../nbs/experiments/06a_papermill_command.ipynb #9ac0000d
 #| eval: false
-#| eval: false
 if __name__ == "__main__":
     sys.exit(main())

@@ -297,7 +297,7 @@ def _execute(
         leave_nothing(output)
     return output, status
 
-
+# %% ../nbs/13_cli.ipynb #23702a7b
 def _tell_end(job: "Job"):
     "How a job ended, and why."
     from softvq_lab.experiments.execute import BY_HAND, way_on
@@ -330,7 +330,7 @@ def _kind(folder: Path) -> str:
     except (OSError, ValueError, KeyError):
         return ""  # a folder of diffusers, or a file that is named when it is opened
 
-
+# %% ../nbs/13_cli.ipynb #aa8a681b
 @app.command()
 def evaluate(
     folder: Annotated[
@@ -512,7 +512,7 @@ def _open_sweeps(files: list[str], root: Path, accept: str, only: str) -> list:
 def _state(task) -> str:
     return "done" if task.found else task.job.info["state"]
 
-
+# %% ../nbs/13_cli.ipynb #e4a84e0e
 def _plan_record(sweeps: list) -> dict:
     "What `sweep --json` says: every job of the sweeps, and where the report of each sweep is."
     tasks = [
@@ -656,7 +656,7 @@ def _record(run: "Run") -> dict:
         "unreadable": strange_figures(run),
     }
 
-
+# %% ../nbs/13_cli.ipynb #f8be22f2
 def _made(run: "Run") -> dict:
     "By which command, commit and host a run was made, and of which images."
     from softvq_lab.core import json_or_empty
@@ -728,7 +728,7 @@ def show(folder: Folder, as_json: Json = False):
         else:
             c.print("\n".join([f"failed: {reason}", *map(printable, failed["log"])]), style="red")
 
-
+# %% ../nbs/13_cli.ipynb #7512d4bd
 def _listed(passport: dict) -> str:
     return printable(", ".join(f"{k}: {v}" for k, v in passport.items()))
 
@@ -843,7 +843,7 @@ def _about(run: "Run") -> tuple:
     shown = _images_of(run), d["step"], *when, pace, made["host"], commit
     return tuple(x or None for x in shown)
 
-
+# %% ../nbs/13_cli.ipynb #e26e96e6
 def _metric_rows(board) -> list[list]:
     "The rows of a table of metrics as text."
     from softvq_lab.metrics import shown_in
@@ -872,7 +872,7 @@ def _comparison(folders: list[Path], differs: list[tuple], tables: list) -> dict
         ],
     }
 
-
+# %% ../nbs/13_cli.ipynb #0d4a108b
 def _sheet(title: str, head: list, rows) -> Sheet:
     "A table of a comparison."
     return Sheet(printable(title), [printable(x) for x in head], [[*map(cell, r)] for r in rows])

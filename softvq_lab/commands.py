@@ -83,7 +83,7 @@ def _values_of(ctx, setting: "Setting") -> list[str]:
         return _runs_under(ctx)
     return ["true", "false"] if setting.kind is bool else list(setting.choices)
 
-
+# %% ../nbs/12_commands.ipynb #f1331178
 def complete_settings(ctx, param, incomplete: str) -> list[CompletionItem]:
     "NAME= of the settings of a workflow, and after it the values that are names."
     from softvq_lab.settings.parse import settings_of
@@ -111,7 +111,7 @@ def complete_settings(ctx, param, incomplete: str) -> list[CompletionItem]:
     values = _values_of(ctx, known[name]) if name in known else []
     return [CompletionItem(start + v) for v in values if v.startswith(begun)]
 
-
+# %% ../nbs/12_commands.ipynb #714f4e3b
 def complete_sweeps(ctx, param, incomplete: str) -> list[CompletionItem]:
     "Settings of a tokenizer once a file was named; files are completed by the shell."
     files = [w for w in ctx.params.get(param.name) or [] if w.endswith((".yaml", ".yml"))]

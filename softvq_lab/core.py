@@ -99,7 +99,7 @@ def device_asked(asked: str):
         if was is not None:
             os.environ[ASKED_DEVICE] = was
 
-
+# %% ../nbs/00_core.ipynb #810230bd
 def gpus() -> int:
     "The number of GPUs that may be used: none where the CPU was asked for."
     import torch
@@ -132,7 +132,7 @@ def products_as_before():
         torch.set_float32_matmul_precision(was[0])
         torch.backends.cudnn.allow_tf32 = was[1]
 
-
+# %% ../nbs/00_core.ipynb #cce44dad
 @contextmanager
 def in_precision(precision: str, device: "torch.device"):
     """Within it matrix products on `device` are computed in one of `PRECISIONS`; weights and
@@ -165,7 +165,7 @@ def fast_in_bf16() -> bool:
     known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, and on x86 only
     return best_device().type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in known)
 
-
+# %% ../nbs/00_core.ipynb #5ff6d08b
 def full_precision(device: "torch.device"):
     "A region in which autocast is off: softmaxes, norms and losses are computed in float32."
     import torch
@@ -202,7 +202,7 @@ def as_json(value) -> bytes:
     # a lone surrogate (a file name in another encoding) has no bytes: as \\udc80 it is valid JSON
     return text.encode(errors="backslashreplace")
 
-
+# %% ../nbs/00_core.ipynb #cc3d2ee1
 def write_json(path, value):
     "`value` as indented JSON, written atomically."
     write_atomic(path, as_json(value))

@@ -98,7 +98,7 @@ def _ticks(axis, log: bool, drawn):
         form = axis.tickformat.replace("~", "").replace("d", ".0f")
         drawn.set_major_formatter(FuncFormatter(lambda v, _: format(v, form)))
 
-
+# %% ../nbs/08b_figure_png.ipynb #f904468c
 def _dress(fig: go.Figure, panel: Panel, side: str):
     "Scale, range, ticks and title of one side."
     axis, axes = panel[side], panel.axes
@@ -143,7 +143,7 @@ def _shape(panel: Panel):
     if not panel.marked:
         panel.axes.margins(x=0)
 
-
+# %% ../nbs/08b_figure_png.ipynb #ef230bdf
 def _share(panels: dict[tuple, Panel]):
     "One range for the axes that match one another."
     for side, place in (("x", 0), ("y", 1)):
@@ -206,7 +206,7 @@ def _annotate(fig: go.Figure, panels: dict, box: Bbox, sheet: Figure):
             sheet.add_artist(filled)
         sheet.add_artist(Line2D(*zip(*corners), **look))
 
-
+# %% ../nbs/08b_figure_png.ipynb #f8facdb5
 def _moved(sheet: Figure, right: float, up: float) -> Transform:
     return ScaledTranslation(right / 72, up / 72, sheet.dpi_scale_trans)
 
@@ -243,7 +243,7 @@ def _legend(settings, shown: dict, box: Bbox, sheet: Figure):
             return
         drawn.remove()
 
-
+# %% ../nbs/08b_figure_png.ipynb #4b57a1f1
 def _colour_bars(panels: dict, box: Bbox, sheet: Figure):
     "A colour bar for each shared scale, and for each heat map that shows its own."
     seen = set()

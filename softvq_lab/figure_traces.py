@@ -72,7 +72,7 @@ class Panel:
             return np.array([at.get(str(v), v) for v in values], float)
         return np.array([np.nan if v is None else v for v in values], float)
 
-
+# %% ../nbs/08a_figure_traces.ipynb #c67a0d60
 def _is_number(value) -> bool:
     try:
         float(value)
@@ -140,7 +140,7 @@ def _marks(panel: Panel, trace, x: np.ndarray, y: np.ndarray, own):
             look |= dict(edgecolors=outline, linewidths=(edge.width or 0) * POINT)
         panel.axes.scatter(x[at], y[at], **look)
 
-
+# %% ../nbs/08a_figure_traces.ipynb #5641e435
 def _arrows(panel: Panel, x: np.ndarray, y: np.ndarray, own):
     for start, end in zip(zip(x, y), zip(x[1:], y[1:])):
         look = dict(arrowstyle="-|>", color=own, shrinkA=0, shrinkB=0, linewidth=0)
@@ -186,7 +186,7 @@ def _fill(panel: Panel, trace, x: np.ndarray, y: np.ndarray, own):
         until = panel.axes.lines[-1].get_ydata() if trace.fill == "tonexty" else 0
         panel.axes.fill_between(x, until, y, **shade)
 
-
+# %% ../nbs/08a_figure_traces.ipynb #c6512dbe
 def _scatter(panel: Panel, trace, own):
     x, y = (values_along(trace, side) for side in "xy")
     start, step = trace.x0 or 0, 1 if trace.dx is None else trace.dx
@@ -269,7 +269,7 @@ def _heatmap(panel: Panel, trace, own):
     panel.marked = True
     panel.maps.append((look if look.showscale is not False else None, drawn, trace.coloraxis))
 
-
+# %% ../nbs/08a_figure_traces.ipynb #4e2af8ae
 def _ink_on(ground: tuple) -> str:
     "A colour of letters that can be read on `ground`."
     r, g, b, _ = ground
@@ -325,7 +325,7 @@ def _bar(panel: Panel, trace, own):
 def _where(trace) -> tuple:
     return trace.type, trace.xaxis, trace.yaxis
 
-
+# %% ../nbs/08a_figure_traces.ipynb #fc9c573a
 def _histogram(panel: Panel, trace, own):
     values = panel.numbers(trace.x, "x")
     bins = trace.nbinsx or "auto"

@@ -70,7 +70,7 @@ def story(folder) -> str:
         return ""
     return "\n".join(_line(e, e is starts[0], before) for e, before in zip(told, [{}, *told]))
 
-
+# %% ../nbs/03a_history.ipynb #a3af28b1
 def _line(event: dict, first: bool, before: dict) -> str:
     state, step = event["state"], event.get("step")
     where = f"step {step:,}" if type(step) is int else "an unknown step"

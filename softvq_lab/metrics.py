@@ -230,7 +230,7 @@ def features_metrics(prefix: str) -> list[Metric]:
         Metric(f"{prefix}recall", "higher", protocol="reference images among samples' neighbours"),
     ]
 
-
+# %% ../nbs/04_metrics.ipynb #0ec55fb6
 def renamed(metrics: list[Metric], start: str, headlines: bool = False) -> list[Metric]:
     """The same metrics of something else, whose names begin with `start`."""
     return [
@@ -266,6 +266,8 @@ def online_metrics(rows: Iterable[dict]) -> list[str]:
 # %% ../nbs/04_metrics.ipynb #cdc2430c
 for _prefix in ("", "reference_", "dinov2_"):
     declare_features(_prefix)
+
+# %% ../nbs/04_metrics.ipynb #01b9639b
 SAMPLES = [
     Metric(
         "class_accuracy",

@@ -182,7 +182,7 @@ def peak_memory() -> int:
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
-
+# %% ../nbs/00a_progress.ipynb #e87de5d0
 class Bar(tqdm):
     """tqdm as a line of words. `things` are counted in the rate, `each` of them in one unit
     (images of a step); `sink` takes the records, None: the line is rewritten on a terminal.

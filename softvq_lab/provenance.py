@@ -232,6 +232,8 @@ HOW = (  # may change when a run is resumed
     "compile",
     "recompute",
 )
+
+# %% ../nbs/07_provenance.ipynb #af8bb100
 PATHS = (  # where things lie; what they are is part of the identity
     "data_path",
     "tokenizer_run",

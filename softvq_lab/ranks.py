@@ -47,7 +47,7 @@ def patient_group() -> dist.ProcessGroup | None:
     hours = datetime.timedelta(hours=12)
     return dist.new_group(backend="gloo", timeout=hours) if has_ranks() else None
 
-
+# %% ../nbs/01_ranks.ipynb #940dc5ef
 def sum_over_ranks(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """The sum of `x` over the processes that train together (of `group`: all of them by default),
     without gradient; `x` itself where there is one. All of them must call it.

@@ -35,7 +35,7 @@ class Kind:
     takes: tuple[str, ...] = ()
     offers: tuple[str, ...] = ()
 
-
+# %% ../nbs/05_registry.ipynb #17c2866b
 KINDS = {
     "quantizer": Kind(
         "make(config: TokenizerConfig, width: int) -> Quantizer (softvq_lab.quantizers.base). "
@@ -95,6 +95,8 @@ KINDS = {
         ("place",),
     ),
 }
+
+# %% ../nbs/05_registry.ipynb #b5b431e5
 _registered: dict[str, dict[str, Callable]] = {kind: {} for kind in KINDS}
 _about: dict[str, dict[str, dict]] = {kind: {} for kind in KINDS}
 _loaded: dict[str, str] = {}  # name of a plug-in -> hash of its files when it was loaded
@@ -141,7 +143,7 @@ def register(
 
     return keep
 
-
+# %% ../nbs/05_registry.ipynb #6933d4f3
 def _refuse_without_defaults(kind: str, name: str, settings: type) -> None:
     "A `ValueError` for settings that are no dataclass, or of which one must be given."
     try:
@@ -254,7 +256,7 @@ class Entries(Mapping):
         "Those that are not the library's own."
         return {n: thing for n, thing in self.known.items() if n not in self.builtin}
 
-
+# %% ../nbs/05_registry.ipynb #2cf43621
 def registered(kind: str) -> Entries:
     """What is registered of a kind, by name: by the library, by the plug-ins of
     `SOFTVQ_LAB_PLUGINS` and by installed packages.

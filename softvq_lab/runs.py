@@ -404,7 +404,7 @@ def plugin_hint(run: Run) -> str:
         f"SOFTVQ_LAB_PLUGINS={named}"
     )
 
-
+# %% ../nbs/08_runs.ipynb #d663ff3f
 def resume_line(run: Run) -> str:
     "What is typed to go on with a run."
     return f"softvq-lab resume {shlex.quote(str(run.path))}"
@@ -654,7 +654,7 @@ def _run_folders(root) -> list[str]:
     found += [p for link in links for p in _linked(link)]
     return list({os.path.realpath(p): p for p in reversed(found)}.values())
 
-
+# %% ../nbs/08_runs.ipynb #2f5732b5
 def list_runs(root, unreadable: bool = False) -> list[Run]:
     """Runs under `root`, newest first; with `unreadable` also those whose config.json cannot be
     used, as the last.

@@ -278,7 +278,7 @@ def _generator_task(
         online.check(task.model)
     return task
 
-
+# %% ../nbs/10_train.ipynb #7e0bcf06
 def make_task(
     run: Run, config: TrainConfig | TrainGeneratorConfig, images: ImageData | None = None
 ) -> Task:

@@ -96,7 +96,7 @@ def _catalogue(root: Path, names: list[str]) -> dict:
     subjects = joined([clip_subject(n) for n in good], near_pairs(np.stack(small)))
     return {"pictures": list(zip(good, subjects)), "left": len(names) - len(good)}
 
-
+# %% ../../nbs/data/13_clipart.ipynb #723fc176
 def clip_catalogue(root: Path) -> tuple[list[tuple[str, str]], int, str]:
     """(name below `root`, subject) of the drawings; how many cannot be used; and 16 hex digits of
     the names and sizes of all files.

@@ -392,7 +392,7 @@ def few(names, most: int = 5) -> str:
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
-
+# %% ../../nbs/data/04_layout.ipynb #cc33ac99
 def _held_out(root: Path, train: str, folders: list[str], known: Classes, layout: Layout):
     "The classes of the split that is held out, or None; which of `folders` is not used is noted."
     candidates = [f for f in folders if (s := split_of(f)) and s[0] != "train"]

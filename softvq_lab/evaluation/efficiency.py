@@ -357,7 +357,7 @@ def forward(
 
     return Load(run, batch, [g])
 
-
+# %% ../../nbs/evaluation/06_efficiency.ipynb #83c6010d
 def generator_step(
     config: GeneratorConfig,
     tokens: int,

@@ -49,7 +49,7 @@ def _root(cov: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(cov)
     return vectors * values.clamp_min(0).sqrt() @ vectors.T
 
-
+# %% ../../nbs/evaluation/02_fidelity.ipynb #65b49d97
 def _overlap(a: Moments, b: Moments, root: Tensor | None) -> Tensor:
     """Trace of the square root of the product of both covariances, which is the sum of the roots
     of its eigenvalues. With `rows` R of one side, R cov R^T (N, N) has all that are not zero.

@@ -40,7 +40,7 @@ class Tried:
             return "no guidance"
         return f"guidance {self.guidance.scale:g} for t in {self.interval}"
 
-
+# %% ../../nbs/evaluation/02d_guidance.ipynb #f305cd5c
 @torch.no_grad()
 def try_guidance(
     generator: Generator,

@@ -49,7 +49,7 @@ def _classes_in_turn(generator: Generator, classes) -> list[int] | None:
     turn = generator.check_classes(torch.as_tensor(classes).flatten()).tolist()
     return None if turn == list(range(max(1, generator.num_classes))) else turn
 
-
+# %% ../../nbs/evaluation/00a_sampling.ipynb #d1a28faf
 def sample_settings(
     generator: Generator,
     tokenizer,  # a `Tokenizer` or `ExternalTokenizer`, the one the generator was trained on
@@ -258,7 +258,7 @@ def draw_samples(
         pixels = torch.from_numpy(_draw(generator, tokenizer, settings, block))
         yield block, rearrange(pixels, "b h w c -> b c h w")
 
-
+# %% ../../nbs/evaluation/00a_sampling.ipynb #a755da9d
 def sample_to_folder(
     generator: Generator,
     # the one the generator was trained on; both in eval mode, on the devices that compute

@@ -176,7 +176,7 @@ class Proposal:
         line = generator_command("RUN", chosen["recipe"], chosen["precision"])
         return " ".join([line, *_words(self.generator)])
 
-
+# %% ../../nbs/experiments/09_advice.ipynb #63039b14
 def _words(settings: dict) -> list[str]:
     return [f"-p {k} {shlex.quote(str(v))}" for k, v in settings.items()]
 
@@ -239,7 +239,7 @@ def _for_so_few(optim: OptimConfig, steps: int) -> dict:
         few["ema_decay"] = forgetting_decay(steps)
     return few
 
-
+# %% ../../nbs/experiments/09_advice.ipynb #3c723516
 def _within(optim: OptimConfig, measured: tuple[list[float], int], minutes: float) -> Cost:
     "A training of as many steps as `optim` has, or as fit into `minutes` at their usual pace."
     seconds, memory = measured
@@ -318,7 +318,7 @@ class Advice:
     def _repr_markdown_(self) -> str:
         return f"```text\n{self}\n```"
 
-
+# %% ../../nbs/experiments/09_advice.ipynb #7ab6aabb
 def _named(classes: dict[str, int], most: int = 12) -> str:
     "The classes with most pictures, and how many these are."
     often = sorted(classes.items(), key=lambda c: -c[1])
@@ -383,7 +383,7 @@ def advise(path, minutes: float = 60, quiet: bool = False) -> Advice:
     said = remarks(found, max(p.settings["image_size"] for p in made))
     return Advice(str(root), found, machine, (*images.notes, *said), tuple(made))
 
-
+# %% ../../nbs/experiments/09_advice.ipynb #900fbd8e
 def _readable(split: ImageFiles) -> list[int]:
     "Numbers of up to 100 pictures that open; a `ConfigError` where none does."
     good = []

@@ -241,7 +241,7 @@ def _tell_kernel(number: int) -> bool:
             told = True
     return told
 
-
+# %% ../../nbs/experiments/02_execute.ipynb #96d6143d
 class Signals(Handlers):
     """Within it SIGTERM, SIGUSR2 and SIGHUP are passed on to the kernel. So is SIGINT, but only
     while the kernel executes a cell, for otherwise it does not listen; what comes between two cells
@@ -382,7 +382,7 @@ def _execute(job: Job, lock: Lock, s: dict, quiet: bool) -> int:
         return INTERRUPTED
     return {"done": 0, "failed": 1}.get(state, PREEMPTED)
 
-
+# %% ../../nbs/experiments/02_execute.ipynb #01f0400f
 def _talk_by_files(folder: str) -> Config:
     """Let kernel and papermill communicate through sockets in `folder`: two kernels that start at
     the same time can get the same TCP port, and one of them dies.
@@ -490,7 +490,7 @@ def stop(job: Job, for_good: bool = False) -> bool:
     os.kill(s["pid"], signal.SIGTERM)
     return True
 
-
+# %% ../../nbs/experiments/02_execute.ipynb #c65e50d7
 def _may_be_a_repository(name: str, base: Path) -> bool:
     "Is it written as the hub writes `owner/name`, and no folder here is called like the owner?"
     owner, _, rest = name.partition("/")
@@ -530,7 +530,7 @@ def refuse_a_second_run(folder: Path, resume: bool):
             "new one another folder: run=... Nothing was changed."
         )
 
-
+# %% ../../nbs/experiments/02_execute.ipynb #708c0322
 def refuse_what_is_not_there(workflow: str, given: dict, base: Path = Path()):
     """A `ConfigError` if a folder that the workflow needs does not exist: a run that has weights,
     the default one where none was given, a sweep, or a folder of images. `base`: where relative

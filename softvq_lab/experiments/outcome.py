@@ -56,7 +56,7 @@ def _sheet(title: str, rows: pd.DataFrame, metrics: list[str], said) -> Sheet:
     names = [c.removeprefix("vary.") for c in varied]
     return Sheet(title, [*names, *metrics, "seeds"], table[:MOST])
 
-
+# %% ../../nbs/experiments/07a_outcome.ipynb #6add6b2c
 def _measured(report: dict) -> Iterator[tuple[str, pd.DataFrame, list[str], dict]]:
     "Title, rows and headline metrics of each evaluation that has any, and how these are declared."
     table = results(report)

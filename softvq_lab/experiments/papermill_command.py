@@ -108,7 +108,7 @@ def _folder_of(output: Path) -> Path:
     "The run folder of a training whose executed notebook goes to `output`."
     return output.parent if output.name == "notebook.ipynb" else output.with_suffix("")
 
-
+# %% ../../nbs/experiments/06a_papermill_command.ipynb #c4b96e75
 def with_output(arguments: list[str]) -> list[str]:
     """Papermill's arguments, with an output path where a workflow of this library has none; and
     with the folder of the run, for a training.
@@ -170,7 +170,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     "All parameters were checked before; not all of them stand in the notebook's cell."
     return not record.getMessage().startswith("Passed unknown parameter")
 
-
+# %% ../../nbs/experiments/06a_papermill_command.ipynb #bbdda965
 def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> int:
     "Execute a workflow by papermill; the exit status."
     import click
@@ -210,7 +210,7 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
     tell(way_on(workflow, folder) if by_hand else printable(reason), sys.stderr)
     return INTERRUPTED if by_hand else PREEMPTED
 
-
+# %% ../../nbs/experiments/06a_papermill_command.ipynb #36864b0c
 def _started(arguments: list[str]) -> int:
     "Execute what papermill's arguments say; the exit status."
     complete = with_output(arguments)

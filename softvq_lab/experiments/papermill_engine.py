@@ -51,7 +51,7 @@ class WatchedClient(PapermillNotebookClient):
             self.watcher.progress(record)
         return super().process_message(message, *args, **kwargs)
 
-
+# %% ../../nbs/experiments/01a_papermill_engine.ipynb #af888646
 class WatchedEngine(NBClientEngine):
     "Papermill's engine with that client."
 

@@ -48,7 +48,7 @@ def _was_refused(notebook: str) -> bool:
 def refused_path(output: Path) -> Path:
     return output.with_suffix(f".refused{output.suffix}")
 
-
+# %% ../../nbs/experiments/01_papermill_io.ipynb #a81d01d4
 class RunsHandler:
     """Papermill's handler of local files that creates folders and keeps earlier outputs as
     NAME.1.ipynb, NAME.2.ipynb, ... A refused execution goes to NAME.refused.ipynb where there is a
@@ -106,7 +106,7 @@ class RunsHandler:
         # a parameter that is a path in another encoding holds lone surrogates: JSON has escapes
         self._plain().write(buf.encode(errors="backslashreplace").decode(), path)
 
-
+# %% ../../nbs/experiments/01_papermill_io.ipynb #7cb793f1
 RUNS = RunsHandler()
 
 # %% ../../nbs/experiments/01_papermill_io.ipynb #652a8363

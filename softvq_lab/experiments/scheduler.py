@@ -152,7 +152,7 @@ class TimeLeft:
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
-
+# %% ../../nbs/experiments/06_scheduler.ipynb #c93ead79
 def time_left(
     tasks: dict[str, Task], states: dict[str, dict], records: dict[str, dict], at_once: int
 ) -> TimeLeft:
@@ -186,7 +186,7 @@ def time_left(
     seconds = max(max(ahead), sum(ahead) / max(1, at_once)) if ahead else None
     return TimeLeft(seconds, at_least, unknown)
 
-
+# %% ../../nbs/experiments/06_scheduler.ipynb #de8dde17
 class Overview:
     "Shows the jobs of a sweep on a `Screen`."
 
@@ -254,7 +254,7 @@ def _drive(sweeps, executor, retry: bool, attempts: int, poll: float, say, watch
                 s.write(states, executor.name, ended=True)
     return bool(states) and all(s["state"] == "done" for s in states.values())
 
-
+# %% ../../nbs/experiments/06_scheduler.ipynb #b3e9f8ba
 def _stop(tasks: dict[str, Task], executor: Executor) -> dict[str, dict]:
     "Stop running jobs, which does not count as an attempt; returns their states."
     busy = [i for i, s in _look(tasks, executor).items() if s["state"] in AT_WORK]

@@ -71,7 +71,7 @@ class LiveCurves(w.VBox):
         while self.look():
             await asyncio.sleep(self.seconds)
 
-
+# %% ../../nbs/explore/13_live_curves.ipynb #27a3fa76
 def live_curves(run, names: tuple[str, ...] = (), seconds: float = 3.0) -> LiveCurves:
     """Watch the run folder `run`: its state, and the curves of `names` (none: all that is logged),
     every few `seconds`. In a notebook it goes on by itself; elsewhere call `look`.

@@ -76,7 +76,7 @@ def edit_ways(
     used = [image, *([donor] if other else [])]
     return Ways("", python, _note(*used))
 
-
+# %% ../../nbs/explore/12_reproduce.ipynb #f2a6ffb2
 def count_ways(
     run: str,
     runs: str,
@@ -205,7 +205,7 @@ with torch.no_grad():
 grid(images, {min(len(classes), 10)}).save('samples.png')"""
     return Ways(terminal, python)
 
-
+# %% ../../nbs/explore/12_reproduce.ipynb #4b2eb706
 def _period(classes: list[int]) -> list[int]:
     "The shortest beginning of `classes` that, repeated, gives all of them."
     for n in range(1, len(classes) + 1):

@@ -90,7 +90,7 @@ def _moved(run: Run, old: Path, new: Path) -> dict | None:
         config["tokenizer_run"] = str(new)  # it was found by its name, beside the generator
     return None if config == info["config"] else info | {"config": config}
 
-
+# %% ../../nbs/explore/10_run_folder.ipynb #a848d8ff
 def _tokenizer_of(run: Run) -> Path | None:
     try:
         return Path(os.path.abspath(find_tokenizer(run.path)))

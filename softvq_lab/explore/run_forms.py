@@ -43,7 +43,7 @@ def overview(runs) -> list[dict]:
         )
     return rows
 
-
+# %% ../../nbs/explore/06_run_forms.ipynb #d5e9e9f9
 NOTES = "notes.md"
 MOST_NOTES = 100_000  # characters
 

@@ -94,7 +94,7 @@ def _metric_columns(board: pd.DataFrame, names: dict[str, str], first: dict) -> 
         )
     return found
 
-
+# %% ../../nbs/explore/08_run_table.ipynb #f9837e8c
 LEADING = ("reconstruction", "samples")  # evaluations that come first
 
 
@@ -128,7 +128,7 @@ def in_places(boards: Iterable[pd.DataFrame]) -> list[pd.DataFrame]:
 
     return sorted(boards, key=place)
 
-
+# %% ../../nbs/explore/08_run_table.ipynb #429f9eac
 def metric_columns(root) -> list[Column]:
     "A column for each metric, evaluation and passport of the runs under `root`."
     found = [p for r in list_runs(root) for p in sorted((r.path / "evaluation").glob("*.json"))]

@@ -82,7 +82,7 @@ class Film:
         "`frames` pictures from the first to the last, in a row."
         return grid(torch.stack(self.few), len(self.few), scale)
 
-
+# %% ../../nbs/explore/03_sampling.ipynb #5e7ff320
 def guidance_sweep(
     lens: Lens,
     classes: Tensor,

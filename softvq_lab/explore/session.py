@@ -127,7 +127,7 @@ def recently(lens: Lens, what: str, key, make: Callable, most: int = 32):
             known.popitem(last=False)
         return known[key]
 
-
+# %% ../../nbs/explore/00_session.ipynb #652a1647
 _cache: OrderedDict[tuple, Lens] = OrderedDict()
 _opening: dict[str, threading.Lock] = {}
 _lock = threading.Lock()

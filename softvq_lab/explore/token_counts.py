@@ -331,7 +331,7 @@ def rate_distortion_figure(
         legend=dict(x=0, xanchor="left", yref="container", y=0, yanchor="bottom"),
     )
 
-
+# %% ../../nbs/explore/02_token_counts.ipynb #c0e16af2
 def _add_own(fig: go.Figure, own: list[dict], metric: str, rate: str, chosen: dict | None):
     "The curve of one picture, and the dot of the row that is looked at."
     if own:

@@ -108,7 +108,7 @@ def held_by_token(lens: Lens, key: str, token: int) -> Tensor:
     known = lens.memory.get(("recently", "held"), {}).get(key)
     return ablated(lens, chosen_image(lens, key), [token])[0] if known is None else known[token]
 
-
+# %% ../../nbs/explore/01a_token_views.ipynb #e901d322
 def looks_of_tokens(lens: Lens, key: str) -> Tensor:
     "`attention` of all tokens of the picture `key`, mean over the blocks: (L, h, w)."
     x = chosen_image(lens, key)

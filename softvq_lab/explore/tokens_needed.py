@@ -112,7 +112,7 @@ def _best(rows: list[dict], metric: str) -> dict:
     sign = 1 if lower_is_better(metric) else -1
     return min(rows, key=lambda r: sign * r[metric])
 
-
+# %% ../../nbs/explore/02b_tokens_needed.ipynb #751f65ac
 def needed(own: list[dict], metric: str, wanted: float) -> str:
     "How many tokens the picture with the curve `own` needs, as a sentence; '' without a curve."
     own = [r for r in own if r[metric] is not None]

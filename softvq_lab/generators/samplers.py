@@ -146,7 +146,7 @@ def score(path: Path, v: Tensor, x: Tensor, t: Tensor) -> Tensor:
     ratio = path.alpha(t) / path.d_alpha(t)
     return (ratio * v - x) / (path.sigma(t) ** 2 - ratio * path.d_sigma(t) * path.sigma(t))
 
-
+# %% ../../nbs/generators/04_samplers.ipynb #5341ebed
 @register("sampler", "sde", of="sit", steps=250)
 def sde(
     field: Callable,

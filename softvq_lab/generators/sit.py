@@ -37,7 +37,7 @@ NEAREST = {
     "data": (0.01, 1.0),
 }  # t between which a prediction becomes a velocity
 
-
+# %% ../../nbs/generators/05_sit.ipynb #867af889
 @register("generator", "sit", sizes=("tiny", "S", "B", "L", "XL"), guidance_high=0.7)
 class SiT(Generator):
     """Class-conditional flow model of latents (B, L, D).

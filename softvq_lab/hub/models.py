@@ -68,7 +68,7 @@ def save(model, folder):
     if chosen := getattr(model, "chosen", None):
         save_guidance(folder, chosen)
 
-
+# %% ../../nbs/hub/02_models.ipynb #08d910be
 SAMPLING = "sampling.json"  # beside a generator, in its run's folder: how it is sampled by default
 
 

@@ -65,7 +65,7 @@ class Choice:
     def __get_pydantic_core_schema__(self, source, handler):
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
-
+# %% ../../nbs/settings/00_parse.ipynb #0639f257
 def choice_of(annotation) -> Choice | None:
     "The `Choice` of a setting's annotation, also where it may be None."
     if get_origin(annotation) in (Union, UnionType):

@@ -72,6 +72,8 @@ Plugins = Annotated[
         )
     ),
 ]
+
+# %% ../../nbs/settings/02_sections.ipynb #45287e8c
 TokenizerFolder = Annotated[
     str,
     Field(
@@ -81,6 +83,8 @@ TokenizerFolder = Annotated[
         )
     ),
 ]
+
+# %% ../../nbs/settings/02_sections.ipynb #cb588bf4
 Extractor = Annotated[str, Choice(("extractor", "network"), prefix="timm:")]
 Reference = Annotated[
     str,
@@ -272,7 +276,7 @@ def _cnn_is_a_grid(c: "TokenizerConfig"):
             f"leave out {', '.join(changed)}"
         )
 
-
+# %% ../../nbs/settings/02_sections.ipynb #1ab87eba
 def _heads_share_the_width(c: "TokenizerConfig"):
     if c.preset.startswith("cnn"):
         return
@@ -810,7 +814,7 @@ def default_high(generator: str) -> float:
     "Where guidance ends by default, in t from 0 to 1: the registered generator says so."
     return about("generator", generator).get("guidance_high", 1.0)
 
-
+# %% ../../nbs/settings/02_sections.ipynb #bbfb680d
 @config
 class GeneratorConfig:
     "The architecture of a generator of latents, and how it is trained and sampled by default."

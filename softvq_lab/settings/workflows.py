@@ -297,7 +297,7 @@ def _numbers(text: str, name: str, sep: str) -> list[float]:
     except ValueError:
         raise ValueError(f"{name}={text!r}: should be numbers separated by {sep!r}") from None
 
-
+# %% ../../nbs/settings/03_workflows.ipynb #d6bc7a81
 @config
 class GuidanceConfig:
     "nbs/guidance.ipynb: the scale and the interval of guidance that suit a generator best."

@@ -35,7 +35,7 @@ ARCHITECTURES = {
     "eva02": "eva02_base_patch14_224.mim_in22k",
 }
 
-
+# %% ../../nbs/tokenizer/00_vit.ipynb #b98e4ee8
 def make_trunk(
     arch: str,
     image_size: int | tuple[int, int],

@@ -99,7 +99,7 @@ class TimmMapTeacher(NetworkTeacher):
         last = F.interpolate(last, (self.places,) * 2, mode="bilinear", align_corners=False)
         return rearrange(last, "b c h w -> b (h w) c")
 
-
+# %% ../../nbs/training/04_align.ipynb #2a070226
 @register("teacher", "reference")
 def teach_by_reference(images: ImageData, config: TokenizerConfig) -> ReferenceTeacher:
     "The small reference network of the data set."

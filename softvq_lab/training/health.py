@@ -183,7 +183,7 @@ def _tokens_unused(metrics: list[dict]) -> str | None:
             "yet; if that lasts, a smaller tau or another lr"
         )
 
-
+# %% ../../nbs/training/07_health.ipynb #5ed4f537
 def _rises_again(rows: list[dict], late: list[dict]) -> str | None:
     "The error is far above what it was earlier; a discriminator may raise it, nothing else should."
     name = next((n for n in ("rec", "loss") if _known(rows[-1], n)), None)
@@ -262,7 +262,7 @@ class _Ending:
             None if seen is None else seen - psnr,
         )
 
-
+# %% ../../nbs/training/07_health.ipynb #d44655fb
 # what to change in the settings, and why
 _Changes = list[tuple[dict[str, object], str]]
 
@@ -312,7 +312,7 @@ def _for_others(s: dict, best_step: int) -> _Changes:
         ({"weight_decay": max(0.01, 10 * s["weight_decay"])}, "smaller weights"),
     ]
 
-
+# %% ../../nbs/training/07_health.ipynb #8a22bb5d
 def _judged(end: _Ending, s: dict) -> tuple[str, _Changes] | None:
     "What the end of a training says, and what to change; None where nothing is left to be wished."
     low = f"held-out PSNR {end.psnr:.1f} dB, only {end.above:.1f} dB above the mean image"

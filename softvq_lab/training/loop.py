@@ -134,7 +134,7 @@ def make_accelerator(run: Run, engine: EngineConfig) -> Accelerator:
         )
     return accelerator
 
-
+# %% ../../nbs/training/08_loop.ipynb #f93a3f4d
 def _track(accelerator: Accelerator, run: Run, start: int):
     kwargs = {
         "tensorboard": {"purge_step": start},

@@ -155,7 +155,7 @@ def fold_batch_norms(model: nn.Module, size: tuple[int, int, int]) -> nn.Module:
     same = all((a - b).abs().max() <= 1e-4 * a.abs().max() for a, b in zip(model(x), faster(x)))
     return faster if same else model
 
-
+# %% ../../nbs/training/00_losses.ipynb #5289e4c5
 class TimmNetwork(nn.Module):
     """A timm model as a `network`: `maps(x)` gives its feature maps (B, C, h, w), one for each
     stage, of images (B, 3, H, W) in [-1, 1]; `widths` are their C.
@@ -199,7 +199,7 @@ class TimmNetwork(nn.Module):
             else maps
         )
 
-
+# %% ../../nbs/training/00_losses.ipynb #e92941a9
 class _VggMaps(nn.Module):
     "The five feature maps of VGG16 that LPIPS compares."
 

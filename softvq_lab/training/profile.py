@@ -187,7 +187,7 @@ def _stepping(
 
     return accelerator, take
 
-
+# %% ../../nbs/training/11_profile.ipynb #83975e2b
 def step_seconds(
     task: Task,
     run: Run,

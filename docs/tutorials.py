@@ -4,6 +4,8 @@ python docs/tutorials.py [NAME ...]    # 1_tokenizer, ...; all of them take 10 m
 """
 
 import argparse
+import re
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -12,15 +14,26 @@ from nbclient import NotebookClient
 PLACE = Path(__file__).resolve().parent.parent / "nbs" / "tutorials"
 
 
+WORK = re.compile(re.escape(tempfile.gettempdir()) + r"/tmp\w+/")  # where a page writes
+
+
+def without_machine(output: dict):
+    "An output without paths of this machine, and without a JPEG beside its PNG."
+    data = output.get("data", {})
+    if "image/png" in data:
+        data.pop("image/jpeg", None)
+    for place, name in ((output, "text"), (data, "text/plain")):
+        if name in place:
+            place[name] = WORK.sub("", place[name])
+
+
 def execute(path: Path):
-    "Execute a notebook in its folder and store what it shows, without a JPEG beside each PNG."
+    "Execute a notebook in its folder and store what it shows."
     nb = nbformat.read(path, 4)
     NotebookClient(nb, timeout=None, resources={"metadata": {"path": path.parent}}).execute()
     for cell in nb.cells:
         for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            if "image/png" in data:
-                data.pop("image/jpeg", None)
+            without_machine(output)
     nbformat.write(nb, path)
 
 

@@ -97,7 +97,7 @@ docs: setup  ## the documentation site in build/site, from the notebooks, links 
 	$(BIN)/python docs/site.py
 	@echo 'Look at it: build/site/index.html'
 
-tutorials: setup  ## the tutorials executed anew, with the outputs that are stored in them (10 minutes)
+tutorials: setup  ## the tutorials executed anew, with the outputs that are stored in them (10 minutes; after make demo)
 	OMP_NUM_THREADS=2 $(BIN)/python docs/tutorials.py
 	$(BIN)/nbdev_clean
 

@@ -1,6 +1,8 @@
 """The tutorials executed anew, with the outputs that are stored in them.
 
 python docs/tutorials.py [NAME ...]    # 1_tokenizer, ...; all of them take 10 minutes
+
+Tutorial 4 shows the runs of `make demo`: without them it would show those of a few steps.
 """
 
 import argparse
@@ -44,6 +46,8 @@ def main():
     names = p.parse_args().names or known
     if strange := [name for name in names if name not in known]:
         p.error(f"there is no tutorial {strange[0]!r}; possible: {', '.join(known)}")
+    if "4_tokens_to_samples" in names and not (PLACE.parents[1] / "runs" / "generator").is_dir():
+        p.error("4_tokens_to_samples shows the runs of `make demo`: make them first")
     for name in names:
         print(name, flush=True)
         execute(PLACE / f"{name}.ipynb")

@@ -479,7 +479,7 @@ def _tell_outcome(folder: Path):
     report = read_report(folder)
     print_sheets(table_console(), outcome(report), [])
     for told in (*verdicts(report), *doubts(report)):
-        tell(told)
+        table_console().print(Text(told))  # a terminal breaks it between words
     for row in failures(report).itertuples():
         reason = printable(str(row.reason).partition("\n")[0], 200)
         tell(f"failed: {row.stage} {printable(row.setting)}: {reason}\n  {row.notebook}")

@@ -92,6 +92,6 @@ def doubts(report: dict) -> list[str]:
         return []
     return [
         f"{sum(known)} of {len(known)} tokenizers reconstruct no better than the mean image: their "
-        "decoders do not listen to the tokens yet, and to compare them says little. Train longer; "
-        "`softvq-lab show RUN` says what else to change."
+        "decoders do not use the tokens yet, and comparing them says little. Train longer; "
+        "`softvq-lab show RUN` says what else helps."
     ]

@@ -63,7 +63,10 @@ if TYPE_CHECKING:  # who only looks does not wait for them
 # %% ../nbs/13_cli.ipynb #00648dbe
 app = typer.Typer(name="softvq-lab", no_args_is_help=True, pretty_exceptions_enable=False)
 Root = Annotated[Path, typer.Option("--root", help="folder of the runs")]
-Folder = Annotated[Path, typer.Argument(help="a run folder", shell_complete=complete_runs)]
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="RUN_FOLDER", help="a run folder", shell_complete=complete_runs),
+]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document, for programs")]
 
 
@@ -168,6 +171,7 @@ def _print_json(value):
 Workflow = Annotated[
     str,
     typer.Argument(
+        metavar="WORKFLOW",
         help="train, train_generator, evaluate, latent_map, ...: a notebook of nbs/",
         shell_complete=complete_workflows,
     ),
@@ -175,7 +179,7 @@ Workflow = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[NAME=VALUE]...",
+        metavar="NAME=VALUE",
         help="settings; softvq-lab settings WORKFLOW lists and explains them",
         shell_complete=complete_settings,
     ),
@@ -216,11 +220,15 @@ app.command("run", help="The same as execute: softvq-lab run train tokens=32")(e
 def list_settings(
     workflow: Annotated[
         str,
-        typer.Argument(help="train, train_generator, ...", shell_complete=complete_workflows),
+        typer.Argument(
+            metavar="WORKFLOW",
+            help="train, train_generator, ...",
+            shell_complete=complete_workflows,
+        ),
     ],
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="only settings whose names contain one of these"),
+        typer.Argument(metavar="NAME", help="only settings whose names contain one of these"),
     ] = None,
     as_json: Json = False,
 ):
@@ -387,7 +395,7 @@ def evaluate(
 SweepFiles = Annotated[
     list[str],
     typer.Argument(
-        metavar="FILE... [NAME=VALUE]...",
+        metavar="FILE|NAME=VALUE",
         help=(
             "sweep files (sweeps/*.yaml); settings given here overrule those of their first stage"
         ),
@@ -561,7 +569,9 @@ def _tell_plan(sweeps: list, at_once: int | None, say: Callable, most: int = 12)
 # %% ../nbs/13_cli.ipynb #ad00c11b
 @app.command()
 def advise(
-    folder: Annotated[Path, typer.Argument(help="a folder of pictures, one sub-folder a class")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="a folder of pictures, one sub-folder a class")
+    ],
     minutes: Annotated[float, typer.Option(help="what each training may take")] = 60,
     as_json: Json = False,
 ):
@@ -775,7 +785,8 @@ def _show_figures(c: Console, name: str, found: dict):
 @app.command()
 def compare(
     folders: Annotated[
-        list[Path], typer.Argument(help="run folders", shell_complete=complete_runs)
+        list[Path],
+        typer.Argument(metavar="RUN_FOLDER", help="run folders", shell_complete=complete_runs),
     ],
     everything: Annotated[
         bool, typer.Option("--all", help="also settings and metrics that not all of them have")

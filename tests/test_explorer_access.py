@@ -288,9 +288,13 @@ def test_a_sweep_says_how_far_it_is_and_stops_within_a_row(open_tab):
 
 
 def _over_pictures(page) -> list[str]:
-    "What Gradio writes over components: queue, seconds, errors."
-    texts = page.locator(".progress-text, .meta-text, .meta-text-center, .error")
-    return [t for t in texts.all_inner_texts() if t.strip()]
+    "What Gradio writes over components and can be seen: queue, seconds, errors."
+    return page.evaluate(
+        """places => [...document.querySelectorAll(places)]
+            .filter(e => e.checkVisibility({opacityProperty: true}) && e.innerText.trim())
+            .map(e => e.innerText)""",
+        ".progress-text, .meta-text, .meta-text-center, .error",
+    )
 
 
 # pictures

@@ -155,8 +155,9 @@ class OneSample(Tab):
         drawn, shown = self.sample.drawn, [self.large, self.step]
         asked = [drawn, self.which]
         opened = [*shown, self.strip, self.which, self.variation]
-        self.opened = Newest(self.on_open, [*asked, self.film], opened)
-        self.compared = Newest(self.on_near, asked, [self.near, self.near_says])
+        # gradio's seconds would lie on the pictures of a sample that was just drawn
+        self.opened = Newest(self.on_open, [*asked, self.film], opened, **QUIET)
+        self.compared = Newest(self.on_near, asked, [self.near, self.near_says], **QUIET)
         moved = Newest(self.on_film, [*asked, self.film], shown, (self.opened,), **QUIET)
         self.film.input(**moved.event)
         self.follow(gr.on([self.of_run.change, self.which.input], **self.opened.event))

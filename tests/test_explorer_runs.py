@@ -298,7 +298,7 @@ def test_a_training_outlives_the_app(open_page, tmp_path):
         timeout=30_000,
     )
     page.locator("#watch-stop").click()
-    page.locator("#watch-status", has_text="job train: preempted").wait_for(timeout=60_000)
+    page.locator("#watch-status", has_text="job train: stopped").wait_for(timeout=60_000)
     wait_for(
         lambda: all(gone(p) for p in ours), 30, "they live"
     )  # the state is written just before the last of them ends

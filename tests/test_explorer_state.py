@@ -355,8 +355,9 @@ def test_quick_steps_back_and_forward_lose_nothing(open_page, app):
     go(page, "sample")
     go(page, "token-counts")
     go(page, "codewords")
-    step = """way => new Promise(done => {  // the browser takes the next step when this one is done
+    step = """way => new Promise((done, fail) => {  // the next step is taken when this one is done
         window.addEventListener('popstate', () => done(), {once: true});
+        setTimeout(() => fail(new Error(`no step ${way} from ${location}`)), 30_000);
         window.history[way]();
     })"""
     for _ in range(3):

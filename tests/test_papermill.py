@@ -226,7 +226,8 @@ def test_a_folder_that_holds_a_run_is_refused_with_the_command_that_goes_on(
     write_json(here / "runs" / "a" / "config.json", {"kind": "tokenizer", "config": {}})
     assert main([train, *words, "-p", "steps", "5"]) == MISTAKE
     said = capsys.readouterr().err.strip()
-    assert said.startswith("runs/a already holds a run. Go on with it: softvq-lab resume runs/a.")
+    assert said.startswith("runs/a already holds a run (") and "step 0)" in said
+    assert "Go on with it: softvq-lab resume runs/a." in said
     assert len(said.splitlines()) == 1 and os.listdir(here / "runs") == ["a"]
     assert os.listdir(here / "runs" / "a") == ["config.json"]
 

@@ -116,7 +116,8 @@ def test_from_pixels_to_figures(root, tmp_path):
     again = papermill(root, tmp_path, "train", "runs/a/notebook.ipynb", tokens=8, **few)
     assert again.returncode != 0 and "already holds a run (done, step 12)" in again.stderr
     assert before == [(a.path / name).read_bytes() for name in ("metrics.jsonl", "notebook.ipynb")]
-    assert (a.path / "notebook.refused.ipynb").exists()
+    assert "Go on with it: softvq-lab resume" in again.stderr and "Traceback" not in again.stderr
+    assert not (a.path / "notebook.refused.ipynb").exists(), "it was refused before it began"
 
 
 def test_the_notebook_of_sliders_shows_all_and_draws(root, trained, tmp_path, capsys, monkeypatch):

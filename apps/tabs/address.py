@@ -8,6 +8,7 @@ chosen run allows it.
 
 import json
 import math
+import time
 from urllib.parse import parse_qs
 
 import gradio as gr
@@ -19,6 +20,7 @@ from tabs.picker import CLICKS, SEVERAL, failed, plain, preferred, resolve, stam
 from softvq_lab.core import printable
 from softvq_lab.explore.png_texts import LONGEST, link_in
 
+ARRIVES = 20  # seconds in which a page shows the link that it went back to
 NEVER = -1  # before all steps back: what is shown is no new entry of the history
 BAD = "**This link asks for what is not possible here; the usual settings stand instead.** "
 NO_UPLOAD = "your own pictures are not in a link: upload them again"
@@ -185,8 +187,14 @@ class Following:
         # The server knows a link before the page shows its run and tab. If somebody goes back twice
         # quickly, the page asks for the first step after the second link has come: that is no
         # step of a person's.
-        elif session.linked != number and session.passing != number:
-            session.passing, self.back = number, NEVER
+        elif session.linked != number and self.passing(number):
+            self.back = NEVER
+
+    def passing(self, number) -> bool:
+        "Is the page still on its way to the link? It may ask several times before it is there."
+        if self.session.passing[0] != number:
+            self.session.passing = number, time.monotonic()
+        return time.monotonic() - self.session.passing[1] < ARRIVES
 
     def answer(self, now: dict) -> dict:
         "Updates of components; `now`: the values of all controls by (tab, name)."

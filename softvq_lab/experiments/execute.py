@@ -525,9 +525,11 @@ def _refuse_without_report(asked: str, base: Path):
 def refuse_a_second_run(folder: Path, resume: bool):
     "A `ConfigError` where a training would begin in a folder that holds a run."
     if (folder / "config.json").exists() and not resume:
+        status = Run(folder).status
         raise ConfigError(
-            f"{folder} already holds a run. Go on with it: {resume_line(Run(folder))}. Or give a "
-            "new one another folder: run=... Nothing was changed."
+            f"{folder} already holds a run ({status['state']}, step {status.get('step', 0)}). "
+            f"Go on with it: {resume_line(Run(folder))}. Or give a new one another folder: "
+            "run=... Nothing was changed."
         )
 
 # %% ../../nbs/experiments/02_execute.ipynb #708c0322

@@ -6,9 +6,9 @@
 __all__ = ['OPENED', 'MOST_LOGGED', 'LINE', 'PACKAGES', 'ANYHOW', 'BIN', 'PASSING', 'RunInfo', 'RunStatus', 'Evaluation', 'Run',
            'refuse_if_trained', 'holding', 'take_over_run', 'mark_of', 'refuse_if_opened_anew', 'at_work',
            'log_metrics', 'read_metrics', 'trim_metrics', 'plugins_of', 'plugin_hint', 'resume_line', 'saved_sentence',
-           'learned_settings', 'open_run', 'check_record', 'check_settings', 'go_on', 'check_run', 'made_of',
-           'list_runs', 'no_such_run', 'describe', 'figures', 'strange_figures', 'headlines', 'passport_differences',
-           'passport_id', 'comparable', 'differences', 'not_shared', 'summary']
+           'learned_settings', 'open_run', 'check_free', 'check_record', 'check_settings', 'go_on', 'check_run',
+           'made_of', 'list_runs', 'no_such_run', 'describe', 'figures', 'strange_figures', 'headlines',
+           'passport_differences', 'passport_id', 'comparable', 'differences', 'not_shared', 'summary']
 
 # %% ../nbs/08_runs.ipynb #fb273dcd
 import contextlib
@@ -466,12 +466,12 @@ def open_run(
     if (run.path / "config.json").exists():
         if take_over:
             take_over_run(run)
-        _check_free(run, resume)
+        check_free(run, resume)
     with writable(run.path):
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         with holding(run):
             if (run.path / "config.json").exists():  # also of who began at the same moment
-                _check_free(run, resume)
+                check_free(run, resume)
                 go_on(run, config, extra, accept, defaults or {})
             else:
                 record = {"kind": kind, "config": config, "root": os.getcwd(), **extra}
@@ -483,16 +483,18 @@ def open_run(
     return run
 
 # %% ../nbs/08_runs.ipynb #79059c58
-def _check_free(run: Run, resume: bool):
+def check_free(run: Run, resume: bool):
     "A `ConfigError` if another process trains the run, or if it exists and `resume` is False."
+    if not (run.path / "config.json").exists():
+        return
     status = run.status
     if not _is_mine(status):
         refuse_if_trained(run)
     if not resume:
         raise ConfigError(
-            f"{run.path} already holds a run ({status['state']}, step {status.get('step', 0)}). "
-            f"Go on with it ({resume_line(run)}; in Python resume=True), or give another folder by "
-            "run=...; its checkpoints and figures are as they were"
+            f"{run.path} already holds a run ({status['state']}, step {status.get('step', 0)}). Go "
+            f"on with it: {resume_line(run)}, in Python resume=True. Or give a new one another "
+            "folder: run=... Nothing was changed."
         )
 
 

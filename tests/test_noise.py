@@ -2,7 +2,6 @@
 and still each sample's own, however many are drawn at once.
 """
 
-import json
 from dataclasses import dataclass
 
 import pytest
@@ -20,10 +19,7 @@ from softvq_lab.generators.noise import DeviceNoise, SampleNoise, make_noise, sp
 from softvq_lab.hub.models import load_pair
 from softvq_lab.latents.stats import LatentStats
 from softvq_lab.registry import registered
-from softvq_lab.sample import main
-from softvq_lab.settings.parse import parse
 from softvq_lab.settings.sections import GeneratorConfig
-from softvq_lab.settings.workflows import EvaluateConfig, GuidanceConfig, TrainGeneratorConfig
 
 Y = torch.arange(5)
 
@@ -181,25 +177,3 @@ def test_metrics_of_another_noise_are_not_compared(pair):
     assert compare(plain, measured()) and device["passport"]["noise"] == "device"
     with pytest.raises(ValueError, match="noise"):
         compare(plain, device)
-
-
-@pytest.mark.parametrize(
-    "config, name",
-    [
-        (EvaluateConfig, "sample_noise"),
-        (GuidanceConfig, "sample_noise"),
-        (TrainGeneratorConfig, "online_noise"),
-    ],
-)
-def test_wherever_samples_are_set_their_noise_is(config, name):
-    with pytest.raises(ValueError, match=name):
-        parse(config, {name: "gpu"})
-    assert parse(config, {name: "device"}) != parse(config, {})
-
-
-def test_the_command_line(trained, tmp_path, capsys):
-    ask = [str(trained / "generator"), *"--samples 3 --steps 2 --out".split(), str(tmp_path / "a")]
-    assert main([*ask, "--noise", "device"]) == 0
-    assert json.loads((tmp_path / "a" / "samples.json").read_text())["noise"] == "device"
-    assert main([*ask, "--noise", "gpu"]) == 2
-    assert "'cpu', 'device'" in capsys.readouterr().err

@@ -227,7 +227,7 @@ def test_a_folder_that_holds_a_run_is_refused_with_the_command_that_goes_on(
     assert main([train, *words, "-p", "steps", "5"]) == MISTAKE
     said = capsys.readouterr().err.strip()
     assert said.startswith("runs/a already holds a run (") and "step 0)" in said
-    assert "Go on with it: softvq-lab resume runs/a." in said
+    assert "Go on with it: softvq-lab resume runs/a," in said
     assert len(said.splitlines()) == 1 and os.listdir(here / "runs") == ["a"]
     assert os.listdir(here / "runs" / "a") == ["config.json"]
 

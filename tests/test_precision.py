@@ -134,26 +134,29 @@ def test_metrics_of_another_precision_are_not_compared(pair):
         compare(plain, half)
 
 
+# how samples are drawn: the setting, what it may be, what it may not be
+ASKED = [("precision", "bf16", "fp16"), ("noise", "device", "gpu")]
+
+
+@pytest.mark.parametrize("setting, good, bad", ASKED)
 @pytest.mark.parametrize(
-    "config, name",
-    [
-        (EvaluateConfig, "sample_precision"),
-        (GuidanceConfig, "sample_precision"),
-        (TrainGeneratorConfig, "online_precision"),
-    ],
+    "config, prefix",
+    [(EvaluateConfig, "sample"), (GuidanceConfig, "sample"), (TrainGeneratorConfig, "online")],
 )
-def test_wherever_samples_are_set_their_precision_is(config, name):
+def test_wherever_samples_are_set_so_is_how_they_are_drawn(config, prefix, setting, good, bad):
+    name = f"{prefix}_{setting}"
     with pytest.raises(ValueError, match=name):
-        parse(config, {name: "fp16"})
-    assert parse(config, {name: "bf16"}) != parse(config, {})
+        parse(config, {name: bad})
+    assert parse(config, {name: good}) != parse(config, {})
 
 
-def test_the_command_line(trained, tmp_path, capsys):
+@pytest.mark.parametrize("setting, good, bad", ASKED)
+def test_the_command_line(trained, tmp_path, capsys, setting, good, bad):
     ask = [str(trained / "generator"), *"--samples 3 --steps 2 --out".split(), str(tmp_path / "a")]
-    assert main([*ask, "--precision", "bf16"]) == 0
-    assert json.loads((tmp_path / "a" / "samples.json").read_text())["precision"] == "bf16"
-    assert main([*ask, "--precision", "fp16"]) == 2
-    assert "'fp32', 'tf32', 'bf16'" in capsys.readouterr().err
+    assert main([*ask, f"--{setting}", good]) == 0
+    assert json.loads((tmp_path / "a" / "samples.json").read_text())[setting] == good
+    assert main([*ask, f"--{setting}", bad]) == 2
+    assert f"'{good}'" in capsys.readouterr().err
 
 
 def test_an_opened_run_draws_each_step_in_the_precision_asked_for(trained):

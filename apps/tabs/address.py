@@ -8,7 +8,6 @@ chosen run allows it.
 
 import json
 import math
-import time
 from urllib.parse import parse_qs
 
 import gradio as gr
@@ -20,7 +19,6 @@ from tabs.picker import CLICKS, SEVERAL, failed, plain, preferred, resolve, stam
 from softvq_lab.core import printable
 from softvq_lab.explore.png_texts import LONGEST, link_in
 
-ARRIVES = 20  # seconds in which a page shows the link that it went back to
 NEVER = -1  # before all steps back: what is shown is no new entry of the history
 BAD = "**This link asks for what is not possible here; the usual settings stand instead.** "
 NO_UPLOAD = "your own pictures are not in a link: upload them again"
@@ -99,6 +97,7 @@ class Address:
         images, problems = pictures(told.get("image", []), session.files)
         link = {"told": told, "run": run, "tab": tab, "wrong": wrong + problems}
         link |= {"number": session.count(), "back": back}
+        session.passed.add((run, tab))
         return *self.ctx.offer(offered, run), gr.Tabs(selected=tab), tab, images, link
 
     def on_back(self, session, event: gr.EventData):
@@ -178,23 +177,17 @@ class Following:
         self.parts = self.ctx.parts[tab]
         self.chooses = any(isinstance(p, Chooser) for p in self.parts)
         number, self.back = link.get("number"), link.get("back", 0)
-        there = (link.get("run"), link.get("tab")) == (run, tab)
-        new = there and session.linked != number
+        shown = {session.place[:2]} if session.place else set()
+        new = (link.get("run"), link.get("tab")) == (run, tab) and session.linked != number
         self.told = link["told"] if new else None  # by the address; None: it says nothing new
         self.wrong = list(link["wrong"]) if new else []
         if new:
             session.linked = session.links[tab] = number
-        # The server knows a link before the page shows its run and tab. If somebody goes back twice
-        # quickly, the page asks for the first step after the second link has come: that is no
-        # step of a person's.
-        elif session.linked != number and self.passing(number):
+            session.passed.clear()
+        # The server knows a link before the page shows its run and tab. Until then the page asks
+        # for what it showed before, or for a link that somebody went by: no step of a person's.
+        elif session.linked != number and (run, tab) in session.passed | shown:
             self.back = NEVER
-
-    def passing(self, number) -> bool:
-        "Is the page still on its way to the link? It may ask several times before it is there."
-        if self.session.passing[0] != number:
-            self.session.passing = number, time.monotonic()
-        return time.monotonic() - self.session.passing[1] < ARRIVES
 
     def answer(self, now: dict) -> dict:
         "Updates of components; `now`: the values of all controls by (tab, name)."

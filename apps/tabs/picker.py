@@ -42,7 +42,7 @@ class Session:
     def __init__(self):
         self.marks, self.runs, self.defaults, self.files = {}, {}, {}, {}
         self.linked, self.links = None, {}  # the newest address that was followed, and for each tab
-        self.passing = None, 0.0  # the newest address that the page did not show yet, since when
+        self.passed = set()  # (run, tab) of the addresses that were read since the page showed one
         self.place, self.sampling, self.stopped = None, None, False  # of Sample, see `Drawing`
         self.drawn_from = None  # likewise
         self.waiting = False  # does `Context.waiting` tick?

@@ -207,7 +207,7 @@ def _tokenizer_step(config: TrainConfig, images: ImageData) -> tuple[list[float]
     with tempfile.TemporaryDirectory() as place:
         run = prepare(config, f"{place}/run", images)
         task = make_task(run, config, images)
-        seconds = step_seconds(task, run, config.optim, engine=config.engine)
+        seconds = step_seconds(task, run, config.optim, config.engine)
     load = tokenizer_step(
         config.tokenizer, config.optim.batch_size, best_device(), config.engine.precision
     )

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRAININGS', 'AT_WORK', 'ENDED', 'BY_HAND', 'RECORDED', 'SAVES_FIRST', 'workflow_notebook', 'JobInfo', 'Job',
            'Signals', 'Watch', 'name_of_work', 'execute', 'way_on', 'leave_nothing', 'start', 'stop',
-           'refuse_a_second_run', 'refuse_what_is_not_there', 'run_workflow', 'begin_workflow', 'resume_job', 'main']
+           'refuse_what_is_not_there', 'run_workflow', 'begin_workflow', 'resume_job', 'main']
 
 # %% ../../nbs/experiments/02_execute.ipynb #79f5cc9b
 import contextlib
@@ -61,6 +61,7 @@ from ..provenance import accepted_kinds, command_line
 from ..registry import load_plugins
 from softvq_lab.runs import (
     Run,
+    check_free,
     check_settings,
     refuse_if_trained,
     resume_line,
@@ -521,17 +522,6 @@ def _refuse_without_report(asked: str, base: Path):
                 "runs/sweeps/NAME: softvq-lab sweep FILE.yaml"
             )
 
-
-def refuse_a_second_run(folder: Path, resume: bool):
-    "A `ConfigError` where a training would begin in a folder that holds a run."
-    if (folder / "config.json").exists() and not resume:
-        status = Run(folder).status
-        raise ConfigError(
-            f"{folder} already holds a run ({status['state']}, step {status.get('step', 0)}). "
-            f"Go on with it: {resume_line(Run(folder))}. Or give a new one another folder: "
-            "run=... Nothing was changed."
-        )
-
 # %% ../../nbs/experiments/02_execute.ipynb #708c0322
 def refuse_what_is_not_there(workflow: str, given: dict, base: Path = Path()):
     """A `ConfigError` if a folder that the workflow needs does not exist: a run that has weights,
@@ -601,10 +591,8 @@ def _planned(workflow: str, output, resume: bool, parameters: dict) -> Iterator[
     if parameters.pop("take_over", False):
         _take_over(job, Run(parameters["run"]))
     with job.planning():
-        if workflow in TRAININGS:
-            refuse_a_second_run(Path(parameters["run"]), resume)
-            # by another than a job: nothing of it is written over
-            refuse_if_trained(Run(parameters["run"]))
+        if workflow in TRAININGS:  # nothing of it is written over
+            check_free(Run(parameters["run"]), resume)
         if not resume:
             keep(job.output)
         job.plan(notebook.stem, parameters)

@@ -116,7 +116,8 @@ def with_output(arguments: list[str]) -> list[str]:
     A `ConfigError` for wrong parameters, and for runs and images that are not there, before any
     folder is made.
     """
-    from softvq_lab.experiments.execute import refuse_a_second_run, refuse_what_is_not_there
+    from softvq_lab.experiments.execute import refuse_what_is_not_there
+    from softvq_lab.runs import Run, check_free
 
     found = _read(arguments)
     notebook = found.get("notebook_path")
@@ -132,7 +133,7 @@ def with_output(arguments: list[str]) -> list[str]:
         given["run"] = os.path.join(project, str(given["run"]))
     if workflow in TRAINS.values() and (given.get("run") or found.get("output_path")):
         folder = Path(given.get("run") or _folder_of(Path(found["output_path"])))
-        refuse_a_second_run(folder, bool(given.get("resume")))
+        check_free(Run(folder), bool(given.get("resume")))
     if found.get("output_path"):
         return arguments
     output = usual_output(workflow, given, Path(project, "runs"), bool(given.get("resume")))

@@ -142,7 +142,12 @@ class StageConfig:
     @property
     def names(self) -> "set[str]":
         "Names of all its settings."
-        rows = [self.set, self.grid, *self.list, self.random.over if self.random else {}]
+        return {*self.set, *self.varied}
+
+    @property
+    def varied(self) -> "set[str]":
+        "Names of those that vary."
+        rows = [self.grid, *self.list, self.random.over if self.random else {}]
         return {k for row in rows for k in row}
 
 # %% ../../nbs/experiments/04_sweep.ipynb #4043e4e0
@@ -237,9 +242,7 @@ def override(source, settings: dict) -> SweepConfig:
     spec = read_sweep(source)
     first = "tokenizer" if spec.tokenizer else "generator"
     stage = getattr(spec, first)
-    drawn = stage.random.over if stage.random else {}
-    varies = {*stage.grid, *drawn, *(k for row in stage.list for k in row)}
-    if clash := [k for k in settings if k in varies]:
+    if clash := [k for k in settings if k in stage.varied]:
         raise ConfigError(
             f"{', '.join(clash)} varies in the sweep {spec.name} and cannot be fixed at the same "
             "time"
@@ -257,6 +260,8 @@ def _same(value, wanted) -> bool:
 
 def _narrowed(stage: StageConfig, only: dict) -> StageConfig:
     "The stage with only those of its settings that are as in `only`, where they vary in it."
+    if drawn := [k for k in only if stage.random and k in stage.random.over]:
+        raise ConfigError(f"{drawn[0]} is drawn at random: no part of the sweep is chosen by it.")
     grid = {
         name: [v for v in values if name not in only or _same(v, only[name])]
         for name, values in stage.grid.items()
@@ -275,7 +280,7 @@ def narrow(source, only: dict) -> SweepConfig:
     """
     spec = read_sweep(source)
     stages = {s: getattr(spec, s) for s in STAGES if getattr(spec, s)}
-    varying = {s: {*c.grid, *(k for row in c.list for k in row)} for s, c in stages.items()}
+    varying = {s: c.varied for s, c in stages.items()}
     known = {"seed"}.union(*varying.values())
     if strange := [k for k in only if k not in known]:
         raise ConfigError(

@@ -192,16 +192,14 @@ def step_seconds(
     task: Task,
     run: Run,
     optim: OptimConfig,
-    seed: int = 0,
-    engine: EngineConfig = EngineConfig(tracker="none"),
-    workers: int = 0,
+    engine: EngineConfig,
     steps: int = 5,
     warm: int = 2,
 ) -> list[float]:
     """Seconds of each of `steps` steps of a training after `warm` others, without a profiler;
     `task` is trained by them (at most `optim.steps`).
     """
-    _, take = _stepping(task, run, optim, seed, engine, workers)
+    _, take = _stepping(task, run, optim, 0, engine, 0)
     take(warm)
     seconds = []
     for _ in range(steps):

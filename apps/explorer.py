@@ -72,6 +72,9 @@ CSS = address.CSS + map_script.CSS + runs.CSS
 # Where it is `hidden`, nothing within stays in sight while one scrolls.
 OUTSIDE = ".gradio-container {overflow: clip !important}"
 HEAD = f"<style>{OUTSIDE}</style><script>{(HERE / 'page.js').read_text()}</script>"
+# A tab that somebody opens. What opens a tab for them (a link, a button) writes its name itself; on
+# a slow machine the page tells of it when a later link is there already.
+OPENED = "now => performance.now() - window.lastByHand < 1000 ? NAME : now"
 # Calls of one handler that run at once, unless it says otherwise; and threads of all together.
 QUEUE, LAUNCH = dict(default_concurrency_limit=4), dict(max_threads=16)
 
@@ -101,8 +104,8 @@ def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
                     ctx.enter(name)
                     fill(ctx)
                     ctx.wire()
-                opened = f"() => {json.dumps(name)}"
-                tab.select(None, None, ctx.tab, js=opened, api_name=False)
+                chosen = OPENED.replace("NAME", json.dumps(name))
+                tab.select(None, ctx.tab, ctx.tab, js=chosen, api_name=False)
         reproduce.Reproduce(ctx, address.Address(ctx))
     return app
 

@@ -83,6 +83,15 @@
     attributeFilter: ['class', 'aria-label'],
   });
 
+  // When somebody last touched the page, which a tab that is opened by a link has not been.
+  window.lastByHand = -Infinity;
+  for (const kind of ['pointerdown', 'click', 'keydown']) {
+    const note = event => {
+      if (event.isTrusted) window.lastByHand = performance.now();
+    };
+    document.addEventListener(kind, note, true);
+  }
+
   // Numbers: Gradio makes 0 steps 1 without a word. What is not possible is told and not taken.
   const before = new WeakMap();  // of a box, its last number that was possible
   const bounded = box => box.matches?.('input[type=number]') && (box.min !== '' || box.max !== '');

@@ -254,6 +254,8 @@ def test_settings_on_the_command_line_replace_fixed_ones_only():
         }[how]
         with pytest.raises(ConfigError, match="tau varies in the sweep a"):
             override({"name": "a", "tokenizer": stage}, {"tau": 1.0})
+    with pytest.raises(ConfigError, match="tau is drawn at random"):
+        narrow({"name": "a", "tokenizer": stage}, {"tau": 0.5})
 
 
 def test_parts_of_a_sweep_have_names_of_their_own_however_much_they_are_told_by():

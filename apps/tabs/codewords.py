@@ -113,9 +113,8 @@ class Codewords(Places, Tab):
         self.slid_codewords = gr.State([])  # of the sliders
         self.top = gr.State([])  # (codeword, weight) of the rows of the table
         self.clicked = gr.State(None)  # number of a tile in the gallery `alone`
-        # What the pictures show, for `rests` and for `plot_weights` (see `Newest`: one each); and
-        # what they have shown for a moment, which `look` follows.
-        self.drawn, self.to_plot, self.rests = (gr.Textbox(visible="hidden") for _ in range(3))
+        # What the pictures show, and what they have shown for a moment: `look` follows that.
+        self.drawn, self.rests = (gr.Textbox(visible="hidden") for _ in range(2))
         self.linked = {
             "token": self.token,
             "temperature": self.heat,
@@ -220,13 +219,13 @@ class Codewords(Places, Tab):
         return edit_ways(str(run), image, edit, donor, token)
 
     def show(self, stands, name, images, token, heat, sharp, ablated, swapped, donor, edits):
-        """Pictures and formula. Figures, which take longer, follow by `plot_weights`, and what
-        belongs to the token by `look`.
+        """Pictures, formula and bars. `look` follows with what belongs to the token, and with the
+        map, which takes the page longest.
         """
         drawn = json.dumps([stands, token, heat, sharp, edits])
         blank = [None] * len(CAPTIONS)
         if not name:
-            return *blank, "", "", None, drawn, drawn
+            return *blank, "", "", None, None, drawn
         try:
             lens = self.ctx.open(name)
             x, t = chosen_image(lens, focus(images)), lens.tokenizer
@@ -245,28 +244,18 @@ class Codewords(Places, Tab):
                 None if held is None else downloadable(held),
                 "  \n".join(says),
                 told_formula(t, r, token, heat, edit),
+                weight_bars(t, r, token),
                 donor_picture(lens, int(donor)),
-                drawn,
                 drawn,
             )
         except ValueError as e:
-            return *blank, failed(e), "", None, drawn, drawn
-
-    def plot_weights(self, name, images, token, heat, sharp, edits):
-        "Bars of the token's weights, and the map of all tokens."
-        if not name:
-            return None, None
-        try:
-            lens = self.ctx.open(name)
-            t, token = lens.tokenizer, min(int(token), lens.tokenizer.tokens - 1)
-            r = weigh(lens, chosen_image(lens, focus(images)), edit_of(t, heat, sharp, edits))
-            return weight_bars(t, r, token), weight_map(t, r["weights"], token)
-        except ValueError:
-            return None, None  # the message says what is wrong
+            return *blank, failed(e), "", None, None, drawn
 
     def look(self, name, images, token, heat, sharp, edits):
-        "What belongs to one token: weights, codewords alone, where used, where the encoder looked."
-        empty = [], [], "", [], [], [], *self.at_sliders([])
+        """The map of all tokens, and what belongs to one: weights, codewords alone, where they are
+        used, where the encoder looked.
+        """
+        empty = None, [], [], "", [], [], [], *self.at_sliders([])
         if not name:
             return empty
         try:
@@ -276,7 +265,7 @@ class Codewords(Places, Tab):
             looked = attention_tiles(lens, x, token) if can_attend(t) else []
             if not has_weights(t):
                 none = "*This tokenizer has no codeword weights.*"
-                return [], [], none, [], [], looked, *empty[6:]
+                return None, [], [], none, [], [], looked, *empty[7:]
             edit = edit_of(t, heat, sharp, edits)
             r = weigh(lens, x, edit)
             q, own = r["weights"][token], r["own"][token]
@@ -287,9 +276,11 @@ class Codewords(Places, Tab):
             alone = alone_tiles(lens, token, q, codewords)
             sliders = self.at_sliders(self.slid(top, own), t, token)
             table = rows_of(t, token, top)
-            return table, alone, *users_of(lens, token, codewords[0]), top, looked, *sliders
+            tokens = weight_map(t, r["weights"], token)
+            used = users_of(lens, token, codewords[0])
+            return tokens, table, alone, *used, top, looked, *sliders
         except ValueError as e:
-            return [], [], failed(e), *empty[3:]
+            return None, [], [], failed(e), *empty[4:]
 
     def slid(self, top, own):
         """(codeword, weight) of the sliders: in the order of the trained weights, in which they
@@ -351,15 +342,13 @@ class Codewords(Places, Tab):
         ctx, asked, edits = self.ctx, self.asked, self.edits
         where, how = [ctx.run, ctx.images], [self.token, self.heat, self.sharp]
         others = [self.ablated, self.swapped, self.donor]
-        told = [self.message, self.formula, self.donor_picture, self.drawn, self.to_plot]
+        told = [self.message, self.formula, self.bars, self.donor_picture, self.drawn]
         shown = [*self.pictures, *told]
         draw = Newest(self.show, [asked, *where, *how, *others, edits], shown).event
         inputs = [c.input for c in (*how, *others)]
         gr.on([asked.change, *inputs, edits.change], **draw)
         self.drawn.change(None, self.drawn, self.rests, js=RESTS, api_name=False)
-        plots = Newest(self.plot_weights, [*where, *how, edits], [self.bars, self.plot])
-        self.to_plot.change(**plots.event)
-        told = [self.table, self.alone, self.used_says, self.used, self.top, self.looked]
+        told = [self.plot, self.table, self.alone, self.used_says, self.used, self.top, self.looked]
         told += [self.slid_codewords, *self.sliders]
         self.rests.change(**Newest(self.look, [*where, *how, edits], told).event)
         written = [ctx.run, self.token, self.table, self.top, edits]

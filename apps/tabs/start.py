@@ -194,10 +194,11 @@ class Start(Tab):
         self.watch.copy.click(self.on_duplicate, watched, [*filled, *controls], **QUIET)
         tokenizer = self.controls["train_generator", "tokenizer_run"]
         shown = [self.name, self.target, tokenizer, *self.groups]
-        self.flow.change(self.on_flow, [self.flow, tokenizer], shown, **QUIET)
         settings = [self.flow, self.rest, *controls]
-        changes = [c.change for c in (*settings, self.view)]
-        gr.on(changes, self.on_settings, settings, self.name, **LATEST | QUIET)
+        named = dict(fn=self.on_settings, inputs=settings, outputs=self.name, **LATEST | QUIET)
+        gr.on([c.change for c in (self.rest, *controls, self.view)], **named)
+        formed = self.flow.change(self.on_flow, [self.flow, tokenizer], shown, **QUIET)
+        formed.then(**named)  # not by the same event: see `Newest`
 
 
 def own_data(ctx, field: Setting) -> gr.Dropdown:

@@ -55,6 +55,14 @@ def app(runs, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def pair(trained):
+    "(generator, tokenizer) of the tiny runs."
+    from softvq_lab.hub.models import load_pair
+
+    return load_pair(trained / "generator")
+
+
+@pytest.fixture(scope="module")
 def client(app):
     "Asks the explorer as a program does."
     from gradio_client import Client

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from busy import busy_generator
 from fake_cuda import fake_cuda
 from scipy.stats import kstest
 
@@ -14,29 +15,10 @@ from softvq_lab.evaluation.passport import compare, passport
 from softvq_lab.evaluation.sampling import read_samples, sample_folder, sample_settings
 from softvq_lab.evaluation.sampling import sample_to_folder as write
 from softvq_lab.evaluation.scores import sampling_protocol
-from softvq_lab.generators.model import make_generator
 from softvq_lab.generators.noise import DeviceNoise, SampleNoise, make_noise, split_mix
-from softvq_lab.hub.models import load_pair
-from softvq_lab.latents.stats import LatentStats
 from softvq_lab.registry import registered
-from softvq_lab.settings.sections import GeneratorConfig
 
 Y = torch.arange(5)
-
-
-@pytest.fixture(scope="module")
-def pair(trained):
-    return load_pair(trained / "generator")
-
-
-def generator(kind: str):
-    torch.manual_seed(0)
-    stats = LatentStats((0.1,) * 4, (1.2,) * 4, 100)
-    g = make_generator(GeneratorConfig(generator=kind), 8, 4, 10, stats, "").eval()
-    for p in g.parameters():
-        if p.numel() == 1 or p.std() == 0:
-            torch.nn.init.normal_(p, std=0.05)
-    return g
 
 
 # ---- the numbers
@@ -126,10 +108,10 @@ def test_a_gpu_gets_the_draws_of_the_cpu_without_waiting(monkeypatch):
 
 # ---- samplers
 @pytest.mark.parametrize(
-    "kind, sampler", [(k, s) for k in registered("generator") for s in generator(k).samplers]
+    "kind, sampler", [(k, s) for k in registered("generator") for s in busy_generator(k).samplers]
 )
 def test_every_sampler_takes_it_and_a_sample_is_the_same_in_any_batch(kind, sampler):
-    g, how = generator(kind), dict(sampler=sampler, steps=4, seed=3)
+    g, how = busy_generator(kind), dict(sampler=sampler, steps=4, seed=3)
     z = g.sample(Y, **how, noise="device")
     part = g.sample(Y[3:], **how, noise="device", start=3)
     torch.testing.assert_close(z[3:], part, rtol=1e-3, atol=1e-3)

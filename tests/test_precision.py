@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from busy import busy_generator
 
 from softvq_lab.core import PRECISIONS, in_precision
 from softvq_lab.data.images import to_uint8
@@ -20,34 +21,14 @@ from softvq_lab.evaluation.sampling import (
 )
 from softvq_lab.evaluation.scores import sampling_protocol
 from softvq_lab.explore.session import open_lens, sample_steps
-from softvq_lab.generators.model import make_generator
-from softvq_lab.hub.models import load_pair
-from softvq_lab.latents.stats import LatentStats
 from softvq_lab.registry import registered
 from softvq_lab.runs import open_run
 from softvq_lab.sample import main
 from softvq_lab.settings.parse import parse
-from softvq_lab.settings.sections import GeneratorConfig, OptimConfig
+from softvq_lab.settings.sections import OptimConfig
 from softvq_lab.settings.workflows import EvaluateConfig, GuidanceConfig, TrainGeneratorConfig
 from softvq_lab.training.loop import fit
 from softvq_lab.training.task import Task
-
-
-@pytest.fixture(scope="module")
-def pair(trained):
-    return load_pair(trained / "generator")
-
-
-def busy(kind: str):
-    "A generator of a kind in which every layer does something."
-    torch.manual_seed(0)
-    stats = LatentStats((0.1,) * 4, (1.2,) * 4, 100)
-    g = make_generator(GeneratorConfig(generator=kind), 8, 4, 10, stats, "").eval()
-    for p in g.parameters():
-        if p.numel() == 1 or p.std() == 0:
-            torch.nn.init.normal_(p, std=0.05)
-    return g
-
 
 CPU = torch.device("cpu")
 Y = torch.arange(4)
@@ -55,10 +36,10 @@ Y = torch.arange(4)
 
 # ---- samplers and the decoder
 @pytest.mark.parametrize(
-    "kind, sampler", [(k, s) for k in registered("generator") for s in busy(k).samplers]
+    "kind, sampler", [(k, s) for k in registered("generator") for s in busy_generator(k).samplers]
 )
 def test_a_sampler_in_half_precision_is_near_float32(kind, sampler):
-    g, how = busy(kind), dict(sampler=sampler, steps=6, guidance=2.0, seed=3)
+    g, how = busy_generator(kind), dict(sampler=sampler, steps=6, guidance=2.0, seed=3)
     exact, half = g.sample(Y, **how), g.sample(Y, **how, precision="bf16")
     assert half.dtype == torch.float32 and half.isfinite().all()
     assert 1e-5 < (half - exact).norm() / exact.norm() < 0.02  # half precision has 8 bits

@@ -36,12 +36,6 @@ from softvq_lab.sample import main
 from softvq_lab.settings.sections import TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
 
-
-@pytest.fixture(scope="module")
-def pair(trained):
-    return load_pair(trained / "generator")
-
-
 DIGITS = tuple("0123456789")  # class names
 
 

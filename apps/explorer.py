@@ -8,7 +8,6 @@
 import argparse
 import importlib
 import ipaddress
-import json
 import math
 import os
 import signal
@@ -72,9 +71,9 @@ CSS = address.CSS + map_script.CSS + runs.CSS
 # Where it is `hidden`, nothing within stays in sight while one scrolls.
 OUTSIDE = ".gradio-container {overflow: clip !important}"
 HEAD = f"<style>{OUTSIDE}</style><script>{(HERE / 'page.js').read_text()}</script>"
-# A tab that somebody opens. What opens a tab for them (a link, a button) writes its name itself; on
-# a slow machine the page tells of it when a later link is there already.
-OPENED = "now => performance.now() - window.lastByHand < 1000 ? NAME : now"
+# The tab that is open: what the page shows, not which tab it tells of. Of one that a link opened a
+# slow machine tells when a later link is there already.
+OPEN = "async now => await openTab() ?? now"
 # Calls of one handler that run at once, unless it says otherwise; and threads of all together.
 QUEUE, LAUNCH = dict(default_concurrency_limit=4), dict(max_threads=16)
 
@@ -100,12 +99,11 @@ def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
         ctx.expect(list(tabs))
         with gr.Tabs(elem_id="tabs") as ctx.tabs:
             for name, (title, fill) in tabs.items():
-                with gr.Tab(title, id=name) as tab:
+                with gr.Tab(title, id=name, elem_id=f"tab-{name}") as tab:
                     ctx.enter(name)
                     fill(ctx)
                     ctx.wire()
-                chosen = OPENED.replace("NAME", json.dumps(name))
-                tab.select(None, ctx.tab, ctx.tab, js=chosen, api_name=False)
+                tab.select(None, ctx.tab, ctx.tab, js=OPEN, api_name=False)
         reproduce.Reproduce(ctx, address.Address(ctx))
     return app
 

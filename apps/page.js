@@ -83,14 +83,13 @@
     attributeFilter: ['class', 'aria-label'],
   });
 
-  // When somebody last touched the page, which a tab that is opened by a link has not been.
-  window.lastByHand = -Infinity;
-  for (const kind of ['pointerdown', 'click', 'keydown']) {
-    const note = event => {
-      if (event.isTrusted) window.lastByHand = performance.now();
-    };
-    document.addEventListener(kind, note, true);
-  }
+  // Name of the tab that is open, when the page shows what it was told last.
+  window.openTab = async () => {
+    await new Promise(resolve => setTimeout(resolve));
+    const pages = document.querySelectorAll('#tabs [role=tabpanel][id^=tab-]');
+    const open = [...pages].find(page => page.checkVisibility());
+    return open?.id.slice('tab-'.length);
+  };
 
   // Numbers: Gradio makes 0 steps 1 without a word. What is not possible is told and not taken.
   const before = new WeakMap();  // of a box, its last number that was possible

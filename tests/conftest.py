@@ -21,6 +21,14 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; run by pytest -m slow")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    "What starts the app is slow, but for one walk through its pages."
+    for item in items:
+        if {"app", "browser"} & set(item.fixturenames) and item.path.stem != "test_explorer":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT

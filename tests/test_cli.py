@@ -227,6 +227,7 @@ def test_a_shell_completes_commands_options_and_workflows():
     assert completed("settings", "lat") == ["latent_map"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_complete_names_and_values_of_settings_and_runs(shell, tmp_path):
     open_run(tmp_path / "runs" / "first", "tokenizer", {})
@@ -445,6 +446,7 @@ def test_main_prints_the_message_and_no_traceback(monkeypatch, capsys):
     assert e.value.code == 2 and "there is no run folder" in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_training_is_started_stopped_and_resumed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")

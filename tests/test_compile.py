@@ -83,6 +83,7 @@ def quantizer_loss(q: nn.Module):
     return f
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [{}, {"groups": 2}, {"residual": 2}], ids=str)
 @pytest.mark.parametrize("name", [n for n in registered("quantizer") if n not in OUTSIDE])
 def test_a_quantizer_is_compiled_once(name, parts, counter):
@@ -106,6 +107,7 @@ def test_those_that_cannot_be_are_known():
 
 
 # ---- networks, whole
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", [{}, {"rope": "mixed"}, {"mask_patches": 0.5}, {"latent_noise": 0.1}], ids=str
 )
@@ -119,6 +121,7 @@ def test_a_tokenizer_is_one_graph(more, counter):
 STATS = LatentStats((0.0,) * 4, (1.0,) * 4, 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"time_sampling": "lognormal"}], ids=str)
 @pytest.mark.parametrize("kind", ["sit", "dit", "mar"])
 def test_a_generators_training_loss_is_one_graph(kind, more, counter):
@@ -150,6 +153,7 @@ def judges() -> dict[str, nn.Module]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["perceptual", "align", *registered("discriminator")])
 def test_a_judge_is_one_graph(name, counter):
     judge = judges()[name]
@@ -197,6 +201,7 @@ ALL = LossConfig(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [LossConfig(), ALL], ids=["pixels", "every loss"])
 @pytest.mark.parametrize("engine", [{}, {"accumulate": 2}, {"recompute": True}], ids=str)
 def test_a_tokenizers_training_compiles_in_its_first_step(loss, engine, counter, tmp_path):
@@ -206,6 +211,7 @@ def test_a_tokenizers_training_compiles_in_its_first_step(loss, engine, counter,
     assert graphs[-1] <= 2 * graphs[0] and breaks() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repa", [RepaConfig(), RepaConfig(align="reference")], ids=["", "repa"])
 @pytest.mark.parametrize("kind", ["sit", "dit", "mar"])
 def test_a_generators_training_compiles_in_its_first_steps(kind, repa, counter, tmp_path):

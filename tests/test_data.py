@@ -732,6 +732,7 @@ def test_the_description_counts_classes_sizes_and_broken_files(tmp_path):
     assert "circle: 5 + 10" in describe_data(many) and "pixels" not in describe_data(many)
 
 
+@pytest.mark.slow
 def test_photos_of_one_class_train_through_the_notebook(root, tmp_path):
     files = sorted((photos(tmp_path / "my_photos", ("x",), 24) / "x").iterdir())
     for f in files:

@@ -325,6 +325,7 @@ def for_two(folder, device: str) -> Run:
     return prepare(config, folder, digits(32))
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_the_cpu_where_that_is_asked_for(one_gpu, tmp_path):
     "On a machine with one GPU."
     refused = for_two(tmp_path / "a", device="auto")
@@ -335,6 +336,7 @@ def test_two_processes_train_on_the_cpu_where_that_is_asked_for(one_gpu, tmp_pat
     assert run.status["state"] == "done" and run.status["step"] == 4
 
 
+@pytest.mark.slow
 def test_two_processes_sample_on_the_cpu_where_that_is_asked_for(
     one_gpu, trained, tmp_path, capsys
 ):

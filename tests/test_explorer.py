@@ -515,6 +515,7 @@ def test_sample(open_page, app, looks):
     )
 
 
+@pytest.mark.slow
 def test_who_clicks_at_once_keeps_what_was_drawn_and_set(open_page, app):
     page = open_page(f"{app.url}?run=generator&tab=sample&seed=7")
     page.locator("#go").click(timeout=60_000)  # as soon as it can be pressed
@@ -532,6 +533,7 @@ def test_who_clicks_at_once_keeps_what_was_drawn_and_set(open_page, app):
     assert page.locator("#steps input[type=number]").input_value() == "6"
 
 
+@pytest.mark.slow
 def test_samples_of_one_run_do_not_stand_under_another(open_page, app):
     page = open_page(f"{app.url}?run=generator&tab=sample")
     page.locator("#go").click(timeout=60_000)
@@ -606,6 +608,7 @@ def test_a_wider_change_makes_a_narrower_answer_old_and_not_the_other_way_round(
     assert not any(map(_dropped, slowly.answers.values()))
 
 
+@pytest.mark.slow
 def test_a_page_shows_the_newest_answer_when_the_older_one_comes_late(open_page):
     def say(value):
         time.sleep(3 if value == "slow" else 0)
@@ -635,6 +638,7 @@ def test_a_page_shows_the_newest_answer_when_the_older_one_comes_late(open_page)
         blocks.close()
 
 
+@pytest.mark.slow
 def test_a_link_is_what_one_sees_and_names_are_text(open_page, app):
     page = open_page(f"{app.url}?run=four&tab=codewords&image=2")
     page.locator("#cw-attention img").first.wait_for(timeout=60_000)
@@ -650,6 +654,7 @@ def test_a_link_is_what_one_sees_and_names_are_text(open_page, app):
     page.locator("#link-message", has_text="99999999").wait_for(timeout=60_000)
 
 
+@pytest.mark.slow
 def test_without_runs_it_says_how_to_make_one(open_page, tmp_path, looks):
     app = Explorer(tmp_path / "none", tmp_path / "app")
     page = open_page(app.url)
@@ -676,6 +681,7 @@ for k in range(4):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
 def test_its_folder_goes_also_while_handlers_write_into_it(signal, tmp_path, monkeypatch):
     plugin = tmp_path / "busy.py"

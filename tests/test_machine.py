@@ -101,6 +101,7 @@ def test_the_command_line_needs_no_standard_output(monkeypatch, tmp_path, stream
     assert e.value.code in (0, 1, 2) and not isinstance(e.value.__context__, AttributeError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirect", [">&-", ">&- 2>&-", "| true", "| head -1", "> /dev/full"])
 def test_a_shell_may_close_the_output(root, tmp_path, redirect):
     for i in range(40):
@@ -113,6 +114,7 @@ def test_a_shell_may_close_the_output(root, tmp_path, redirect):
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words,own",
     [("runs", 0), ("--help", 0), ("run --help", 0), ("show r", 0), ("compare r s", 0)]

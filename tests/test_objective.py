@@ -184,6 +184,7 @@ def test_each_loss_reaches_what_it_should_and_nothing_else(files, tmp_path, sett
         assert reached(t.opponent[0]) == {"discriminator"} and reached(t) == set()
 
 
+@pytest.mark.slow
 def test_some_steps_with_everything_on_and_back_from_the_checkpoint(files, tmp_path):
     t = task(tmp_path, percep="lpips", adv="dino", align="dinov2", percep_warmup=4, adv_start=1)
     fit(t, t.run, OptimConfig(steps=3, warmup_steps=1, batch_size=4, log_every=1))

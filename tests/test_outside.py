@@ -185,6 +185,7 @@ LEARNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name,generator", LEARNS)
 def test_every_generator_learns_the_latents_of_each(folders, tmp_path, name, generator):
     given = dict(generator=generator, steps=2, warmup_steps=0, batch_size=4)

@@ -150,6 +150,7 @@ def test_at_a_terminal_the_literal_command_works(here, train):
     assert next_step == f"softvq-lab show {folder.relative_to(here)}"
 
 
+@pytest.mark.slow
 def test_redirected_it_says_where_the_notebook_is_and_not_the_notebook(here, train):
     "Papermill would write the notebook to the pipe; and take a piped input for one."
     done = subprocess.run(
@@ -164,6 +165,7 @@ def test_redirected_it_says_where_the_notebook_is_and_not_the_notebook(here, tra
     assert _executed((here / done.stdout.split()[0]).parent).status["state"] == "done"
 
 
+@pytest.mark.slow
 def test_a_foreign_notebook_is_papermills_affair(here):
     cells = [nbformat.v4.new_code_cell("print(6 * 7)")]
     kernel = {"name": "python3", "display_name": "Python 3"}

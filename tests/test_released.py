@@ -145,6 +145,7 @@ BASE = dict(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "quantizer,changes,kind",
     [
@@ -180,6 +181,7 @@ def test_the_family_of_released_configs_loads(tmp_path, quantizer, changes, kind
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantizer", ["softvq", "vq", "kl"])
 def test_a_released_cnn_loads(tmp_path, quantizer):
     """Names and shapes written down from the published architecture (LlamaGen's VQ-16), not from
@@ -402,6 +404,7 @@ def restate(folder, **changes):
 LISTS = dict(vq_mean=[i / 50 for i in range(32)], vq_std=[0.05 + i / 20 for i in range(32)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GENERATORS)
 @pytest.mark.parametrize(
     "stated", [dict(vq_mean=0.0009714666, vq_std=0.07259091), LISTS, dict(vq_mean=-1, vq_std=3)]
@@ -417,6 +420,7 @@ def test_a_pair_decodes_what_is_drawn_times_std_plus_mean(generators, softvq, ca
     torch.testing.assert_close(scaled, plain * std + mean, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantizer", ["softvq", "vq", "kl", "ae"])
 def test_every_kind_of_released_tokenizer_states_its_statistics(tmp_path, quantizer):
     folder = tokenizer_of(tmp_path / quantizer, quantizer, vq_mean=0.25, vq_std=[0.5] * 32)
@@ -426,6 +430,7 @@ def test_every_kind_of_released_tokenizer_states_its_statistics(tmp_path, quanti
     assert load_tokenizer(tmp_path / "ours").latent_stats == t.latent_stats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", [..., None], ids=["left out", "null"])
 @pytest.mark.parametrize("case", GENERATORS)
 def test_a_pair_whose_statistics_nobody_knows_is_refused_and_can_be_given_them(
@@ -444,6 +449,7 @@ def test_a_pair_whose_statistics_nobody_knows_is_refused_and_can_be_given_them(
         assert g.stats.std == measured.std and g.tokenizer_fingerprint == t.fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stated,says",
     [

@@ -92,6 +92,7 @@ def _settings(spec) -> list:
     return [(t, g) for t in settings_of(spec.tokenizer) for g in generators]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", SWEPT, ids=_id)
 def test_a_command_is_right_up_to_its_first_step(command, imagenet, weights, tmp_path, monkeypatch):
     monkeypatch.setenv("SOFTVQ_LAB_WEIGHTS", str(weights))

@@ -323,6 +323,7 @@ def command(trained, *arguments, **kw) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_command_line_with_two_processes_draws_what_one_does(trained, tmp_path, pair):
     done = command(
         trained,
@@ -356,6 +357,7 @@ def test_the_command_line_with_two_processes_draws_what_one_does(trained, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on(trained, tmp_path, pair):
     ask = [
         "--count",

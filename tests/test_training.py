@@ -103,6 +103,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_sigkill_and_resume_end_in_the_same_bits(whole, tmp_path):
     folder = tmp_path / "run"
     kills = [
@@ -165,9 +166,8 @@ def test_twenty_kills_at_random_moments(whole, tmp_path):
         )
 
 
-@pytest.mark.parametrize(
-    "how", [signal.SIGTERM, signal.SIGHUP, pytest.param(signal.SIGUSR2, marks=pytest.mark.slow)]
-)  # SIGUSR2: tests/test_slurm.py has it too
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
 def test_asked_to_stop_it_saves_and_says_so(whole, tmp_path, how):
     folder = tmp_path / "run"
     assert train(folder, lambda r: len(read_metrics(r)) >= 9, how) == PREEMPTED
@@ -180,6 +180,7 @@ def test_asked_to_stop_it_saves_and_says_so(whole, tmp_path, how):
     assert same(last(folder), last(whole))
 
 
+@pytest.mark.slow
 def test_an_interrupt_saves_and_the_status_says_where(tmp_path):
     folder = tmp_path / "run"
     assert train(folder, lambda r: len(read_metrics(r)) >= 3, signal.SIGINT)
@@ -191,6 +192,7 @@ def test_an_interrupt_saves_and_the_status_says_where(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_of_a_job_is_not_the_end_of_its_readers(tmp_path):
     "Slurm and service managers signal the whole group, the loader's workers too."
     for i in range(40):
@@ -234,6 +236,7 @@ def test_nohup_stays_what_it_is():
         assert done.stdout.decode().strip() == said
 
 
+@pytest.mark.slow
 def test_a_training_that_was_taken_over_writes_nothing_more(tmp_path):
     run = prepared(tmp_path / "run", steps=100_000, checkpoint_every=100_000, eval_every=100_000)
     p = subprocess.Popen([*TRAIN, str(run.path)], stderr=subprocess.PIPE, text=True)
@@ -328,6 +331,7 @@ def test_copies_beside_the_checkpoints_are_passed_over(whole, tmp_path):
 PLUGIN = "import pathlib; pathlib.Path(__file__).with_suffix('.ran').touch()"
 
 
+@pytest.mark.slow
 def test_a_run_folder_brings_no_code(tmp_path):
     "It names its plug-ins; a person says them, or training does not go on."
     plugin, ran = tmp_path / "theirs.py", tmp_path / "theirs.ran"
@@ -346,6 +350,7 @@ def test_a_run_folder_brings_no_code(tmp_path):
     assert done.returncode == 0 and ran.exists()
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_costs_only_time(whole, tmp_path):
     folder = tmp_path / "run"
     train(folder, lambda r: len(steps_of(r.checkpoints)) == 2)
@@ -357,6 +362,7 @@ def test_a_truncated_checkpoint_costs_only_time(whole, tmp_path):
     assert same(last(folder), last(whole))
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_only_time(whole, tmp_path):
     "A real file system of 48 MB that another file fills up while training goes on."
     disk = tmp_path / "disk"
@@ -400,6 +406,7 @@ def test_a_full_disk_costs_only_time(whole, tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_generator_whose_images_are_read_by_others_learns_the_same(trained, tmp_path):
     for workers in (0, 2):
         config = parse(
@@ -474,6 +481,7 @@ def alike(one: Run, two: Run, rel_tol: float = 1e-5):
             torch.testing.assert_close(a[k], b[k], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     "The same global batch; the two cut their shares in parts as well."
     one = prepared(tmp_path / "one", **ALIKE)
@@ -483,6 +491,7 @@ def test_two_processes_train_as_one(tmp_path):
     alike(one, two, rel_tol=1e-4)  # 1.5e-5 with another CPU's kernels: rounding, over twelve steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what",
     [
@@ -509,6 +518,7 @@ def test_parts_of_a_batch_train_as_the_whole(tmp_path, what):
         alike(whole, run, rel_tol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_with_every_loss(tmp_path):
     run = prepared(
         tmp_path / "two",
@@ -732,6 +742,7 @@ def test_a_warm_up_of_the_average_is_a_choice():
     assert average == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_run_of_an_older_version_goes_on_as_that_version_trained(tmp_path):
     "Its settings name neither a warm-up of the average nor the optimiser's betas."
     few = dict(steps=8, ema_decay=0.99, eval_every=8)

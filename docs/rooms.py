@@ -113,74 +113,58 @@ def against(edges) -> list[str]:
     return [f"{a} uses {b}" for a, b in edges if rank[a] < rank[b]]
 
 
+W, H, WIDTH, HEIGHT = 200, 120, 164, 58  # of a room with what is around it, and of its box
+
+
+def arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
+    "The path of an arrow between two boxes at these corners."
+    (x1, y1), (x2, y2) = start, end
+    right, down = x2 > x1, y2 > y1
+    if y1 != y2:
+        lean = 0.18 * WIDTH * (right - (x2 < x1))
+        begin = f"{x1 + WIDTH / 2 + lean} {y1 + (HEIGHT if down else 0)}"
+        return f"M{begin} L{x2 + WIDTH / 2 - lean} {y2 + (0 if down else HEIGHT)}"
+    if abs(x1 - x2) > W:  # around the boxes between them
+        bend = f"{(x1 + x2 + WIDTH) / 2} {y1 + HEIGHT + 42}"
+        return f"M{x1 + WIDTH / 2} {y1 + HEIGHT} Q{bend} {x2 + WIDTH / 2} {y2 + HEIGHT}"
+    begin = f"{x1 + (WIDTH if right else 0)} {y1 + HEIGHT / 2}"
+    return f"M{begin} L{x2 + (0 if right else WIDTH)} {y2 + HEIGHT / 2}"
+
+
+def box(room: str, x: int, y: int) -> list[str]:
+    "A room with its name and what is in it."
+    x, wide = (20, COLUMNS * W - 36) if room == "hall" else (x, WIDTH)
+    fill = {"hall": "#eef1f5"} | dict.fromkeys(
+        ("front doors", "experiments", "explore", "apps"), "#fdf1dc"
+    )
+    middle = f'<text x="{x + wide / 2}" text-anchor="middle"'
+    return [
+        f'<rect x="{x}" y="{y}" width="{wide}" height="{HEIGHT}" rx="8" '
+        f'fill="{fill.get(room, "#dfeaf6")}" stroke="#7d8ca3"/>',
+        f'{middle} y="{y + 25}" font-size="16" font-weight="bold" fill="#222">{room}</text>',
+        f'{middle} y="{y + 45}" font-size="12" fill="#444">{WHAT[room]}</text>',
+    ]
+
+
 def svg(edges: Counter) -> str:
-    W, H, w, h = 200, 120, 164, 58
-    box = {r: (20 + x * W, 20 + y * H) for r, (x, y) in PLACE.items()}
+    places = {r: (20 + x * W, 20 + y * H) for r, (x, y) in PLACE.items()}
     width, height = COLUMNS * W + 4, ROWS * H
     out = [
-        (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-            'font-family="sans-serif" role="img" aria-label="Rooms of softvq_lab and what they '
-            'use">'
-        ),
-        (
-            '<defs><marker id="a" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
-            'markerHeight="7" orient="auto"><path d="M0 0L10 5L0 10z" '
-            'fill="#7d8ca3"/></marker></defs>'
-        ),
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" role="img" aria-label="Rooms of softvq_lab and what they use">',
+        '<defs><marker id="a" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
+        'markerHeight="7" orient="auto"><path d="M0 0L10 5L0 10z" fill="#7d8ca3"/></marker></defs>',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
     for (a, b), n in sorted(edges.items()):
         if b == "hall" or b in BESIDE and a not in BESIDE:
             continue  # nearly everybody uses it
-        (x1, y1), (x2, y2) = box[a], box[b]
-        if y1 == y2:
-            far, right = abs(x1 - x2) > W, x2 > x1
-            if far:
-                d = (
-                    f"M{x1 + w / 2} {y1 + h} Q{(x1 + x2 + w) / 2} {y1 + h + 42} {x2 + w / 2} "
-                    f"{y2 + h}"
-                )
-            else:
-                d = (
-                    f"M{x1 + (w if right else 0)} {y1 + h / 2} L{x2 + (0 if right else w)} "
-                    f"{y2 + h / 2}"
-                )
-        else:
-            lean = 0.18 * w * (1 if x2 > x1 else -1 if x2 < x1 else 0)
-            down = y2 > y1
-            d = (
-                f"M{x1 + w / 2 + lean} {y1 + (h if down else 0)} L{x2 + w / 2 - lean} "
-                f"{y2 + (0 if down else h)}"
-            )
         out.append(
-            f'<path d="{d}" fill="none" stroke="#7d8ca3" stroke-width="{min(3, 1 + n / 4):.1f}" '
-            'marker-end="url(#a)"/>'
+            f'<path d="{arrow(places[a], places[b])}" fill="none" stroke="#7d8ca3" '
+            f'stroke-width="{min(3, 1 + n / 4):.1f}" marker-end="url(#a)"/>'
         )
-    for r, (x, y) in box.items():
-        wide = (COLUMNS * W - 36) if r == "hall" else w
-        x = 20 if r == "hall" else x
-        fill = {
-            "hall": "#eef1f5",
-            "front doors": "#fdf1dc",
-            "experiments": "#fdf1dc",
-            "explore": "#fdf1dc",
-            "apps": "#fdf1dc",
-        }.get(r, "#dfeaf6")
-        out += [
-            (
-                f'<rect x="{x}" y="{y}" width="{wide}" height="{h}" rx="8" fill="{fill}" '
-                'stroke="#7d8ca3"/>'
-            ),
-            (
-                f'<text x="{x + wide / 2}" y="{y + 25}" text-anchor="middle" font-size="16" '
-                f'font-weight="bold" fill="#222">{r}</text>'
-            ),
-            (
-                f'<text x="{x + wide / 2}" y="{y + 45}" text-anchor="middle" font-size="12" '
-                f'fill="#444">{WHAT[r]}</text>'
-            ),
-        ]
+    for room, place in places.items():
+        out += box(room, *place)
     return "\n".join(out + ["</svg>"]) + "\n"
 
 

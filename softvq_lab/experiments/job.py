@@ -8,6 +8,7 @@ __all__ = ['output_of', 'run_of', 'jobs_of', 'jobs', 'is_alive', 'progress', 'se
 
 # %% ../../nbs/experiments/03_job.ipynb #cf5424f1
 import contextlib
+import glob
 import math
 import os
 import platform
@@ -21,7 +22,7 @@ from .execute import AT_WORK, TRAININGS, Job, begin_workflow, stop
 from .parameters import check_parameters
 from ..history import seconds_between, seconds_told
 from ..locks import Lock, Taken
-from ..runs import BIN, Run, describe
+from ..runs import Run, describe
 from ..settings.typed_text import read_word
 from ..settings.workflows import TRAINS
 
@@ -37,12 +38,9 @@ def run_of(job: Job) -> Run:
 
 
 def _jobs(folder: Path, depths=("",)) -> list[Job]:
-    found = [
-        Job(p.with_name(p.name.removesuffix(".job.json") + ".ipynb"))
-        for d in depths
-        for p in folder.glob(f"{d}*.job.json")
-        if BIN not in p.relative_to(folder).parts
-    ]
+    # not `Path.glob`: behind a link to a disk, folders vanish while one looks
+    there = [folder / p for d in depths for p in glob.glob(f"{d}*.job.json", root_dir=folder)]
+    found = [Job(p.with_name(p.name.removesuffix(".job.json") + ".ipynb")) for p in there]
     return sorted(
         (j for j in found if j.info.get("workflow") or j.info.get("reason")),
         key=lambda j: str(j.info.get("begun") or j.info.get("updated", "")),

@@ -72,7 +72,7 @@ def gone(p: psutil.Process) -> bool:
         ("evaluate", {}, "holds no run"),
         (
             "train",
-            {"tokens": 16, "align": "dinov2"},
+            {"percep": "timm:not-a-network"},
             "pretrained weights are missing",
         ),
         ("train", {"weights": "nowhere"}, "weights='nowhere' is not there"),

@@ -70,6 +70,7 @@ from softvq_lab.runs import (
 )
 from ..settings.parse import closest, flatten
 from ..settings.parse import parameters as defaults_of
+from ..settings.sections import weights_folder
 from ..settings.workflows import TRAINS, WORKFLOWS
 from ..signals import INTERRUPTED, PREEMPTED, Handlers, Preempted, let_go_of_terminal
 
@@ -546,10 +547,7 @@ def refuse_what_is_not_there(workflow: str, given: dict, base: Path = Path()):
             f"{workflow} needs {name}: which run? There is no {usual} (looked in "
             f"{there.resolve()}), its default. Give {name}=FOLDER"
         )
-    if given.get("weights"):
-        from softvq_lab.pretrained.files import weights_folder  # torch, needed here only
-
-        weights_folder(str(given["weights"]), base)
+    weights_folder(str(given.get("weights") or ""), base)
     path = str(given.get("data_path") or "")
     images = base / Path(path).expanduser()
     if path and given.get("dataset") == "folder" and not images.is_dir():

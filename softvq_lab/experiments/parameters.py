@@ -21,6 +21,7 @@ from ..locks import writable
 from ..provenance import located_settings
 from ..runs import Run
 from ..settings.parse import changed, closest, parameters, parse
+from ..settings.sections import weights_folder
 from ..settings.workflows import TRAINS, WORKFLOWS
 
 # %% ../../nbs/experiments/00_parameters.ipynb #418e4bd4
@@ -133,10 +134,7 @@ def check_parameters(workflow: str, given: dict, folder: Path | None = None):
         )
     given = {**_of_the_run(workflow, given, folder), **given}
     config = parse(WORKFLOWS[workflow], given)
-    if given.get("weights"):
-        from softvq_lab.pretrained.files import weights_folder  # torch, needed here only
-
-        weights_folder(given["weights"])
+    weights_folder(given.get("weights"))
     return config
 
 

@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['Plugins', 'TokenizerFolder', 'Extractor', 'Reference', 'Device', 'SamplerName', 'SamplePrecision', 'NoiseSource',
-           'Weights', 'PRESETS', 'SIZES', 'PRETRAINED', 'FSQ_LEVELS', 'OLDER', 'ImagesConfig', 'DataConfig',
-           'OutsideConfig', 'is_vit', 'divisors', 'TokenizerConfig', 'OptimConfig', 'without_renamed',
+           'Weights', 'PRESETS', 'SIZES', 'PRETRAINED', 'FSQ_LEVELS', 'OLDER', 'ImagesConfig', 'weights_folder',
+           'DataConfig', 'OutsideConfig', 'is_vit', 'divisors', 'TokenizerConfig', 'OptimConfig', 'without_renamed',
            'as_older_versions_did', 'EngineConfig', 'LossConfig', 'RunConfig', 'default_high', 'GeneratorConfig',
            'RepaConfig', 'SampleConfig', 'OnlineConfig']
 
 # %% ../../nbs/settings/02_sections.ipynb #93e79273
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..core import DEVICES, NOISES, PRECISIONS
+from ..core import DEVICES, NOISES, PRECISIONS, ConfigError
 from ..registry import about, library
 from .parse import RENAMED, Choice, check_rules, config
 
@@ -129,6 +130,21 @@ Weights = Annotated[
         )
     ),
 ]
+
+# %% ../../nbs/settings/02_sections.ipynb #cb588bf5
+def weights_folder(weights: str | None, base: Path = Path()) -> Path | None:
+    """The folder that the setting `weights` names, None where it is empty; a `ConfigError` where
+    there is no such folder. `base`: where relative paths begin.
+    """
+    if not weights:
+        return None
+    folder = base / os.path.expanduser(weights)
+    if folder.is_dir():
+        return folder
+    says = "is a file" if folder.exists() else f"is not there (looked for {folder.absolute()})"
+    raise ConfigError(
+        f"weights={weights!r} {says}: name the folder that holds files of pretrained weights"
+    )
 
 # %% ../../nbs/settings/02_sections.ipynb #777efc26
 @config

@@ -178,10 +178,13 @@ def teach(images, config, weights=""):
 def test_a_notebook_hands_the_folder_to_its_networks(workflow, given, trained, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "plugin.py").write_text(PLUGIN)
-    run = trained / ("generator" if workflow == "guidance" else "tokenizer")
-    given |= {"run": str(run), "plugins": str(tmp_path / "plugin.py")}
-    output = tmp_path / "out.ipynb"
-    assert run_workflow(workflow, output, weights=str(tmp_path / "mine"), **given) == 0
+    shutil.copytree(trained, tmp_path / "runs")
+    where = dict(
+        run=str(tmp_path / "runs" / ("generator" if workflow == "guidance" else "tokenizer")),
+        plugins=str(tmp_path / "plugin.py"),
+        weights=str(tmp_path / "mine"),
+    )
+    assert run_workflow(workflow, tmp_path / "out.ipynb", **given, **where) == 0
 
 
 # ---------------------------------------------------------------- what a run is made of
@@ -201,10 +204,10 @@ def test_what_the_files_hold_is_part_of_a_run_and_where_they_lie_is_not(tmp_path
 
 @pytest.fixture
 def run(tmp_path, monkeypatch) -> Run:
-    "A run that is prepared in the folder that one works in, where a folder `w` lies."
+    "A run that is prepared in the folder that one works in, where a folder `of-nets` lies."
     monkeypatch.chdir(tmp_path)
-    Path("w").mkdir()
-    return again(weights="w")
+    Path("of-nets").mkdir()
+    return again(weights="of-nets")
 
 
 def again(**given) -> Run:
@@ -215,10 +218,10 @@ def again(**given) -> Run:
 def test_a_run_goes_on_with_the_folder_in_another_place(run, tmp_path, monkeypatch):
     (tmp_path / "else").mkdir()
     monkeypatch.chdir(tmp_path / "else")
-    assert Path(load_config(Run(tmp_path / run.path)).engine.weights) == tmp_path / "w"
+    assert Path(load_config(Run(tmp_path / run.path)).engine.weights) == tmp_path / "of-nets"
     monkeypatch.chdir(tmp_path)
-    shutil.move("w", "v")
-    with pytest.raises(ConfigError, match="weights='w' is not there"):
+    shutil.move("of-nets", "v")
+    with pytest.raises(ConfigError, match="weights='of-nets' is not there"):
         again(resume=True)
     assert again(resume=True, weights="v").info["config"]["engine"]["weights"] == "v"
 
@@ -241,9 +244,12 @@ def written_by_an_older_version(run: Run, given: dict):
     "given,weights",
     [
         ({}, ""),
-        ({"percep_file": "w/vgg.pth"}, "w"),
-        ({"percep_file": "w/vgg.pth", "encoder_weights": "w/dino.safetensors"}, "w"),
-        ({"percep_file": "w/vgg.pth", "adv_file": "v/dino.safetensors"}, ""),
+        ({"percep_file": "of-nets/vgg.pth"}, "of-nets"),
+        (
+            {"percep_file": "of-nets/vgg.pth", "encoder_weights": "of-nets/dino.safetensors"},
+            "of-nets",
+        ),
+        ({"percep_file": "of-nets/vgg.pth", "adv_file": "v/dino.safetensors"}, ""),
     ],
 )
 def test_an_older_run_goes_on_with_the_one_folder_of_its_files(run, given, weights):

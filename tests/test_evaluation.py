@@ -472,7 +472,7 @@ def test_a_timm_model_from_a_file(tmp_path, data):
     assert (
         logits is None
         and e.prefix == "resnet10t_"
-        and sha256(tmp_path / "w.safetensors")[:8] in e.name
+        and sha256(tmp_path / "resnet10t.safetensors")[:8] in e.name
     )
 
 

@@ -555,7 +555,8 @@ def check_settings(run: Run, config: dict, defaults: dict) -> list[str]:
     """What differs between the settings of `run` and `config`, with which it is to go on, as lines;
     a `ConfigError` where they may not differ. `config` and `defaults` are those of `open_run`.
     """
-    there, new = learned_settings(located_settings(run.path, run.info)), learned_settings(config)
+    there = learned_settings(located_settings(run.path, run.info))
+    new = learned_settings(as_older_versions_did(config))
     known = {k: v for k, v in defaults.items() if k in new} if defaults else {}
     wrong, said = settings_differences(known | there, new, int(run.status.get("step") or 0))
     if wrong:

@@ -233,7 +233,7 @@ def list_settings(
     as_json: Json = False,
 ):
     "The settings of a workflow: their defaults, what they are, and their possible names."
-    from softvq_lab.settings.parse import closest, settings_of
+    from softvq_lab.settings.parse import closest, instead, settings_of
     from softvq_lab.settings.workflows import WORKFLOWS
 
     if workflow not in WORKFLOWS:
@@ -242,7 +242,7 @@ def list_settings(
     known = settings_of(WORKFLOWS[workflow])
     for name in names or []:
         if not any(name in k for k in known):
-            raise ConfigError(f"{workflow} has no setting {name!r}.{closest(name, known)}")
+            raise ConfigError(f"{workflow} has no setting {name!r}.{instead(name, known)}")
     found = [s for k, s in known.items() if not names or any(n in k for n in names)]
     if as_json:
         return _print_json(

@@ -239,11 +239,7 @@ PATHS = (  # where things lie; what they are is part of the identity
     "tokenizer_run",
     "start_from",
     "latents",
-    "percep_file",
-    "adv_file",
-    "align_file",
-    "online_file",
-    "encoder_weights",
+    "weights",
 )
 ROUNDED = (
     "accumulate",

@@ -68,12 +68,12 @@ KINDS = {
     "teacher": Kind(
         "make(images: ImageData, config: TokenizerConfig) -> module with `width` C and forward "
         "(B, 3, H, W) -> (B, N, C), never trained",
-        offers=("name", "file"),
+        offers=("name", "weights"),
     ),
     "extractor": Kind(
         "make(images: ImageData) -> module with forward: images (B, 3, H, W) in [-1, 1] -> "
         "features (B, F)",
-        offers=("file", "seed"),
+        offers=("weights", "seed"),
     ),
     "network": Kind(
         "make(images: ImageData) -> module with `widths` and `maps(x)`: images (B, 3, H, W) in "

@@ -65,7 +65,7 @@ from softvq_lab.provenance import (
     plugin_record,
     settings_differences,
 )
-from .settings.sections import OLDER
+from .settings.sections import as_older_versions_did
 from .signals import Preempted
 
 # %% ../nbs/08_runs.ipynb #0fbe8469
@@ -124,8 +124,11 @@ class Run:
 
     @property
     def info(self) -> dict:
-        "config.json; a `ValueError` says why it cannot be used."
-        return read_json(self.path / "config.json", RunInfo)
+        """config.json, its settings as this version has them (`as_older_versions_did`); a
+        `ValueError` says why it cannot be used.
+        """
+        info = read_json(self.path / "config.json", RunInfo)
+        return info | {"config": as_older_versions_did(info["config"])}
 
     @property
     def kind(self) -> str:
@@ -377,6 +380,7 @@ ANYHOW = (
     "tracker",
     "keep_checkpoints",
     "accept",
+    "weights",
 )  # settings that do not affect learning
 
 
@@ -551,8 +555,9 @@ def check_settings(run: Run, config: dict, defaults: dict) -> list[str]:
     """What differs between the settings of `run` and `config`, with which it is to go on, as lines;
     a `ConfigError` where they may not differ. `config` and `defaults` are those of `open_run`.
     """
-    there, new = learned_settings(located_settings(run.path, run.info)), learned_settings(config)
-    known = {k: v for k, v in (defaults | OLDER).items() if k in new} if defaults else {}
+    there = learned_settings(located_settings(run.path, run.info))
+    new = learned_settings(as_older_versions_did(config))
+    known = {k: v for k, v in defaults.items() if k in new} if defaults else {}
     wrong, said = settings_differences(known | there, new, int(run.status.get("step") or 0))
     if wrong:
         raise ConfigError(

@@ -72,7 +72,7 @@ from softvq_lab.runs import (
 )
 from .settings.parse import flatten, parameters, parse
 from .settings.sections import DataConfig, ImagesConfig, OptimConfig
-from .settings.workflows import TrainConfig, TrainGeneratorConfig, as_older_versions_did
+from .settings.workflows import TrainConfig, TrainGeneratorConfig
 from .signals import INTERRUPTED, PREEMPTED, BeforeFirstStep, Preempted, Requests
 from .tokenizer.model import Tokenizer
 from .training.generator_task import GeneratorTask
@@ -102,7 +102,7 @@ def load_config(run: Run) -> TrainConfig | TrainGeneratorConfig:
         )
     cls = CONFIGS[info["kind"]]
     try:
-        stored = as_older_versions_did(located_settings(run.path, info))
+        stored = located_settings(run.path, info)
         if cls is TrainGeneratorConfig:
             stored["tokenizer_run"] = _tokenizer_of(run, stored["tokenizer_run"])
         return _without_code(TypeAdapter(cls).validate_python(stored))
@@ -188,7 +188,8 @@ def identity_of(config: TrainConfig | TrainGeneratorConfig, images: ImageData) -
     settings = learned_settings(dataclasses.asdict(config)) | {"plugins": config.where.plugins}
     if isinstance(config, TrainConfig):
         found = {"start_from": config.start_from}
-        needed = preflight(config.tokenizer, config.loss, True, config.start_from)
+        weights = config.engine.weights
+        needed = preflight(config.tokenizer, config.loss, weights, True, config.start_from)
     else:
         found, needed = {"tokenizer_run": config.tokenizer_run}, []
         behind = learned_settings(_info_of(config.tokenizer_run).get("config", {}))
@@ -260,7 +261,9 @@ def _generator_task(
     if config.online.online_every:
         from softvq_lab.evaluation.online import OnlineMetrics  # it loads what only judges need
 
-        online = OnlineMetrics(config.online, tokenizer.to(best_device()), images)
+        online = OnlineMetrics(
+            config.online, tokenizer.to(best_device()), images, config.engine.weights
+        )
         hooks = dict(online=online, measure_every=config.online.online_every, best=online.best)
     task = GeneratorTask(
         config.generator,
@@ -272,6 +275,7 @@ def _generator_task(
         config.mirror,
         config.repa,
         config.workers,
+        weights=config.engine.weights,
         **hooks,
     )
     if online:
@@ -301,6 +305,7 @@ def make_task(
         start,
         config.train_only,
         training_view(images, config.data, seed),
+        config.engine.weights,
     )
 
 # %% ../nbs/10_train.ipynb #15a213eb

@@ -362,7 +362,7 @@ def test_a_pickle_of_another_hash_is_not_opened(tmp_path):
     path = tmp_path / INCEPTION
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ConfigError, match="was not opened"):
-        make_extractor("inception", file=str(path))
+        make_extractor("inception", weights=str(tmp_path))
     assert not (tmp_path / "exploded").exists()
 
 
@@ -405,7 +405,7 @@ def inception(tmp_path_factory):
         )
     torch.save(net.state_dict(), path)
     patch.setattr(extractors, "INCEPTION_SHA256", sha256(path))
-    yield make_extractor("inception", file=str(path))
+    yield make_extractor("inception", weights=str(path.parent))
     patch.undo()
 
 
@@ -452,9 +452,9 @@ def test_a_timm_model_from_a_file(tmp_path, data):
 
     torch.manual_seed(1)
     net = timm.create_model("resnet10t", num_classes=1000).eval()
-    save_file(net.state_dict(), tmp_path / "w.safetensors")
+    save_file(net.state_dict(), tmp_path / "resnet10t.safetensors")
     e, x = (
-        make_extractor("timm:resnet10t", file=str(tmp_path / "w.safetensors")),
+        make_extractor("timm:resnet10t", weights=str(tmp_path)),
         stack(data.heldout, 3)[0],
     )
     f, logits = extract(e, x)
@@ -472,7 +472,7 @@ def test_a_timm_model_from_a_file(tmp_path, data):
     assert (
         logits is None
         and e.prefix == "resnet10t_"
-        and sha256(tmp_path / "w.safetensors")[:8] in e.name
+        and sha256(tmp_path / "resnet10t.safetensors")[:8] in e.name
     )
 
 

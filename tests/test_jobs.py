@@ -72,9 +72,12 @@ def gone(p: psutil.Process) -> bool:
         ("evaluate", {}, "holds no run"),
         (
             "train",
-            {"tokens": 16, "align": "dinov2", "align_file": "none.safetensors"},
+            {"percep": "timm:not-a-network"},
             "pretrained weights are missing",
         ),
+        ("train", {"weights": "nowhere"}, "weights='nowhere' is not there"),
+        ("evaluate", {"weights": __file__}, "is a file: name the folder"),
+        ("train", {"percep_file": "vgg.pth"}, "unknown. 'weights' took its place"),
         ("train", {"codebooks": 5, "tokens": 48}, "codebooks=5"),
     ],
 )

@@ -91,7 +91,10 @@ def test_a_perceptual_loss_is_a_distance_of_each_image(name, vgg):
         (lambda: make_perceptual("timm:resnet10x"), "timm has no model"),
         (lambda: make_perceptual("timm:resnet10t", file="w.pth"), "must be a .safetensors file"),
         (lambda: make_perceptual("reference"), "needs net"),
-        (lambda: make_perceptual("lpips", file="/nowhere/vgg.pth"), "/nowhere/vgg.pth"),
+        (
+            lambda: make_perceptual("lpips", file="/nowhere/vgg.pth"),
+            "/nowhere/vgg.pth: there is no such file",
+        ),
         (
             lambda: reconstruction_loss("l3"),
             "rec='l3'; possible: l1, l2",

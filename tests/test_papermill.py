@@ -102,6 +102,10 @@ def test_within_the_folder_of_the_notebooks_runs_are_where_they_always_are(here,
     monkeypatch.chdir(here / "nbs")
     output = with_output(["latent_map.ipynb", "-p", "run", "runs/a"])[-1]
     assert Path(output).resolve() == here / "runs" / "a" / "latent_map.ipynb"
+    (here / "w").mkdir()
+    with_output(["latent_map.ipynb", "-p", "run", "runs/a", "-p", "weights", "w"])
+    with pytest.raises(ConfigError, match="weights='v' is not there"):
+        with_output(["latent_map.ipynb", "-p", "run", "runs/a", "-p", "weights", "v"])
 
 
 def test_a_mistake_costs_no_folder_and_starts_no_kernel(here, train):

@@ -165,7 +165,7 @@ def test_what_a_file_registers_is_a_choice_like_any_other(mine):
     assert torch.equal(q(torch.tensor([[[0.3] * 8]])).z, torch.full((1, 1, 8), 0.25))
     images = load_data(c.data, 16)
     assert len(images.train) == len(digits(16).train)
-    assert make_teacher("means", "", c.tokenizer, images)(images.train[0][0][None]).shape == (
+    assert make_teacher("means", c.tokenizer, images)(images.train[0][0][None]).shape == (
         1,
         64,
         3,
@@ -314,7 +314,7 @@ def test_an_entry_may_list_what_its_kind_offers_and_is_given_it(mine):
     try:
         assert make_perceptual("lists-all", images=images) is net
         assert make_discriminator("lists-all", 16, width=3, file="x", norm="sync") is net
-        assert make_teacher("lists-all", "", config, images) is net
+        assert make_teacher("lists-all", config, images) is net
         assert make_extractor("lists-all", images).kind == "lists-all"
         assert load_data(DataConfig(dataset="lists-all"), 16) is images
         assert len(seen) == 5

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from softvq_lab.core import ConfigError
+from softvq_lab.core import ConfigError, read_json
 from softvq_lab.data.datasets import digits, load_data
 from softvq_lab.data.images import ImageData, stack
 from softvq_lab.evaluation.extractors import Extractor, ModuleFeatures, extract, make_extractor
@@ -232,17 +232,17 @@ def test_its_distance_of_a_blur_is_some_times_the_squared_error(files_of_emoji):
 def test_as_a_teacher_it_describes_64_places(size, network):
     shape = (size, size) if isinstance(size, int) else size
     c = TokenizerConfig(image_size=shape[0], image_width=shape[1], patch_size=8, tokens=16)
-    teacher = make_teacher(NAME, "", c, digits(32))
+    teacher = make_teacher(NAME, c, digits(32))
     assert isinstance(teacher, TimmMapTeacher) and teacher.width == 320
     y = teacher(torch.rand(2, 3, *shape) * 2 - 1)
     assert y.shape == (2, 64, 320) and not y.requires_grad and y.std() > 0
 
 
 def test_a_vit_of_timm_still_teaches_by_its_patches(tmp_path):
-    file = tmp_path / "vit_tiny_patch16_224.safetensors"
-    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), file)
+    name = "vit_tiny_patch16_224"
+    save_file(timm.create_model(name).state_dict(), tmp_path / f"{name}.safetensors")
     c = TokenizerConfig(image_size=32, patch_size=8, tokens=16)
-    teacher = make_teacher("timm:vit_tiny_patch16_224", str(file), c, digits(32))
+    teacher = make_teacher(f"timm:{name}", c, digits(32), str(tmp_path))
     assert isinstance(teacher, TimmTeacher)
     assert teacher(torch.zeros(1, 3, 32, 32)).shape == (1, 16, 192)
 
@@ -293,21 +293,22 @@ def test_it_trains_a_tokenizer_by_each_setting(setting, network, tmp_path):
         t.opponent[0].train()(t.oppose([digits(32).train.tensors[0][:4]]))["loss"].backward()
 
 
-def test_a_run_by_papermill_knows_its_weights(network, tmp_path, root, monkeypatch):
+def test_a_run_by_papermill_finds_its_weights(network, tmp_path, root, monkeypatch):
     path = find(LITE, "").path
-    monkeypatch.setenv("SOFTVQ_LAB_WEIGHTS", str(tmp_path))
-    shutil.copy(path, tmp_path / f"{LITE}.safetensors")
+    monkeypatch.setenv("SOFTVQ_LAB_WEIGHTS", str(tmp_path / "empty"))
+    (tmp_path / "mine").mkdir()
+    shutil.copy(path, tmp_path / "mine" / f"{LITE}.safetensors")
     out = tmp_path / "run"
     subprocess.run(
         [shutil.which("papermill"), "--no-log-output", root / "nbs" / "train.ipynb"]
         + [out / "notebook.ipynb", "-p", "run", out, "-p", "percep", NAME, "-p", "adv", NAME]
         + "-p image_size 16 -p patch_size 4 -p tokens 8 -p steps 2 -p batch_size 8".split()
-        + "-p warmup_steps 1 -p eval_every 2 -p checkpoint_every 2".split(),
+        + "-p weights mine -p warmup_steps 1 -p eval_every 2 -p checkpoint_every 2".split(),
         check=True,
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(root)},
     )
-    assert LITE in (out / "config.json").read_text()
+    assert list(read_json(out / "config.json")["identity"]["weights"]) == [LITE]
     assert Image.open(next((out / "samples").glob("*.png"))).width
 
 

@@ -15,7 +15,7 @@ from softvq_lab.core import ConfigError
 from softvq_lab.generators.model import make_generator
 from softvq_lab.hub.models import load_generator, load_pair, load_tokenizer, save
 from softvq_lab.latents.stats import LatentStats
-from softvq_lab.pretrained.files import find, fit_weights, read_tensors, unwrap
+from softvq_lab.pretrained.files import fit_weights, read_tensors, unwrap
 from softvq_lab.settings.parse import parse
 from softvq_lab.settings.sections import GeneratorConfig, TokenizerConfig
 from softvq_lab.tokenizer.model import Tokenizer
@@ -295,8 +295,8 @@ def test_a_folder_and_a_pickle_in_the_place_of_a_file_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="is a folder. Name a file"):
         read_tensors(tmp_path)
     torch.save({"a": torch.ones(2)}, tmp_path / "w.pt")
-    with pytest.raises(ConfigError, match="w.pt is a pickle.*only .safetensors.*Convert it"):
-        find("x", "y", str(tmp_path / "w.pt"))
+    with pytest.raises(ValueError, match="w.pt is not a readable safetensors file, it is a pickle"):
+        read_tensors(tmp_path / "w.pt")
 
 
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):

@@ -7,7 +7,6 @@ __all__ = ['INCEPTION', 'INCEPTION_SHA256', 'find_inception', 'TimmFeatures', 'R
            'extract_by_reference', 'make_dinov2', 'ModuleFeatures', 'make_extractor', 'uint8_batches', 'extract']
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #e4de2314
-import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..core import ConfigError
 from ..data.images import ImageData, from_uint8, to_uint8
 from .passport import versioned
 from ..metrics import declare_features
-from ..pretrained.files import Needed, find, require
+from ..pretrained.files import Needed, find, look_for, require
 from ..pretrained.reference import ReferenceNet, reference_network, weights_hash
 from ..progress import in_batches, tracked
 from ..registry import call, register, registered
@@ -38,32 +37,16 @@ INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's file
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
-def find_inception(given: str = "") -> Needed:
-    "Look for torch-fidelity's Inception weights."
-    folder, hub = os.environ.get("SOFTVQ_LAB_WEIGHTS"), Path(torch.hub.get_dir()) / "checkpoints"
-    paths = (
-        [Path(given).expanduser()] if given else [Path(f) / INCEPTION for f in (folder, hub) if f]
-    )
-    looked = (
-        tuple(str(p.resolve()) for p in paths)
-        if given or folder
-        else ("$SOFTVQ_LAB_WEIGHTS (not set)", str(paths[0].resolve()))
-    )
-    supply = (
-        f"the file {INCEPTION} of release v0.2.0 of github.com/toshas/torch-fidelity in {hub}, "
-        "the same file in the folder that SOFTVQ_LAB_WEIGHTS names"
-    )
-    return Needed(
-        INCEPTION,
-        "FID, Inception score, KID",
-        looked,
-        next((p for p in paths if p.is_file()), None),
-        supply,
-    )
+def find_inception(weights: str = "") -> Needed:
+    "Look for torch-fidelity's Inception weights, in the folder `weights` first."
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    supply = f"that of release v0.2.0 of github.com/toshas/torch-fidelity in {hub}"
+    looked, path = look_for(INCEPTION, weights, hub)
+    return Needed(INCEPTION, "FID, Inception score, KID", tuple(looked), path, supply)
 
 
-def _inception(file: str) -> nn.Module:
-    (needed,) = require([find_inception(file)])
+def _inception(weights: str) -> nn.Module:
+    (needed,) = require([find_inception(weights)])
     if (found := needed.sha256) != INCEPTION_SHA256:
         raise ConfigError(
             f"{needed.path} is not torch-fidelity's Inception, and was not opened: its SHA-256 is "
@@ -142,10 +125,10 @@ class Extractor(nn.Module):
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #3a16f065
 @register("extractor", "inception")
-def make_inception(images: ImageData | None, file: str = "") -> Extractor:
+def make_inception(images: ImageData | None, weights: str = "") -> Extractor:
     "torch-fidelity's Inception-v3, in whose features FID is defined."
     name = f"{versioned('torch-fidelity')} inception-v3-compat, weights {INCEPTION_SHA256[:8]}"
-    return Extractor("inception", _inception(file), name)
+    return Extractor("inception", _inception(weights), name)
 
 
 @register("extractor", "reference")
@@ -158,17 +141,17 @@ def extract_by_reference(images: ImageData | None, seed: int = 1) -> Extractor:
 
 
 @register("extractor", "dinov2")
-def make_dinov2(images: ImageData | None, file: str = "") -> Extractor:
+def make_dinov2(images: ImageData | None, weights: str = "") -> Extractor:
     "DINOv2 ViT-B/14 of timm."
-    return _timm_extractor("dinov2", PRETRAINED["dinov2", "base"], file)
+    return _timm_extractor("dinov2", PRETRAINED["dinov2", "base"], weights)
 
 
-def _timm_extractor(kind: str, model: str, file: str) -> Extractor:
+def _timm_extractor(kind: str, model: str, weights: str) -> Extractor:
     if not timm.is_model(model):
         raise ValueError(
             f"timm has no model {model!r}.{closest(model.split('.')[0], timm.list_models())}"
         )
-    (needed,) = require([find(model, "features for metrics", file)])
+    (needed,) = require([find(model, "features for metrics", weights)])
     name = f"{versioned('timm')} {model}, weights {needed.sha256[:8]}"
     return Extractor(kind, TimmFeatures(model, str(needed.path)), name)
 
@@ -198,16 +181,16 @@ class _MeanOfMap(nn.Module):
 def make_extractor(
     name: str,  # of a registered extractor or network, or 'timm:NAME'
     data: ImageData | None = None,  # on which the reference network is trained
-    file: str = "",  # weights, if not in the usual place
+    weights: str = "",  # a folder in which its weights are looked for first
     seed: int = 1,  # reference: losses use the network of seed 0, metrics that of seed 1
 ) -> Extractor:
     "The network `name`, on the CPU; a `ConfigError` says where its weights were looked for."
     if name.startswith("timm:"):
         model = name.removeprefix("timm:")
-        return _timm_extractor(model, model, file)
+        return _timm_extractor(model, model, weights)
     make = entry_of("extractor", name, "extractor", "network", prefix="timm:")
     of_network = name not in registered("extractor")
-    net = _MeanOfMap(make(data)) if of_network else call(make, data, file=file, seed=seed)
+    net = _MeanOfMap(make(data)) if of_network else call(make, data, weights=weights, seed=seed)
     if isinstance(net, Extractor):
         return net
     named = f"{name} ({make.__module__}), weights {weights_hash(net)}"

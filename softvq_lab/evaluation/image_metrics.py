@@ -64,11 +64,11 @@ def pixel_metrics(x: Tensor, y: Tensor) -> dict[str, Tensor]:
     return {"psnr": psnr(x, y)} | ({"ssim": ssim(x, y)} if large else {})
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #6533decd
-def load_lpips() -> tuple[nn.Module | None, str]:
-    """LPIPS (VGG) and its name for a passport, with the hash of the weights; or None and a sentence
-    that says why not.
+def load_lpips(weights: str = "") -> tuple[nn.Module | None, str]:
+    """LPIPS (VGG) and its name for a passport, with the hash of the weights, which are looked for
+    in the folder `weights` first; or None and a sentence that says why not.
     """
-    needed = find_vgg("LPIPS")
+    needed = find_vgg("LPIPS", weights)
     if needed.path is None:
         looked = ", ".join(needed.looked)
         return None, f"LPIPS is left out, for {needed.name} is not there (looked for {looked})."

@@ -49,9 +49,10 @@ class OnlineMetrics:
     begins; the reference is read at the first measurement.
     """
 
-    def __init__(self, config: OnlineConfig, tokenizer, images: ImageData):
+    def __init__(self, config: OnlineConfig, tokenizer, images: ImageData, weights: str = ""):
+        "`weights`: a folder in which those of the extractor are looked for first."
         self.config, self.tokenizer, self.images = config, tokenizer, images
-        self.extractor = make_extractor(config.online_extractor, images, config.online_file)
+        self.extractor = make_extractor(config.online_extractor, images, weights)
         self.extractor.to(next(tokenizer.parameters()).device)
         self.best = best_name(config.online_metric, self.extractor)
         self.real, self.group = None, None

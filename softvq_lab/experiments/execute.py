@@ -70,6 +70,7 @@ from softvq_lab.runs import (
 )
 from ..settings.parse import closest, flatten
 from ..settings.parse import parameters as defaults_of
+from ..settings.sections import weights_folder
 from ..settings.workflows import TRAINS, WORKFLOWS
 from ..signals import INTERRUPTED, PREEMPTED, Handlers, Preempted, let_go_of_terminal
 
@@ -525,8 +526,8 @@ def _refuse_without_report(asked: str, base: Path):
 # %% ../../nbs/experiments/02_execute.ipynb #708c0322
 def refuse_what_is_not_there(workflow: str, given: dict, base: Path = Path()):
     """A `ConfigError` if a folder that the workflow needs does not exist: a run that has weights,
-    the default one where none was given, a sweep, or a folder of images. `base`: where relative
-    paths begin.
+    the default one where none was given, a sweep, a folder of weights, or of images. `base`: where
+    relative paths begin.
     """
     if workflow == "sweep":
         _refuse_without_report(str(given.get("sweep") or ""), base)
@@ -546,6 +547,7 @@ def refuse_what_is_not_there(workflow: str, given: dict, base: Path = Path()):
             f"{workflow} needs {name}: which run? There is no {usual} (looked in "
             f"{there.resolve()}), its default. Give {name}=FOLDER"
         )
+    weights_folder(str(given.get("weights") or ""), base)
     path = str(given.get("data_path") or "")
     images = base / Path(path).expanduser()
     if path and given.get("dataset") == "folder" and not images.is_dir():
@@ -587,7 +589,7 @@ def _planned(workflow: str, output, resume: bool, parameters: dict) -> Iterator[
     if resumed:
         _refuse_other_settings(Run(parameters["run"]), config)
     if workflow == "train":
-        preflight(config.tokenizer, config.loss)
+        preflight(config.tokenizer, config.loss, config.engine.weights)
     if parameters.pop("take_over", False):
         _take_over(job, Run(parameters["run"]))
     with job.planning():

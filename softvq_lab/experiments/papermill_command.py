@@ -129,8 +129,9 @@ def with_output(arguments: list[str]) -> list[str]:
     # the kernel goes there, and papermill stays (`parameters.project_root`)
     project = ".." if Path.cwd().name == "nbs" and Path("../settings.ini").exists() else ""
     refuse_what_is_not_there(workflow, given, Path(project))
-    if given.get("run"):
-        given["run"] = os.path.join(project, str(given["run"]))
+    for name in ("run", "weights"):
+        if given.get(name):
+            given[name] = os.path.join(project, os.path.expanduser(str(given[name])))
     if workflow in TRAINS.values() and (given.get("run") or found.get("output_path")):
         folder = Path(given.get("run") or _folder_of(Path(found["output_path"])))
         check_free(Run(folder), bool(given.get("resume")))

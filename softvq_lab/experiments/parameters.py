@@ -16,11 +16,13 @@ from pathlib import Path
 
 import psutil
 
-from ..core import ConfigError, read_json
+from ..core import ConfigError
 from ..locks import writable
 from ..provenance import located_settings
+from ..runs import Run
 from ..settings.parse import changed, closest, parameters, parse
-from ..settings.workflows import TRAINS, WORKFLOWS, as_older_versions_did
+from ..settings.sections import weights_folder
+from ..settings.workflows import TRAINS, WORKFLOWS
 
 # %% ../../nbs/experiments/00_parameters.ipynb #418e4bd4
 def assigned_names(source: str) -> list[str]:
@@ -130,7 +132,10 @@ def check_parameters(workflow: str, given: dict, folder: Path | None = None):
             f"there is no workflow {workflow!r}; possible: "
             f"{', '.join(WORKFLOWS)}.{closest(workflow, WORKFLOWS)}"
         )
-    return parse(WORKFLOWS[workflow], {**_of_the_run(workflow, given, folder), **given})
+    given = {**_of_the_run(workflow, given, folder), **given}
+    config = parse(WORKFLOWS[workflow], given)
+    weights_folder(given.get("weights"))
+    return config
 
 
 OF_A_CALL = (
@@ -147,8 +152,8 @@ def _of_the_run(workflow: str, given: dict, folder: Path | None) -> dict[str, ob
     place = Path(given.get("run") or folder or "").expanduser()
     if given.get("resume") and (place / "config.json").is_file():
         try:
-            info = read_json(place / "config.json")
-            stored = as_older_versions_did(located_settings(place, info))
+            info = Run(place).info
+            stored = located_settings(place, info)
             sections = [v if isinstance(v, dict) else {k: v} for k, v in stored.items()]
             flat = {k: v for s in sections for k, v in s.items()}
             known = parameters(WORKFLOWS[workflow], flat).keys() - set(OF_A_CALL)
@@ -178,7 +183,7 @@ def _architecture(start_from: str) -> dict[str, object]:
             "here and whose latents generators learn. Training goes on from a tokenizer of this "
             "library, or from a released SoftVQ or MAETok."
         )
-    return dataclasses.asdict(start.config) | {"encoder_init": "scratch", "encoder_weights": ""}
+    return dataclasses.asdict(start.config) | {"encoder_init": "scratch"}
 
 
 def show_config(config) -> None:

@@ -57,7 +57,7 @@ from softvq_lab.provenance import (
 from ..runs import ANYHOW, Run, list_runs
 from ..settings.parse import closest, config, flatten, parameters
 from ..settings.typed_text import read_typed_file
-from ..settings.workflows import TRAINS, WORKFLOWS, as_older_versions_did
+from ..settings.workflows import TRAINS, WORKFLOWS
 
 # %% ../../nbs/experiments/04_sweep.ipynb #08002960
 def _one(value):
@@ -397,7 +397,7 @@ def _digests(run: Run) -> tuple[str, str, dict]:
             return (fingerprint_of(run.path) or "",) * 2 + ({},)
         info = run.info
         workflow, inner, inner_settings = STAGES[info["kind"]], "", ""
-        cfg = _adapter(WORKFLOWS[workflow]).validate_python(as_older_versions_did(info["config"]))
+        cfg = _adapter(WORKFLOWS[workflow]).validate_python(info["config"])
         if workflow == "train_generator":
             place = located(run.path, str(info.get("root") or ""), cfg.tokenizer_run)
             inner, inner_settings, _ = _digests(Run(place))

@@ -29,7 +29,7 @@ from ..pretrained.files import fit_weights, read_tensors
 from ..provenance import candidates
 from ..runs import Run, plugin_hint
 from ..settings.parse import parse
-from ..settings.sections import GeneratorConfig, TokenizerConfig
+from ..settings.sections import GeneratorConfig, TokenizerConfig, without_renamed
 from ..tokenizer.external import ExternalTokenizer, files_fingerprint
 from ..tokenizer.model import Tokenizer
 
@@ -214,13 +214,14 @@ def _build(folder, kind: str, make):
         model = make(info)
     except ConfigError as e:
         raise ConfigError(f"{e}{plugin_hint(Run(folder.parent.parent))}") from None
-    except (KeyError, TypeError) as e:
+    except (KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"{folder}/config.json is incomplete: {type(e).__name__} {e}") from None
     own = model.state_dict()
     weights = read_tensors(folder / "model.safetensors", own)
     fit_weights(model, weights, folder / "model.safetensors")
     if model.fingerprint != (stored := info.get("fingerprint")):
-        if not _is_rounded(weights, own):
+        older = info["config"].get("encoder_weights")  # a path, which counted in older versions
+        if not older and not _is_rounded(weights, own):
             raise ValueError(
                 f"{folder}: config.json and model.safetensors do not belong together (fingerprint "
                 f"{model.fingerprint}, stored {stored})"
@@ -284,7 +285,7 @@ def load_tokenizer(folder, image_size: int = 0, tokens: int = 0) -> AnyTokenizer
 
 def _own(info: dict, folder) -> Tokenizer:
     "The tokenizer that a saved model's config.json describes, without its weights."
-    model = Tokenizer(parse(TokenizerConfig, info["config"]))
+    model = Tokenizer(parse(TokenizerConfig, without_renamed(info["config"])))
     model.latent_stats = _stats(info, model.latent_dim, folder)
     return model
 

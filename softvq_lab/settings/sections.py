@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['Plugins', 'TokenizerFolder', 'Extractor', 'Reference', 'Device', 'SamplerName', 'SamplePrecision', 'NoiseSource',
-           'WeightsFile', 'PRESETS', 'SIZES', 'PRETRAINED', 'FSQ_LEVELS', 'OLDER', 'ImagesConfig', 'DataConfig',
-           'OutsideConfig', 'is_vit', 'divisors', 'TokenizerConfig', 'OptimConfig', 'EngineConfig', 'LossConfig',
-           'RunConfig', 'default_high', 'GeneratorConfig', 'RepaConfig', 'SampleConfig', 'OnlineConfig']
+           'Weights', 'PRESETS', 'SIZES', 'PRETRAINED', 'FSQ_LEVELS', 'OLDER', 'ImagesConfig', 'weights_folder',
+           'DataConfig', 'OutsideConfig', 'is_vit', 'divisors', 'TokenizerConfig', 'OptimConfig', 'without_renamed',
+           'as_older_versions_did', 'EngineConfig', 'LossConfig', 'RunConfig', 'default_high', 'GeneratorConfig',
+           'RepaConfig', 'SampleConfig', 'OnlineConfig']
 
 # %% ../../nbs/settings/02_sections.ipynb #93e79273
+import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..core import DEVICES, NOISES, PRECISIONS
+from ..core import DEVICES, NOISES, PRECISIONS, ConfigError
 from ..registry import about, library
-from .parse import Choice, check_rules, config
+from .parse import RENAMED, Choice, check_rules, config
 
 # %% ../../nbs/settings/02_sections.ipynb #b75fd6ba
 @config
@@ -117,7 +120,31 @@ NoiseSource = Annotated[
         )
     ),
 ]
-WeightsFile = Annotated[str, Field(description="its weights, if they lie elsewhere")]
+Weights = Annotated[
+    str,
+    Field(
+        description=(
+            "a folder of pretrained weights, in which each file is looked for first: "
+            "NAME.safetensors of timm, VGG16's .pth, Inception's .pth; empty: only where they "
+            "usually lie (docs/outputs.md)"
+        )
+    ),
+]
+
+# %% ../../nbs/settings/02_sections.ipynb #cb588bf5
+def weights_folder(weights: str | None, base: Path = Path()) -> Path | None:
+    """The folder that the setting `weights` names, None where it is empty; a `ConfigError` where
+    there is no such folder. `base`: where relative paths begin.
+    """
+    if not weights:
+        return None
+    folder = base / os.path.expanduser(weights)
+    if folder.is_dir():
+        return folder
+    says = "is a file" if folder.exists() else f"is not there (looked for {folder.absolute()})"
+    raise ConfigError(
+        f"weights={weights!r} {says}: name the folder that holds files of pretrained weights"
+    )
 
 # %% ../../nbs/settings/02_sections.ipynb #777efc26
 @config
@@ -308,8 +335,6 @@ def _encoder_has_weights(c: "TokenizerConfig"):
             f"encoder_init={c.encoder_init!r} has no weights for preset={c.preset!r}; "
             f"possible encoders: {possible}"
         )
-    if c.encoder_weights and c.encoder_init == "scratch":
-        yield "encoder_weights is for encoder_init='dinov2', 'clip' or 'eva02', not for 'scratch'"
 
 # %% ../../nbs/settings/02_sections.ipynb #ff9471ec
 def _patches_are_placed(c: "TokenizerConfig"):
@@ -400,7 +425,6 @@ class TokenizerConfig:
             "they are looked for)"
         ),
     )
-    encoder_weights: str = Field("", description="their .safetensors file, if it lies elsewhere")
     encoder_tuning: Literal["full", "frozen", "lora"] = Field(
         "full",
         description=(
@@ -602,6 +626,27 @@ OLDER = {
     "ema_warmup": True,  # no choice: the decay grew to ema_decay
 }
 
+# %% ../../nbs/settings/02_sections.ipynb #c7564c22
+def without_renamed(settings: dict) -> dict:
+    "`settings` without those of older versions whose place others took (`RENAMED`)."
+    return {k: v for k, v in settings.items() if k not in RENAMED}
+
+
+def as_older_versions_did(config: dict) -> dict:
+    """The settings of a run (sections of settings, as in its config.json), with those that its
+    version did not have yet as that version acted (`OLDER`). Where it named files of weights and
+    all lie in one folder, that is `weights`. Nothing is changed in place.
+    """
+    sections = {k: v for k, v in config.items() if isinstance(v, dict)}
+    files = [s[k] for s in sections.values() for k in RENAMED if s.get(k)]
+    config = config | {k: without_renamed(s) for k, s in sections.items()}
+    if "optim" in sections:
+        config["optim"] = OLDER | config["optim"]
+    folders = {os.path.dirname(str(f)) or "." for f in files}
+    if "engine" in sections and len(folders) == 1:
+        config["engine"] |= {"weights": folders.pop()}
+    return config
+
 # %% ../../nbs/settings/02_sections.ipynb #5cd53467
 @config
 class EngineConfig:
@@ -633,6 +678,7 @@ class EngineConfig:
         ),
     )
     device: Device = "auto"
+    weights: Weights = ""
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32",
         description="of matrix products; weights, norms, softmaxes and losses stay in float32",
@@ -693,9 +739,6 @@ class LossConfig:
     )
     percep_weight: float = Field(1.0, ge=0, description="weight of the perceptual loss")
     percep_warmup: int = Field(0, ge=0, description="steps over which its weight grows from 0")
-    percep_file: str = Field(
-        "", description="weights of lpips' VGG or of the timm model, if they lie elsewhere"
-    )
     adv: Annotated[str, Choice(("discriminator", "network"), fixed=("none",), prefix="timm:")] = (
         Field(
             "none",
@@ -714,9 +757,6 @@ class LossConfig:
     adv_adaptive: bool = Field(
         False,
         description="VQGAN's: the weight follows the ratio of the gradients at the last layer",
-    )
-    adv_file: str = Field(
-        "", description="weights of DINO-S or of the timm model, if they lie elsewhere"
     )
     adv_norm: Literal["virtual", "sync"] = Field(
         "virtual",
@@ -762,7 +802,6 @@ class LossConfig:
         "repeat",
         description="repeat: each latent for N/L patches (paper); the others are its ablations",
     )
-    align_file: str = Field("", description="weights of the teacher, if they lie elsewhere")
 
     def __post_init__(self):
         if self.adv_norm == "sync" and self.adv in ("patchgan", "stylegan"):
@@ -998,7 +1037,6 @@ class RepaConfig:
     )
     align_layer: int = Field(2, ge=1, le=100, description="which block's output, from 1")
     align_weight: float = Field(0.5, ge=0, description="weight of the alignment loss")
-    align_file: str = Field("", description="weights of the teacher, if they lie elsewhere")
 
 
 @config
@@ -1049,7 +1087,6 @@ class OnlineConfig:
     online_extractor: Extractor = Field(
         "reference", description="network that judges the samples, as in nbs/evaluate.ipynb"
     )
-    online_file: WeightsFile = ""
     online_reference: Reference = "train"
     online_sampler: SamplerName = Field(None, description="None: the generator's own")
     online_steps: int | None = Field(

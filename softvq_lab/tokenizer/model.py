@@ -177,11 +177,11 @@ class Tokenizer(nn.Module):
         return self.decode(z), out
 
 # %% ../../nbs/tokenizer/02_model.ipynb #c3dada1a
-def start_encoder(model: Tokenizer):
+def start_encoder(model: Tokenizer, weights: str = ""):
     """Put the pretrained weights that the config asks for into the encoder's trunk; a `ConfigError`
-    when they are not there.
+    when they, which are looked for in the folder `weights` first, are not there.
     """
     c = model.config
-    for needed in preflight(c):
+    for needed in preflight(c, weights=weights):
         fresh = pretrained_trunk(needed.name, needed.path, c.image_shape, c.patch_size)
         model.encoder.model = _ready(fresh, c)

@@ -110,25 +110,25 @@ def teach_by_reference(images: ImageData, config: TokenizerConfig) -> ReferenceT
 @register("teacher", "clip")
 @register("teacher", "eva02")
 def teach_by_timm(
-    images: ImageData, config: TokenizerConfig, name: str, file: str = ""
+    images: ImageData, config: TokenizerConfig, name: str, weights: str = ""
 ) -> nn.Module:
     "A pretrained network of timm; a `ConfigError` when its file is missing."
-    (needed,) = require(list(loss_weights(LossConfig(align=name, align_file=file)).values()))
+    (needed,) = require(list(loss_weights(LossConfig(align=name), weights).values()))
     file = str(needed.path)
     if is_vit(needed.name):
         return TimmTeacher(needed.name, config.image_shape, config.patch_size, file)
     return TimmMapTeacher(TimmNetwork(needed.name, file))
 
 
-def make_teacher(name: str, file: str, t: TokenizerConfig, images: ImageData) -> nn.Module:
+def make_teacher(name: str, t: TokenizerConfig, images: ImageData, weights: str = "") -> nn.Module:
     """The frozen teacher of a name (`align`), for images of a tokenizer; a `ConfigError` when its
-    file is missing.
+    file, which is looked for in the folder `weights` first, is missing.
     """
     if name.startswith("timm:"):
-        return teach_by_timm(images, t, name, file)
+        return teach_by_timm(images, t, name, weights)
     make = entry_of("align", name, "teacher", "network", prefix="timm:")
     if name in registered("teacher"):
-        return call(make, images, t, name=name, file=file)
+        return call(make, images, t, name=name, weights=weights)
     return NetworkTeacher(make(images))
 
 # %% ../../nbs/training/04_align.ipynb #9dc39363

@@ -75,6 +75,7 @@ class GeneratorTask(Task):
         online: Callable[[Generator], dict[str, float]] | None = None,
         measure_every: int = 0,
         best: str = "",
+        weights: str = "",
     ):
         super().__init__()
         self.online, self.measure_every, self.best = online, measure_every, best
@@ -94,9 +95,9 @@ class GeneratorTask(Task):
             stats,
             tokenizer.fingerprint,
         )
-        self.aligner = self._aligner(repa, images) if repa.align != "none" else None
+        self.aligner = self._aligner(repa, images, weights) if repa.align != "none" else None
 
-    def _aligner(self, repa: RepaConfig, images: ImageData) -> Aligner:
+    def _aligner(self, repa: RepaConfig, images: ImageData, weights: str) -> Aligner:
         "The teacher and projector of REPA, listening to a block."
         t, net = self.tokenizer[0], self.model.net
         if repa.align_layer > len(net.blocks):
@@ -107,7 +108,7 @@ class GeneratorTask(Task):
             lambda block, given, out: setattr(self, "hidden", out)
         )
         aligner = Aligner(
-            make_teacher(repa.align, repa.align_file, t.config, images),
+            make_teacher(repa.align, t.config, images, weights),
             net.width,
             weight=repa.align_weight,
         )

@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..core import derive_seed, full_precision
 from ..data.images import ImageData
 from ..data.signatures import what_it_is
-from ..pretrained.files import find_vgg, timm_with_weights, unwrap
+from ..pretrained.files import find_vgg, require, timm_with_weights, unwrap
 from ..pretrained.reference import ReferenceNet, reference_network
 from ..registry import call, register, registered
 from ..settings.parse import closest, entry_of
@@ -216,27 +216,25 @@ def make_lpips(images: ImageData | None = None, file: str = "") -> Perceptual:
     "LPIPS with torchvision's VGG16 from a local file; nothing is fetched."
     import lpips  # 0.2 s, needed here only
 
-    needed = find_vgg(given=file)
-    if needed.path is None:
-        raise ValueError(str(needed))
+    path = Path(file) if file else require([find_vgg()])[0].path
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file of VGG16's weights")
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torchvision, about an argument that lpips uses
         net = lpips.LPIPS(
             net="vgg", pnet_rand=True, verbose=False
         )  # random VGG, learned linear weights
     try:
-        state = torch.load(needed.path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        says = what_it_is(needed.path, unless="a pickle") or f": {str(e).splitlines()[0]}"
-        raise ValueError(f"{needed.path} cannot be read as weights. The file{says}") from None
+        says = what_it_is(path, unless="a pickle") or f": {str(e).splitlines()[0]}"
+        raise ValueError(f"{path} cannot be read as weights. The file{says}") from None
     names = {
         k: f"features.{k.split('.', 1)[1]}" for k in net.net.state_dict()
     }  # slice1.0.weight -> features.0.weight
-    state = unwrap(state, names.values(), needed.path)
+    state = unwrap(state, names.values(), path)
     if lacking := [n for n in names.values() if n not in state]:
-        raise ValueError(
-            f"{needed.path} is not torchvision's VGG16: it lacks {', '.join(lacking[:3])}"
-        )
+        raise ValueError(f"{path} is not torchvision's VGG16: it lacks {', '.join(lacking[:3])}")
     net.net.load_state_dict({k: state[n] for k, n in names.items()})
     return Perceptual(_VggMaps(net), [l.model[-1].weight.flatten() for l in net.lins])
 

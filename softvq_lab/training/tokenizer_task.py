@@ -27,13 +27,14 @@ from .task import Task
 
 # %% ../../nbs/training/09_tokenizer_task.ipynb #f0a52294
 def make_judges(
-    c: LossConfig, t: TokenizerConfig, images: ImageData
+    c: LossConfig, t: TokenizerConfig, images: ImageData, weights: str = ""
 ) -> tuple[nn.Module | None, Aligner | None, Adversary | None]:
     """Perceptual loss, alignment and adversary of the settings; None for those that are off.
 
-    A `ConfigError` when a pretrained file is missing.
+    A `ConfigError` when a pretrained file, which is looked for in the folder `weights` first, is
+    missing.
     """
-    needed = loss_weights(c)
+    needed = loss_weights(c, weights)
     require(list(needed.values()))
 
     def file(setting):
@@ -44,7 +45,7 @@ def make_judges(
     if c.percep != "none" and c.percep_weight:
         percep = make_perceptual(c.percep, file("percep"), net, images)
     if c.align != "none":
-        teacher = make_teacher(c.align, c.align_file, t, images)
+        teacher = make_teacher(c.align, t, images, weights)
         aligner = Aligner(teacher, t.latent_dim, how=c.align_how, weight=c.align_weight)
     if c.adv != "none":
         discriminator = make_discriminator(
@@ -77,6 +78,7 @@ class TokenizerTask(Task):
         start: Tokenizer | None = None,
         train_only: str = "all",
         view: Dataset | None = None,
+        weights: str = "",
     ):
         super().__init__()
         seed_everything(seed, "init")
@@ -85,7 +87,7 @@ class TokenizerTask(Task):
         if start:
             fit_weights(self.model, start.state_dict(), "start_from")
         else:
-            start_encoder(self.model)
+            start_encoder(self.model, weights)
         self.still = (
             (self.model.encoder, self.model.to_latent, self.model.quantizer)
             if train_only == "decoder"
@@ -97,7 +99,7 @@ class TokenizerTask(Task):
         self.latent_stats = start.latent_stats if self.still and published else None
         seed_everything(seed, "judges")
         self.rec = reconstruction_loss(loss.rec)
-        self.percep, self.aligner, adversary = make_judges(loss, config, images)
+        self.percep, self.aligner, adversary = make_judges(loss, config, images, weights)
         self.opponent, self.opponent_lr, self.fakes = (
             (adversary,) if adversary else (),
             loss.adv_lr,

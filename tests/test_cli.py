@@ -481,7 +481,7 @@ def test_a_training_is_started_stopped_and_resumed(tmp_path, monkeypatch):
         time.sleep(0.1)
     assert (
         job.info["state"] == "preempted"
-        and run.status["state"] == "preempted"
+        and run.status["state"] == "stopped"
         and 3 <= run.status["step"] < 60
     )
     with pytest.raises(ConfigError, match="already holds a run"):

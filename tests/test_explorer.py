@@ -487,7 +487,11 @@ def test_token_counts(open_page, app, looks):
     )  # the original; 1, 2, 4, 8 of eight and 1, 2, 4 of four
     looks(page, "token-counts")
     page.goto(f"{app.url}?run=tokenizer&tab=token-counts")
-    page.get_by_text("This run has one number of tokens only").wait_for(timeout=60_000)
+    message = page.locator("#tc-message", has_text="This run has one number of tokens only")
+    message.wait_for(timeout=60_000)
+    assert {"eight", "four"} <= set(
+        message.inner_text().split("tokens: ")[1].strip(".").split(", ")
+    )
 
 
 def test_sample(open_page, app, looks):
@@ -509,6 +513,9 @@ def test_sample(open_page, app, looks):
     page.get_by_text("Stopped at row").wait_for(timeout=40_000)
     page.goto(f"{app.url}?run=vq&tab=sample")
     page.get_by_text("No generator for this tokenizer yet").wait_for(timeout=60_000)
+    page.get_by_text(
+        "choose a generator that is there above, at Run: generator (on tokenizer)"
+    ).wait_for()
     assert (
         "-p tokenizer_run"
         in page.locator("#go-message code, code", has_text="papermill nbs").first.inner_text()

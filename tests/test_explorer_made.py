@@ -106,11 +106,11 @@ def test_a_grid_opens_as_a_grid(open_page, app, tmp_path):
 def test_a_frame_of_the_film_and_a_variation_say_how_they_are_made(open_page, app):
     page = open_page(f"{app.url}?run=generator&tab=sample&steps=3&count=2&seed=5&strength=0.4")
     page.locator(READY["sample"]).click(timeout=60_000)
-    page.get_by_text("Sample 1, 0: after step 3 of 3").wait_for(timeout=60_000)
+    page.get_by_text("Sample 1 (class 0) after step 3 of 3").wait_for(timeout=60_000)
     film = page.locator("#film input[type=number]")
     film.fill("0")
     film.blur()
-    page.get_by_text("Sample 1, 0: after step 1 of 3").wait_for(timeout=60_000)
+    page.get_by_text("Sample 1 (class 0) after step 1 of 3").wait_for(timeout=60_000)
     told = texts(downloaded(page, "sample-large"))
     assert "frame(lens, drawn, sample, 0.0)" in told[PYTHON]
     assert query(told[LINK])["film"] == ["0"]

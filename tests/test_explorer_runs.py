@@ -302,7 +302,7 @@ def test_a_training_outlives_the_app(open_page, tmp_path):
     wait_for(
         lambda: all(gone(p) for p in ours), 30, "they live"
     )  # the state is written just before the last of them ends
-    assert Run(runs / "night").status["state"] == "preempted"
+    assert Run(runs / "night").status["state"] == "stopped"
     second.close()
 
 

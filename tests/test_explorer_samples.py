@@ -27,7 +27,7 @@ def drawn_page(open_page, app):
     "A page whose ten samples of five steps were just drawn."
     page = open_page(f"{app.url}?run=generator&tab=sample&steps=5&seed=7")
     page.locator("#go:not([disabled])").click(timeout=60_000)
-    page.get_by_text("Sample 1, 0: after step 5 of 5").wait_for(timeout=60_000)
+    page.get_by_text("Sample 1 (class 0) after step 5 of 5").wait_for(timeout=60_000)
     page.get_by_text("Nearest of").wait_for(timeout=60_000)
     return page
 
@@ -55,7 +55,7 @@ def test_a_clicked_sample_opens_large_with_the_images_nearest_to_it(drawn_page):
     sheet = page.locator("#samples img")
     box = sheet.bounding_box()  # five columns, two rows
     sheet.click(position={"x": box["width"] * 0.5, "y": box["height"] * 0.75})
-    page.get_by_text("Sample 8, 7: after step 5 of 5").wait_for(timeout=60_000)
+    page.get_by_text("Sample 8 (class 7) after step 5 of 5").wait_for(timeout=60_000)
     page.wait_for_function("location.search.includes('sample=8')", timeout=60_000)
     large, small = pixels(page, "sample-large"), pixels(page, "samples")
     side = (small.shape[1] + 2) // 5
@@ -71,12 +71,12 @@ def test_the_film_of_a_sample_is_a_slider_from_noise_to_the_finished_one(drawn_p
     page = drawn_page
     finished = pixels(page, "sample-large")
     set_to(page, "film", 0)
-    page.get_by_text("Sample 1, 0: after step 1 of 5").wait_for(timeout=60_000)
+    page.get_by_text("Sample 1 (class 0) after step 1 of 5").wait_for(timeout=60_000)
     assert (pixels(page, "sample-large") != finished).any()
     set_to(page, "film", 50)
-    page.get_by_text("Sample 1, 0: after step 3 of 5").wait_for(timeout=60_000)
+    page.get_by_text("Sample 1 (class 0) after step 3 of 5").wait_for(timeout=60_000)
     set_to(page, "which", 4)  # another sample at the same place of its film
-    page.get_by_text("Sample 4, 3: after step 3 of 5").wait_for(timeout=60_000)
+    page.get_by_text("Sample 4 (class 3) after step 3 of 5").wait_for(timeout=60_000)
 
 
 def test_variations_are_the_sample_itself_at_strength_0_and_others_beyond(drawn_page):

@@ -52,7 +52,7 @@ ALONE = (
     "(the first picture); bright: what the codeword adds"
 )
 LOOKED = (
-    "Where the encoder looked for this token (attention over the patches in its last six blocks, "
+    "Where the encoder looked for this token (attention over the patches in its last blocks, "
     "with its fraction; the rest goes to other tokens)"
 )
 CAPTIONS = {
@@ -100,6 +100,7 @@ class Codewords(Places, Tab):
                 self.layout_tokens()
             with gr.Column(**RIGHT):
                 self.message = gr.Markdown(elem_id="cw-message")
+                self.place = gr.Markdown(elem_id="cw-place")  # in sight, where one clicks
                 with gr.Row(elem_classes="pictures"):
                     self.pictures = [picture(f"cw-{k}", c) for k, c in CAPTIONS.items()]
                 self.layout_place()

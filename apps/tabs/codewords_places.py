@@ -38,7 +38,6 @@ class Places:
         return DRAWS, [LOOKS] if can_attend(tokenizer) else []
 
     def layout_place(self):
-        self.place = gr.Markdown(elem_id="cw-place")
         self.chooses = Radio(
             [DRAWS, LOOKS],
             value="draws",

@@ -90,9 +90,9 @@ def alone_tiles(lens, token: int, q, top: list[int]) -> list[tuple[str, str]]:
 
 
 def attention_tiles(lens, x, token: int) -> list[tuple[str, str]]:
-    "Where the last six blocks looked for the token."
+    "Where the last blocks, at most six, looked for the token."
     blocks = list(enumerate(attention(lens, x)[:, token], start=1))[-6:]
-    return [(served(overlay(x, m, 160)), f"{i}: {m.sum():.0%}") for i, m in blocks]
+    return [(served(overlay(x, m, 160)), f"block {i}: {m.sum():.0%}") for i, m in blocks]
 
 
 def users_of(lens, token: int, codeword: int):

@@ -23,6 +23,13 @@ PROPOSED = 3  # runs that stand there at first
 CHOOSE = "Choose two runs or more: of one kind, as a tokenizer and a generator share few metrics."
 
 
+EFFORT = ("tokens", "latent_dim", "steps", "batch_size")
+UNEQUAL = (
+    "These runs differ in {}. More of it alone makes a metric better: the (best) of a row below "
+    "need not be the best choice of the other settings."
+)
+
+
 class Compare(Tab):
     def layout(self):
         self.which = Dropdown(
@@ -126,7 +133,9 @@ def settings_table(runs: dict[str, Run]) -> str:
     rows = [["-" if v is None else v for v in row] for row in differences(list(runs.values()))]
     if not rows:
         return "<h4>Settings</h4><p>No difference.</p>"
-    return "<h4>Settings that differ</h4>" + sheet(["setting", *runs], rows)
+    unequal = [str(row[0]) for row in rows if str(row[0]) in EFFORT]
+    fair = f"<p>{UNEQUAL.format(text(' and '.join(unequal)))}</p>" if unequal else ""
+    return "<h4>Settings that differ</h4>" + sheet(["setting", *runs], rows) + fair
 
 
 def metrics_tables(runs: dict[str, Run]) -> str:

@@ -1,18 +1,23 @@
 """In the tab Sample: what is said while a tokenizer has no generator that could draw."""
 
+import contextlib
+
 import gradio as gr
 from tabs.newest import QUIET
 from tabs.picker import Tab, plain, resolve
 
+from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import json_or_empty, short_duration
 from softvq_lab.experiments.job import is_alive, jobs_of
 from softvq_lab.explore.run_again import seconds_left
 from softvq_lab.explore.run_forms import run_name
 from softvq_lab.explore.session import generator_for, generators_of
-from softvq_lab.runs import Run
+from softvq_lab.hub.models import find_tokenizer
+from softvq_lab.runs import Run, list_runs
 from softvq_lab.settings.recipes import generator_command
 
 NONE = "**No generator for this tokenizer yet.** Train one: `{}`"
+OTHERS = "  \nOr choose a generator that is there above, at *Run*: {}."
 TRAINS = "**{} is in training{}.** It draws after its first checkpoint: this page waits for it."
 ENDED = (
     "**{} has no checkpoint: it ended at step {} ({}).** Go on with it in the tab *Runs*, at "
@@ -62,13 +67,26 @@ def missing(run: Run, runs: str) -> str:
     "Why nothing can be drawn for a run, and what to do."
     unready = next(generators_of(run, runs), None)
     if unready is None:
-        return NONE.format(command(run, runs))
+        drawing = [f"{name} (on {of})" for name, of in generators_with_tokenizer(runs)][:3]
+        there = OTHERS.format(", ".join(map(plain, drawing))) if drawing else ""
+        return NONE.format(command(run, runs)) + there
     status, name = unready.status, plain(run_name(unready.path, runs))
     if status["state"] == "running" or any(map(is_alive, jobs_of(unready))):
         left = short_duration(seconds_left(status))
         step = f": step {place(status)}" if "step" in status else ""
         return TRAINS.format(name, step + f", {left} left" * bool(left))
     return ENDED.format(name, place(status), plain(status["state"]))
+
+
+def generators_with_tokenizer(runs: str) -> list[tuple[str, str]]:
+    "Names of the generators that can draw, and of the tokenizers on whose latents they learned."
+    found = []
+    for run in list_runs(runs):
+        if run.kind == "generator" and steps_of(run.checkpoints):
+            with contextlib.suppress(ValueError, OSError):
+                tokenizer = find_tokenizer(run.path)
+                found.append((run_name(run.path, runs), run_name(tokenizer, runs)))
+    return found
 
 
 def place(status: dict) -> str:

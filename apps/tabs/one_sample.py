@@ -106,7 +106,7 @@ class OneSample(Tab):
         step, x = frame(lens, samples, n, done / 100)
         of_class = plain(lens.images.class_names[int(samples.classes[n])])
         last = samples.film.seen
-        told = f"Sample {n + 1}, {of_class}: after step {step} of {last}"
+        told = f"Sample {n + 1} (class {of_class}) after step {step} of {last}"
         return downloadable(enlarge(to_pil(x))), told
 
     def on_near(self, drawn, which):

@@ -19,7 +19,8 @@ from softvq_lab.explore.sampling import StepsLeft
 
 ABOUT = (
     "The first sample of the seed, with one setting along the rows and another along the columns. "
-    "All other settings are those on the left, and the class is the first that is chosen there."
+    "All other settings are those on the left, and the class is the first that is chosen there, or "
+    "that of the seed's first sample."
 )
 AXES = ("rows", "row_values", "columns", "column_values")  # names in the link
 GRID, VARIATIONS = "grid", "variations"  # what is shown in place of samples

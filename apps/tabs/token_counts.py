@@ -22,9 +22,11 @@ from tabs.picture_files import downloadable, served
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.reproduce import count_ways
+from softvq_lab.explore.run_forms import run_name
 from softvq_lab.explore.session import chosen_image, enlarge, open_lens
 from softvq_lab.explore.token_counts import (
     near_siblings,
+    nested_runs,
     one_image,
     rate_distortion,
     rate_distortion_figure,
@@ -56,6 +58,10 @@ ALONE = (
     "train this one again with another `-p tokens` and otherwise the same settings, in a folder "
     "of its own.*"
 )
+CHOOSE = (
+    "**This run has one number of tokens only.** Choose one above, at *Run*, that shows a picture "
+    "from its first 1, 2, 3, ... tokens: {}."
+)
 CAPTIONS = {
     "original": "Original",
     "reconstruction": "From the tokens above",
@@ -79,7 +85,7 @@ class TokenCounts(Tab):
                     self.pictures = [picture(f"tc-{k}", c) for k, c in CAPTIONS.items()]
                 self.shown = gr.Markdown(elem_id="tc-shown")
                 self.layout_curve()
-                gr.Markdown("All numbers of tokens; a click shows one above")
+                gr.Markdown("From some numbers of tokens; a click shows one above")
                 self.gallery = tiles("tc-rows", 4, "max-content", fit_columns=False)
                 with gr.Accordion("All numbers as a table", open=False, elem_id="tc-numbers"):
                     self.table = gr.Dataframe(
@@ -170,8 +176,10 @@ class TokenCounts(Tab):
                 pictures.append((served(enlarge(r["reconstruction"], 160)), caption))
         except ValueError as e:
             return [], failed(e), []
-        alone = [ALONE] if len(counts) < 2 else []
-        if alone:
+        nested = [plain(run_name(r.path, self.ctx.runs)) for r in nested_runs(self.ctx.runs)[:3]]
+        others = CHOOSE.format(", ".join(nested))
+        alone = [others if nested else ALONE] if len(counts) < 2 else []
+        if alone and not nested:
             near = near_siblings(self.tokenizer_run(name), self.ctx.runs)
             alone += [f"Not compared: {plain(s)}" for s in near[:3]]
         says = "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])

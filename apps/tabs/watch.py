@@ -1,6 +1,7 @@
 """Watch, in the tab Runs: state, curves and log of one run; stopping it, and going on with it."""
 
 import threading
+from datetime import datetime
 from pathlib import Path
 
 import gradio as gr
@@ -47,7 +48,7 @@ CURVES = [
     "commitment",
     "d_loss",
 ]
-ASKED = "Asked to stop: a training finishes its step and saves first."
+ASKED = "{}: asked to stop. A training finishes its step and saves first."
 NO_JOB = (
     "No job of this run is at work on this machine. "
     "What papermill itself or a cluster started, stop there."
@@ -176,7 +177,7 @@ class Watch(Tab):
             return failed(e)
         for j in alive:
             threading.Thread(target=cancel, args=(j,)).start()
-        return ASKED if alive else NO_JOB
+        return ASKED.format(clock()) if alive else NO_JOB
 
     def on_go_on(self, name, until):
         try:
@@ -184,7 +185,8 @@ class Watch(Tab):
             resume(run.path, until)
         except ValueError as e:
             return failed(e)
-        return f"It goes on from step {run.status.get('step', 0)}."
+        step = run.status.get("step", 0)
+        return f"{clock()}: started again, to go on from step {step}. This takes some seconds."
 
     def reproduce(self, name, image, values):
         "What was typed, or what the page has started, to train the run."
@@ -198,6 +200,11 @@ class Watch(Tab):
         self.stop.click(self.on_stop, self.watched, self.said, **asked)
         asked = dict(show_progress="minimal", api_name="resume", concurrency_limit=1)
         self.go_on.click(self.on_go_on, [self.watched, self.until], self.said, **asked)
+
+
+def clock() -> str:
+    "Of what is said once and stays on the page."
+    return datetime.now().strftime("%H:%M")
 
 
 def needs_more(run: Run) -> str:
@@ -228,13 +235,13 @@ def standing(run: Run) -> str:
 
 def standing_of_job(job) -> str:
     info, (done, of, unit) = job.info, progress(job)
-    why = f"<br>{text(info['reason'])}" if info.get("reason") else ""
+    by_a_person = info.get("stopped") and info["state"] in ("preempted", "interrupted")
+    why = f"<br>{text(info['reason'])}" if info.get("reason") and not by_a_person else ""
     bar = ""
     if info["state"] == "running" and of:
         percent = 100 * done / max(of, 1)
         bar = f'<div class="bar"><i style="width:{percent:.1f}%"></i></div>'
         bar = f" &middot; {unit} {done} of {of}{bar}"
     name = text(info.get("workflow") or job.output.name)
-    by_a_person = info.get("stopped") and info["state"] in ("preempted", "interrupted")
     state = "stopped" if by_a_person else info["state"]
     return f"job <i>{name}</i>: {text(state)}{why}{bar}"

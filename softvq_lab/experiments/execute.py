@@ -378,6 +378,11 @@ def _execute(job: Job, lock: Lock, s: dict, quiet: bool) -> int:
         return PREEMPTED  # it was taken over: what its files say is another's
     if reason == BY_HAND:
         job.stopped.touch()
+    elif job.stopped.exists() and workflow in TRAININGS:
+        run = Run(job.output.parent)
+        if run.status["state"] == "preempted":  # by a person: nobody goes on with it by themselves
+            with contextlib.suppress(ConfigError):
+                run.set_status("stopped")
     seconds = round(time.time() - began, 1) + (s.get("seconds") or 0)
     job.say(state, reason=reason, ended=now(), seconds=seconds)
     if reason == BY_HAND:

@@ -184,8 +184,7 @@ def draw(
         raise ValueError(f"colour {colour!r}: there are class, {', '.join(atlas.figures)}")
     traces = _by_class(atlas, which) if colour == "class" else _by_figure(atlas, which, colour)
     fig = go.Figure([*traces, *_marks(atlas, which, chosen, own)])
-    fig.update_xaxes(showticklabels=False).update_yaxes(showticklabels=False)
-    legend = dict(orientation="h", y=-0.04, itemsizing="constant")
+    legend = dict(orientation="h", y=-0.08, itemsizing="constant")
     return adapt(
         fig.update_layout(
             template=TEMPLATE,

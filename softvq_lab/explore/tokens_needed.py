@@ -147,5 +147,7 @@ def usual(rows: list[dict], metric: str, wanted: float) -> str:
     fraction = f"{sum(good) / len(good):.0%} of them"
     mean, k = f"The mean of {most['images']} held-out images", _counted(at["tokens"])
     if found:
-        return f"{mean} reaches it with {k}; so do {fraction}."
+        fewer = [r["tokens"] for r in rows if r["tokens"] < at["tokens"]]
+        measured = f" (not with {max(fewer)}; between them nothing was measured)" if fewer else ""
+        return f"{mean} reaches it with {k}{measured}; with as many, {fraction} do."
     return f"{mean} has {in_unit(metric, at[metric])} with {k}; {fraction} reach that value."

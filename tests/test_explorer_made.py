@@ -167,11 +167,15 @@ def test_two_people_with_other_settings_get_files_of_their_own(tmp_path, monkeyp
 
     class How:
         def __init__(self, seed):
-            self.texts = {LINK: f"?seed={seed}"}
+            self.texts, self.file_name = {LINK: f"?seed={seed}"}, "a-sample.png"
 
     image = Image.new("RGB", (8, 8))
     one, two = (picture_files.downloadable(image, How(seed)) for seed in (1, 2))
-    assert one != two and texts(open(one, "rb").read())[LINK] == "?seed=1"
+    assert (
+        one != two
+        and one.endswith("/a-sample.png")
+        and texts(open(one, "rb").read())[LINK] == "?seed=1"
+    )
     with made.drawing(How(2)):
         assert picture_files.downloadable(image) == two
     assert made.NOW.get() is None

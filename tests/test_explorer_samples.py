@@ -17,7 +17,7 @@ def test_before_anything_is_drawn_no_box_is_empty_without_a_word(open_page, app)
     page = open_page(f"{app.url}?run=generator&tab=sample")
     page.locator("#go:not([disabled])").wait_for(timeout=60_000)
     page.locator("#vary-message", has_text="None yet").wait_for()
-    page.locator("#nearest-says", has_text="Draw samples first").wait_for()
+    page.locator("#nearest-says", has_text="Nothing is drawn yet").wait_for()
     assert not page.locator("#variations").is_visible()
     assert not page.locator("#nearest").is_visible()
 
@@ -116,7 +116,7 @@ def test_nothing_can_be_varied_before_it_is_drawn_and_a_sweep_is_no_sample(drawn
     page.locator("#sweep").click()
     page.get_by_text("The noise of a column is the same").wait_for(timeout=60_000)
     page.locator("#vary").click()
-    page.locator("#vary-message", has_text="Draw samples first").wait_for(timeout=60_000)
+    page.locator("#vary-message", has_text="Nothing is drawn yet").wait_for(timeout=60_000)
 
 
 # grids of samples

@@ -1,5 +1,6 @@
 """How what the page shows was made. Pictures that can be downloaded carry it with them."""
 
+import re
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
@@ -38,6 +39,11 @@ class Made:
             if self.run and (found := part.reproduce(self.run, key, self.values)):
                 return found
         return None
+
+    @property
+    def file_name(self) -> str:
+        "What a downloaded picture is called."
+        return re.sub(r"[^\w.-]+", "-", f"{self.run}-{self.tab}")[:80].lstrip(".-") + ".png"
 
     @cached_property
     def texts(self) -> dict[str, str]:

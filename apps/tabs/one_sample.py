@@ -17,7 +17,7 @@ from softvq_lab.explore.session import enlarge
 
 ABOUT = "## One sample\nClick a sample on the sheet, or move *Sample number*, and it opens here."
 STRENGTH = "0: the sample itself; 1: another one of its class"
-NOTHING = "Draw samples first."
+NOTHING = "Nothing is drawn yet: press Sample."
 NO_VARIATIONS = "*None yet. Draw samples, choose one of them, and draw its variations.*"
 VARIED = 8  # variations of a sample
 

@@ -98,9 +98,11 @@ def served_copy(path: Path) -> str:
 
 def downloadable(image: Image.Image, how: made.Made | None = None) -> str:
     """A picture of the page with a button to download it: it carries how it was made, `how` or what
-    stood on the page when its handler was called.
+    stood on the page when its handler was called, and is called by its run and tab.
     """
-    return served(png_bytes(image, how.texts if how else made.texts_now()))
+    how = how or made.NOW.get()  # none where a program asks
+    data = png_bytes(image, how.texts if how else {})
+    return SHELF.put(data, name=how.file_name if how else "")
 
 
 def _bytes(image: Image.Image | bytes) -> bytes:

@@ -66,7 +66,7 @@ PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly
 test: check  ## the quick tests: layout, notebooks and library in step, cells of the notebooks, tests/
 	$(PYTEST)
 
-test-slow: setup  ## the others: kills, a real Slurm, compilation, every command of the README and its pages (30 minutes)
+test-slow: setup  ## the others: the app in a browser, kills, a real Slurm, compilation, every command of the README and its pages (an hour)
 	$(PYTEST) -m slow
 
 check: setup

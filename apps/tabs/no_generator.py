@@ -1,6 +1,7 @@
 """In the tab Sample: what is said while a tokenizer has no generator that could draw."""
 
 import contextlib
+from pathlib import Path
 
 import gradio as gr
 from tabs.newest import QUIET
@@ -84,8 +85,7 @@ def generators_with_tokenizer(runs: str) -> list[tuple[str, str]]:
     for run in list_runs(runs):
         if run.kind == "generator" and steps_of(run.checkpoints):
             with contextlib.suppress(ValueError, OSError):
-                tokenizer = find_tokenizer(run.path)
-                found.append((run_name(run.path, runs), run_name(tokenizer, runs)))
+                found.append((run_name(run.path, runs), Path(find_tokenizer(run.path)).name))
     return found
 
 

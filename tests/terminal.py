@@ -1,5 +1,6 @@
 "A terminal of its own for a command: what it shows, and what the keyboard says to it."
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -16,6 +17,8 @@ import psutil
 from outside import BIN
 
 ENV = {"TERM": "xterm", "PYTHONUNBUFFERED": "1", "PLOTLY_RENDERER": "plotly_mimetype"}
+ENV |= {"PYTHONFAULTHANDLER": "1"}  # what does not end says where it is
+PATIENCE = 400  # seconds for a command, and again after a key was pressed
 
 
 class Shown(str):
@@ -29,6 +32,15 @@ def _leads():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _abort(pid: int):
+    "End a process and its descendants; each writes where its threads are."
+    family = psutil.Process(pid).children(recursive=True)
+    for member in [*family, psutil.Process(pid)]:
+        with contextlib.suppress(psutil.Error):
+            member.send_signal(signal.SIGABRT)
+        time.sleep(0.5)
 
 
 def at_a_terminal(words, cwd, press: str = "", times: int = 1, columns: int = 120) -> Shown:
@@ -45,11 +57,16 @@ def at_a_terminal(words, cwd, press: str = "", times: int = 1, columns: int = 12
     )
     os.close(its)
     said, pressed, last = b"", 0, 0.0
+    until = time.monotonic() + PATIENCE
     while True:
+        if time.monotonic() > until:
+            _abort(p.pid)
+            until = float("inf")
         due = press and pressed < times and time.monotonic() - last > 1.2
         if due and (pressed or re.search(press.encode(), said)):
             os.write(ours, b"\x03")
             pressed, last = pressed + 1, time.monotonic()
+            until = last + PATIENCE
         if not select.select([ours], [], [], 0.1)[0]:
             continue
         try:

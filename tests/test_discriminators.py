@@ -193,6 +193,7 @@ def ranks(tmp_path_factory):
     return found_by_two_ranks(player, tmp_path_factory.mktemp("ranks"))
 
 
+@pytest.mark.slow
 def test_two_ranks_normalise_as_one_process_with_all_images(ranks):
     n, x = norm().train(), activations().requires_grad_()
     y = n(x)

@@ -306,6 +306,7 @@ def test_a_spawned_process_gets_the_file_and_not_its_bytes(cache):
     assert len(sent) < 5000 and torch.equal(pickle.loads(sent)[0][0], split[0][0])
 
 
+@pytest.mark.slow
 def test_a_tokenizer_trains_on_emoji(files, tmp_path, root):
     out = tmp_path / "run"
     subprocess.run(

@@ -397,6 +397,7 @@ def test_a_damaged_or_foreign_run_is_a_message(client, name):
     assert "run" in said.lower()
 
 
+@pytest.mark.slow
 def test_with_a_password_nobody_else_comes_in(runs, tmp_path):
     (tmp_path / "users").write_text("ann:correct horse\n")
     app = Explorer(runs, tmp_path / "app", "--auth", str(tmp_path / "users"))

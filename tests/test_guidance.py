@@ -151,6 +151,7 @@ def draw_grid(root, runs, **params):
     return papermill(root, runs.parent, "guidance", "runs/generator/guidance.ipynb", **params)
 
 
+@pytest.mark.slow
 def test_the_notebook_writes_the_best_only_when_asked(root, runs):
     run = runs / "generator"
     few = dict(run="runs/generator", samples=60, sample_steps=2, confidence=5, scales="1,2,4")

@@ -246,6 +246,7 @@ def test_a_list_that_is_no_text_is_named(flat):
 # Evaluation
 
 
+@pytest.mark.slow
 def test_reconstructions_of_all_50_000_validation_images_are_evaluated():
     size, official = 8, 50_000
     pixels = torch.rand(official, 3, size, size, generator=rng("official", 0)) * 2 - 1

@@ -115,6 +115,7 @@ def test_a_run_that_cannot_go_on_with_such_settings_says_so_before_anything_is_s
     assert jobs(trained) == [] and not list(trained.glob("*/*.log"))
 
 
+@pytest.mark.slow
 def test_a_measurement_is_done_and_found_by_whoever_looks(trained):
     job = start("evaluate", trained / "tokenizer", {"seed": 3})
     assert (

@@ -187,6 +187,7 @@ def test_loaders_with_workers_read_the_same(tokenizer, whole):
 # Many processes, interrupted ones
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distributed", [False, True])
 def test_two_processes_write_the_same_cache_as_one(tokenizer, whole, tmp_path, distributed):
     ranks = [
@@ -209,6 +210,7 @@ def test_two_processes_write_the_same_cache_as_one(tokenizer, whole, tmp_path, d
     assert contents(tmp_path / "c") == contents(whole)
 
 
+@pytest.mark.slow
 def test_sigkill_costs_one_shard(tokenizer, whole, tmp_path):
     f = tmp_path / "c"
     p, deadline = process(tokenizer, f, slow=0.15), time.time() + 120
@@ -230,6 +232,7 @@ def test_sigkill_costs_one_shard(tokenizer, whole, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_the_same(tokenizer, whole, tmp_path):
     f = tmp_path / "c"
     for wait in np.random.default_rng(0).uniform(0.05, 0.35, 3):

@@ -395,6 +395,7 @@ def ranks(tmp_path_factory):
     return found_by_two_ranks(player, tmp_path_factory.mktemp("ranks"))
 
 
+@pytest.mark.slow
 def test_two_ranks_keep_equal_averages_and_those_of_one_process(ranks):
     a, b = ranks
     assert all(torch.equal(a["lecam"][k], b["lecam"][k]) for k in ("real", "fake", "seen"))

@@ -97,6 +97,7 @@ def test_the_values_are_those_of_evaluate_on_the_same_checkpoint(run, trained, t
     assert len({values[0] for values in logged.values()}) == 4, "of each step, not of one"
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(trained, tmp_path):
     run = prepared(trained, tmp_path / "two", processes=2, **ONLINE)
     launch(run)
@@ -108,6 +109,7 @@ def test_two_processes_measure_what_one_does(trained, tmp_path):
         assert logged[step] == pytest.approx(found, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_more_processes_than_blocks_of_samples_do_not_wait_for_ever(trained, tmp_path):
     few = ONLINE | dict(online_samples=20, steps=6)
     run = prepared(trained, tmp_path / "two", processes=2, **few)
@@ -189,6 +191,7 @@ def test_a_crash_between_metric_and_checkpoint_is_measured_again(
         assert score[0] == score[1]
 
 
+@pytest.mark.slow
 def test_a_run_may_be_measured_from_a_later_step_on(trained, tmp_path):
     first = prepared(trained, tmp_path / "run", steps=10)
     train_here(first)

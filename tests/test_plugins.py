@@ -113,6 +113,7 @@ def test_a_plugin_that_fails_says_so_by_its_name(tmp_path, text, says):
         parse(TrainConfig, dict(plugins=str(path)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text,says",
     [

@@ -46,6 +46,7 @@ def test_the_parts_that_stay_still_have_no_backward_pass(tmp_path, trained):
     assert {r["phase"] for r in found.rows() if r["part"] == "encoder"} == {"forward"}
 
 
+@pytest.mark.slow
 def test_the_notebook_as_papermill_runs_it(root, tmp_path):
     done = papermill(root, tmp_path, "profile", "p.ipynb", profile_steps=1, **SMALL)
     assert done.returncode == 0, done.stderr

@@ -22,6 +22,7 @@ TIME = r"((over )?\d+ s left|in \d+ s)"
 LINE = rf"step \d+/40, [\d.,]+ images/s, {TIME}, loss \S+, heldout_psnr \S+, \S+ GB"
 
 
+@pytest.mark.slow
 def test_at_a_terminal_the_line_says_how_far_how_fast_and_how_well(tmp_path):
     command = [BIN / "softvq-lab", "run", "train", *SETTINGS, "--output", "a/notebook.ipynb"]
     shown = at_a_terminal(command, tmp_path)
@@ -44,6 +45,7 @@ def test_at_a_terminal_the_line_says_how_far_how_fast_and_how_well(tmp_path):
     assert re.fullmatch(f"a: {LINE}", bar.data["text/plain"]), "one output, which was replaced"
 
 
+@pytest.mark.slow
 def test_a_sweep_in_a_file_begins_with_its_plan_and_takes_few_lines(tmp_path):
     rows = "{" + ", ".join(f"{k}: {v}" for k, v in FEW.items() if k != "tokens") + "}"
     text = f"name: s\ntokenizer:\n  set: {rows}\n  grid: {{tokens: [4, 8]}}\n"

@@ -58,6 +58,7 @@ def way(alone):
     return distance(alone, weights(as_before(1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["as before", *ENGINES])
 def test_both_ranks_hold_the_same_bits(ranks, name):
     assert equal(ranks[0][name], ranks[1][name])

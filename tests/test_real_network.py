@@ -293,6 +293,7 @@ def test_it_trains_a_tokenizer_by_each_setting(setting, network, tmp_path):
         t.opponent[0].train()(t.oppose([digits(32).train.tensors[0][:4]]))["loss"].backward()
 
 
+@pytest.mark.slow
 def test_a_run_by_papermill_finds_its_weights(network, tmp_path, root, monkeypatch):
     path = find(LITE, "").path
     monkeypatch.setenv("SOFTVQ_LAB_WEIGHTS", str(tmp_path / "empty"))

@@ -22,6 +22,7 @@ LONG |= {"eval_every": 50_000, "checkpoint_every": 50_000, "tracker": "none", "c
 SETTINGS = [f"{k}={v}" for k, v in LONG.items()]
 PARAMETERS = [w for k, v in LONG.items() for w in ("-p", k, str(v))]
 NOISE = ("Traceback", "ZMQ", "Error", "Aborted", "caught in kernel", "cell/s", "Exception")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -760,6 +760,7 @@ def test_the_run_of_an_older_version_goes_on_as_that_version_trained(tmp_path):
     assert same([raw[0]], [raw[1]]) and not same([average[0]], [average[1]])
 
 
+@pytest.mark.slow
 def test_a_training_that_waits_for_its_images_says_so_and_what_helps(tmp_path):
     from torch.utils.data import Dataset
 

@@ -50,6 +50,7 @@ def test_parts_of_a_step_learn_and_count_what_the_whole_does(name):
         agree(one, learn(name, parts=parts), f"{parts} parts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_ranks_learn_and_count_what_one_process_does(shared, name):
     one = learn(name)

@@ -142,6 +142,7 @@ def test_the_notebook_of_sliders_shows_all_and_draws(root, trained, tmp_path, ca
     assert "Nearest of 1,437 training images" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_external_autoencoder_is_measured_in_the_same_notebook(root, tmp_path):
     import diffusers
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from softvq_lab.core import write_json
 from softvq_lab.data.images import to_pil
@@ -144,6 +145,17 @@ def test_an_image_of_ones_own_has_a_place_where_the_latents_were_kept(
         "document.querySelector('#map-plot .js-plotly-plot')._fullData.some(t => t.meta === 'own')",
         timeout=60_000,
     )
+
+
+def test_an_image_that_the_tokenizer_does_not_know_has_a_place_that_means_little(
+    open_map, tmp_path
+):
+    Image.effect_noise((32, 32), 200).save(tmp_path / "noise.png")
+    page = open_map("tokenizer")
+    page.locator("#map-upload input[type=file]").set_input_files(tmp_path / "noise.png")
+    says = page.locator("#map-own-says", has_text="is unlike those that the tokenizer was trained")
+    says.wait_for(timeout=60_000)
+    assert "its place means little" in says.inner_text()
 
 
 def test_ten_thousand_points_are_drawn_by_webgl_and_ringed_without_drawing_anew(open_map, runs):

@@ -6,6 +6,7 @@ from tabs.picker import CLICKS, Tab, failed, plain, tiled, tiles
 from tabs.picture_files import served
 
 from softvq_lab.data.images import to_pil
+from softvq_lab.explore.familiarity import how_unlike
 from softvq_lab.explore.latent_map import picture_of, read_atlas
 from softvq_lab.explore.map_points import (
     Place,
@@ -124,7 +125,8 @@ class MapPoints(Tab):
                 return tiled([]), ""
             if atlas.tokenizer != lens.tokenizer.fingerprint:
                 return tiled([]), OTHER
-            place = own_place(lens, atlas, which, read_upload(own, lens.tokenizer.image_size))
+            x = read_upload(own, lens.tokenizer.image_size)
+            place, strange = own_place(lens, atlas, which, x), plain(how_unlike(lens, x))
         except (ValueError, KeyError) as e:
             return tiled([]), failed(e)
         if place is None:
@@ -132,6 +134,8 @@ class MapPoints(Tab):
         near = place.neighbours[:NEAR]
         says = plain(classes_in_words([atlas.classes[n] for n in near]))
         told = f"The star is your image. Nearest to it: {says}."
+        if strange:
+            told += f" {strange} So its place means little."
         return tiled(self.pictured(lens, atlas, near)), told
 
     def wire(self):

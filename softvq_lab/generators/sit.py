@@ -35,7 +35,7 @@ NEAREST = {
     "velocity": (0.0, 1.0),
     "noise": (0.0, 0.95),
     "data": (0.01, 1.0),
-}  # t between which a prediction becomes a velocity
+}  # range to which t is clamped before a prediction is converted to a velocity
 
 # %% ../../nbs/generators/05_sit.ipynb #867af889
 @register("generator", "sit", sizes=("tiny", "S", "B", "L", "XL"), guidance_high=0.7)
@@ -53,8 +53,8 @@ class SiT(Generator):
         self.net = make_transformer(config, self.tokens, self.latent_dim, self.num_classes)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """Training loss of latents z (B, L, D) and classes y (B) at random times, labels dropped at
-        random: one value an image (B).
+        """Training loss (B), one value per image, of latents z (B, L, D) and classes y (B) at
+        random times, with labels dropped at random.
         """
         x = self.stats.normalize(z)
         return self.loss_at(
@@ -73,7 +73,7 @@ class SiT(Generator):
         return (self.net(x_t, t, y).float() - target).square().flatten(1).mean(1)
 
     def velocity(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        "The velocity (B, L, D) at x_t and t (B) by the network's prediction, whatever that is."
+        "The velocity (B, L, D) at x_t and t (B), from any kind of prediction."
         kind = self.config.prediction
         if kind == "velocity":
             return self.net(x_t, t, y)
@@ -86,8 +86,8 @@ class SiT(Generator):
         return da * x + ds * noise
 
     def offers(self, y: Tensor, noise: Callable, guidance: Guidance) -> dict[str, object]:
-        """What samplers of a flow may name: the guided velocity `field(x, t)`, the start `x`
-        (B, L, D), `noise()` of its shape, the `path`, and the `jumps` of guidance over t.
+        """Adds the arguments for samplers of a flow: the guided velocity `field(x, t)`, the start
+        `x` (B, L, D), `noise()` of its shape, the `path`, and `jumps`, where guidance jumps in t.
         """
 
         def normal():

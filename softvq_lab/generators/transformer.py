@@ -51,7 +51,7 @@ def grid_positions(rows: int, columns: int, dim: int) -> Tensor:
 
 
 class TimeEmbedder(nn.Module):
-    "Embedding of times (B) -> (B, C): sinusoids of `scale` t, then an MLP."
+    "Embedding of times (B) -> (B, C): sinusoids of scale * t, then an MLP."
 
     def __init__(self, dim: int, scale: float = 1.0, freq_dim: int = 256):
         super().__init__()

@@ -292,9 +292,7 @@ def _left_random(model: nn.Module, fresh: dict[str, Tensor], state: dict[str, Te
         return a is not None and a.shape == b.shape and torch.equal(a, b)
 
     def given(k):
-        return state.get(
-            k, state.get(k.partition(".")[2])
-        )  # timm wraps some models again
+        return state.get(k, state.get(k.partition(".")[2]))  # timm wraps some models again
 
     return [
         k

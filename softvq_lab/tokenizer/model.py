@@ -63,7 +63,7 @@ def _own_size(c: TokenizerConfig, end: str) -> dict[str, int]:
 
 
 def _ready(trunk: nn.Module, c: TokenizerConfig) -> nn.Module:
-    "The encoder's trunk with rotary positions and tuning as the config says."
+    "The encoder's trunk with the config's rotary positions, frozen or with LoRA."
     if c.rope != "none":
         add_rope(trunk, c.rope, c.rope_theta)
     if c.encoder_tuning == "frozen":

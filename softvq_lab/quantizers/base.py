@@ -37,7 +37,7 @@ class QuantOut:
 
 
 class Quantizer(nn.Module):
-    """Base of all quantizers: `forward(z_hat) -> QuantOut`, and `posterior(z_hat)` where there are
+    """Base of all quantizers: `forward(z_hat) -> QuantOut`, and `posterior(z_hat)` if it has
     codewords.
     """
 

@@ -29,8 +29,8 @@ NOISE_SCHEDULES = {
 
 
 def respace(total: int, steps: int) -> list[int]:
-    """`steps` of the timesteps 0..total-1 at equal distances, both ends among them; the one step of
-    one is the last.
+    """`steps` of the timesteps 0..total-1, equally spaced, including both ends; for steps=1 the
+    last one.
     """
     if not 1 <= steps <= total:
         raise ValueError(
@@ -39,14 +39,14 @@ def respace(total: int, steps: int) -> list[int]:
     if steps == 1:
         return [total - 1]
     at, kept = 0.0, []
-    for _ in range(steps):  # summed up as the released code does, so that halves are rounded alike
+    for _ in range(steps):  # summed up as in the released code, so that halves round the same way
         kept.append(round(at))
         at += (total - 1) / (steps - 1)
     return kept
 
 # %% ../../nbs/generators/02_diffusion.ipynb #0ceba162
 class Back(NamedTuple):
-    "The distribution of one step back, and the data it leads to."
+    "The distribution of one reverse step, and its prediction of x0."
 
     mean: Tensor
     log_variance: Tensor
@@ -79,9 +79,9 @@ def _mean_flat(v: Tensor) -> Tensor:
 
 # %% ../../nbs/generators/02_diffusion.ipynb #3a87f2e6
 class Diffusion:
-    """Noise prediction with a learned range of variance: the network's output (B, ..., 2D) holds
-    noise, then variance. t (B) counts the timesteps that are `kept` from 0 (least noise);
-    everything is computed in float32 from float64 tables.
+    """Noise prediction with a learned variance between two bounds: the network's output
+    (B, ..., 2D) holds noise, then variance. t (B) counts the `kept` timesteps from 0 (least
+    noise). Tables are made in float64 and used in float32.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Diffusion:
         schedule: str = "cosine",  # or linear
         steps: int | None = None,  # how many of the `total` timesteps are kept; None: all
         total: int = 1000,
-        clip: float = 0.0,  # going back, x0 is cut to [-clip, clip]; 0: it is not, as released
+        clip: float = 0.0,  # x0 is clamped to [-clip, clip] in reverse steps; 0: off, as released
     ):
         if schedule not in NOISE_SCHEDULES:
             raise ValueError(
@@ -105,7 +105,7 @@ class Diffusion:
         variance = beta * (1 - before) / (1 - bar)  # of q(x_{t-1} | x_t, x_0), 0 at t = 0
         low = np.append(
             variance[1:2] if len(kept) > 1 else beta, variance[1:]
-        )  # its logarithm needs something better than 0
+        )  # the variance at t = 0 is 0, which has no logarithm
         tables = dict(
             signal=bar**0.5,
             noise=(1 - bar) ** 0.5,
@@ -120,13 +120,13 @@ class Diffusion:
         )
         self.tables = {k: torch.from_numpy(v).float() for k, v in tables.items()}
         self._on = {}  # device -> tables, so that a training step copies nothing
-        self._respaced = {}  # of these steps and clip, so that sampling copies nothing either
+        self._respaced = {}  # (steps, clip) -> Diffusion, so that sampling copies nothing either
 
     def __len__(self):
         return len(self.kept)
 
     def respaced(self, steps: int, clip: float = 0.0) -> "Diffusion":
-        "This process in `steps` steps; the same object each time."
+        "This process with `steps` timesteps; cached."
         if (steps, clip) not in self._respaced:
             self._respaced[steps, clip] = Diffusion(self.schedule, steps, self.total, clip)
         return self._respaced[steps, clip]
@@ -139,11 +139,11 @@ class Diffusion:
         return v if like is None else v.view(-1, *[1] * (like.ndim - 1))
 
     def q_sample(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        "Data x (B, ...) noised to t (B)."
+        "Data x (B, ...) with the noise of t (B) added."
         return self._at("signal", t, x) * x + self._at("noise", t, x) * noise
 
     def x0(self, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        "The data that x_t is made of if `noise` is its noise."
+        "The data x0 that gives x_t with `noise`."
         return self._at("x0_of_x", t, x_t) * x_t - self._at("x0_of_noise", t, x_t) * noise
 
     def _posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class Diffusion:
         return self._at("mean_of_x0", t, x_t) * x0 + self._at("mean_of_x", t, x_t) * x_t
 
     def back(self, out: Tensor, x_t: Tensor, t: Tensor) -> Back:
-        "p(x_{t-1} | x_t) by the network's output (B, ..., 2D)."
+        "p(x_{t-1} | x_t) from the network's output (B, ..., 2D)."
         eps, between = out.float().chunk(2, -1)
         share = (between + 1) / 2
         x0 = self.x0(x_t, t, eps)
@@ -166,8 +166,8 @@ class Diffusion:
     def losses(
         self, out: Tensor, x: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
     ) -> dict[str, Tensor]:
-        """`mse` of the noise and `vb` in bits a dimension, each (B), of the output (B, ..., 2D) for
-        `x_t = q_sample(x, t, noise)`; the loss is their sum.
+        """`mse` of the noise and `vb` in bits per dimension, each (B), of the network's output
+        (B, ..., 2D) for `x_t = q_sample(x, t, noise)`; the training loss is their sum.
         """
         out, x, x_t = out.float(), x.float(), x_t.float()
         eps, between = out.chunk(2, -1)
@@ -189,7 +189,7 @@ def ddpm_step(d: Diffusion, out: Tensor, x: Tensor, t: int, noise: Tensor | None
 
 
 def ddim_step(d: Diffusion, out: Tensor, x: Tensor, t: int, noise: Tensor | None = None) -> Tensor:
-    "x_t -> x_{t-1} (B, ...) without chance; `noise` is not used."
+    "x_t -> x_{t-1} (B, ...), deterministic; `noise` is not used."
     at = torch.full((len(x),), t, device=x.device)
     eps = out.float().chunk(2, -1)[0]
     return d._at("signal_before", at, x) * d.x0(x, at, eps) + d._at("noise_before", at, x) * eps
@@ -201,9 +201,9 @@ def diffuse_back(
     x: Tensor,  # noise (B, ...)
     noise: Callable | None = None,  # noise() -> (B, ...) for each step of `ddpm_step`
     step: Callable = ddpm_step,  # or ddim_step
-    on_step: Callable | None = None,  # on_step(i, x) after each
+    on_step: Callable | None = None,  # on_step(i, x) after each step
 ) -> Tensor:
-    "Noise carried back to data through all timesteps of `d`."
+    "Denoise x through all timesteps of `d`."
     for i, t in enumerate(reversed(range(len(d)))):
         x = step(d, model(x, d.kept[t]), x, t, noise() if t and step is ddpm_step else None)
         if on_step:

@@ -57,7 +57,7 @@ class DiffusionHead(nn.Module):
         self.apply(self._init)
 
     def _init(self, m):
-        "Parents come after their children: gates and the output start at zero."
+        "Called for parents after their children, so that gates and the output start at zero."
         if isinstance(m, nn.Linear):
             nn.init.xavier_uniform_(m.weight)
             nn.init.zeros_(m.bias)
@@ -78,8 +78,8 @@ class DiffusionHead(nn.Module):
 
 # %% ../../nbs/generators/07_diffusion_head.ipynb #2e9ed3e2
 class DiffusionLoss(nn.Module):
-    """The head with its diffusion: a loss for tokens (N, D) under conditions (N, C), and samples of
-    them.
+    """The head with its diffusion: the loss of tokens (N, D) given conditions (N, C), and
+    sampling.
     """
 
     def __init__(
@@ -109,12 +109,11 @@ class DiffusionLoss(nn.Module):
         noise: Callable,  # noise() -> the next draws (N, D)
         steps: int = 100,
         temperature: float = 1.0,  # factor on the noise of each step
-        clip: float = 0.0,  # cut the token in sight to [-clip, clip]; 0: not, as released
-        c_null: Tensor
-        | None = None,  # conditions without the class (N, C), where there is guidance,
-        scale: float = 1.0,  # and its scale
+        clip: float = 0.0,  # clamp the predicted token to [-clip, clip]; 0: off, as released
+        c_null: Tensor | None = None,  # conditions of the null class (N, C); None: no guidance
+        scale: float = 1.0,  # of guidance
     ) -> Tensor:
-        "Tokens (N, D)."
+        "Sampled tokens (N, D)."
 
         def told(x, timestep, c):
             return self.net(x, torch.full((len(x),), timestep, device=x.device), c)

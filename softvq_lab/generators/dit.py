@@ -32,8 +32,8 @@ class DiT(Generator):
         self.net = make_transformer(config, *sizes, out_dim=2 * self.latent_dim)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """Hybrid loss of latents z (B, L, D) and classes y (B) at random timesteps, labels dropped
-        at random: one value an image (B).
+        """Hybrid loss (B), one value per image, of latents z (B, L, D) and classes y (B) at random
+        timesteps, with labels dropped at random.
         """
         x = self.stats.normalize(z)
         return sum(
@@ -53,8 +53,9 @@ class DiT(Generator):
         return self.diffusion.losses(self.net(x_t, t, y), x, x_t, t, noise)
 
     def offers(self, y: Tensor, noise: Callable, guidance: Guidance) -> dict[str, object]:
-        """What samplers of a diffusion may name: the guided network `field(x, timestep)` -> noise
-        and variance (B, L, 2D), the start `x` (B, L, D), `noise()` of its shape, the `diffusion`.
+        """Adds the arguments for samplers of a diffusion: the guided network `field(x, timestep)`
+        -> noise and variance (B, L, 2D), the start `x` (B, L, D), `noise()` of its shape, and the
+        `diffusion`.
         """
         field = guided(self.net, y, self.null_class, guidance, channels=self.latent_dim)
 
@@ -73,7 +74,7 @@ class DiT(Generator):
 def sample_dpm(
     field: Callable, x: Tensor, steps: int, on_step: Callable | None, diffusion: Diffusion
 ) -> Tensor:
-    "DPM-Solver++ of second order from noise x (B, L, D) (`samplers.dpm`)."
+    "Second-order DPM-Solver++ from noise x (B, L, D) (`samplers.dpm`)."
 
     def noise_in(x, t):
         return field(x, t)[..., : x.shape[-1]].float()

@@ -28,9 +28,9 @@ def draw_orders(n: int, tokens: int, generator: torch.Generator | None = None) -
 
 
 def draw_hidden(tokens: int, mask_min: float = 0.7) -> int:
-    """How many of the tokens are hidden in one training step: 1..L.
+    """The number of hidden tokens in one training step, 1..L.
 
-    A draw on the CPU: no device has to wait for it.
+    Drawn on the CPU, so that no device has to synchronise.
     """
     return math.ceil(
         tokens * nn.init.trunc_normal_(torch.empty(1), 1.0, 0.25, mask_min, 1.0).item()
@@ -38,19 +38,19 @@ def draw_hidden(tokens: int, mask_min: float = 0.7) -> int:
 
 
 def visible_places(orders: Tensor, hidden: int) -> Tensor:
-    """Where the tokens are that the first `hidden` places of the orders (B, L) do not hide (B, L -
-    hidden), as they come in the sequence.
+    """Indices of the visible tokens, in sequence order: (B, L - hidden). The first `hidden` entries
+    of `orders` (B, L) are hidden.
     """
     return orders[:, hidden:].sort(1).values
 
 
 def at_places(x: Tensor, places: Tensor) -> Tensor:
-    "The tokens of x (B, L, C) at places (B, V): (B, V, C)."
+    "The tokens of x (B, L, C) at the indices `places` (B, V): (B, V, C)."
     return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
 
 # %% ../../nbs/generators/08_mar.ipynb #22840b43
 def hidden_after(tokens: int, steps: int) -> list[int]:
-    "How many tokens are still hidden after each sampling step; the last is 0."
+    "The number of tokens still hidden after each sampling step; the last is 0."
     n, left, hidden = min(steps, tokens), tokens, []
     for k in range(1, n):
         hidden.append(left := min(left - 1, math.floor(tokens * math.cos(math.pi / 2 * k / n))))
@@ -75,7 +75,7 @@ def _stack(part: str, width: int, depth: int, heads: int, **block) -> nn.ModuleL
 
 # %% ../../nbs/generators/08_mar.ipynb #7748efd0
 class MaskedTransformer(nn.Module):
-    "Visible tokens of x (B, L, D) and classes (B) -> a condition z (B, L, C) of every token."
+    "Visible tokens of x (B, L, D) and classes (B) -> a condition z (B, L, C) for every token."
 
     def __init__(
         self,
@@ -87,8 +87,8 @@ class MaskedTransformer(nn.Module):
         buffer: int = 64,  # tokens that hold the class
         mlp_ratio: float = 4.0,
         qk_norm: bool = False,
-        dropout: float = 0.0,  # of attention weights and of what a layer adds
-        std: float = 0.02,  # of positions, classes and learned tokens at the start
+        dropout: float = 0.0,  # of attention weights and of the outputs of attention and MLP
+        std: float = 0.02,  # initial scale of positions, classes and learned tokens
     ):
         super().__init__()
         self.num_classes, self.buffer, self.std = num_classes, buffer, std
@@ -138,14 +138,14 @@ class MaskedTransformer(nn.Module):
         return x
 
     def encode(self, x: Tensor, visible: Tensor, y: Tensor) -> Tensor:
-        "x (B, L, D), visible places (B, V), classes (B) -> (B, buffer + V, C)."
+        "x (B, L, D), indices of visible tokens (B, V), classes (B) -> (B, buffer + V, C)."
         buffer, tokens = self.encoder_pos_embed_learned.split([self.buffer, x.shape[1]], 1)
         x = at_places(self.z_proj(x) + tokens, visible)
         x = self.z_proj_ln(torch.cat([self.embed(y)[:, None] + buffer, x], 1))
         return self.encoder_norm(self._run(self.encoder_blocks, x))
 
     def decode(self, x: Tensor, visible: Tensor) -> Tensor:
-        "What `encode` gave -> z (B, L, C)."
+        "Output of `encode` -> z (B, L, C)."
         x = self.decoder_embed(x).to(self.mask_token.dtype)
         B, L, C = len(x), self.diffusion_pos_embed_learned.shape[1], x.shape[-1]
         tokens = self.mask_token.expand(B, L, C).scatter(
@@ -173,7 +173,7 @@ PRESETS = {
         head_repeats=1,
         head_steps=30,
         std=0.5,
-    ),  # the digits, two CPU cores
+    ),  # for digits on two CPU cores
     "B": dict(
         width=768, depth=12, heads=12, head_width=1024, head_depth=6, **RELEASED
     ),  # 208 M parameters
@@ -222,22 +222,22 @@ class MAR(Generator):
     def check_sampler(
         self, sampler: str | None, steps: int | None, options: dict
     ) -> tuple[str, int]:
-        "As every generator's; there are no more steps than tokens."
+        "As in `Generator`, but with at most as many steps as tokens."
         sampler, steps = super().check_sampler(sampler, steps, options)
         return sampler, min(steps, self.tokens)
 
     def loss(
         self,
-        z: Tensor,  # latents (B, L, D) as the tokenizer makes them
+        z: Tensor,  # the tokenizer's latents (B, L, D), not normalised
         y: Tensor,  # classes (B)
         orders: Tensor
-        # (B, L), of which the first `hidden` places are hidden; drawn unless given, like the rest
+        # (B, L), the first `hidden` entries are hidden; drawn unless given, like the rest
         | None = None,
         hidden: int | None = None,
         t: Tensor | None = None,  # timesteps (R, B, hidden) of the head, R times for each condition
         noise: Tensor | None = None,  # (R, B, hidden, D)
     ) -> Tensor:
-        "Diffusion loss of the hidden tokens: one value an image (B)."
+        "Diffusion loss of the hidden tokens (B), one value per image."
         x, R, D = (
             self.stats.normalize(z),
             self.head_repeats if t is None else len(t),
@@ -267,8 +267,8 @@ class MAR(Generator):
     def conditions(
         self, x: Tensor, visible: Tensor, places: Tensor, y: Tensor, scale: float
     ) -> tuple[Tensor, Tensor | None]:
-        """Conditions (B V, C) of the tokens at `places` (B, V) by the visible ones of x (B, L, D),
-        for classes y (B) and for the null class; None where guidance of `scale` does nothing.
+        """Conditions (B V, C) of the tokens at `places` (B, V), given the visible ones of x
+        (B, L, D), for classes y (B) and for the null class (None if `scale` is 1).
         """
         if scale == 1:
             return at_places(self.net(x, visible, y), places).flatten(0, 1), None
@@ -288,8 +288,8 @@ def sample_mar(
     *,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Tokens (B, L, D) of classes y (B) in random orders, more and more of them at a time; those
-    that are still to come are 0.
+    """Sample tokens (B, L, D) of classes y (B) in random orders, more of them in each step; tokens
+    not yet sampled are 0.
     """
     if temperature < 0:
         raise ValueError(f"temperature={temperature} must be at least 0")

@@ -38,7 +38,7 @@ def token_positions(tokens: int, dim: int) -> Tensor:
 
 
 def grid_positions(rows: int, columns: int, dim: int) -> Tensor:
-    """Fixed positions (1, rows x columns, C) of a grid, as MAE's and DiT's: a quarter of the
+    """Fixed positions (1, rows x columns, C) of a grid, as in MAE and DiT: a quarter of the
     channels each for sine and cosine of the column, then of the row.
     """
 
@@ -51,7 +51,7 @@ def grid_positions(rows: int, columns: int, dim: int) -> Tensor:
 
 
 class TimeEmbedder(nn.Module):
-    "Times (B) -> (B, C) by sinusoids and an MLP; t is multiplied by `scale` first."
+    "Embedding of times (B) -> (B, C): sinusoids of scale * t, then an MLP."
 
     def __init__(self, dim: int, scale: float = 1.0, freq_dim: int = 256):
         super().__init__()
@@ -75,7 +75,7 @@ def _adaln(dim: int, parts: int) -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with its norm modulated and its output gated by the condition
+    """Attention and MLP; the condition modulates the norm and gates the output of each
     (adaLN-Zero).
     """
 
@@ -97,7 +97,7 @@ class Block(nn.Module):
 
 # %% ../../nbs/generators/03_transformer.ipynb #9019af39
 PRESETS = {
-    "tiny": dict(width=128, depth=4, heads=4),  # the digits, two CPU cores
+    "tiny": dict(width=128, depth=4, heads=4),  # for digits on two CPU cores
     "S": dict(width=384, depth=12, heads=6),  # 33 M parameters
     "B": dict(width=768, depth=12, heads=12),  # 130 M
     "L": dict(width=1024, depth=24, heads=16),  # 458 M
@@ -106,9 +106,7 @@ PRESETS = {
 
 # %% ../../nbs/generators/03_transformer.ipynb #8034f00e
 class DiffusionTransformer(nn.Module):
-    """Noised latents (B, L, D), times (B), or (1) for all, and classes (B) -> prediction (B, L,
-    out_dim).
-    """
+    """Noised latents (B, L, D), times (B) or (1) and classes (B) -> prediction (B, L, out_dim)."""
 
     def __init__(
         self,

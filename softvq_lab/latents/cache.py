@@ -59,12 +59,12 @@ def _key(plan: dict) -> str:
 
 
 def _plan_differences(there: dict, plan: dict) -> list[str]:
-    "What forbids to go on with a cache that was begun by the plan `there`."
-    free = ["source", "pictures"]  # where images lie is nothing of theirs
+    "Differences that prevent continuing a cache that was begun with the plan `there`."
+    free = ["source", "pictures"]  # the location of the images does not matter
     if there.get("pictures") and plan.get("pictures"):
-        free.append("probe")  # each shard knows its own pictures
+        free.append("probe")  # each shard has its own record of its images
     if len(plan["class_names"]) == 1:
-        free.append("class_names")  # one class is called as its folder
+        free.append("class_names")  # a single class is named after its folder
     return [
         f"{k}: {there.get(k)!r} there, {v!r} asked for"
         for k, v in plan.items()
@@ -73,7 +73,7 @@ def _plan_differences(there: dict, plan: dict) -> list[str]:
 
 # %% ../../nbs/latents/01_cache.ipynb #f39b0a52
 def _claim(folder: Path, plan: dict) -> dict:
-    """Write plan.json, or make sure that the one that is there is the same; the plan by which the
+    """Write plan.json, or check that the existing one agrees; returns the plan with which the
     cache was begun.
     """
     if create(folder / "plan.json", as_json(plan)):
@@ -121,7 +121,7 @@ def _write_shard(
 
 
 def _record(folder: Path, s: int, plan: dict) -> dict | None:
-    "What was written about a finished shard, None when it is not finished."
+    "The JSON record of a finished shard; None if it is not finished."
     try:
         about = read_json(_shard(folder, s).with_suffix(".json"))
     except (OSError, ValueError):
@@ -130,8 +130,8 @@ def _record(folder: Path, s: int, plan: dict) -> dict | None:
 
 # %% ../../nbs/latents/01_cache.ipynb #81590923
 def _pictures_of(split: Dataset, s: int, plan: dict, content: bool) -> dict | None:
-    """By what the pictures of a shard are known: names, sizes, labels and time stamps, and with
-    `content` their bytes, which are all read; None where there are no files.
+    """Digests that identify the images of a shard: of names, sizes, labels and time stamps, and
+    with `content` also of all their bytes; None if the images are not files.
     """
     if not plan.get("pictures") or not isinstance(split, Pictures):
         return None
@@ -151,9 +151,9 @@ def _labels_hash(labels: list[int]) -> str:
 
 
 def _same_pictures(folder: Path, s: int, plan: dict, split: Dataset) -> bool:
-    """Are the pictures of a finished shard those that are there now?
+    """Whether the images of a finished shard are unchanged.
 
-    A file that was written again or copied is read.
+    Files are read only if their names, sizes or time stamps have changed.
     """
     about = _record(folder, s, plan) or {}
     known, now = about.get("pictures"), _pictures_of(split, s, plan, content=False)
@@ -161,7 +161,7 @@ def _same_pictures(folder: Path, s: int, plan: dict, split: Dataset) -> bool:
         return True
     now = _pictures_of(split, s, plan, content=True)
     same = all(known[k] == now[k] for k in ("labels", "content"))
-    if same:  # the same pictures, copied: next time they need not be read
+    if same:  # store the new stamp, so that copied files are not read again next time
         write_json(_shard(folder, s).with_suffix(".json"), about | {"pictures": now})
     return same
 
@@ -172,10 +172,10 @@ def _intact(folder: Path, s: int, plan: dict) -> bool:
 
 # %% ../../nbs/latents/01_cache.ipynb #367a049f
 def _to_encode(folder: Path, plan: dict, split: Dataset, mine: range) -> list[int]:
-    "Shards that are missing, damaged, or of pictures that have changed; the last are told of."
+    "Shards that are missing or damaged or whose images have changed; prints the number changed."
     found = [s for s in mine if _intact(folder, s, plan)]
     changed = [s for s in found if not _same_pictures(folder, s, plan, split)]
-    for s in changed:  # unfinished until it is encoded, whatever happens meanwhile
+    for s in changed:  # marks it unfinished, in case this process is killed before encoding it
         _shard(folder, s).with_suffix(".json").unlink(missing_ok=True)
     if changed:
         print(
@@ -242,10 +242,10 @@ def cache_latents(
     world: int | None = None,
     progress: bool = True,
 ) -> "LatentData | None":
-    """Encode the training split once into `folder`; finished shards are kept, so the same call goes
-    on after a crash and mends what is damaged.
-    `rank` of `world` (default: those of torch.distributed, where it runs) encodes its share; None
-    is returned while shards of other ranks are missing."""
+    """Encode the training split once into `folder`. Finished shards are kept, so the same call
+    resumes after a crash and repairs damaged shards.
+    `rank` of `world` (default: those of torch.distributed, if it is initialised) encodes its part.
+    Returns None while shards of other ranks are missing."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}; possible: {list(DTYPES)}")
     if min(shard_size, batch_size) < 1:
@@ -257,7 +257,7 @@ def cache_latents(
         broken = record_broken(images, folder)
     plan = _plan(tokenizer, images, flips, shard_size, dtype)
     plan = _claim(folder, plan)
-    with made_once(folder / f"rank-{rank}-of-{world}"):  # who comes second finds it made
+    with made_once(folder / f"rank-{rank}-of-{world}"):  # a second process finds it done
         _make(tokenizer, images, folder, plan, (rank, world), batch_size, workers, progress)
     _finish(folder, plan, sorted(broken.files) if broken else [])
     if not ranked and world > 1:
@@ -268,8 +268,8 @@ def cache_latents(
 
 # %% ../../nbs/latents/01_cache.ipynb #83db721b
 def _sweep(folder: Path, rank: int, world: int):
-    """Remove what those who were killed have left of a rank's shards; at once, unless the work is
-    parted in another way as well.
+    """Remove temporary files that killed processes have left of a rank's shards; only old ones
+    while processes with another number of ranks are at work too.
     """
     locks = [p for p in folder.glob("rank-*.lock") if not p.stem.endswith(f"-of-{world}")]
     older = GONE if any(owner(p) for p in locks) else 0.0
@@ -279,7 +279,7 @@ def _sweep(folder: Path, rank: int, world: int):
 
 
 def _make(tokenizer, images, folder: Path, plan: dict, share, batch_size, workers, progress):
-    "Encode the shards of a rank that are not there or damaged."
+    "Encode the shards of a rank that are missing, damaged or outdated."
     rank, world = share
     _sweep(folder, rank, world)
     todo = _to_encode(folder, plan, images.train, range(rank, plan["shards"], world))
@@ -320,8 +320,8 @@ def _finish(folder: Path, plan: dict, broken: list[str]):
 
 # %% ../../nbs/latents/01_cache.ipynb #fcc8b1ed
 def open_cache(folder, tokenizer_fingerprint: str, verify: bool = True) -> "LatentData":
-    """The finished cache in `folder`; a `ValueError` that says what to do when it is another
-    tokenizer's, unfinished or (with `verify`: reads it all once) damaged.
+    """The finished cache in `folder`. A `ValueError` that says what to do if it belongs to another
+    tokenizer, is unfinished, or is damaged (`verify` reads everything once to find damage).
     """
     folder = Path(folder)
     if not (folder / "plan.json").is_file():

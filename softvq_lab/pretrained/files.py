@@ -39,7 +39,7 @@ from softvq_lab.settings.sections import (
 class Needed:
     "One pretrained file: what it is for, and where it was found (None: nowhere)."
 
-    name: str  # timm's name, or that of the file
+    name: str  # timm's name, or the file's
     purpose: str
     looked: tuple[str, ...]  # where, in order
     path: Path | None = None
@@ -65,8 +65,8 @@ def _file_name(name: str) -> str:
 
 # %% ../../nbs/pretrained/00_files.ipynb #8c39bd70
 def look_for(name: str, weights: str = "", *more: Path) -> tuple[list[str], Path | None]:
-    """Where the file of the weights `name` was looked for, in order, and where it was found: in the
-    folder `weights`, in that of SOFTVQ_LAB_WEIGHTS, in `more`.
+    """The places where the file of the weights `name` was looked for, in order, and its path if it
+    was found. Searches the folder `weights`, that of SOFTVQ_LAB_WEIGHTS, and `more`.
     """
     variable = os.environ.get("SOFTVQ_LAB_WEIGHTS")
     folders = [f for f in (weights_folder(weights), variable and Path(variable)) if f]
@@ -93,17 +93,17 @@ def find(name: str, purpose: str, weights: str = "") -> Needed:
 
 
 def require(needed: list[Needed], missing_ok: bool = False) -> list[Needed]:
-    "`needed`, or a `ConfigError` that lists those that are not there (unless `missing_ok`)."
+    "Return `needed`, or raise a `ConfigError` that lists missing files (unless `missing_ok`)."
     if (absent := [n for n in needed if n.path is None]) and not missing_ok:
         raise ConfigError("pretrained weights are missing:\n" + "\n".join(f"- {n}" for n in absent))
     return needed
 
 # %% ../../nbs/pretrained/00_files.ipynb #87379820
-MAX_HEADER = 100 * 2**20  # bytes, the bound of the safetensors library
+MAX_HEADER = 100 * 2**20  # bytes, the limit of the safetensors library
 
 
 def _check_size(path: Path):
-    "A `ValueError` where the file is shorter than its header says, or no safetensors file."
+    "Raise a `ValueError` if the file is shorter than its header says or not a safetensors file."
     size = path.stat().st_size
     with open(path, "rb") as f:
         length = int.from_bytes(f.read(8), "little")
@@ -136,10 +136,10 @@ def _other(path: Path) -> str:
 
 # %% ../../nbs/pretrained/00_files.ipynb #20e4e8ea
 def read_tensors(path, wanted=()) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name, without what wrapped models put before the names
-    (see `unwrap`).
+    """The tensors of a safetensors file by name, without the prefixes of wrapped models (see
+    `unwrap`).
 
-    A `ValueError` says what the file is where it is not one, and what to do.
+    Raises a `ValueError` for any other file, which says what the file is and what to do.
     """
     path = Path(path)
     if not path.is_file():
@@ -154,12 +154,12 @@ def read_tensors(path, wanted=()) -> dict[str, Tensor]:
 # %% ../../nbs/pretrained/00_files.ipynb #9edb6be3
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _INNER = re.compile(r"(?<=\.)(?:" + "|".join(re.escape(w) for w in WRAPPERS) + ")")
-BESIDE = {"n_averaged"}  # what an averaged model counts beside its weights
+BESIDE = {"n_averaged"}  # a counter that an averaged model stores beside its weights
 
 
 def _common_prefix(names: list[str], wanted: set[str]) -> str:
-    """What stands before names of `wanted` in most of `names`: a wrapper's prefix, or any other; ''
-    where nothing does.
+    """The most common prefix of `names`: that of a wrapper, or else any before a name in `wanted`;
+    '' if there is none.
     """
     wrapped = Counter(
         k[: k.index(".") + 1] for k in names if k.startswith(WRAPPERS) and k not in wanted
@@ -176,13 +176,13 @@ def _common_prefix(names: list[str], wanted: set[str]) -> str:
 
 # %% ../../nbs/pretrained/00_files.ipynb #6dd8485a
 def unwrap(state: dict[str, Tensor], wanted=(), source="the file") -> dict[str, Tensor]:
-    """`state` without what wrapped models put before its names (DataParallel, torch.compile, FSDP,
-    Lightning).
+    """`state` without the prefixes of wrapped models in its names (DataParallel, torch.compile,
+    FSDP, Lightning).
 
     Args:
-        wanted: names that the reader needs, or some of them; without them only the WRAPPERS are
-        known
-        source: for the message
+        wanted: names that the reader needs, or some of them; without them only the prefixes in
+        WRAPPERS are known
+        source: name of the file in error messages
 
     Raises:
         ValueError: only some of the names have the prefix
@@ -217,22 +217,22 @@ def unwrap(state: dict[str, Tensor], wanted=(), source="the file") -> dict[str, 
 
 # %% ../../nbs/pretrained/00_files.ipynb #e4b11dce
 def load_weights(model: nn.Module, path):
-    """Load a safetensors file into `model`; a `ValueError` names missing, surplus and mis-shaped
-    tensors.
+    """Load a safetensors file into `model`; a `ValueError` names tensors that are missing, surplus
+    or of a wrong shape.
     """
     fit_weights(model, read_tensors(path, model.state_dict()), path)
 
 
 def _few(names: list[str], most: int = 3) -> str:
-    "The first few of `names`, and how many more there are."
+    "The first few of `names`, and the number of others."
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # that weights may be in
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # possible types of weights
 
 
 def _as_computed_with(state: dict[str, Tensor], own: dict[str, Tensor], source) -> dict:
-    "`state` in the types of `own`; a `ValueError` where that would not be the same weights."
+    "`state` cast to the types of `own`; a `ValueError` if the cast would change the weights."
     cast = {}
     for name, t in state.items():
         dtype = own[name].dtype
@@ -260,9 +260,9 @@ def _as_computed_with(state: dict[str, Tensor], own: dict[str, Tensor], source) 
 
 # %% ../../nbs/pretrained/00_files.ipynb #17714626
 def fit_weights(model: nn.Module, state: dict[str, Tensor], source):
-    """Load `state` into `model`, wrapped names or not; float16, bfloat16 and float64 become
-    float32. A `ValueError` names `source` and the first of the missing, surplus and mis-shaped
-    tensors, and what is of another type.
+    """Load `state` into `model`, with or without prefixes of wrapped models; float16, bfloat16 and
+    float64 become float32. A `ValueError` names `source` and the first tensors that are missing,
+    surplus, or of a wrong shape or type.
     """
     own = model.state_dict()
     state = unwrap(state, own, source)
@@ -284,15 +284,15 @@ def fit_weights(model: nn.Module, state: dict[str, Tensor], source):
 
 # %% ../../nbs/pretrained/00_files.ipynb #49fbbd8d
 def _left_random(model: nn.Module, fresh: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
-    """Names of the model's random parameters that are still what a `fresh` model of the same seed
-    has, and not because `state` says so.
+    """Names of the model's random parameters that equal those of a `fresh` model of the same seed,
+    unless `state` holds the same values.
     """
 
     def same(a, b):
         return a is not None and a.shape == b.shape and torch.equal(a, b)
 
     def given(k):
-        return state.get(k, state.get(k.partition(".")[2]))  # timm wraps some models once more
+        return state.get(k, state.get(k.partition(".")[2]))  # timm wraps some models again
 
     return [
         k
@@ -307,8 +307,8 @@ def _left_random(model: nn.Module, fresh: dict[str, Tensor], state: dict[str, Te
 # %% ../../nbs/pretrained/00_files.ipynb #f2be5b14
 @contextlib.contextmanager
 def _silent(logger: str):
-    """Within it, warnings of a logger are not printed: of timm, about weights that a part of a
-    network has no use for. What it lacks is looked for here.
+    """Context that hides the warnings of a logger: timm warns about weights that a part of a
+    network does not use. Missing weights are checked here instead.
     """
     log = logging.getLogger(logger)
     level = log.level
@@ -321,7 +321,7 @@ def _silent(logger: str):
 
 def timm_with_weights(name: str, file, **kwargs) -> nn.Module:
     """timm's model `name` (with its `kwargs`) and the weights of a local safetensors `file`; a
-    `ValueError` where they do not fit.
+    `ValueError` if they do not fit.
     """
     import timm
 
@@ -354,7 +354,7 @@ def timm_with_weights(name: str, file, **kwargs) -> nn.Module:
 # %% ../../nbs/pretrained/00_files.ipynb #848549b5
 @dataclass(frozen=True)
 class Packaged:
-    "Weights in an installed package: its module, and the pattern of the file in its folder."
+    "Weights in an installed package: the name of its module and a file pattern in its folder."
 
     package: str
     file: str
@@ -368,10 +368,10 @@ PACKAGED = {  # timm's name -> where its weights are
 def renamed(
     state: dict[str, Tensor], like: dict[str, Tensor], source="the file"
 ) -> dict[str, Tensor]:
-    """The tensors of `state` in their order, by the names of `like`.
+    """The tensors of `state`, in their order, with the names of `like`.
 
     Raises:
-        ValueError: their number, a shape, a type or the last word of a name is another
+        ValueError: their number, a shape, a type or the last word of a name differs
     """
     if len(state) != len(like):
         raise ValueError(
@@ -389,7 +389,7 @@ def renamed(
 
 # %% ../../nbs/pretrained/00_files.ipynb #cf5854ff
 def _in_package(name: str) -> Path | None:
-    "The file of weights in the installed package, without importing it; None where there is none."
+    "The file of weights in the installed package, without importing it; None if there is none."
     try:
         spec = importlib.util.find_spec(PACKAGED[name].package)
     except (ImportError, ValueError):
@@ -399,7 +399,7 @@ def _in_package(name: str) -> Path | None:
 
 
 def _whole(path: Path) -> bool:
-    "Is there a safetensors file that is not cut off?"
+    "Whether `path` is a complete safetensors file."
     try:
         _check_size(path)
     except (OSError, ValueError):
@@ -409,7 +409,7 @@ def _whole(path: Path) -> bool:
 
 def packaged_weights(name: str) -> Path | None:
     """The weights of timm's model `name` from an installed package, as a safetensors file in the
-    cache; None where the package is not installed.
+    cache; None if the package is not installed.
 
     Raises:
         ConfigError: the package's file holds something else
@@ -441,7 +441,7 @@ VGG = "vgg16-397923af.pth"  # torchvision's file
 DINO = "vit_small_patch16_224.dino"  # timm's name
 TEACHERS = {
     name: timm_name for (name, size), timm_name in PRETRAINED.items() if size == "base"
-}  # the paper's table 4 has them of this size
+}  # the size in table 4 of the paper
 
 
 def find_vgg(purpose: str = "LPIPS", weights: str = "") -> Needed:
@@ -456,8 +456,8 @@ def find_vgg(purpose: str = "LPIPS", weights: str = "") -> Needed:
 
 
 def loss_weights(c: LossConfig, weights: str = "") -> dict[str, Needed]:
-    """The files of the frozen networks that judge a tokenizer in training, by the setting that asks
-    for them: percep, adv, align. They are looked for in the folder `weights` first.
+    """The files of the frozen networks in a tokenizer's loss, by the setting that needs them:
+    percep, adv, align. They are searched for in the folder `weights` first.
     """
     found = {}
     if c.percep == "lpips":
@@ -479,9 +479,9 @@ def preflight(
     missing_ok: bool = False,
     start_from: str = "",
 ) -> list[Needed]:
-    """The pretrained files that a tokenizer and its training need (its encoder none with a
-    tokenizer to `start_from`), looked for in the folder `weights` first; a `ConfigError` that
-    lists those that are not there (unless `missing_ok`).
+    """The pretrained files that a tokenizer and its training need (none for the encoder if
+    `start_from` is given). They are searched for in the folder `weights` first; a `ConfigError`
+    lists missing ones (unless `missing_ok`).
     """
     needed = list(loss_weights(loss, weights).values())
     if c.encoder_init != "scratch" and not start_from:

@@ -14,7 +14,7 @@ from .fused import fused_mix, suits
 
 # %% ../../nbs/quantizers/00a_blockwise.ipynb #3bfd73c3
 def strongest(x: Tensor, run: int = 64) -> Tensor:
-    "argmax over the last axis (..., K) -> (..., 1), in two steps where K is a multiple of `run`."
+    "argmax over the last axis (..., K) -> (..., 1), in two steps if K is a multiple of `run`."
     if x.shape[-1] % run or x.shape[-1] == run:
         return x.argmax(-1, keepdim=True)
     runs = x.unflatten(-1, (-1, run))
@@ -27,7 +27,7 @@ def strongest(x: Tensor, run: int = 64) -> Tensor:
 def blocks(
     books: int, tokens: int, codewords: int, device: torch.device
 ) -> list[tuple[slice, slice]]:
-    "Slices (of codebooks, of tokens) whose logits fit the cache of a CPU core, or keep a GPU busy."
+    "Slices of codebooks and of tokens whose logits fit a CPU core's cache, or keep a GPU busy."
     room = 2**26 if device.type == "cuda" else 2**18  # logits: 256 MiB or 1 MiB
     n = min(tokens, max(32, room // codewords))
     g = min(books, max(1, room // (n * codewords)))
@@ -37,7 +37,7 @@ def blocks(
 
 # %% ../../nbs/quantizers/00a_blockwise.ipynb #7501ec18
 class _Buffers:
-    "Memory for some (g, n, K) matrices, the same for all blocks."
+    "Memory for `count` matrices (g, n, K), reused by all blocks."
 
     def __init__(self, like: Tensor, count: int, todo: list[tuple[slice, slice]], K: int):
         self.flat = like.new_empty(
@@ -49,8 +49,8 @@ class _Buffers:
 
 
 def _logits(u: Tensor, s: Tensor, C: Tensor, l2: bool, out: Tensor) -> tuple[Tensor, Tensor | None]:
-    """s sim(u, C), (g, n, K), the largest of each token 0; and the distances, where they are what
-    is compared.
+    """Logits s sim(u, C) (g, n, K), shifted so that each token's largest is 0; and the distances,
+    None unless `l2`.
     """
     far = torch.cdist(u, C) if l2 else None
     a = torch.mul(far, -s, out=out) if l2 else torch.bmm(u * s, C.transpose(1, 2), out=out)
@@ -58,12 +58,12 @@ def _logits(u: Tensor, s: Tensor, C: Tensor, l2: bool, out: Tensor) -> tuple[Ten
 
 
 def _jacobian(v: Tensor, p: Tensor) -> Tensor:
-    "p (v - <p, v>), in the place of v."
+    "p (v - <p, v>), written in place of v."
     return torch.ops.aten._softmax_backward_data.out(v, p, -1, v.dtype, grad_input=v)
 
 
 def _entropy(p: Tensor, a: Tensor, top: Tensor) -> Tensor:
-    "Of p = softmax(a), the largest a being 0 and its place `top`: (g, n)."
+    "Entropy (g, n) of p = softmax(a), where the largest a is 0, at index `top`."
     return -p.gather(-1, top).squeeze(-1).log() - torch.linalg.vecdot(p, a)
 
 # %% ../../nbs/quantizers/00a_blockwise.ipynb #1c9be280
@@ -125,7 +125,7 @@ class SoftMix(torch.autograd.Function):
                 if not through:
                     continue
                 torch.bmm(gz[g, n], C[g].transpose(1, 2), out=v)
-                if of_posterior:  # one softmax for both, so that s hears of the KL term too
+                if of_posterior:  # one softmax for both, so s gets the KL term's gradient too
                     v.addcmul_(a, -gh / (G * N)).add_(gp / (G * N))
                 da = _jacobian(v, q)
                 if ds is not None:
@@ -149,7 +149,9 @@ def _from_logits(
     du: Tensor | None,
     dC: Tensor | None,
 ):
-    "Write du = (dA/du)' da, add the like to dC; either may be None. With distances S = -|u - c|."
+    """Write du = (dA/du)' da and add (dA/dC)' da to dC; either may be None. If `far` is given,
+    S = -|u - c|.
+    """
     if far is None:
         if du is not None:
             torch.mul(torch.bmm(da, C), s, out=du)
@@ -172,15 +174,15 @@ def soft_mix(
     u: Tensor,  # (G, N, D): N tokens of each of G codebooks, float32
     s: Tensor,  # sharpness, broadcasts to (G, N, 1)
     C: Tensor,  # (G, K, D): codewords as they are compared and mixed
-    kl_tau: float | None = None,  # temperature of the second softmax; None: not wanted
+    kl_tau: float | None = None,  # temperature of the second softmax; None: no second softmax
     detach_logits: bool = True,  # codewords get no gradient through the similarities
     l2: bool = False,  # similarity is minus the distance, not the inner product
     of_posterior: bool = False,  # the second softmax is the first: kl_tau is not used
-    fused: bool | None = None,  # by Triton's kernels, or in blocks; None: where they suit
+    fused: bool | None = None,  # Triton kernels or blocks; None: kernels if `suits` allows them
 ) -> tuple[Tensor, ...]:
-    """Mixed codewords z (G, N, D), mean entropy h and mean (K) of the second softmax, and without
-    gradient: strongest codewords (G, N), mean weights (G, K), entropy of each token's weights (G,
-    N).
+    """Mixed codewords z (G, N, D), mean entropy h and mean (K) of the second softmax; and without
+    gradient: strongest codewords (G, N), mean weights (G, K), entropy of each token's weights
+    (G, N).
     """
     s = s.expand(*u.shape[:2], 1)
     mix = fused_mix if (suits(u) if fused is None else fused) else _in_blocks

@@ -45,7 +45,7 @@ class Product(Quantizer):
     "`groups` quantizers, each of D / groups channels (equation 12)."
 
     def __init__(self, groups: int, latent_dim: int, make: Callable[[int], Quantizer]):
-        "`make(d)` gives the quantizer of a group of width d."
+        "`make(d)` returns the quantizer of a group of width d."
         super().__init__()
         if latent_dim % groups:
             raise ValueError(
@@ -70,8 +70,8 @@ class Product(Quantizer):
 
 # %% ../../nbs/quantizers/05_composed.ipynb #664ccf5f
 class Residual(Quantizer):
-    """`layers` quantizers, each of what those before it left over; the token is their sum (equation
-    13).
+    """`layers` quantizers, each of the residual of those before it; the token is their sum
+    (equation 13).
     """
 
     def __init__(self, layers: int, latent_dim: int, make: Callable[[int], Quantizer]):
@@ -87,7 +87,7 @@ class Residual(Quantizer):
             outs.append(q(rest))
             rest = (
                 rest - outs[-1].z.detach()
-            )  # a layer learns to say what is left, not to leave less
+            )  # detached: a layer is not trained by the residual that it leaves
         return _merge(sum(o.z for o in outs), z_hat, outs)
 
     @property

@@ -26,8 +26,8 @@ class AE(Quantizer):
 
 # %% ../../nbs/quantizers/03_continuous.ipynb #06f76567
 class KL(Quantizer):
-    """Diagonal Gaussian latents: z_hat (B, L, 2D) is mean, then log variance; sampled in training,
-    the mean in eval mode.
+    """Diagonal Gaussian latents: z_hat (B, L, 2D) holds mean, then log variance; z is a sample in
+    training and the mean in eval mode.
     """
 
     def __init__(self, latent_dim: int, weight: float = 1e-6):

@@ -19,12 +19,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 try:
     import triton
     import triton.language as tl
-except ImportError:  # it comes with torch for CUDA on Linux
+except ImportError:  # Triton comes with torch for CUDA on Linux
     triton, tl = None, SimpleNamespace(constexpr=None)
 
 # %% ../../nbs/quantizers/00b_fused.ipynb #f329e4f1
 def jit(kernel):
-    "`triton.jit`; without Triton the function as it is, which nobody calls."
+    "`triton.jit`; without Triton the unchanged function, which is never called."
     return triton.jit(kernel) if triton else kernel
 
 
@@ -54,19 +54,19 @@ def _similarity(
 # %% ../../nbs/quantizers/00b_fused.ipynb #badaf725
 @jit
 def _exp(sharp, x):
-    "exp(sharp x), by the power of 2 that the hardware has."
+    "exp(sharp x), computed with the hardware's exp2."
     return tl.exp2(sharp * 1.4426950408889634 * x)
 
 
 @jit
 def _weights(sharp, x, inside):
-    "The same, and 0 outside."
+    "exp(sharp x) where `inside`, else 0."
     return tl.where(inside, _exp(sharp, x), 0.0)
 
 
 @jit
 def _absorb(x, fall, sharp, l, e, inside):
-    "A block's S - m into the running sums of each token: its weights, their decay, new l and e."
+    "Add a block's x = S - m to each token's running sums: its weights, the decay, new l and e."
     w, decay = _weights(sharp[:, None], x, inside), _exp(sharp, fall)
     e = decay * (e + fall * l) + tl.sum(w * x, 1)
     return w, decay, decay * l + tl.sum(w, 1), e
@@ -74,7 +74,7 @@ def _absorb(x, fall, sharp, l, e, inside):
 
 @jit
 def _span(length, BLOCK: tl.constexpr):
-    "First and last of what this program's part walks along."
+    "Start and end (exclusive) of this program's part of the walk."
     span = tl.cdiv(tl.cdiv(length, BLOCK), tl.num_programs(2)) * BLOCK
     first = tl.program_id(2) * span
     return first, tl.minimum(first + span, length)
@@ -91,7 +91,7 @@ def _place(BLOCK: tl.constexpr, DP: tl.constexpr):
 def _finish(
     row, ok, size, s, beta, m, l1, e1, l2, e2, kept_ptr, entropy_ptr, KL: tl.constexpr
 ):  # fmt: skip
-    "Entropies, and what is kept."
+    "Store the entropies and what later passes need."
     x1 = e1 / l1
     tl.store(entropy_ptr + row, tl.log(l1) - s * x1, mask=ok)
     tl.store(kept_ptr + row, m, mask=ok)
@@ -106,7 +106,7 @@ def _finish(
 
 @jit
 def _put_aside(row, ok, size, m, l1, e1, l2, e2, parts_ptr):
-    "Of a walk in several parts, what `_merge` puts together."
+    "Store the running sums of one part of a walk, for `_merge`."
     tl.store(parts_ptr + row, m, mask=ok)
     tl.store(parts_ptr + size + row, l1, mask=ok)
     tl.store(parts_ptr + 2 * size + row, e1, mask=ok)
@@ -193,7 +193,7 @@ def _merge(
 # %% ../../nbs/quantizers/00b_fused.ipynb #543f1b74
 @jit
 def _kept(ptr, size, n, N, KL: tl.constexpr):
-    "What was kept of tokens n of a codebook; zeros beyond the last."
+    "The kept values of tokens n of a codebook; zeros beyond the last token."
     m = tl.load(ptr + n, mask=n < N, other=0.0)
     i1 = tl.load(ptr + size + n, mask=n < N, other=0.0)
     x1 = tl.load(ptr + 2 * size + n, mask=n < N, other=0.0)
@@ -235,8 +235,8 @@ def _columns(
 # %% ../../nbs/quantizers/00b_fused.ipynb #28bd8b82
 @jit
 def _gradient(x, v, gp, gh, s, beta, i1, x1, i2, x2, inside, KL: tl.constexpr):
-    """From x = S - m, weights q; the gradients of A = s S and of S, short of r's part; the KL
-    term's weights o and its b.
+    """From x = S - m: the weights q, the gradients of A = s S and of S without the part of r, the
+    KL term's weights o, and its b.
     """
     q = _weights(s, x, inside) * i1
     o, b, dA = q, q, q * v
@@ -253,7 +253,7 @@ def _gradient(x, v, gp, gh, s, beta, i1, x1, i2, x2, inside, KL: tl.constexpr):
 
 @jit
 def _over(w, S, L2: tl.constexpr):
-    "What u - c enters with, of distances; of inner products, what c and u enter with."
+    "Weight of u - c in the gradient for distances; weight of c and of u for inner products."
     if L2:
         return tl.where(S < 0, w, 0.0) / tl.where(S < 0, S, -1.0)
     else:
@@ -265,7 +265,7 @@ def _store_tokens(
     g, n, d, du, y, ds, r, zg, s, beta, x1, du_ptr, y_ptr, rows_ptr, G, N,
     D: tl.constexpr, KL: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    "r is known now, and so is its part of du and ds; of a walk in parts, when all have ended."
+    "Add r's part to du and ds and store them; of a walk in parts, store what `_whole` sums."
     ok, part, size = n < N, tl.program_id(2), G * N * tl.num_programs(2)
     row = part * G * N + g * N + n
     at, whole = row[:, None] * D + d[None, :], ok[:, None] & (d < D)[None, :]
@@ -393,26 +393,26 @@ def padded(D: int) -> int:
 
 
 def precision() -> str:
-    "How the kernels multiply float32: 'tf32' where torch may, else 'ieee'."
+    "How the kernels multiply float32: 'tf32' if torch is allowed to, else 'ieee'."
     if PRECISION:
         return PRECISION
     matmul = torch.backends.cuda.matmul
-    if hasattr(matmul, "fp32_precision"):  # torch 2.9 on, which also hears of the older setting
+    if hasattr(matmul, "fp32_precision"):  # torch 2.9 on; it follows the older setting too
         return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
     return "tf32" if matmul.allow_tf32 else "ieee"
 
 # %% ../../nbs/quantizers/00b_fused.ipynb #a3dc5052
 @functools.cache
 def processors(device: torch.device) -> int:
-    "Multiprocessors of a GPU; 4 of the interpreter, so that tests have walks in parts as well."
+    "Multiprocessors of a GPU; 4 for the interpreter, so that tests also split walks into parts."
     if device.type != "cuda":
         return 4
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def parts(programs: int, blocks: int, device: torch.device) -> int:
-    """Into how many parts a walk over `blocks` is cut, so that `programs` occupy the GPU four times
-    over; a part has at least 8 blocks (2 in the interpreter), and none is empty.
+    """Number of parts for a walk over `blocks`, so that `programs` occupy the GPU four times over.
+    A part has at least 8 blocks (2 in the interpreter), and none is empty.
     """
     fewest = 8 if device.type == "cuda" else 2
     most = max(1, min(blocks // fewest, -(-4 * processors(device) // programs)))
@@ -420,7 +420,7 @@ def parts(programs: int, blocks: int, device: torch.device) -> int:
 
 
 def _sum(parts: Tensor) -> Tensor:
-    "Over the parts of a walk, in their order; of one part no kernel."
+    "Sum over the parts of a walk, in their order; needs no kernel for one part."
     return parts.sum(0) if len(parts) > 1 else parts[0]
 
 # %% ../../nbs/quantizers/00b_fused.ipynb #1d2d376b
@@ -502,8 +502,8 @@ def mix_backward(
     gz: Tensor, gh: Tensor, gp: Tensor, u: Tensor, s: Tensor, C: Tensor, z: Tensor, p: Tensor,
     kept: Tensor, kl_tau: float, kl: int, l2: bool, detach: bool, to_tokens: bool, to_C: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of u, s and C from those of z, h and mean p. Without `to_tokens` the first two are
-    undefined, without `to_C` the third.
+    """Gradients of u, s and C from those of z, h and mean p. The first two are undefined without
+    `to_tokens`, the third without `to_C`.
     """
     (G, N, D), u, C, gz = u.shape, u.contiguous(), C.contiguous(), gz.contiguous()
     gp = gp - torch.dot(gp.contiguous(), p) if kl else gp.contiguous()
@@ -526,7 +526,7 @@ def mix_backward(
 
 
 def _whole(dus, ys, rows, s, kept, kl_tau, kl):
-    "du, ds, r and <g_z, z> from the parts of a walk; r's share of the first two, as in the kernel."
+    "du, ds, r and <g_z, z> from the parts of a walk; adds r's part to du and ds, as in the kernel."
     du, ds, r, zg = _sum(dus), _sum(rows[0]), _sum(rows[1]), rows[2, 0]
     if len(dus) > 1 and kl:
         sharp = 1 / kl_tau if kl == OWN_SOFTMAX else s[..., 0]
@@ -570,7 +570,7 @@ def fused_mix(
     l2: bool = False,
     of_posterior: bool = False,
 ) -> tuple[Tensor, ...]:
-    "What `soft_mix` gives (`quantizers.blockwise`), by the kernels."
+    "`soft_mix` (`quantizers.blockwise`), computed by the kernels."
     if u.dtype != torch.float32 or u.shape[-1] > MOST_CHANNELS:
         raise ValueError(
             f"latents of {u.shape[-1]} channels in {u.dtype}. The kernels take float32 and at most "
@@ -611,6 +611,6 @@ def works(device: torch.device) -> bool:
 
 
 def suits(u: Tensor) -> bool:
-    "Whether the kernels are for latents u (G, N, D)."
+    "Whether the kernels can be used for latents u (G, N, D)."
     small = u.dtype == torch.float32 and u.shape[-1] <= MOST_CHANNELS
     return u.is_cuda and small and torch.cuda.is_available() and works(u.device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 # %% ../../nbs/tokenizer/01_conv.ipynb #eb32270a
 CHANNELS = {"cnn-tiny": 32, "cnn": 128}  # of the first level; cnn is VQGAN's size
-WIDTH = {"cnn-tiny": 64, "cnn": 256}  # of a grid place between encoder and bottleneck
+WIDTH = {"cnn-tiny": 64, "cnn": 256}  # channels between encoder and bottleneck
 
 
 def _levels(factor: int, first: int) -> dict:
@@ -33,7 +33,7 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, preset: str, factor: int):
         super().__init__()
-        from diffusers.models.autoencoders.vae import Encoder  # 2 s, needed here only
+        from diffusers.models.autoencoders.vae import Encoder  # takes 2 s and is needed only here
 
         c = _levels(factor, CHANNELS[preset])
         blocks = ("DownEncoderBlock2D",) * (len(c["block_out_channels"]) - 1) + (

@@ -30,7 +30,7 @@ from softvq_lab.tokenizer.vit import (
 
 # %% ../../nbs/tokenizer/02_model.ipynb #ff0cdd16
 def make_quantizer(c: TokenizerConfig) -> Quantizer:
-    "The quantizer that the config names, residual and product wrapped around it where asked for."
+    "The quantizer of the config, wrapped in `Residual` and `Product` if the config asks for them."
     make = registered("quantizer")[c.quantizer]
 
     def plain(d: int) -> Quantizer:
@@ -50,20 +50,20 @@ def make_ends(c: TokenizerConfig) -> tuple[nn.Module, nn.Module]:
     trunk = make_trunk(dec, c.image_shape, c.patch_size, c.decoder_cls, **_own_size(c, "dec"))
     if c.rope != "none":
         add_rope(trunk, c.rope, c.rope_theta)
-    if not c.decoder_ape:  # held at zero, so that the names stay the same
+    if not c.decoder_ape:  # kept at zero, so that parameter names do not change
         torch.nn.init.zeros_(trunk.pos_embed.requires_grad_(False))
     encoder = make_trunk(enc, c.image_shape, c.patch_size, **_own_size(c, "enc"))
     return Encoder(_ready(encoder, c), c.tokens), Decoder(trunk, c.tokens, c.pixel_head)
 
 
 def _own_size(c: TokenizerConfig, end: str) -> dict[str, int]:
-    "What the settings change of the preset's encoder or decoder, as timm calls it."
+    "The sizes that override those of the preset's encoder or decoder, by timm's names."
     names = {"width": "embed_dim", "depth": "depth", "heads": "num_heads"}
     return {to: n for what, to in names.items() if (n := getattr(c, f"{end}_{what}"))}
 
 
 def _ready(trunk: nn.Module, c: TokenizerConfig) -> nn.Module:
-    "The encoder's trunk with rotary positions and tuning as the config says."
+    "The encoder's trunk with the config's rotary positions, frozen or with LoRA."
     if c.rope != "none":
         add_rope(trunk, c.rope, c.rope_theta)
     if c.encoder_tuning == "frozen":
@@ -72,9 +72,9 @@ def _ready(trunk: nn.Module, c: TokenizerConfig) -> nn.Module:
 
 
 def fingerprint(model: nn.Module, config) -> str:
-    """16 hex digits that follow from a model's config and weights: equal when and only when these
-    are. A setting that stands at its default does not count, so that a later version with more
-    settings gives the same.
+    """Digest (16 hex digits) of a model's config and weights: equal if and only if these are.
+    Settings at their defaults are left out, so that a later version with more settings gives the
+    same digest.
     """
     default = dataclasses.asdict(type(config)())
     told = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
@@ -89,7 +89,7 @@ def fingerprint(model: nn.Module, config) -> str:
 
 # %% ../../nbs/tokenizer/02_model.ipynb #a874eb8a
 def check_images(x: Tensor, size: tuple[int, int], who: str):
-    "A `ValueError` unless images x (B, 3, H, W) have the `size` (height, width) that `who` takes."
+    "Raise a `ValueError` unless images x (B, 3, H, W) have the `size` (height, width) of `who`."
     if x.shape[-2:] != size:
         raise ValueError(f"this {who} takes {size[0]}x{size[1]} images, got {tuple(x.shape)}")
 
@@ -134,7 +134,7 @@ class Tokenizer(nn.Module):
         return self.quantizer(self.embed(x))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, L, D) -> images (B, 3, H, W), about [-1, 1], not clipped.
+        """Latents (B, L, D) -> images (B, 3, H, W), roughly in [-1, 1], not clipped.
 
         A tokenizer trained with keep='uniform' decodes the first k tokens as well: `decode(z[:,
         :k])`.
@@ -149,7 +149,7 @@ class Tokenizer(nn.Module):
         return self.decoder(self.from_latent(z))
 
     def set_grad_checkpointing(self):
-        "Compute activations of the transformers again in the backward pass, to save memory."
+        "Recompute the transformers' activations in the backward pass, to save memory."
         if self.config.preset.startswith("cnn"):
             raise ValueError(f"recompute is for ViT presets, not for preset={self.config.preset!r}")
         for end in (self.encoder, self.decoder):
@@ -178,8 +178,8 @@ class Tokenizer(nn.Module):
 
 # %% ../../nbs/tokenizer/02_model.ipynb #c3dada1a
 def start_encoder(model: Tokenizer, weights: str = ""):
-    """Put the pretrained weights that the config asks for into the encoder's trunk; a `ConfigError`
-    when they, which are looked for in the folder `weights` first, are not there.
+    """Load the pretrained weights that the config asks for into the encoder's trunk. They are
+    searched for in the folder `weights` first; a `ConfigError` if they are not found.
     """
     c = model.config
     for needed in preflight(c, weights=weights):

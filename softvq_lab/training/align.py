@@ -23,15 +23,15 @@ from .losses import Frozen, TimmNetwork, frozen_timm
 
 # %% ../../nbs/training/04_align.ipynb #c7e5e489
 class TimmTeacher(nn.Module):
-    """A frozen timm ViT that gives a feature for each patch: images (B, 3, H, W) in [-1, 1] -> (B,
-    N, C).
+    """A frozen timm ViT that returns a feature for each patch: images (B, 3, H, W) in [-1, 1] ->
+    (B, N, C).
     """
 
     def __init__(
         self, name: str, image_size: int | tuple[int, int], patch_size: int, file: str = ""
     ):
-        """`file`: local .safetensors, whose patch embedding and positions timm resamples; random
-        weights without.
+        """`file`: local .safetensors, whose patch embedding and positions timm resamples; '':
+        random weights.
         """
         super().__init__()
         self.model = frozen_timm(
@@ -39,7 +39,7 @@ class TimmTeacher(nn.Module):
         )
         expected = resolve_model_data_config(
             self.model
-        )  # what it was trained on: ImageNet's mean and deviation, or CLIP's
+        )  # normalisation that it was trained with: ImageNet's or CLIP's mean and std
         for k in ("mean", "std"):
             self.register_buffer(k, torch.tensor(expected[k]).view(3, 1, 1), persistent=False)
         self.width = self.model.embed_dim
@@ -52,8 +52,8 @@ class TimmTeacher(nn.Module):
 
 
 class ReferenceTeacher(nn.Module):
-    """The small reference network as a teacher, where no pretrained one is at hand: 8 x 8 places of
-    its third stage, images (B, 3, H, W) in [-1, 1] -> (B, 64, 64).
+    """The small reference network as a teacher when no pretrained one is available: images
+    (B, 3, H, W) in [-1, 1] -> features of 8 x 8 positions of its third stage (B, 64, 64).
     """
 
     width = 64
@@ -68,8 +68,8 @@ class ReferenceTeacher(nn.Module):
 
 # %% ../../nbs/training/04_align.ipynb #c7e5e48a
 class NetworkTeacher(nn.Module):
-    """A registered network as a teacher: images (B, 3, H, W) in [-1, 1] -> the places of its last
-    feature map (B, N, C).
+    """A registered network as a teacher: images (B, 3, H, W) in [-1, 1] -> the positions of its
+    last feature map (B, N, C).
     """
 
     def __init__(self, net: nn.Module):
@@ -82,11 +82,11 @@ class NetworkTeacher(nn.Module):
 
 
 class TimmMapTeacher(NetworkTeacher):
-    """A timm network without patches as a teacher: images (B, 3, H, W) in [-1, 1] -> 8 x 8 places
-    of its last feature map (B, 64, C).
+    """A timm network without patches as a teacher: images (B, 3, H, W) in [-1, 1] -> 8 x 8
+    positions of its last feature map (B, 64, C).
     """
 
-    sizes = (128, 256)  # pixels of the shorter and of the longer side that it sees, at the most
+    sizes = (128, 256)  # each side is resized to lie between these, in pixels
     places = 8
 
     @torch.no_grad()
@@ -112,7 +112,7 @@ def teach_by_reference(images: ImageData, config: TokenizerConfig) -> ReferenceT
 def teach_by_timm(
     images: ImageData, config: TokenizerConfig, name: str, weights: str = ""
 ) -> nn.Module:
-    "A pretrained network of timm; a `ConfigError` when its file is missing."
+    "A pretrained network of timm; a `ConfigError` if its file is missing."
     (needed,) = require(list(loss_weights(LossConfig(align=name), weights).values()))
     file = str(needed.path)
     if is_vit(needed.name):
@@ -121,8 +121,8 @@ def teach_by_timm(
 
 
 def make_teacher(name: str, t: TokenizerConfig, images: ImageData, weights: str = "") -> nn.Module:
-    """The frozen teacher of a name (`align`), for images of a tokenizer; a `ConfigError` when its
-    file, which is looked for in the folder `weights` first, is missing.
+    """The frozen teacher named by the setting `align`, for images of a tokenizer. Its file is
+    searched for in the folder `weights` first; a `ConfigError` if it is missing.
     """
     if name.startswith("timm:"):
         return teach_by_timm(images, t, name, weights)
@@ -152,7 +152,7 @@ class Aligner(nn.Module):
             Frozen(teacher),
             how,
             weight,
-        )  # whoever brought it: not trained, not saved, no dropout
+        )  # any teacher, even one that was not frozen: not trained, not saved, no dropout
         self.projector = nn.Sequential(
             nn.Linear(latent_dim, hidden),
             nn.SiLU(),
@@ -162,7 +162,7 @@ class Aligner(nn.Module):
         )
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        "Weighted loss, in [-weight, weight]: minus the mean cosine similarity, in float32."
+        "Weighted loss, minus the mean cosine similarity, in [-weight, weight]; float32."
         y = self.teacher(x).float()  # (B, N, C)
         N, L = y.shape[1], z.shape[1]
         if self.how == "global":

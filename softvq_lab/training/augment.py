@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 # %% ../../nbs/training/01_augment.ipynb #8697e097
 def _colour(x: Tensor, u: Tensor) -> Tensor:
-    """Brightness by up to half a unit, saturation between 0 and 2, contrast between 0.5 and 1.5,
-    for u (B, 3).
+    """Change brightness by up to 0.5, saturation by a factor of 0 to 2, contrast by a factor of
+    0.5 to 1.5, for u (B, 3).
     """
     brightness, saturation, contrast = u[:, :, None, None, None].unbind(1)  # (B, 1, 1, 1) each
     x = x + brightness - 0.5
@@ -23,12 +23,12 @@ def _colour(x: Tensor, u: Tensor) -> Tensor:
 
 
 def _translate(x: Tensor, u: Tensor, ratio: float) -> Tensor:
-    "Shifted by up to `ratio` of the sides, for u (B, 2)."
+    "Shift by up to `ratio` of the sides, for u (B, 2)."
     for dim, n, v in ((2, x.shape[2], u[:, :1]), (3, x.shape[3], u[:, 1:])):
         most = round(n * ratio)
         source = (
             torch.arange(n, device=x.device) + most - (v * (2 * most + 1)).long()
-        )  # (B, n): the row or column that comes here
+        )  # (B, n): the source row or column of each row or column
         shape = (-1, 1, n, 1) if dim == 2 else (-1, 1, 1, n)
         # gather and a mask, not grid_sample: exact, and its gradient has one term for each pixel,
         # so that its order does not matter
@@ -39,7 +39,7 @@ def _translate(x: Tensor, u: Tensor, ratio: float) -> Tensor:
 
 
 def _cutout(x: Tensor, u: Tensor, ratio: float) -> Tensor:
-    "Without a box of `ratio` of the sides, its centre anywhere, for u (B, 2)."
+    "Cut out a box of `ratio` of the sides, its centre anywhere, for u (B, 2)."
     inside = []
     for n, v in ((x.shape[2], u[:, :1]), (x.shape[3], u[:, 1:])):
         side = round(n * ratio)
@@ -55,8 +55,8 @@ class DiffAug(nn.Module):
     """
 
     def __init__(self, prob: float = 1.0, translation: float = 0.125, cutout: float = 0.2):
-        """`translation`, `cutout`: shares of the sides (Zhao et al.: 1/8 and 1/2; StyleGAN-T cuts
-        out 0.2).
+        """`translation`, `cutout`: fractions of the sides (Zhao et al.: 1/8 and 1/2; StyleGAN-T
+        cuts out 0.2).
         """
         super().__init__()
         for name, value in (("prob", prob), ("translation", translation), ("cutout", cutout)):
@@ -65,11 +65,11 @@ class DiffAug(nn.Module):
         self.prob, self.translation, self.cutout = prob, translation, cutout
 
     def draw(self, x: Tensor) -> Tensor:
-        "A draw (B, 10) for images (B, 3, H, W)."
+        "Random numbers (B, 10) for images (B, 3, H, W)."
         return torch.rand(len(x), 10, device=x.device)
 
     def forward(self, x: Tensor, draw: Tensor | None = None) -> Tensor:
-        "`draw`: of another batch of the same size, to be changed alike."
+        "`draw`: that of another batch of the same size, to change both in the same way."
         if not self.prob:
             return x
         u = self.draw(x) if draw is None else draw

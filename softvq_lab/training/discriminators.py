@@ -29,8 +29,8 @@ from .losses import Frozen, NetworkMaps, TimmNetwork, frozen_timm
 
 # %% ../../nbs/training/02_discriminators.ipynb #7bb45977
 class VirtualBatchNorm(nn.Module):
-    """Batch norm of (B, C, N) by the statistics of groups of at most `group` images, always those
-    of the batch itself.
+    """Batch norm of (B, C, N) with the statistics of groups of at most `group` images, always
+    those of the current batch.
     """
 
     def __init__(self, channels: int, group: int = 8, eps: float = 1e-6):
@@ -61,9 +61,9 @@ class VirtualBatchNorm(nn.Module):
 
 # %% ../../nbs/training/02_discriminators.ipynb #fdd28311
 class SyncedBatchNorm(nn.BatchNorm1d):
-    """Batch norm of (B, C, N) by the statistics of the whole batch, over all processes (equally
-    many images in each), with running averages for use. torch's `SyncBatchNorm` is the same for
-    GPUs only: DistributedDataParallel refuses it on CPUs.
+    """Batch norm of (B, C, N) with the statistics of the whole batch over all processes (the same
+    number of images in each), and running averages in eval mode. Like torch's `SyncBatchNorm`,
+    which DistributedDataParallel rejects on CPUs.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6):
@@ -105,7 +105,7 @@ def _conv(c: int, out: int, kernel: int) -> nn.Module:
 def make_head(channels: int, kernel: int = 9, norm: str = "virtual") -> nn.Sequential:
     """(B, C, N) -> (B, 1, N). `norm`: one of `NORMS`.
 
-    Parameter names are the released ones, but for spectral norm's (see `released_heads`).
+    Parameter names are the released ones, except for spectral norm's (see `released_heads`).
     """
     if norm not in NORMS:
         raise ValueError(f"norm={norm!r}. Possible: {', '.join(NORMS)}.{closest(norm, NORMS)}")
@@ -117,8 +117,8 @@ def make_head(channels: int, kernel: int = 9, norm: str = "virtual") -> nn.Seque
 
 
 def released_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of released heads (torch's older spectral norm: `weight_orig`, `weight_u`, `weight_v`)
-    as ours.
+    """Released heads with our parameter names; torch's older spectral norm has `weight_orig`,
+    `weight_u` and `weight_v`.
     """
     new = {
         "weight_orig": "parametrizations.weight.original",
@@ -132,12 +132,12 @@ def released_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 # %% ../../nbs/training/02_discriminators.ipynb #578b6019
 class FeatureDiscriminator(nn.Module):
-    """A head on each activation of a frozen network: images (B, 3, H, W) in [-1, 1] -> logits (B,
-    n).
+    """A head on each activation of a frozen network: images (B, 3, H, W) in [-1, 1] -> logits
+    (B, n).
     """
 
     def __init__(self, trunk: nn.Module, kernel: int = 9, norm: str = "virtual"):
-        """`trunk(x)` gives a list of activations (B, C, N); `trunk.widths` their C.
+        """`trunk(x)` returns a list of activations (B, C, N); `trunk.widths` their C.
 
         `norm`: one of `NORMS`.
         """
@@ -148,15 +148,15 @@ class FeatureDiscriminator(nn.Module):
         )
 
     def prepare(self, x: Tensor) -> Tensor:
-        "Images as the frozen network wants them."
+        "Images in the form that the frozen network expects."
         return x
 
     def activations(self, x: Tensor) -> list[Tensor]:
         return self.trunk(self.prepare(x))
 
     def forward(self, x: Tensor, parts: int = 1) -> Tensor:
-        """`parts`: so many equal parts of the batch pass the heads one after the other, for norms
-        that look at a whole batch.
+        """`parts`: the batch passes the heads in this number of equal parts, one after the other,
+        for norms with statistics of the whole batch.
         """
         activations, dtype = self.activations(x), next(self.heads.parameters()).dtype
         with full_precision(x.device):
@@ -200,9 +200,9 @@ class DinoDiscriminator(FeatureDiscriminator):
     "The paper's discriminator: heads on frozen DINO ViT-S/16 features, of images of any size."
 
     def __init__(self, file: str = "", crop: float = 0.5, norm: str = "virtual"):
-        """`file`: local .safetensors of timm's `vit_small_patch16_224.dino`, random weights
-        without; `crop`: share of batches of larger images that are cropped in training; `norm`: one
-        of `NORMS`.
+        """`file`: local .safetensors of timm's `vit_small_patch16_224.dino`, '': random weights;
+        `crop`: fraction of batches of larger images that are cropped in training; `norm`: one of
+        `NORMS`.
         """
         super().__init__(DinoFeatures(file), norm=norm)
         self.crop = crop
@@ -211,7 +211,7 @@ class DinoDiscriminator(FeatureDiscriminator):
         x, size, spare = x.float(), DinoFeatures.size, min(x.shape[-2:]) - DinoFeatures.size
         if (
             self.training and spare > 0 and torch.rand(()) < self.crop
-        ):  # drawn on the CPU: no wait for the device
+        ):  # drawn on the CPU, so that the device need not synchronise
             top, left = (torch.randint(n - size + 1, ()) for n in x.shape[-2:])
             return x[..., top : top + size, left : left + size]
         if x.shape[-2:] == (size, size):
@@ -236,7 +236,7 @@ class NetworkFeatures(NetworkMaps):
 class PatchGAN(nn.Module):
     """Logits (B, n) of overlapping patches (Isola et al. 2017).
 
-    Three layers of 64, 128, 256 channels, as in VQGAN.
+    By default four layers of 64, 128, 256 and 512 channels and one to the logits, as in VQGAN.
     """
 
     def __init__(self, width: int = 64, layers: int = 3):
@@ -268,8 +268,8 @@ class PatchGAN(nn.Module):
 
 # %% ../../nbs/training/02_discriminators.ipynb #3e22c2f4
 class _EqualConv(nn.Module):
-    """A convolution with equalised learning rate; with `down` blurred and halved, with `act` a
-    leaky ReLU times sqrt 2.
+    """A convolution with equalised learning rate; `down` adds blur and stride 2, `act` a leaky
+    ReLU times sqrt 2.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ class _EqualConv(nn.Module):
         self.bias, self.down, self.act = nn.Parameter(torch.zeros(out)) if bias else None, down, act
         self.padding = (
             kernel // 2 if kernel % 2 and not down else 0
-        )  # an even kernel takes all that is there: 4 x 4 -> 1
+        )  # an even kernel covers the whole map: 4 x 4 -> 1
         taps = torch.tensor([1.0, 3, 3, 1])
         self.register_buffer(
             "blur",
@@ -295,7 +295,7 @@ class _EqualConv(nn.Module):
         if self.down:
             x = F.conv2d(
                 x, self.blur, padding=(self.weight.shape[-1] + 1) // 2, groups=x.shape[1]
-            )  # as much border as both take away
+            )  # pad by what blur and convolution remove
         x = F.conv2d(
             x,
             self.weight * self.scale,
@@ -320,8 +320,8 @@ class _DownBlock(nn.Module):
 
 
 def minibatch_std(x: Tensor, group: int = 4) -> Tensor:
-    """(B, C, h, w) with one channel more: the mean deviation within groups of the largest size up
-    to `group` that divides B.
+    """(B, C, h, w) with one more channel: the mean standard deviation within groups, whose size is
+    the largest number up to `group` that divides B.
     """
     size = max(g for g in range(1, group + 1) if len(x) % g == 0)
     deviation = (
@@ -344,7 +344,7 @@ class StyleGANDiscriminator(nn.Module):
     "StyleGAN2's residual discriminator of square images of a power of two: logits (B, 1)."
 
     def __init__(self, image_size: int, width: int = 512):
-        "`width`: most channels; from 128 pixels on fewer, halved with each doubling."
+        "`width`: maximum number of channels; above 64 pixels it halves with each doubling of size."
         super().__init__()
         if image_size < 32 or image_size & (image_size - 1):
             raise ValueError(
@@ -399,7 +399,7 @@ def make_patchgan(shape: Shape, width: int = 0) -> PatchGAN:
 
 @register("discriminator", "stylegan")
 def make_stylegan(shape: Shape, width: int = 0) -> StyleGANDiscriminator:
-    "StyleGAN2's of `width` channels; 0: 512."
+    "StyleGAN2's discriminator of `width` channels; 0: 512."
     if shape[0] != shape[1]:
         raise ValueError(
             f"discriminator='stylegan' needs square images, got {shape[0]} x {shape[1]}; "
@@ -424,8 +424,8 @@ def make_on_reference(
 def make_discriminator(
     name: str,  # registered as discriminator or as network, or 'timm:NAME'
     image_size: int | Shape,  # side in pixels, or (height, width)
-    width: int = 0,  # channels of patchgan (64) and stylegan (512); 0: their own
-    file: str = "",  # dino, timm: .safetensors of the frozen network; random weights without
+    width: int = 0,  # channels of patchgan and stylegan; 0: their defaults, 64 and 512
+    file: str = "",  # dino, timm: .safetensors of the frozen network; '': random weights
     net: ReferenceNet | None = None,  # reference: the network
     norm: str = "virtual",  # of heads on frozen features, one of NORMS
     images: ImageData | None = None,  # the data set, for a registered network

@@ -52,12 +52,12 @@ ASKED = {"": 0, "SIGINT": 2}  # any other signal: 1
 
 
 class Agreement:
-    """Called after each step with the signal that came here ('' for none): the number of `ASKED`
-    for all ranks. One process knows it at once, several a step later.
+    """Called after each step with the signal that this rank received ('' for none); returns the
+    largest number of `ASKED` over all ranks: at once for one process, a step later for several.
     """
 
     def __init__(self, ranks: int):
-        self.group = None if ranks == 1 else patient_group()  # the first rank may evaluate long
+        self.group = None if ranks == 1 else patient_group()  # rank 0 may evaluate for long
         self.question = None
 
     def __call__(self, signal: str) -> int:
@@ -70,7 +70,7 @@ class Agreement:
         return answer
 
     def read(self) -> int:
-        "What the ranks answered to the last question."
+        "Result of the last exchange; 0 if there was none."
         if self.question is None:
             return 0
         self.question.wait()
@@ -78,7 +78,7 @@ class Agreement:
         return int(self.told)
 
     def meet(self):
-        "Wait for all ranks: torch's launcher ends those that are left when the first one ends."
+        "Wait for all ranks, because torch's launcher ends the others when the first one ends."
         if self.group is not None:
             self.read()
             dist.barrier(self.group)
@@ -89,21 +89,21 @@ COMPRESSION = {"none": DDPCommunicationHookType.NO, "bf16": DDPCommunicationHook
 
 
 def ddp_settings(engine: EngineConfig) -> DistributedDataParallelKwargs:
-    """How `DistributedDataParallel` wraps what several ranks train.
+    """Settings of `DistributedDataParallel` for training on several ranks.
 
-    Every trained parameter has a gradient in every step, so unused ones are not searched for. A
-    static graph would gain nothing then, and torch cannot combine it with `accumulate`.
+    Every trained parameter has a gradient in every step, so there is no search for unused ones. A
+    static graph would save nothing then, and torch cannot combine it with `accumulate`.
     """
     return DistributedDataParallelKwargs(
         find_unused_parameters=False,
         static_graph=False,
-        gradient_as_bucket_view=True,  # gradients lie in the buckets that are sent, no copy
+        gradient_as_bucket_view=True,  # gradients are views of the buckets, no copy
         comm_hook=COMPRESSION[engine.gradient_compression],
     )
 
 
 def make_accelerator(run: Run, engine: EngineConfig) -> Accelerator:
-    "Accelerate as the engine's settings ask for; a `ConfigError` when that is not what came."
+    "An `Accelerator` with the engine's settings; a `ConfigError` if they cannot be met."
     check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     cpu = best_device().type == "cpu"
     if cpu and engine.precision == "fp16":
@@ -112,7 +112,7 @@ def make_accelerator(run: Run, engine: EngineConfig) -> Accelerator:
         torch.set_float32_matmul_precision("high")
     warnings.filterwarnings(
         "ignore", message="Grad strides do not match bucket view strides"
-    )  # of ranks: an axis of size 1 has no stride to speak of
+    )  # harmless with several ranks: the stride of an axis of size 1 has no meaning
     tracker = None if engine.tracker == "none" else engine.tracker
     if tracker and not find_spec(tracker):
         raise ConfigError(f"tracker={tracker!r} is not installed: pip install {tracker}")
@@ -155,7 +155,7 @@ class Watch:
     def __call__(self, step: int, loss: Tensor, norm: Tensor, params: list[Tensor]):
         ok = (
             loss.isfinite() if self.scaled else loss.isfinite() & norm.isfinite()
-        )  # fp16: its scaler meets infinite gradients by design
+        )  # fp16: infinite gradients are normal for its scaler
         self.bad = torch.where(ok | (self.bad >= 0), self.bad, step)
         if self.bad.device.type == "cpu" and self.bad >= 0:
             raise FloatingPointError
@@ -173,8 +173,8 @@ def load_batches(
     start: int = 0,
     workers: int = 0,
 ) -> DataLoader:
-    """This rank's batches of the steps `start`..`optim.steps`, for `data.transfer.to_device`: to a
-    GPU, worker processes send pictures as bytes.
+    """This rank's batches of steps `start` to `optim.steps` - 1, for `data.transfer.to_device`.
+    For a GPU, worker processes send images as bytes.
     """
     sampler = StepSampler(
         len(task.data),
@@ -207,11 +207,11 @@ def fit(
     engine: EngineConfig = EngineConfig(tracker="none"),
     workers: int = 0,
 ):
-    """Train `task` in `run`; with `resume` from its newest intact checkpoint. The averaged weights
-    are in the last checkpoint.
+    """Train `task` in `run`; `resume`: continue from its newest intact checkpoint. The averaged
+    weights are in the last checkpoint.
 
-    Raises `FloatingPointError` on NaN or infinity, naming where it was born, and `Preempted` when a
-    signal asked to stop."""
+    Raises `FloatingPointError` on NaN or infinity, naming its origin, and `Preempted` after a
+    signal to stop."""
     with device_asked(engine.device), products_as_before(), at_work(run) as lock:
         with BeforeFirstStep():
             accelerator = make_accelerator(run, engine)
@@ -250,8 +250,8 @@ def fit(
 
 # %% ../../nbs/training/08_loop.ipynb #7784e623
 def way_on(run: Run, lower: str, precision: str) -> str:
-    """What helps a run that ended in NaN, as it can be done: its learning rate is fixed, its
-    precision is not. `lower`: the learning rate, 'lr than 0.1'.
+    """What to do about a run that ended in NaN: its learning rate cannot be changed, its precision
+    can. `lower`: the learning rate, such as 'lr than 0.1'.
     """
     newest, folder = newest_checkpoint(run.checkpoints), shlex.quote(str(run.path))
     says = (
@@ -269,7 +269,7 @@ def way_on(run: Run, lower: str, precision: str) -> str:
 
 # %% ../../nbs/training/08_loop.ipynb #582ea7a6
 class Loop:
-    "A step, and what comes after it."
+    "The training loop: a step, then logging, evaluation and checkpoints."
 
     def __init__(
         self,
@@ -290,12 +290,12 @@ class Loop:
             raise ConfigError(f"best={task.best!r} cannot choose the best checkpoint. {why}")
         self.agreed = Agreement(self.accelerator.num_processes)
         self.pace = Pace(optim.batch_size, run.status.get("seconds") or 0.0)
-        self.measured = {}  # last values, for who looks at the status
+        self.measured = {}  # last values, for the status
 
     def go(self, batches: DataLoader, start: int):
         "All steps from `start` on."
         with Requests() as requests:
-            unknown = {"seconds_left": None}  # not what it was when the run ended before
+            unknown = {"seconds_left": None}  # drop the value of an earlier session
             self.say("running", step=start, steps=self.optim.steps, **unknown, **self.here())
             _track(self.accelerator, self.run, start)
             for step, batch in enumerate(self.pace.waited(batches), start):
@@ -308,8 +308,8 @@ class Loop:
         self.say("done", **self.state_at(self.optim.steps))
 
     def still_ours(self):
-        """A `RuntimeError` when somebody has taken the run over: what is in its folder now is
-        theirs.
+        """Raise a `RuntimeError` if another process has taken over the run: its folder now belongs
+        to that process.
         """
         if self.lock and not self.lock.mine():
             raise RuntimeError(
@@ -318,20 +318,20 @@ class Loop:
             )
 
     def say(self, status: str, **values):
-        "Write the status, unless that fails: a full disk must not hide what happened."
+        "Write the status; ignore a failure, so that a full disk does not hide the first error."
         try:
             self.main and self.run.set_status(status, **values)
         except OSError:
             pass
 
     def here(self) -> dict:
-        "When this process began to train, and on what."
+        "When this process began to train, and its device."
         device = self.accelerator.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return {"began": now(), "device": name}
 
     def state_at(self, done: int) -> dict:
-        "What the status says after `done` steps."
+        "The values of the status after `done` steps."
         finite = {k: v for k, v in self.measured.items() if math.isfinite(v)}
         pace = self.pace(done)
         left = self.bar.forecast.left(done, pace["seconds"] - self.pace.before)
@@ -367,7 +367,7 @@ class Loop:
         self.bar.update()
 
     def blame(self, step: int, module, batch):
-        "Say where the first bad number came from."
+        "Raise a `FloatingPointError` that names the origin of the first non-finite number."
         opponent = self.state.opponent and module is self.state.opponent.module
         lr = (
             f"{'adv_lr' if opponent else 'lr'} than "
@@ -379,7 +379,7 @@ class Loop:
         )
 
     def again(self, step: int):
-        "The batch of an earlier step, for questioning."
+        "Repeat an earlier step that was not finite, to find the cause (`blame`)."
         sampler = StepSampler(
             len(self.task.data),
             self.optim.batch_size,
@@ -401,7 +401,7 @@ class Loop:
         )
 
     def after(self, done: int):
-        "What happens when `done` steps are done: log, evaluate, save."
+        "After `done` steps: log, evaluate and save what is due."
         if self.due(done, self.optim.log_every):
             self.still_ours()
             self.log(done)
@@ -411,12 +411,12 @@ class Loop:
                 self.save(done, score)
 
     def measures(self, done: int) -> bool:
-        "Are the metrics due that take long? Then a checkpoint is, too: it may be the best."
+        "Whether slow metrics are due; then a checkpoint is due too, as it may be the best."
         every = self.task.measure_every
         return every > 0 and self.due(done, every)
 
     def evaluate(self, done: int) -> float | None:
-        "Log the metrics that are due; how good the checkpoint of this step is, if they say so."
+        "Log the metrics that are due; returns the checkpoint's score, if they determine it."
         model, figures = self.state.ema.module, {}
         pictured = self.main and self.due(done, self.optim.eval_every)
         if self.measures(done):
@@ -461,7 +461,7 @@ class Loop:
         self.bar.set_postfix(loss=values["loss"], refresh=False)
 
     def picture(self, done: int):
-        "Hand the step's picture to the tracker."
+        "Send the image of this step to the tracker."
         path = self.run.path / "samples" / f"step-{done:06d}.png"
         if path.exists():
             for t in self.accelerator.trackers:
@@ -478,7 +478,7 @@ class Loop:
         self.saved = done
 
     def stop(self, done: int, asked: int, here: str):
-        "Save and raise what the signal means; `here`: the one that came to this rank."
+        "Save, then raise the exception of the signal; `here`: the signal that this rank received."
         self.save(done)
         if asked == ASKED["SIGINT"]:
             says = f"stopped after step {done}; it was saved"

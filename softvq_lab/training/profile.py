@@ -38,14 +38,14 @@ def parts_of(task: Task) -> dict[nn.Module, str]:
 
 
 def recorded(cuda: bool = False) -> profile:
-    "A context of torch's profiler, silent."
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it talks on stderr
+    "A context of torch's profiler, without its log messages."
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it logs to stderr
     return profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])])
 
 
 @contextmanager
 def marked(parts: dict[nn.Module, str]):
-    "Within it, forward passes of `parts` are ranges of the profiler's record."
+    "Context in which forward passes of `parts` are ranges of the profiler's record."
     open_, hooks = [], []
 
     def enter(module, args):
@@ -77,7 +77,7 @@ OTHERS = {
 
 
 def _label(name: str) -> tuple[str, str] | None:
-    "(part, phase) of a range by its name; None where only its sequence number can tell."
+    "(part, phase) of a range by its name; None if only its sequence number determines it."
     if name.startswith("part:"):
         return name.removeprefix("part:"), "forward"
     return next(
@@ -89,14 +89,14 @@ REST = "losses and the rest"
 
 
 def shares(events, cuda: bool = False) -> dict[str, dict[str, float]]:
-    """Seconds by part and phase ('forward', 'backward', 'update') of a profiler's events, parts
-    within parts counted to the outer one.
+    """Seconds by part and phase ('forward', 'backward', 'update') of a profiler's events; nested
+    parts count towards the outer one.
     """
     outer, owner, now = (
         [],
         {},
         {},
-    )  # ranges that lie in no other; whose a sequence number is; a thread's latest range
+    )  # outermost ranges; the part of each sequence number; the latest range of each thread
     for e in sorted(events, key=lambda e: (e.thread, e.time_range.start, -e.time_range.end)):
         node, label = e.name.startswith("autograd::engine::evaluate_function"), _label(e.name)
         within, whose = now.get(e.thread, (None, None))
@@ -106,8 +106,8 @@ def shares(events, cuda: bool = False) -> dict[str, dict[str, float]]:
             now[e.thread] = e, label
             outer.append((e, label))
         elif e.sequence_nr >= 0 and (within is None or whose):
-            # operations that make no node bear the number of the next that does: the last one
-            # counts
+            # an operation without a node has the number of the next one with a node, so the last
+            # one counts
             owner[e.sequence_nr] = whose[0] if whose and whose[1] == "forward" else REST
     found = defaultdict(lambda: defaultdict(float))
     for e, label in outer:
@@ -118,15 +118,15 @@ def shares(events, cuda: bool = False) -> dict[str, dict[str, float]]:
 # %% ../../nbs/training/11_profile.ipynb #84228687
 @dataclass
 class StepProfile:
-    "Means over steps."
+    "Seconds of a training step and of its parts, as means over steps."
 
-    seconds: float  # of a step, on the clock
-    images: int  # in a step
+    seconds: float  # wall-clock time of a step
+    images: int  # images per step
     parts: dict[str, dict[str, float]]  # seconds by part and phase: 'forward', 'backward', 'update'
 
     def rows(self) -> list[dict]:
-        """part, phase, seconds and share of the step, the longest part first; what no part explains
-        comes last.
+        """Part, phase, seconds and fraction of the step, the slowest part first; the time outside
+        all parts comes last.
         """
         order = sorted(self.parts, key=lambda p: -sum(self.parts[p].values()))
         found = [(p, phase, s) for p in order for phase, s in self.parts[p].items()]
@@ -137,7 +137,7 @@ class StepProfile:
         ]
 
     def table(self) -> str:
-        "Markdown: a line for each part, milliseconds by phase, and its share of the step."
+        "Markdown table: a line for each part, milliseconds by phase, and its fraction of the step."
         ms, phases = defaultdict(dict), ("forward", "backward", "update", "other")
         for r in self.rows():
             ms[r["part"]][r["phase"]] = 1e3 * r["seconds"]
@@ -160,7 +160,7 @@ _ALL_STEPS = "all steps"  # the range of the profiled steps
 
 
 def _step_means(events, steps: int, images: int, cuda: bool) -> StepProfile:
-    "A profiler's events of `steps` steps of `images` images, as means over the steps."
+    "The `StepProfile` of a profiler's events of `steps` steps of `images` images."
     whole = next(e for e in events if e.name == _ALL_STEPS).time_range.elapsed_us() * 1e-6
     parts = {
         part: {k: v / steps for k, v in phases.items()}
@@ -172,7 +172,7 @@ def _step_means(events, steps: int, images: int, cuda: bool) -> StepProfile:
 def _stepping(
     task: Task, run: Run, optim: OptimConfig, seed: int, engine: EngineConfig, workers: int
 ) -> tuple[Accelerator, Callable[[int], None]]:
-    "The accelerator of a training, and what takes its next n steps."
+    "The accelerator of a training, and a function that takes its next n steps."
     accelerator = make_accelerator(run, engine)
     state = State(task, optim, engine, accelerator)
     loop = Loop(task, run, optim, seed, state, progress_bar(disable=True))
@@ -196,8 +196,8 @@ def step_seconds(
     steps: int = 5,
     warm: int = 2,
 ) -> list[float]:
-    """Seconds of each of `steps` steps of a training after `warm` others, without a profiler;
-    `task` is trained by them (at most `optim.steps`).
+    """Seconds of each of `steps` training steps after `warm` others, without a profiler. The steps
+    train `task`; together they are at most `optim.steps`.
     """
     _, take = _stepping(task, run, optim, 0, engine, 0)
     take(warm)
@@ -219,8 +219,8 @@ def profile_steps(
     steps: int = 5,
     warm: int = 2,
 ) -> StepProfile:
-    """Take `warm` + `steps` steps of a training (at most `optim.steps`) and profile the latter;
-    `task` is trained by them.
+    """Take `warm` + `steps` training steps (at most `optim.steps`) and profile the latter. The
+    steps train `task`.
     """
     accelerator, take = _stepping(task, run, optim, seed, engine, workers)
     cuda = accelerator.device.type == "cuda"

@@ -241,9 +241,7 @@ def readable(text) -> str:
     return re.sub(r"[\ud800-\udfff\x00-\x1f\x7f-\x9f]", _escaped, os.fsdecode(text))
 
 # %% ../nbs/00_core.ipynb #95c97d36
-MOST_BYTES = (
-    64 << 20
-)  # of a JSON file: ours are far smaller, and a larger one is not read
+MOST_BYTES = 64 << 20  # of a JSON file: ours are far smaller, and a larger one is not read
 DEEPEST = 100  # levels of nesting: deeper values cannot be compared or shown
 Count = Annotated[int, Field(ge=0, lt=2**53)]  # a number of steps: JSON itself allows 10**400
 

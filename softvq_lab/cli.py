@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-from typer._completion_shared import get_completion_script  # there is no public way
+from typer._completion_shared import get_completion_script  # there is no public API
 
 from . import __version__
 from softvq_lab.commands import (
@@ -56,7 +56,7 @@ from .settings.typed_text import read_typed
 from .signals import INTERRUPTED
 from .tables import Sheet, cell, print_list, print_sheets, print_whole, table_console
 
-if TYPE_CHECKING:  # who only looks does not wait for them
+if TYPE_CHECKING:  # not imported at run time: they take a while
     from softvq_lab.experiments.execute import Job
     from softvq_lab.runs import Run
 
@@ -93,7 +93,7 @@ app.command()(sample)
 
 # %% ../nbs/13_cli.ipynb #2d532b75
 def _opened(folder: Path) -> "Run":
-    "The run in `folder`; a `ConfigError` that says what is there instead."
+    "The run in `folder`; if it is not a run, a `ConfigError` says what it is."
     from softvq_lab.runs import Run, list_runs, no_such_run
 
     if not folder.exists():
@@ -115,8 +115,8 @@ def _opened(folder: Path) -> "Run":
 # %% ../nbs/13_cli.ipynb #16ebe287
 @contextmanager
 def _only_json(asked: bool) -> Iterator[Callable]:
-    """Within it, if `asked`, nothing but one JSON document is written to standard output: whatever
-    else is said goes to standard error. Yields what takes the value of the document.
+    """Context in which, if `asked`, only one JSON document is written to standard output, and all
+    other output goes to standard error. Yields a function that takes the value of the document.
     """
     values = []
     if not asked:
@@ -128,7 +128,7 @@ def _only_json(asked: bool) -> Iterator[Callable]:
 
 
 def _job_record(output: Path) -> dict:
-    "How the job of a notebook stands, for `--json`."
+    "The state of a notebook's job, for `--json`."
     from softvq_lab.experiments.execute import Job
 
     job = Job(output)
@@ -137,7 +137,7 @@ def _job_record(output: Path) -> dict:
 
 # %% ../nbs/13_cli.ipynb #fff58046
 def _moment(text: str) -> datetime.datetime | None:
-    "A time as files hold it, in the zone of who reads it; None where it is none."
+    "A time in the format of our files, in the local time zone; None if it is invalid."
     try:
         return datetime.datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError, OSError):
@@ -145,13 +145,13 @@ def _moment(text: str) -> datetime.datetime | None:
 
 
 def short_date(text: str) -> str:
-    "`2026-11-26 10:40` of a time as files hold it; what is none stays as it is."
+    "`2026-11-26 10:40` for a time in the format of our files; an invalid one stays as it is."
     moment = _moment(text)
     return f"{moment:%Y-%m-%d %H:%M}" if moment else printable(text, 20)
 
 
 def _for_json(value):
-    "`value` of what JSON has."
+    "`value` converted to types that JSON has."
     if isinstance(value, dict):
         return {printable(k): _for_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -164,7 +164,7 @@ def _for_json(value):
 
 
 def _print_json(value):
-    "On standard output; ASCII, which every terminal can show."
+    "Print a value as JSON on standard output; ASCII, which every terminal can show."
     tell(json.dumps(_for_json(value), indent=1, allow_nan=False))
 
 # %% ../nbs/13_cli.ipynb #6f15b8d4
@@ -269,7 +269,7 @@ def list_settings(
 def _execute(
     workflow: str, given: dict, output, resume: bool, detach: bool, root: Path
 ) -> tuple[Path, int]:
-    "Execute a workflow, or begin to; the notebook and the exit status."
+    "Execute a workflow, or start it detached; returns the notebook and the exit status."
     from softvq_lab.experiments.execute import (
         Job,
         begin_workflow,
@@ -294,7 +294,7 @@ def _execute(
         status = run_workflow(workflow, output, resume, **given)
     except ConfigError:
         if not given.get("run"):
-            _remove_empty(output.parent, root)  # a mistake costs no folder
+            _remove_empty(output.parent, root)  # a mistake leaves no folder
         raise
     except KeyboardInterrupt:  # before it was executed
         status = INTERRUPTED
@@ -307,7 +307,7 @@ def _execute(
 
 # %% ../nbs/13_cli.ipynb #23702a7b
 def _tell_end(job: "Job"):
-    "How a job ended, and why."
+    "Print how a job ended, and why."
     from softvq_lab.experiments.execute import BY_HAND, way_on
     from softvq_lab.experiments.papermill_command import what_came_out
 
@@ -330,13 +330,13 @@ def _remove_empty(*folders: Path):
 
 # %% ../nbs/13_cli.ipynb #2e6e9982
 def _kind(folder: Path) -> str:
-    "The kind of the run in `folder`; empty where that does not say."
+    "The kind of the run in `folder`; empty if unknown."
     from softvq_lab.runs import Run
 
     try:
         return Run(folder).kind
     except (OSError, ValueError, KeyError):
-        return ""  # a folder of diffusers, or a file that is named when it is opened
+        return ""  # a folder of diffusers, or a broken one, which is reported when it is opened
 
 # %% ../nbs/13_cli.ipynb #aa8a681b
 @app.command()
@@ -477,7 +477,7 @@ def sweep(
 
 # %% ../nbs/13_cli.ipynb #40212c2c
 def _tell_outcome(folder: Path):
-    "What a sweep measured, what failed, and where to see more."
+    "Print the results of a sweep, the failures, and where to see more."
     from softvq_lab.experiments.leaderboard import failures
     from softvq_lab.experiments.outcome import doubts, outcome, verdicts
     from softvq_lab.experiments.sweep import read_report
@@ -498,8 +498,8 @@ def _tell_outcome(folder: Path):
 
 
 def _open_sweeps(files: list[str], root: Path, accept: str, only: str) -> list:
-    """The sweeps of the files among `files`, with the settings among them, and of each only the
-    part that `only` asks for; tells what they note.
+    """The sweeps of the files among `files`, with the settings among `files` applied, reduced to
+    the part selected by `only`; prints the notes of their plans.
     """
     from softvq_lab.experiments.sweep import narrow, open_sweep, override
 
@@ -522,7 +522,7 @@ def _state(task) -> str:
 
 # %% ../nbs/13_cli.ipynb #e4a84e0e
 def _plan_record(sweeps: list) -> dict:
-    "What `sweep --json` says: every job of the sweeps, and where the report of each sweep is."
+    "The output of `sweep --json`: every job of the sweeps, and the path of each report."
     tasks = [
         {
             "sweep": s.spec.name,
@@ -551,7 +551,7 @@ def _show_plan(sweeps: list):
 
 
 def _tell_plan(sweeps: list, at_once: int | None, say: Callable, most: int = 12):
-    "What a sweep is about to do: its jobs by stage, and the first `most` of those to come."
+    "Print the plan of a sweep: its jobs by stage, and the first `most` of those to come."
     tasks = {t.id: t for s in sweeps for t in s.tasks}.values()
     stages = {t.stage: sum(u.stage == t.stage for u in tasks) for t in tasks}
     states = {t.id: _state(t) for t in tasks}
@@ -641,7 +641,7 @@ def _took(run: "Run") -> str:
 
 # %% ../nbs/13_cli.ipynb #ffda8b44
 def _record(run: "Run") -> dict:
-    "A run as `--json` says it."
+    "The record of a run for `--json`."
     from softvq_lab.experiments.job import seconds_at_work
     from softvq_lab.runs import describe, figures, strange_figures
 
@@ -668,7 +668,7 @@ def _record(run: "Run") -> dict:
 
 # %% ../nbs/13_cli.ipynb #f8be22f2
 def _made(run: "Run") -> dict:
-    "By which command, commit and host a run was made, and of which images."
+    "The command, commit and host that made a run, and its images."
     from softvq_lab.core import json_or_empty
 
     info = json_or_empty(run.path / "config.json")
@@ -685,7 +685,7 @@ def _changed_settings(run: "Run") -> dict:
 
 
 def _failure(run: "Run") -> dict | None:
-    "Why a run failed and the last lines of its log; None where it did not."
+    "Why a run failed and the last lines of its log; None if it did not."
     from softvq_lab.experiments.execute import Job
 
     s, job = run.status, Job(run.path / "notebook.ipynb")
@@ -733,7 +733,7 @@ def show(folder: Folder, as_json: Json = False):
         c.print(f"{printable(name)} cannot be read: {why}", style="red")
     if failed:
         reason = printable(failed["reason"])
-        if r.status.get("state") == "stopped":  # as somebody wished
+        if r.status.get("state") == "stopped":  # on purpose
             c.print(reason)
         else:
             c.print("\n".join([f"failed: {reason}", *map(printable, failed["log"])]), style="red")
@@ -744,7 +744,7 @@ def _listed(passport: dict) -> str:
 
 
 def _shared_entries(passports: list[dict]) -> dict:
-    "What stands in several passports alike."
+    "The entries that several passports share."
     first, *others = passports or [{}]
     return {k: v for k, v in first.items() if others and all(p.get(k) == v for p in others)}
 
@@ -757,7 +757,7 @@ def _has_headline(found: dict) -> bool:
 
 
 def _own_entries(passport: dict, before: dict, shared: dict) -> str:
-    "A passport, without what is said of all and what the one `before` it said."
+    "A passport as text, without entries that all share or that equal those of the one `before`."
     own = {k: v for k, v in passport.items() if k not in shared}
     differs = {k: v for k, v in own.items() if before.get(k) != v}
     if len(differs) == len(own):
@@ -766,7 +766,7 @@ def _own_entries(passport: dict, before: dict, shared: dict) -> str:
 
 
 def _show_figures(c: Console, name: str, found: dict):
-    "The figures of one evaluation."
+    "Print the metrics of one evaluation."
     from softvq_lab.metrics import caveat, read_declarations
 
     c.print(printable(name), style="bold", end="")
@@ -826,7 +826,7 @@ def compare(
 
 # %% ../nbs/13_cli.ipynb #623e8b6f
 def _shared_metrics(tables: list, compared: int) -> tuple[list, list[str]]:
-    "The tables with the metrics that at least two runs have of an evaluation; the others' names."
+    "The tables reduced to metrics that at least two runs have; and the names of the others."
     counts = {}
     for b in tables:
         for metric, n in b.notna().sum().items():
@@ -868,7 +868,7 @@ def _metric_rows(board) -> list[list]:
 
 
 def _comparison(folders: list[Path], differs: list[tuple], tables: list) -> dict:
-    "What `compare --json` says: each table of figures is best first where a metric ranks it."
+    "The output of `compare --json`: each table of metrics is best first if a metric ranks it."
     return {
         "runs": folders,
         "differences": [{"setting": k, "values": values} for k, *values in differs],
@@ -947,7 +947,7 @@ def stop(folder: Folder, as_json: Json = False):
 
 
 def _stop_process(folder: Path) -> int:
-    "Ask the process of a run or of a sweep's driver on this machine to end; its number."
+    "Ask the process of a run or of a sweep's driver on this machine to end; returns its number."
     from softvq_lab.experiments.sweep import read_report
 
     sweep = (folder / "sweep.json").exists()

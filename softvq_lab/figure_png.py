@@ -35,7 +35,7 @@ from softvq_lab.figure_traces import (
 
 # %% ../nbs/08b_figure_png.ipynb #2601c25e
 def _decoded(value):
-    "Plotly's arrays in base64 as arrays, wherever they stand in `value`."
+    "`value` with all of plotly's base64 arrays decoded."
     if isinstance(value, dict) and "bdata" in value:
         flat = np.frombuffer(base64.b64decode(value["bdata"]), np.dtype(value["dtype"]))
         shape = str(value["shape"]).split(",") if "shape" in value else [-1]
@@ -64,7 +64,7 @@ def _pairs(fig: go.Figure) -> dict[tuple[str, str], list]:
 
 
 def _panel(fig: go.Figure, sheet: Figure, box: Bbox, pair: tuple, traces: list) -> Panel:
-    "Empty axes where plotly has them."
+    "Empty axes at plotly's position."
     x, y = (fig.layout[p[0] + "axis" + p[1:]] for p in pair)
     (x0, x1), (y0, y1) = (axis.domain or (0, 1) for axis in (x, y))
     at = (box.x0 + x0 * box.width, box.y0 + y0 * box.height)
@@ -132,7 +132,7 @@ def _dress(fig: go.Figure, panel: Panel, side: str):
 
 
 def _shape(panel: Panel):
-    "The same scale on both axes where plotly was asked for it."
+    "Hide the frame, and use the same scale on both axes if plotly does."
     panel.axes.set_axisbelow(True)
     for spine in panel.axes.spines.values():
         spine.set_visible(False)
@@ -145,7 +145,7 @@ def _shape(panel: Panel):
 
 # %% ../nbs/08b_figure_png.ipynb #ef230bdf
 def _share(panels: dict[tuple, Panel]):
-    "One range for the axes that match one another."
+    "Give matching axes the same range."
     for side, place in (("x", 0), ("y", 1)):
         groups = {}
         for pair, panel in panels.items():
@@ -159,7 +159,7 @@ def _share(panels: dict[tuple, Panel]):
 
 # %% ../nbs/08b_figure_png.ipynb #b0e95e01
 def _place(ref: str | None, side: str, panels: dict, box: Bbox, sheet: Figure) -> Callable:
-    "What brings a coordinate of an annotation or a shape to where matplotlib draws it."
+    "Matplotlib's transform for a coordinate of an annotation or a shape, and its conversion."
     if ref == "paper":
         start, size = (box.x0, box.width) if side == "x" else (box.y0, box.height)
         return sheet.transFigure, lambda v: start + float(v) * size
@@ -284,9 +284,9 @@ def _sheet(fig: go.Figure) -> tuple[Figure, Bbox]:
 
 
 def figure_png(fig: go.Figure | dict) -> bytes:
-    """A figure of plotly, or what it is as data, as PNG.
+    """A plotly figure, or its dict, as PNG.
 
-    Raises a `ValueError` for a kind of trace that is not drawn.
+    Raises a `ValueError` for an unsupported kind of trace.
     """
     given = fig.to_dict() if isinstance(fig, go.Figure) else fig
     fig = go.Figure(_decoded(given), skip_invalid=True)

@@ -26,9 +26,9 @@ from .core import ConfigError, now
 
 # %% ../nbs/02_locks.ipynb #b6cd3e25
 def lives(host: str, pid: int, since: float) -> bool:
-    """Does the process `pid`, started at `since` (seconds of the epoch), still run?
+    """Whether the process `pid`, started at `since` (seconds since the epoch), still runs.
 
-    A process of another machine is assumed to.
+    A process of another machine is assumed to run.
     """
     if host != platform.node():
         return True
@@ -91,7 +91,7 @@ def age(file) -> float:
     try:
         fd, name = tempfile.mkstemp(prefix=".clock-", suffix=".tmp", dir=Path(file).parent)
     except OSError:
-        return time.time() - renewed  # a folder that is read only: this machine's clock
+        return time.time() - renewed  # a read-only folder: use this machine's clock
     try:
         return os.fstat(fd).st_mtime - renewed
     finally:
@@ -100,8 +100,8 @@ def age(file) -> float:
 
 
 def believed(file, host: str, pid: int, since: float) -> bool:
-    """Is the process that `file` names alive? Without a lock: here, if it runs; on another machine,
-    while `file` is fresh.
+    """Whether the process that `file` names counts as alive without a lock: on this machine, if it
+    runs; on another one, while `file` is fresh.
     """
     return lives(host, pid, since) if host == platform.node() else age(file) < GONE
 
@@ -146,13 +146,13 @@ def _probe(path) -> str:
     except OSError:
         return "none"
     try:
-        return _flock(fd, fcntl.LOCK_SH)  # others may ask at the same time
+        return _flock(fd, fcntl.LOCK_SH)  # shared: several processes may check at once
     finally:
         os.close(fd)
 
 # %% ../nbs/02_locks.ipynb #4342ab5a
 def _alive(file, said: dict, how: str) -> bool:
-    "Is the owner that `file` names alive, although the kernel does not hold its lock?"
+    "Whether the owner that `file` names is alive although the kernel does not hold its lock."
     if said.get("released"):
         return False
     if said.get("machine") == _machine():
@@ -218,7 +218,7 @@ def owner(path) -> dict | None:
 
 
 def was_held(path) -> bool:
-    "Was the lock ever held? Older versions held none."
+    "Whether the lock was ever held; older versions held none."
     return bool(_read(path)) or _substitute(path).exists()
 
 
@@ -319,18 +319,18 @@ class Lock:
         held._give_back()
 
     def mine(self) -> bool:
-        "Does this process still hold it, or was it taken over?"
+        "Whether this process still holds it, and it was not taken over."
         try:
             there, here = os.stat(self.file), os.fstat(self.fd)
             self.lost = (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
         except FileNotFoundError:
-            self.lost = self.file.parent.exists()  # a folder that is gone will tell by itself
+            self.lost = self.file.parent.exists()  # a missing folder gives errors of its own
         except OSError:
-            pass  # a file system that does not answer now: the next heartbeat asks again
+            pass  # the file system does not answer now: the next heartbeat checks again
         return not self.lost
 
     def _take(self) -> bool:
-        "One try."
+        "Try once to take the lock."
         fd, got = _locked(self.path)
         if got == "got" and self._free(fd):
             self.fd, self.file, self.before = fd, self.path, os.pread(fd, 4096, 0)
@@ -339,8 +339,8 @@ class Lock:
         return got == "none" and owner(self.path) is None and self._make()
 
     def _free(self, fd: int) -> bool:
-        """After the kernel granted the lock: does the name still refer to this file, and does no
-        other machine hold it?
+        """After the kernel granted the lock: whether the name still refers to this file, and no
+        other machine holds it.
         """
         try:
             there, here, said = os.stat(self.path), os.fstat(fd), _read(self.path)
@@ -373,8 +373,8 @@ class Lock:
             return False
         aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
         try:
-            os.rename(file, aside)  # of two who do this, one succeeds
-            if _read(aside) != left:  # a new owner's, made in between: it gets it back
+            os.rename(file, aside)  # if two processes do this, one succeeds
+            if _read(aside) != left:  # a new owner's, made in between: put it back
                 os.rename(aside, file)
                 return False
             os.unlink(aside)
@@ -439,7 +439,7 @@ class Lock:
 
 # %% ../nbs/02_locks.ipynb #57e2df1b
 def _is_here(path, who: dict) -> bool:
-    "Does the owner of the lock `path` run on this machine, in this or another container?"
+    "Whether the owner of the lock `path` runs on this machine, in this or another container."
     if who.get("machine") != _machine():
         return False
     if who.get("numbers") == _numbers():
@@ -511,7 +511,7 @@ def writable(path):
     try:
         yield
     except FileExistsError:
-        raise  # somebody was quicker, which is another matter
+        raise  # another process was faster: handled by the caller
     except OSError as e:
         raise ConfigError(
             f"{path} cannot be written in: {e.strerror or e} ({e.filename}). Make room, or give a "

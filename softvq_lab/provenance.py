@@ -66,9 +66,9 @@ MEASURING = ("evaluation", "metrics", "data", "pretrained")
 
 @functools.cache
 def code_record() -> dict[str, str]:
-    """Room or module of the library -> hash of its sources, for all on which a number may depend.
+    """Room or module of the library -> hash of its sources, for all that may affect results.
 
-    Computed once in a process.
+    Computed once per process.
     """
     top = Path(__file__).parent
     files = sorted(top.rglob("*.py"))
@@ -85,7 +85,7 @@ def code_record() -> dict[str, str]:
     try:
         write_json(kept, found)
     except OSError:
-        pass  # a cache that cannot be written costs a second
+        pass  # without a cache it is computed again, in a second
     return found
 
 # %% ../nbs/07_provenance.ipynb #e6606810
@@ -133,7 +133,7 @@ def _uses(settings: dict) -> list[tuple[str, str]]:
 
 
 def _file_of(thing) -> Path | None:
-    "The file that defines what is registered; None for a cell of a notebook."
+    "The file that defines a registered entry; None for a notebook cell."
     module = sys.modules.get(getattr(thing, "__module__", None))
     file = getattr(module, "__file__", None)
     return Path(file).resolve() if file else None
@@ -173,7 +173,7 @@ def accepted_kinds(accept: str) -> set[str]:
 
 
 def _named_differences(there: dict, now: dict, needed=lambda name: False) -> str:
-    "Entries that differ, as 'name: a there, b now': those that both have, or that are `needed`."
+    "Differing entries as 'name: a there, b now': those that both have, or that are `needed`."
     names = [
         n
         for n in dict.fromkeys([*there, *now])
@@ -183,7 +183,7 @@ def _named_differences(there: dict, now: dict, needed=lambda name: False) -> str
 
 
 def _classes_difference(there: list, now: list) -> str:
-    if there == now or len(there) == len(now) == 1:  # one class: called as its folder is
+    if there == now or len(there) == len(now) == 1:  # one class: named like its folder
         return ""
     gone, new = [n for n in there if n not in now], [n for n in now if n not in there]
     kinds = {"gone": gone, "new": new}.items()
@@ -234,7 +234,7 @@ HOW = (  # may change when a run is resumed
 )
 
 # %% ../nbs/07_provenance.ipynb #af8bb100
-PATHS = (  # where things lie; what they are is part of the identity
+PATHS = (  # locations; the contents are part of the identity
     "data_path",
     "tokenizer_run",
     "start_from",
@@ -248,19 +248,19 @@ ROUNDED = (
     "device",
     "precision",
     "tf32",
-)  # equal but for rounding and noise
+)  # equal except for rounding and noise
 LATENTS = ("memory", "fly")
 
 
 def _is_free(name: str, was, new) -> bool:
-    "May this setting differ when a run is resumed?"
-    if name == "latents":  # the folder of a cache may move; another way of having latents may not
+    "Whether this setting may differ when a run is resumed."
+    if name == "latents":  # the folder of a cache may move, but the kind of latents may not change
         return was not in LATENTS and new not in LATENTS
     return name in HOW or name in PATHS
 
 
 def _same_path(name: str, a, b) -> bool:
-    "Is it the same path, written in two ways?"
+    "Whether it is the same path, written in two ways."
     if name not in PATHS or not all(isinstance(p, str) and p for p in (a, b)):
         return False
     a, b = (os.path.abspath(os.path.expanduser(p)) for p in (a, b))
@@ -268,7 +268,7 @@ def _same_path(name: str, a, b) -> bool:
 
 # %% ../nbs/07_provenance.ipynb #e1531b0b
 def steps_note(was: int, new: int, done: int, schedule: str) -> str:
-    """Says what another number of steps means for a run at step `done`; a `ConfigError` if it is
+    """A message about a changed number of steps for a run at step `done`; a `ConfigError` if it is
     less than `done`.
     """
     if new < done:
@@ -335,7 +335,7 @@ def _located_setting(name: str, value, folder, root: str):
         if value in LATENTS:
             return value
         places = candidates(folder, root, value)
-        return next((p for p in places if Path(p).is_dir()), places[0])  # it may be made yet
+        return next((p for p in places if Path(p).is_dir()), places[0])  # it may be made later
     return located(folder, root, value)
 
 # %% ../nbs/07_provenance.ipynb #9b191ffd
@@ -359,14 +359,14 @@ def _file_hash(path: Path, size: int, stamp: int) -> str:
 
 
 def weights_record(needed) -> dict[str, str]:
-    """Name -> SHA-256 of the pretrained files `needed` (`softvq_lab.pretrained.files.Needed`) that
-    are there.
+    """Name -> hash (SHA-256) of those of the pretrained files `needed`
+    (`softvq_lab.pretrained.files.Needed`) that exist.
     """
     there = [(n.name, n.path, n.path.stat()) for n in needed if n.path]
     return {name: _file_hash(path, s.st_size, s.st_mtime_ns) for name, path, s in there}
 
 # %% ../nbs/07_provenance.ipynb #9f000002
-COMMAND = "SOFTVQ_LAB_COMMAND"  # environment variable: what was typed
+COMMAND = "SOFTVQ_LAB_COMMAND"  # environment variable: the typed command
 
 
 def _typed() -> str:
@@ -377,20 +377,20 @@ def _typed() -> str:
 
 
 def command_line() -> str:
-    "The command that a person typed, of this process or of the one that started it."
+    "The command that a person typed to start this process or its ancestor."
     return os.environ.get(COMMAND) or _typed()
 
 
 def remember_command():
-    "Tell processes that are started from here what was typed."
+    "Pass the typed command on to child processes."
     os.environ.setdefault(COMMAND, _typed())
 
 # %% ../nbs/07_provenance.ipynb #9f000004
-MOST_DIFFERENCE = 1 << 20  # characters of a difference that are kept
+MOST_DIFFERENCE = 1 << 20  # characters of the diff that are kept
 
 
 def _git(*words: str) -> str | None:
-    "What git says in the folder of the library; None where it cannot."
+    "The output of git in the folder of the library; None if it fails."
     how = {"capture_output": True, "text": True, "errors": "replace", "timeout": 20}
     try:
         done = subprocess.run(["git", "-C", Path(__file__).parent, *words], **how)
@@ -400,8 +400,8 @@ def _git(*words: str) -> str | None:
 
 
 def commit_record() -> tuple[dict, str]:
-    """The commit of the library's checkout and whether its files differ from it, with the
-    difference; ({}, '') where the library is no checkout.
+    """The commit of the library's checkout and whether its files differ from it, with the diff;
+    ({}, '') if the library is not a checkout.
     """
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return {}, ""  # installed, perhaps within the checkout of another project

@@ -97,7 +97,7 @@ class RunStatus(Entries):
     waiting: float | None = None
     peak_memory: Count | None = None
     last: dict[str, float] = {}
-    advice: list[str] = []  # at its end: what is wrong, and what to do
+    advice: list[str] = []  # at its end: problems found, and what to do
 
 
 class Evaluation(Entries):
@@ -124,7 +124,7 @@ class Run:
 
     @property
     def info(self) -> dict:
-        """config.json, its settings as this version has them (`as_older_versions_did`); a
+        """config.json, with its settings in this version's form (`as_older_versions_did`); a
         `ValueError` says why it cannot be used.
         """
         info = read_json(self.path / "config.json", RunInfo)
@@ -157,7 +157,7 @@ class Run:
         return s
 
     def _trained(self, status: dict) -> bool:
-        "Is it being trained? Its lock says so; for versions without locks, its status."
+        "Whether it is being trained, by its lock or, for versions without locks, its status."
         if was_held(self.lock):
             who = owner(self.lock)
             return who is not None and not who.get(
@@ -169,7 +169,7 @@ class Run:
     def set_status(self, state: str, **values):
         """Write status.json; `values` are kept until they are overwritten.
 
-        A `ConfigError` where another process trains the run.
+        A `ConfigError` if another process trains the run.
         """
         with holding(self):
             self._write_status(state, **values)
@@ -196,7 +196,7 @@ def _taken(run: Run, who: dict) -> ConfigError:
 
 
 def refuse_if_trained(run: Run):
-    "A `ConfigError` that names who trains the run now, and how it can be taken over."
+    "Raise a `ConfigError` if a process trains the run; it names the process and how to take over."
     if (status := run.status)["state"] == "running":
         raise _taken(run, owner(run.lock) or status)
 
@@ -204,7 +204,7 @@ def refuse_if_trained(run: Run):
 @contextlib.contextmanager
 def holding(run: Run) -> Iterator[Lock]:
     """Hold the run's lock: the one of this process's training, else a brief one. config.json and
-    status.json are written only here, except for the status of ranks, which share the lock of the
+    status.json are written only under it, except the status of ranks, which share the lock of the
     first. A `ConfigError` if another process holds the lock.
     """
     try:
@@ -223,7 +223,7 @@ def holding(run: Run) -> Iterator[Lock]:
 
 
 def take_over_run(run: Run):
-    """Take a run from a process that cannot be reached; a `ConfigError` when it is alive on this
+    """Take over a run from a process that cannot be reached; a `ConfigError` if it is alive on this
     machine.
     """
     status = run.status
@@ -237,7 +237,7 @@ def take_over_run(run: Run):
 def _tell(run: Run, error: BaseException, first: bool, lock: Lock | None):
     "Record how training ended, unless it is recorded already or is up to another process."
     try:
-        # 'interrupted' where the first rank is gone: nobody's error here
+        # 'interrupted' if the first rank is gone: not an error of this process
         if run.status["state"] != "running" or (lock and not lock.mine()):
             return
         if not first and (owner(run.lock) or {}).get("ranks") != meeting_place():
@@ -253,7 +253,7 @@ def _tell(run: Run, error: BaseException, first: bool, lock: Lock | None):
         pass  # a full disk must not hide what happened
 
 
-OPENED = "SOFTVQ_LAB_OPENED"  # the environment of ranks: the mark of the opening they belong to
+OPENED = "SOFTVQ_LAB_OPENED"  # environment variable of ranks: the mark of their `open_run`
 _opened: dict[str, tuple[str | None, dict]] = {}  # run folder -> mark and settings, as opened here
 
 
@@ -263,7 +263,7 @@ def mark_of(run: Run) -> str | None:
 
 # %% ../nbs/08_runs.ipynb #f6801f49
 def refuse_if_opened_anew(run: Run):
-    "A `ConfigError` if another process has opened the run with other settings since then."
+    "Raise a `ConfigError` if another process has opened the run with other settings since then."
     here = os.path.realpath(run.path)
     mark, asked = _opened.get(here, (os.environ.get(OPENED), None))
     if (asked is None and mark is None) or (info := run.info).get("opened") == mark:
@@ -294,13 +294,13 @@ def at_work(run: Run):
         return
     if not was_held(run.lock):
         refuse_if_trained(run)  # of a version that held no lock
-    with writable(run.path), holding(run):  # for a moment: whoever else begins now waits
+    with writable(run.path), holding(run):  # brief: another process that begins now waits
         refuse_if_opened_anew(run)
         lock = Lock(run.lock).acquire()  # from now on for as long as it trains
     try:
         with writable(run.path):
             sweep_up(run.path, ".status.json.*.tmp", ".metrics.jsonl.*.tmp")
-            others = ".*.????????.tmp", ".clock-*.tmp"  # of those who write without this lock
+            others = ".*.????????.tmp", ".clock-*.tmp"  # of processes that write without this lock
             sweep_up(run.path, *others, older=GONE)
             sweep_up(run.checkpoints, ".aside-*", ".*.tmp")
             run.set_status("running")
@@ -318,7 +318,7 @@ def log_metrics(run: Run, step: int, **values: float):
         f.write(json.dumps({"step": step, **values}) + "\n")
 
 
-MOST_LOGGED = 256 << 20  # bytes of metrics.jsonl that are read: the end of a larger one
+MOST_LOGGED = 256 << 20  # bytes that are read of metrics.jsonl: only the end of a larger file
 LINE = 1 << 20
 
 
@@ -327,7 +327,7 @@ def _is_number(x) -> bool:
 
 
 def _row(line: bytes) -> dict | None:
-    "The numbers of one line; None where it is torn or has no step."
+    "The numbers of one line; None if it is damaged or has no step."
     if len(line) > LINE:
         return None
     try:
@@ -348,7 +348,7 @@ def _logged(run: Run, most: int | None = None) -> Iterator[tuple[bytes, dict]]:
     with open(path, "rb") as f:
         if most is not None and path.stat().st_size > most:
             f.seek(-most, os.SEEK_END)
-            f.readline(LINE)  # half a line
+            f.readline(LINE)  # an incomplete line
         while line := f.readline(LINE + 1):
             if row := _row(line):
                 yield line.rstrip(b"\n"), row
@@ -385,7 +385,7 @@ ANYHOW = (
 
 
 def plugins_of(run: Run) -> str:
-    "The files of plug-ins that a run was made with, as they are found from here; '' for none."
+    "The plug-in files that a run was made with, with paths that are valid here; '' for none."
     try:
         info = run.info
         root, named = str(info.get("root") or ""), info["config"]["where"]["plugins"]
@@ -396,7 +396,7 @@ def plugins_of(run: Run) -> str:
 
 
 def plugin_hint(run: Run) -> str:
-    """Says how to load the plug-ins that a run was made with; '' if it names none.
+    """A message: how to load the plug-ins that a run was made with; '' if it names none.
 
     Plug-ins are code, so no run loads them by itself.
     """
@@ -410,13 +410,13 @@ def plugin_hint(run: Run) -> str:
 
 # %% ../nbs/08_runs.ipynb #d663ff3f
 def resume_line(run: Run) -> str:
-    "What is typed to go on with a run."
+    "The command that resumes a run."
     return f"softvq-lab resume {shlex.quote(str(run.path))}"
 
 
 def saved_sentence(run: Run, command: str) -> str:
-    "What is saved of a training that was stopped, and the `command` that goes on with it."
-    from softvq_lab.checkpoints import newest_checkpoint  # torch: not for those who only look
+    "Message after a training was stopped: what is saved, and the `command` that resumes it."
+    from softvq_lab.checkpoints import newest_checkpoint  # here: it imports torch
 
     if named := plugins_of(run):
         command += f" --plugins {shlex.quote(named)}"
@@ -455,12 +455,12 @@ def open_run(
     defaults: dict | None = None,
     **extra,
 ) -> Run:
-    """Create the run folder `path`, or with `resume` open it again; a `ConfigError` when it holds
+    """Create the run folder `path`, or with `resume` open it again; a `ConfigError` if it holds
     another run or is being trained now.
 
-    `take_over`: from a process that cannot be reached. `extra["identity"]` is what the run is made
-    of besides its settings, `accept` the kinds of it that may differ on resume, `defaults` what a
-    setting is that the run's version did not have."""
+    `take_over`: from a process that cannot be reached. `extra["identity"]`: what the run depends
+    on besides its settings; `accept`: the kinds of it that may differ on resume; `defaults`: values
+    of settings that the run's version did not have."""
     config = _without_what_is_said_once(json.loads(json.dumps(config)))
     settings = learned_settings(config) | {"plugins": config.get("where", {}).get("plugins", "")}
     identity = {"code": code_record(), "plugins": plugin_record(settings)}
@@ -474,7 +474,7 @@ def open_run(
     with writable(run.path):
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         with holding(run):
-            if (run.path / "config.json").exists():  # also of who began at the same moment
+            if (run.path / "config.json").exists():  # also of a process that began just now
                 check_free(run, resume)
                 go_on(run, config, extra, accept, defaults or {})
             else:
@@ -488,7 +488,7 @@ def open_run(
 
 # %% ../nbs/08_runs.ipynb #79059c58
 def check_free(run: Run, resume: bool):
-    "A `ConfigError` if another process trains the run, or if it exists and `resume` is False."
+    "Raise a `ConfigError` if another process trains the run, or if it exists without `resume`."
     if not (run.path / "config.json").exists():
         return
     status = run.status
@@ -503,13 +503,13 @@ def check_free(run: Run, resume: bool):
 
 
 def _is_mine(status: dict) -> bool:
-    "Was a status written by this process?"
+    "Whether a status was written by this process."
     me = (platform.node(), os.getpid(), psutil.Process().create_time())
     return me == (status.get("host"), status.get("pid"), status.get("started"))
 
 
 def _made_with(run: Run) -> dict:
-    "What was typed, where, and the commit; the difference to it is written into the run."
+    "The typed command, the host, and the commit; the diff to it is written into the run."
     commit, changed = commit_record()
     if changed:
         write_atomic(run.path / "code.diff", changed.encode(errors="replace"))
@@ -529,8 +529,8 @@ def _without_what_is_said_once(config: dict) -> dict:
 
 # %% ../nbs/08_runs.ipynb #d19be2f6
 def check_record(there: dict, identity: dict, accept: str = "", path="") -> list[str]:
-    """What differs between the record `there` of a run and what it would be trained with now, as
-    lines; a `ConfigError` when that is neither accepted nor only the library.
+    """Differences between the record `there` of a run and the identity with which it would be
+    trained now, as lines; a `ConfigError` for those that are neither accepted nor in the library.
     """
     allowed = accepted_kinds(accept) | {"code"}
     differs = identity_differences(there.get("identity") or _old_identity(there), identity)
@@ -552,8 +552,8 @@ def _old_identity(record: dict) -> dict:
 
 
 def check_settings(run: Run, config: dict, defaults: dict) -> list[str]:
-    """What differs between the settings of `run` and `config`, with which it is to go on, as lines;
-    a `ConfigError` where they may not differ. `config` and `defaults` are those of `open_run`.
+    """Differences between the settings of `run` and `config`, with which it is to be resumed, as
+    lines; a `ConfigError` for those that are not allowed. `config` and `defaults`: see `open_run`.
     """
     there = learned_settings(located_settings(run.path, run.info))
     new = learned_settings(as_older_versions_did(config))
@@ -588,15 +588,15 @@ def _with_named_plugins(config: dict, there: dict) -> dict:
 
 
 def check_run(run: Run, identity: dict):
-    """Check that `identity`, what is here now, equals the run's record; a `ConfigError` if not. An
-    edited library is printed and recorded.
+    """Check that the current `identity` equals the run's record; a `ConfigError` if not. Changes of
+    the library are only printed and recorded.
     """
     info = run.info
     _write_segment(run, info, {"identity": identity}, check_record(info, identity, path=run.path))
 
 
 def _merged(there: dict, now: dict) -> dict:
-    "The updated record: everything named now, and what only the older one names."
+    "The updated record: all current entries, and those that only the older record has."
     grown = ("plugins", "weights", "tokenizer")
     return there | now | {k: there.get(k, {}) | now[k] for k in grown if k in now}
 
@@ -630,7 +630,7 @@ def made_of(run: Run) -> dict:
         return {}
 
 # %% ../nbs/08_runs.ipynb #71b06595
-BIN = ".bin"  # in a folder of runs: what was deleted, in no list
+BIN = ".bin"  # in a folder of runs: deleted runs, in no list
 
 
 def _linked(folder: str) -> list[str]:
@@ -663,8 +663,8 @@ def _run_folders(root) -> list[str]:
 
 # %% ../nbs/08_runs.ipynb #2f5732b5
 def list_runs(root, unreadable: bool = False) -> list[Run]:
-    """Runs under `root`, newest first; with `unreadable` also those whose config.json cannot be
-    used, as the last.
+    """Runs under `root`, newest first; with `unreadable`, those whose config.json cannot be used
+    come last.
     """
     found = []
     for run in map(Run, _run_folders(root)):
@@ -678,7 +678,7 @@ def list_runs(root, unreadable: bool = False) -> list[Run]:
 
 
 def no_such_run(asked: Path) -> str:
-    "What is said of a run folder that is not there, with those that are called alike."
+    "The message for a missing run folder, with runs of similar names."
     says = f"there is no run folder {asked} (looked in {asked.resolve()})"
     known = {str(r.path) for r in list_runs("runs", unreadable=True)}
     known |= {str(p.parent) for p in asked.parent.glob("*/config.json")}
@@ -690,9 +690,9 @@ def no_such_run(asked: Path) -> str:
 
 # %% ../nbs/08_runs.ipynb #edf646b5
 def _claims_to_be_a_run(run: Run) -> bool:
-    """May an unusable config.json be one of this library?
+    """Whether an unusable config.json may be one of this library's; other programs use this name,
 
-    Other programs use this name too.
+    too.
     """
     try:
         return "created" in read_json(run.path / "config.json")
@@ -701,7 +701,7 @@ def _claims_to_be_a_run(run: Run) -> bool:
 
 
 def describe(run: Run) -> dict[str, str]:
-    "Printable kind, state (or why the files cannot be used), step and created, for lists."
+    "Printable kind, state (or why files cannot be used), step and time of creation, for lists."
     s = run.status
     try:
         info = run.info
@@ -731,7 +731,7 @@ def _evaluations(run: Run) -> tuple[dict[str, dict], dict[str, str]]:
 
 
 def figures(run: Run) -> dict[str, dict]:
-    "Usable evaluations of a run: name -> figures, passport and subject."
+    "Usable evaluations of a run: name -> metrics, passport and subject."
     return _evaluations(run)[0]
 
 
@@ -741,8 +741,8 @@ def strange_figures(run: Run) -> dict[str, str]:
 
 
 def headlines(run: Run) -> str:
-    """The figures of a run that a list shows, and which of its evaluations cannot be used; those of
-    a generator before those of its tokenizer.
+    """The headline metrics of a run as text, and which of its evaluations cannot be used; metrics
+    of a generator before those of its tokenizer.
     """
     good, bad = _evaluations(run)
     own_first = sorted(good.values(), key=lambda f: "generator" not in f.get("subject", {}))
@@ -789,8 +789,8 @@ def differences(runs: list[Run]) -> list[tuple]:
 
 
 def not_shared(runs: list[Run]) -> set[str]:
-    """Names in `differences` that not every run has: a tokenizer has no setting of a generator.
-    Empty where a config.json cannot be used.
+    """Names in `differences` that not every run has: a tokenizer has no generator settings.
+    Empty if a config.json cannot be used.
     """
     facts = [_facts(r).keys() for r in runs]
     if not facts or any("unreadable" in f for f in facts):

@@ -38,7 +38,7 @@ from ..settings.sections import DataConfig
 
 # %% ../../nbs/data/09_datasets.ipynb #9ef75dc6
 def digits(size: Size) -> ImageData:
-    """scikit-learn's 1,797 handwritten digits at `size` pixels (on black where it is no square):
+    """scikit-learn's 1,797 handwritten digits at `size` pixels (padded with black if not square):
     1,437 for training, 360 held out.
     """
     (H, W), side = height_width(size), min(height_width(size))
@@ -174,7 +174,7 @@ def shapes(size: Size, count: int) -> ImageData:
 class Augmented(Dataset):
     """Views of a training split: item `(index, draw)`, or `index` for draw 0.
 
-    `crop` is 'center' or 'random' (ADM), `flip` turns every other view.
+    `crop` is 'center' or 'random' (ADM), `flip` mirrors a view with probability 1/2.
     """
 
     draws = True  # for samplers: a pair (index, draw) may be asked for
@@ -199,12 +199,12 @@ class Augmented(Dataset):
             x, y = self.data[index]
             x = from_rgb(
                 random_crop(to_pil(x), tuple(x.shape[1:]), place)
-            )  # digits and scenes are as large as they are asked for
+            )  # digits and scenes have the requested size already
         return x.flip(-1) if flip else x, y
 
 
 class WithMirrors(Dataset):
-    "A split of N images and their mirror images: item N + i is item i turned left to right."
+    "A split of N images and their mirror images: item N + i is item i flipped left to right."
 
     def __init__(self, data: Dataset):
         self.data = data
@@ -220,7 +220,7 @@ class WithMirrors(Dataset):
 
 # %% ../../nbs/data/09_datasets.ipynb #15f470c3
 def training_view(images: ImageData, cfg: DataConfig, seed: int) -> Dataset:
-    "The training split as `cfg` wants it seen: itself, or `Augmented`."
+    "The training split with the augmentation of `cfg`: itself, or `Augmented`."
     return (
         images.train
         if cfg.crop == "center" and not cfg.flip
@@ -244,7 +244,7 @@ def load_data(cfg: DataConfig, size: Size) -> ImageData:
 
 # %% ../../nbs/data/09_datasets.ipynb #146a1e32
 def _class_counts(images: ImageData) -> str:
-    "Training and held-out images of each class, in words; of many classes the extremes."
+    "Training and held-out images of each class, in words; only the extremes of many classes."
     train, held = (
         np.bincount(labels_of(s), minlength=images.num_classes)
         for s in (images.train, images.heldout)
@@ -291,7 +291,7 @@ def describe_data(images: ImageData, sample: int = 64) -> str:
 
 # %% ../../nbs/data/09_datasets.ipynb #81b2d2bd
 def _picture_size(pictures: Pictures, i: int) -> tuple[int, int] | str:
-    "Width and height of a picture as it is seen, or what is wrong with it."
+    "Width and height of a picture after rotation by its EXIF tag, or the error."
     try:
         return read_picture(pictures.open(i)).size
     except Exception as e:

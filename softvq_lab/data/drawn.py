@@ -27,7 +27,7 @@ from ..locks import made_once, sweep_up
 
 # %% ../../nbs/data/11_drawn.ipynb #5acd0e1f
 def on_white(image: Image.Image, size: Size) -> Image.Image:
-    "An RGB image, whole, as large as fits within `size`, in the middle of white."
+    "An RGB image scaled to fit within `size`, centred on white."
     H, W = height_width(size)
     scale = min(H / image.height, W / image.width)
     h, w = max(1, round(image.height * scale)), max(1, round(image.width * scale))
@@ -44,14 +44,14 @@ def _drawn(count: int, size: Size, draw: Callable[[int], Image.Image]) -> Iterat
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
-    "What NumPy's format puts before an array of bytes."
+    "The header that NumPy's format puts before an array of bytes."
     about = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file := io.BytesIO(), about)
     return file.getvalue()
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    "The array in `path`, mapped; None where it is not what was written."
+    "The memory-mapped array in `path`; None if it is missing or damaged."
     try:
         about = read_json(path.with_suffix(".json"))
         array = np.load(path, mmap_mode="r")
@@ -62,7 +62,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 # %% ../../nbs/data/11_drawn.ipynb #02d9c79f
 def drawn_once(
-    name: str,  # of the file: what is drawn and how, a hash of all that the pixels depend on
+    name: str,  # of the file; contains a hash of everything that the pixels depend on
     count: int,
     size: Size,
     draw: Callable[[int], Image.Image],  # draw(i) -> RGB image of `size`
@@ -96,7 +96,7 @@ def drawn_once(
 
 # %% ../../nbs/data/11_drawn.ipynb #90f853a1
 class DrawnPictures(Dataset):
-    "Some rows of an array (N, 3, H, W) of bytes, with labels and what each depicts."
+    "Some rows of an array (N, 3, H, W) of bytes, with labels and a name for each."
 
     def __init__(self, array: np.ndarray, indices, labels, names: list[str]):
         self.array, self.indices = array, np.asarray(indices, dtype=np.int64)
@@ -112,7 +112,7 @@ class DrawnPictures(Dataset):
         pixels = torch.from_numpy(np.array(self.array[self.indices[i]]))
         return from_uint8(pixels), int(self.labels[i])
 
-    def __getstate__(self):  # to a process that is spawned: the file, not its gigabytes
+    def __getstate__(self):  # a spawned process gets the file's name, not its gigabytes
         mapped = isinstance(self.array, np.memmap)
         return self.__dict__ | {"array": str(self.array.filename) if mapped else self.array}
 
@@ -126,8 +126,8 @@ T = TypeVar("T")
 
 
 def listed_once(name: str, make: Callable[[], object], read: Callable[[object], T]) -> T:
-    """What `read` makes of the JSON called `name` in the cache; where that is not there or damaged,
-    `make` finds it.
+    """The result of `read` for the JSON called `name` in the cache; if that is missing or damaged,
+    `make` computes it again.
     """
     path = cached("drawn", f"{name}.json")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

@@ -41,7 +41,7 @@ Classes = dict[str, list[str]]  # class name -> its image files; '' where there 
 
 def classes_in(root, left: LeftOut, below: str = "") -> Classes:
     """Class name -> sorted image files under `root/below` relative to `root`, in the order of the
-    folders' names; one class '' where there are no class folders.
+    folders' names; one class '' if there are no class folders.
     """
     files, folders, links = listing(os.path.join(root, below), left)
     suffixes = image_suffixes()
@@ -84,24 +84,24 @@ FILE_KEYS = (
 TABLES = (
     *(f"{n}.{e}" for n in ("metadata", "labels", "annotations") for e in ("jsonl", "csv", "tsv")),
     *("labels.json", "dataset.json", "val_annotations.txt"),
-)  # whatever their case
+)  # in any case
 
 
 def pick(names, wanted: tuple[str, ...]) -> str | None:
-    "The first of the `wanted` names, whatever its case, as it is spelled in `names`."
+    "The first of the `wanted` names, in any case, as it is spelled in `names`."
     spelled = {str(n).strip().lower(): n for n in reversed(list(names))}
     return next((spelled[w] for w in wanted if w in spelled), None)
 
 
 def tables_in(folder) -> list[Path]:
-    "The files in a folder that are called like tables of labels, the most usual name first."
+    "The files in a folder with the name of a table of labels, the most usual name first."
     there = {n.lower(): n for n in sorted(os.listdir(folder), reverse=True)}
     found = (Path(folder) / there[t] for t in TABLES if t in there)
     return [p for p in found if p.is_file()]
 
 
 def _rows_of_json(value) -> list[dict]:
-    "Of {file: label}, a list of records, or StyleGAN's {'labels': [[file, label], ...]}."
+    "Rows from {file: label}, a list of records, or StyleGAN's {'labels': [[file, label], ...]}."
     if isinstance(value, dict) and isinstance(value.get("labels"), list):
         value = value["labels"]
     entries = value.items() if isinstance(value, dict) else value
@@ -137,11 +137,11 @@ MOST_TABLE = 2**28  # bytes
 
 
 class TwoLabels(str):
-    "In the place of a label where a table gives an image two: what is said of it."
+    "Replaces the label if a table gives an image two labels: the error message."
 
 
 def labels_of_table(table, data: bytes) -> dict[str, str] | None:
-    """Image -> label by the content `data` of a table; None where it has no columns for them.
+    """Image -> label from the content `data` of a table; None if it has no columns for them.
 
     A `ValueError` names the `table`.
     """
@@ -173,8 +173,8 @@ def labels_of_table(table, data: bytes) -> dict[str, str] | None:
 
 # %% ../../nbs/data/04_layout.ipynb #6afdedfb
 def read_table(folder) -> tuple[str, dict[str, str]] | None:
-    """(name of the table, path of an image relative to `folder` -> label) where `folder` holds a
-    table of labels, else None.
+    """(name of the table, path of an image relative to `folder` -> label) if `folder` holds a table
+    of labels, else None.
     """
     for table in tables_in(folder):
         try:
@@ -190,7 +190,7 @@ def read_table(folder) -> tuple[str, dict[str, str]] | None:
 
 
 def _whole_numbers(labels: list[str]) -> list[str]:
-    "`labels` without the .0 that programs append to whole numbers, where all are numbers."
+    "`labels` without the .0 that programs append to integers, if all are integers."
     whole = [re.fullmatch(r"(\d+)(\.0*)?", v) for v in labels]
     return [m[1] for m in whole] if all(whole) else labels
 
@@ -204,15 +204,15 @@ def in_order(labels) -> list[str]:
 
 # %% ../../nbs/data/04_layout.ipynb #d0c9a570
 def _plain(path) -> str:
-    "A path as tables of any system write it, in one form."
+    "A path in one form, however a table writes it (separators, Unicode form)."
     return unicodedata.normalize("NFC", Path(str(path).replace("\\", "/")).as_posix())
 
 
 def looked_up(labels: dict[str, str], files: list[str]) -> dict[str, str | None]:
-    """File -> its label, None where the table has none: by its path, by its path without the first
-    folder, or by its name where no two files share one; with its suffix or without.
+    """File -> its label, None if the table has none. A file is looked up by its path, by its path
+    without the first folder, or by its name if that is unique, with or without its suffix.
 
-    A `ValueError` where the table gives one of them two labels.
+    A `ValueError` if the table gives one of them two labels.
     """
     labels = {_plain(k): v for k, v in labels.items()}
     names = [os.path.basename(f) for f in files]
@@ -231,7 +231,7 @@ def looked_up(labels: dict[str, str], files: list[str]) -> dict[str, str | None]
 
 # %% ../../nbs/data/04_layout.ipynb #d2d61930
 def _by_label(files: list[str], labels: list[str | None], table) -> Classes:
-    "`files` sorted by their labels; a `ValueError` where the `table` has none for some of them."
+    "`files` grouped by their labels; a `ValueError` if the `table` has none for some of them."
     if n := labels.count(None):
         raise ValueError(
             f"{readable(table)} has no label for {n} of {len(files)} "
@@ -245,8 +245,8 @@ def _by_label(files: list[str], labels: list[str | None], table) -> Classes:
 
 
 def classes_of_table(root, below: str, found: Classes) -> tuple[Classes, str] | None:
-    """The files of `found` sorted by the table of labels in their only folder, in `root/below` or,
-    for a split, in `root`, and which table it was; None where there is none.
+    """The files of `found` grouped by a table of labels, and the table's name; None if there is no
+    table. It is looked for in their only folder, in `root/below` and in `root`.
     """
     files = [f for images in found.values() for f in images]
     only = [f.split(os.sep)[0] for f in (os.path.relpath(f, below or ".") for f in files[:1])]
@@ -265,8 +265,8 @@ def classes_of_table(root, below: str, found: Classes) -> tuple[Classes, str] | 
 # %% ../../nbs/data/04_layout.ipynb #a45b0163
 @dataclass
 class Layout:
-    """What an image folder holds: class name -> files relative to `root`, for training and held out
-    (None: no split of its own).
+    """The content of an image folder: class name -> files relative to `root`, for training and held
+    out (None: the folder has no held-out split).
     """
 
     root: Path
@@ -291,7 +291,7 @@ def _has_classes(root, below: str) -> bool:
 
 
 def _split_folder(root: Path, split: str, folders: list[str]) -> str | None:
-    """The folder of a split: the one with the most usual name; None where there is none.
+    """The folder of a split: the one with the most usual name; None if there is none.
 
     Two of the same rank are refused.
     """
@@ -310,7 +310,7 @@ def _split_folder(root: Path, split: str, folders: list[str]) -> str | None:
 
 # %% ../../nbs/data/04_layout.ipynb #f2d7ec8e
 def _inner(root: Path, below: str) -> str:
-    "Where the classes of a split begin: archives unpack to train/train."
+    "The folder with the classes of a split: some archives unpack to train/train."
     files, folders, links = listing(root / below, LeftOut())
     if len([f for f in folders + links if split_of(f)]) != 1:
         return below
@@ -323,7 +323,7 @@ def _inner(root: Path, below: str) -> str:
 
 
 def _classes(root: Path, layout: Layout, below: str = "") -> Classes:
-    "The classes under `root/below`, by folders or, where these name one class at most, by a table."
+    "The classes under `root/below`, by folders or, if these give at most one class, by a table."
     found = classes_in(root, layout.left, below)
     if len(found) > 1:
         if tables_in(root / below):
@@ -344,8 +344,8 @@ def _classes(root: Path, layout: Layout, below: str = "") -> Classes:
 
 # %% ../../nbs/data/04_layout.ipynb #e189964a
 def _classes_of_list(root: Path, val: str, files: list[str], known: Classes, layout: Layout):
-    """The flat validation images `files` of the folder `val` by a list of ImageNet's labels; None
-    where there is no such list, or it names none of them.
+    """The classes of the flat validation images `files` in the folder `val` by a list of ImageNet's
+    labels; None if there is no such list, or it names none of them.
     """
     if not (path := find_list(root, val)):
         return None
@@ -394,7 +394,7 @@ def few(names, most: int = 5) -> str:
 
 # %% ../../nbs/data/04_layout.ipynb #cc33ac99
 def _held_out(root: Path, train: str, folders: list[str], known: Classes, layout: Layout):
-    "The classes of the split that is held out, or None; which of `folders` is not used is noted."
+    "The classes of the held-out split, or None; notes say which of `folders` are not used."
     candidates = [f for f in folders if (s := split_of(f)) and s[0] != "train"]
     chosen, found = None, None
     while candidates and found is None:
@@ -422,7 +422,7 @@ def _held_out(root: Path, train: str, folders: list[str], known: Classes, layout
 
 # %% ../../nbs/data/04_layout.ipynb #9d0ec989
 def _with_splits(root: Path, train: str, files: list[str], folders: list[str], layout: Layout):
-    "A folder of splits, read: training split `train`, and what is held out."
+    "Fill `layout` from a folder of splits with the training split `train`."
     for f in folders:
         if not split_of(f) and _has_images(root, f):
             layout.left.add(f"folders beside {readable(train)}", root / f)
@@ -438,7 +438,7 @@ def _with_splits(root: Path, train: str, files: list[str], folders: list[str], l
     inner = _inner(root, train)
     layout.train = _classes(root, layout, inner)
     layout.held = _held_out(root, train, folders, layout.train, layout)
-    if layout.held is None:  # names are relative to the training folder: a hash of them holds out
+    if layout.held is None:  # names relative to the training folder: their hash decides
         layout.root = root / inner
         layout.train = {
             c: [os.path.relpath(f, inner) for f in images] for c, images in layout.train.items()
@@ -447,7 +447,7 @@ def _with_splits(root: Path, train: str, files: list[str], folders: list[str], l
 
 # %% ../../nbs/data/04_layout.ipynb #892d0349
 def _training_folder(root: Path, folders: list[str]) -> str | None:
-    "The folder that is the training split of `root`, None where `root` is no folder of splits."
+    "The folder of the training split in `root`; None if `root` is not a folder of splits."
     splits = [f for f in folders if split_of(f) and _has_images(root, f)]
     if not splits:
         return None
@@ -466,7 +466,7 @@ def _training_folder(root: Path, folders: list[str]) -> str | None:
     if not others and len(train) == 1:
         return train[0]
     if not any(_has_classes(root, t) for t in train):
-        return None  # a class of vehicles, or so
+        return None  # a class called train, such as the vehicle
     raise ValueError(
         f"{readable(root)} holds {few(map(readable, train))} with class folders in it, and images "
         f"in {few(map(readable, others or train[1:]))} beside it: is it a split or a class? If a "
@@ -476,8 +476,8 @@ def _training_folder(root: Path, folders: list[str]) -> str | None:
 
 
 def _refuse_other_spellings(root: Path, folders: list[str]):
-    """Folders whose names differ in the word of a split only, such as birds_train and birds_test,
-    are no classes.
+    """Raise a `ValueError` for folders whose names differ only in the word for a split, such as
+    birds_train and birds_test: they are not classes.
     """
     splits = {f: split_in(f) for f in folders if _has_images(root, f)}
     without = {re.sub(r"\d+", "", without_split(f)) for f in splits}
@@ -492,8 +492,8 @@ def _refuse_other_spellings(root: Path, folders: list[str]):
 
 # %% ../../nbs/data/04_layout.ipynb #e9171727
 def _splits_inside(found: Classes) -> tuple[Classes, Classes, list[str]] | None:
-    """Training and held-out files, and the splits that are not used, where every class folder holds
-    folders of splits and nothing else.
+    """Training and held-out files, and the splits that are not used, if every class folder holds
+    only folders of splits; else None.
     """
     by_split: dict[str, Classes] = {}
     for c, images in found.items():
@@ -502,7 +502,7 @@ def _splits_inside(found: Classes) -> tuple[Classes, Classes, list[str]] | None:
             if len(parts) < 3 or not split_of(parts[1]):
                 return None
             if len(found) == 1 and len(parts) > 3:
-                return None  # no class, but a data set in a folder of its own
+                return None  # not a class, but a data set in a folder of its own
             by_split.setdefault(split_of(parts[1])[0], {k: [] for k in found})[c].append(f)
     held = "val" if "val" in by_split else "test"
     if "train" not in by_split or held not in by_split or not all(by_split["train"].values()):
@@ -511,8 +511,8 @@ def _splits_inside(found: Classes) -> tuple[Classes, Classes, list[str]] | None:
 
 # %% ../../nbs/data/04_layout.ipynb #1b5e47e2
 def _refuse_wrapper(root: Path, found: Classes, layout: Layout):
-    """One class folder that is a data set of its own: splits in it are refused, classes in it are
-    noted.
+    """Check a single class folder that may be a data set of its own: splits in it raise a
+    `ValueError`, folders in it are noted.
     """
     if len(found) != 1 or "" in found:
         return
@@ -535,7 +535,7 @@ def _refuse_wrapper(root: Path, found: Classes, layout: Layout):
 
 
 def read_layout(root: Path) -> Layout:
-    "What an image folder holds; a `ValueError` that names the folders where it cannot be told."
+    "The layout of an image folder; a `ValueError` names the folders if it is ambiguous."
     root = images_in(root)
     layout = Layout(root, {}, None)
     files, folders, links = listing(root, LeftOut())

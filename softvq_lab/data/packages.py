@@ -25,11 +25,11 @@ class _Failed(Exception):
 
 
 class _Absent(_Failed):
-    "A command that is not there."
+    "A command that does not exist."
 
 
 def _command(*args: str, folder: Path) -> str:
-    "What a command prints."
+    "The standard output of a command; `_Failed` if it does not succeed."
     try:
         done = subprocess.run(
             args,
@@ -54,7 +54,7 @@ def _command(*args: str, folder: Path) -> str:
 
 # %% ../../nbs/data/10_packages.ipynb #42dc0393
 def _download(package: str, folder: Path) -> Path:
-    "The archive of a package in `folder`, from the sources that this machine knows."
+    "Download the archive of a package into `folder` from the sources of this machine."
     own = []
     for option, name in (("Dir::State::lists", "lists"), ("Dir::Cache", "cache")):
         (folder / name).mkdir()
@@ -64,7 +64,7 @@ def _download(package: str, folder: Path) -> Path:
     except _Absent:
         raise
     except _Failed as first:
-        try:  # without lists of packages, or with old ones
+        try:  # for machines without package lists, or with old ones
             _command("apt-get", *own, "update", folder=folder)
             _command("apt-get", *own, "download", package, folder=folder)
         except _Failed:
@@ -76,7 +76,7 @@ def _download(package: str, folder: Path) -> Path:
 
 # %% ../../nbs/data/10_packages.ipynb #9a829ee7
 def _complete(folder: Path) -> bool:
-    "Are all files of the manifest there, in their sizes?"
+    "Whether all files of the manifest exist with their sizes."
     try:
         files = read_json(folder / "sources.json")["files"]
         return all((folder / name).stat().st_size == size for name, size in files.items())
@@ -85,14 +85,14 @@ def _complete(folder: Path) -> bool:
 
 
 def _keep(archive: Path, unpacked: Path, wanted: tuple[str, ...], ready: Path, about: dict):
-    "Move what is wanted of an unpacked archive to the folder `ready`, with a manifest."
+    "Move the wanted files of an unpacked archive to the folder `ready`, and add a manifest."
     patterns = (*wanted, "usr/share/doc/*/copyright")
     names = [p.relative_to(unpacked).as_posix() for p in sorted(unpacked.rglob("*"))]
     files = {}
     for name in names:
         source = unpacked / name
         if source.is_symlink() or not source.is_file():
-            continue  # a link may lead out of the folder
+            continue  # a link may point out of the folder
         if any(fnmatch.fnmatchcase(name, p) for p in patterns):
             (ready / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(source, ready / name)
@@ -112,7 +112,7 @@ def package_files(package: str, wanted: tuple[str, ...], licence: str, otherwise
         package: its name
         wanted: patterns of files within it, each of which must be found
         licence: for the manifest `sources.json`; the package's copyright file lies in the folder
-        otherwise: what to do where it cannot be fetched, for the message
+        otherwise: what to do if it cannot be fetched, for the message
 
     Raises:
         ConfigError: no apt-get, no dpkg-deb, no network, no such package, no room
@@ -149,5 +149,5 @@ def _fetch(package: str, wanted: tuple[str, ...], licence: str, folder: Path):
         _command("dpkg-deb", "-x", str(archive), str(unpacked), folder=apart)
         about = {"package": package, "licence": licence}
         _keep(archive, unpacked, wanted, ready, about)
-        shutil.rmtree(folder, ignore_errors=True)  # what is left of a damaged one
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged earlier one
         ready.rename(folder)

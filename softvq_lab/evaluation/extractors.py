@@ -76,7 +76,7 @@ class TimmFeatures(nn.Module):
         x = F.interpolate(
             x.float() / 255, self.size, mode="bicubic", antialias=True, align_corners=False
         ).clamp(0, 1)
-        few = [x] if x.is_cuda else x.split(16)  # on a CPU more images at once are slower by far
+        few = [x] if x.is_cuda else x.split(16)  # on a CPU larger batches are far slower
         x = torch.cat([self.model((part - self.mean) / self.std) for part in few])
         return (x.float(),)
 
@@ -101,7 +101,7 @@ class Extractor(nn.Module):
     def __init__(
         self,
         kind: str,  # 'inception', 'reference' or a name of timm
-        net: nn.Module,  # gives a tuple: features and, of a classifier, logits
+        net: nn.Module,  # returns a tuple: features and, for a classifier, logits
         name: str,  # with version and hash of the weights, for passports
     ):
         super().__init__()
@@ -218,7 +218,7 @@ def extract(
     when there are none or some are not finite.
     """
     batches = uint8_batches(images, batch_size, workers)
-    if isinstance(images, Tensor | Dataset):  # an iterator's end nobody knows
+    if isinstance(images, Tensor | Dataset):  # the length of an iterator is unknown
         batches = tracked(batches, what="features", **in_batches(len(images), batch_size))
     parts = [extractor(x) for x in batches if len(x)]
     if not parts:

@@ -28,7 +28,7 @@ class Moments:
     mean: Tensor
     cov: Tensor
     count: int | None = None  # None: unknown
-    # centred features (N, F) with rows.T @ rows = cov, where they are fewer than F
+    # scaled centred features (N, F) with rows.T @ rows = cov, kept if N < F
     rows: Tensor | None = None
 
     @classmethod
@@ -51,8 +51,8 @@ def _root(cov: Tensor) -> Tensor:
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #65b49d97
 def _overlap(a: Moments, b: Moments, root: Tensor | None) -> Tensor:
-    """Trace of the square root of the product of both covariances, which is the sum of the roots
-    of its eigenvalues. With `rows` R of one side, R cov R^T (N, N) has all that are not zero.
+    """Trace of the square root of the product of both covariances: the sum of the square roots of
+    its eigenvalues. If one side has `rows` R, R cov R^T (N, N) has the same non-zero eigenvalues.
     """
     if b.rows is None and a.rows is not None:
         a, b = b, a
@@ -65,8 +65,8 @@ def _overlap(a: Moments, b: Moments, root: Tensor | None) -> Tensor:
 
 
 def frechet(a: Moments, b: Moments, root: Tensor | None = None) -> float:
-    """Squared Fréchet distance of two Gaussians, in float64; `root`: that of a's covariance, where
-    it is known.
+    """Squared Fréchet distance of two Gaussians, in float64; `root`: square root of a's covariance,
+    if already computed.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(
@@ -141,10 +141,10 @@ def precision_recall(samples: Tensor, real: Tensor) -> dict[str, float]:
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #1bf9da6d
 def frechet_infinity(samples: Tensor, real: Moments | Tensor, seed: int = 0) -> float:
-    """The Fréchet distance of samples (N, F) extended to infinitely many of them: the intercept of
-    a line in 1/n through ten numbers of samples n from N/4 (at least 20) to N, with the mean of
-    four draws at each. It can be negative when the distance is small. `real` (N, F): the original
-    of each sample, drawn along with it.
+    """The Fréchet distance of samples (N, F) extrapolated to infinitely many: the intercept of a
+    line in 1/n through up to ten sample counts n from N/4 (at least 20) to N, with the mean of
+    four draws at each n < N. It can be negative when the distance is small. `real` (N, F): the
+    original of each sample, drawn along with it. A `ValueError` for fewer than 40 samples.
     """
     N, distance = len(samples), _distance_to(samples, real)
     sizes = np.unique(np.linspace(max(20, N // 4), N, 10).round().astype(int))
@@ -175,8 +175,8 @@ def bootstrap(
     draws: int = 50,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95% interval of `figure(indices of images)` for `count` images drawn again with
-    replacement, centred on the figure of all of them.
+    """The 95% bootstrap interval of the metric `figure(indices)` over `count` images, centred on
+    its value for all of them.
     """
     g = rng("bootstrap", seed)
     again = np.array([figure(torch.randint(count, (count,), generator=g)) for _ in range(draws)])
@@ -194,7 +194,7 @@ def frechet_interval(
     return max(0.0, low), high
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #4049a68b
-ENOUGH = 10_000  # samples below which an FID is not worth comparing
+ENOUGH = 10_000  # with fewer samples an FID should not be quoted
 
 
 def remarks(features: Tensor, what: str, distance: float, infinity: float | None) -> list[str]:
@@ -242,12 +242,12 @@ def _compared_by_neighbours(
 # %% ../../nbs/evaluation/02_fidelity.ipynb #375fb7a8
 def fidelity_figures(
     features: Tensor,  # (N, F) of the samples
-    logits: Tensor | None,  # (N, C), for the score
+    logits: Tensor | None,  # (N, C), for the Inception score
     real: Moments,
     real_features: Tensor
     | None,  # (M, F) for KID, precision and recall; None where a reference has moments only
     paired: bool = False,  # sample i is the reconstruction of real image i
-    prefix: str = "",  # '' for Inception, else what the figures are called by
+    prefix: str = "",  # of the metrics' names; '' for Inception
     draws: int = 50,  # of the bootstrap; 0: no interval
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
     """Metrics, intervals and notes of samples against a reference.

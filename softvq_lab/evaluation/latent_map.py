@@ -23,13 +23,11 @@ from ..quantizers.softvq import unit
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #69fff40d
 def umap_2d(x: Tensor, neighbors: int = 15, min_dist: float = 0.1, seed: int = 0) -> np.ndarray:
-    """UMAP of features (N, F) in two dimensions (N, 2); more neighbours than points are cut to N -
-    1.
-    """
+    """UMAP of features (N, F) in two dimensions (N, 2), with at most N - 1 neighbours."""
     if len(x) < 4:
         raise ValueError(f"a map needs at least 4 images, got {len(x)}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed forbids threads is known and wanted
+        warnings.simplefilter("ignore")  # UMAP warns that a seed forbids threads: that is wanted
         from umap import UMAP  # 3 s, needed here only
 
         return UMAP(
@@ -68,8 +66,8 @@ def chance_purity(labels: Tensor) -> float:
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #998a07ea
 def _kernel(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Features (N, F) -> row-centred inner products (N, N) of unit vectors, and where the k nearest
-    others are (N, N).
+    """Features (N, F) -> row-centred inner products (N, N) of unit vectors, and a mask (N, N) of
+    the k nearest neighbours.
     """
     u = F.normalize(x.double().flatten(1), dim=1)
     K = u @ u.T
@@ -96,7 +94,7 @@ def cknna(a: Tensor, b: Tensor, k: int = 10) -> float:
 
 
 def cknna_by_chance(a: Tensor, b: Tensor) -> float:
-    "CKNNA of `a` and shuffled `b`, the mean of five draws: what it is when nothing is shared."
+    "CKNNA of `a` and shuffled `b`, the mean of five draws: the value for unrelated features."
     orders = [torch.randperm(len(b), generator=rng("cknna", 0, i)) for i in range(5)]
     return float(np.mean([cknna(a, b[order]) for order in orders]))
 
@@ -143,7 +141,7 @@ def posterior_entropy(quantizer: Quantizer, z_hat: Tensor) -> tuple[Tensor, floa
 
 @torch.no_grad()
 def codewords_of(quantizer: Quantizer) -> Tensor | None:
-    "Codewords (G, K, D) as tokens mix them; None if a quantizer has none of the latent width."
+    "Codewords (G, K, D) that tokens mix; None if a quantizer has none of the latent width."
     if not hasattr(quantizer, "codewords"):
         return None
     return quantizer.codewords().detach().float().cpu()
@@ -155,7 +153,7 @@ def token_space(quantizer: Quantizer, z_hat: Tensor) -> Tensor:
 
 # %% ../../nbs/evaluation/03_latent_map.ipynb #66679bf5
 def choose(total: int, count: int, *stream) -> Tensor:
-    "Up to `count` of the numbers 0..total - 1, drawn at random by `stream`, sorted."
+    "Up to `count` of the indices 0..total - 1, drawn by the random stream `stream`, sorted."
     return torch.randperm(total, generator=rng(*stream))[:count].sort().values
 
 

@@ -31,7 +31,7 @@ from ..training.loop import fit
 # %% ../../nbs/evaluation/05_proxy.ipynb #c8cd800b
 @dataclass(frozen=True)
 class Proxy:
-    "The fixed small generator and its fixed budget. Changing any of it makes other numbers."
+    "The fixed small generator and its budget. After any change, results are not comparable."
 
     width: int = 96  # of the SiT
     depth: int = 3
@@ -60,7 +60,7 @@ def train_proxy(tokenizer, images: ImageData, budget: Proxy = PROXY) -> Generato
         lr=budget.lr,
         warmup_steps=min(30, budget.steps - 1),
         ema_decay=budget.ema_decay,
-        ema_warmup=True,  # so short a training would remember its beginning
+        ema_warmup=True,  # else the average of so short a training would contain its start
         **every,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -140,8 +140,8 @@ class Agreement:
 def rank_agreement(
     proxy: list[float], full: list[float], draws: int = 2000, seed: int = 0
 ) -> Agreement:
-    """How well `proxy` orders runs as `full` does; a `ValueError` for fewer than 4 runs, or where
-    all are equal.
+    """How well the ranking by `proxy` agrees with that by `full`; a `ValueError` for fewer than 4
+    runs, or if all values are equal.
     """
     a, b = np.asarray(proxy, dtype=float), np.asarray(full, dtype=float)
     if a.shape != b.shape or a.ndim != 1:
@@ -160,7 +160,7 @@ def rank_agreement(
         if np.ptp(a[i]) > 0 and np.ptp(b[i]) > 0:
             again.append(
                 (spearmanr(a[i], b[i])[0], kendalltau(a[i], b[i])[0])
-            )  # all draws the same run: no order
+            )  # skipped if all values are equal: no order
     (s_low, k_low), (s_high, k_high) = np.quantile(again, [0.025, 0.975], axis=0)
     tau, chance = kendalltau(a, b)
     return Agreement(

@@ -91,8 +91,8 @@ class _Header:
     shape: tuple[int, ...]
     fortran: bool
     dtype: np.dtype
-    start: int  # bytes before the numbers
-    packed: int  # bytes of the whole in the zip
+    start: int  # bytes before the data
+    packed: int  # compressed size in the zip
 
     @property
     def bytes(self) -> int:
@@ -180,7 +180,7 @@ def _check_images(h: _Header, path):
 
 # %% ../../nbs/evaluation/02a_references.ipynb #9b21a76f
 def npz_images(path, batch_size: int = 64) -> Iterator[Tensor]:
-    "The images `arr_0` of an `.npz` as 8-bit batches (B, 3, H, W), read one by one."
+    "The images `arr_0` of an `.npz` as 8-bit batches (B, 3, H, W), read batch by batch."
     h = _header(path, "arr_0")
     _check_images(h, path)
     N, H, W, _ = h.shape
@@ -207,7 +207,7 @@ def _numbers(path, name: str, ndim: int) -> Tensor:
             f"{path}: {name} must hold real numbers with {ndim} axes, got {a.dtype} {a.shape}."
         )
     if a.dtype.itemsize > 8 or a.dtype.kind == "u":
-        a = a.astype(np.float64)  # torch has no such kinds
+        a = a.astype(np.float64)  # dtypes that torch does not support
     x = torch.from_numpy(a)
     if bad := (~x.isfinite()).sum().item():
         raise ValueError(
@@ -218,7 +218,7 @@ def _numbers(path, name: str, ndim: int) -> Tensor:
 
 # %% ../../nbs/evaluation/02a_references.ipynb #f089650f
 def _moments(path, count: int | None = None) -> Moments:
-    "`mu` (F) and `sigma` (F, F) of an `.npz`; a `ValueError` if they are no mean and covariance."
+    "`mu` (F) and `sigma` (F, F) of an `.npz`; a `ValueError` if not a mean and a covariance."
     mu, sigma = _numbers(path, "mu", 1).double(), _numbers(path, "sigma", 2).double()
     if sigma.shape != (len(mu), len(mu)):
         raise ValueError(
@@ -235,7 +235,7 @@ def _moments(path, count: int | None = None) -> Moments:
 
 # %% ../../nbs/evaluation/02a_references.ipynb #9b21a770
 def _names(path: Path) -> set[str]:
-    "Names of the arrays in an `.npz`; a `ValueError` if the file is none."
+    "Names of the arrays in an `.npz`; a `ValueError` if the file is not an `.npz`."
     if not zipfile.is_zipfile(path):
         kind = what_it_is(path, unless="a zip").partition(" Convert it")[0]
         says = f", it{kind}" if kind else ": it is cut off or of another kind."

@@ -39,7 +39,7 @@ from ..generators.base import Generator
 from ..progress import progress_bar
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #0fb40acf
-PLAIN = {"precision": "fp32", "noise": "cpu"}  # what is not written down
+PLAIN = {"precision": "fp32", "noise": "cpu"}  # values that samples.json does not record
 
 
 def _classes_in_turn(generator: Generator, classes) -> list[int] | None:
@@ -146,8 +146,8 @@ def _remove_asides(folder: Path, blocks: list[range]):
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #42e1a68e
 def _promised(folder: Path, settings: dict) -> int:
-    """The number of samples that the folder is meant to hold, 0 for a new folder; a `ValueError` if
-    it holds samples of other settings.
+    """The number of samples that the folder holds when complete, 0 for a new folder; a `ValueError`
+    if it holds samples of other settings.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
@@ -172,8 +172,8 @@ def _promised(folder: Path, settings: dict) -> int:
 
 
 def _claim(folder: Path, settings: dict, count: int, class_names: Sequence[str] = ()):
-    """Record at least `count` samples of these settings in samples.json, and what the classes are
-    called, for those who look at them.
+    """Record in samples.json that the folder holds at least `count` samples of these settings, with
+    the class names for display.
     """
     if (there := _promised(folder, settings)) < count:
         names = {"class_names": list(class_names)} if class_names else {}
@@ -183,8 +183,8 @@ def _claim(folder: Path, settings: dict, count: int, class_names: Sequence[str] 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #c42be5e4
 @torch.no_grad()
 def decoded(tokenizer, z: Tensor, precision: str = "fp32") -> Tensor:
-    """Latents (B, L, D), on any device, decoded where `tokenizer` is: images (B, 3, H, W), about
-    [-1, 1], in float32. `precision`: of matrix products.
+    """Decode latents (B, L, D) from any device on the tokenizer's device: images (B, 3, H, W),
+    about in [-1, 1], in float32. `precision`: of matrix products.
     """
     device = next(tokenizer.parameters()).device
     with in_precision(precision, device):
@@ -214,8 +214,8 @@ PATIENCE = 600  # seconds of sampling that most people wait for
 
 
 def sampling_time(left: int, seconds: float) -> str:
-    """How long `left` more samples take by the `seconds` of one, and how many take ten minutes;
-    empty where all are there soon.
+    """Message: how long `left` more samples take at `seconds` each, and how many fit in ten
+    minutes; empty for less than a minute.
     """
     if left * seconds < LONG:
         return ""
@@ -251,8 +251,8 @@ def draw_samples(
     rank: int = 0,  # as in `sample_to_folder`
     world: int = 1,
 ) -> Iterator[tuple[range, Tensor]]:
-    """This process's share of the samples 0..count - 1, block by block: their numbers, and 8-bit
-    images (B, 3, H, W), those that `sample_to_folder` writes.
+    """This process's part of the samples 0..count - 1, block by block: their indices and 8-bit
+    images (B, 3, H, W), the same that `sample_to_folder` writes.
     """
     for block in _own_blocks(count, batch_size, rank, world):
         pixels = torch.from_numpy(_draw(generator, tokenizer, settings, block))
@@ -271,7 +271,7 @@ def sample_to_folder(
     rank: int = 0,  # this process is number `rank`
     world: int = 1,  # number of processes; each draws its own blocks
     progress: bool = True,
-    class_names: Sequence[str] = (),  # of all classes, to be noted in samples.json
+    class_names: Sequence[str] = (),  # of all classes, recorded in samples.json
     # classes, sampler, steps, guidance, interval, schedule, seed, precision, noise, and the
     # sampler's options: as in `sample_settings`
     **how,
@@ -346,7 +346,7 @@ def _stream(folder: Path, count: int, size: list[int], progress: bool) -> Iterat
         ThreadPoolExecutor(4) as pool,
         progress_bar(total=count, desc="reading", disable=not progress) as bar,
     ):
-        for i in range(0, count, 64):  # a few at a time: a pool reads ahead without end
+        for i in range(0, count, 64):  # a few at a time: pool.map reads ahead without a limit
             yield from pool.map(
                 lambda j: _pixels(_path(folder, j), size), range(i, n := min(i + 64, count))
             )

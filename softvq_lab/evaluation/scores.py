@@ -78,8 +78,8 @@ def reconstruction_fidelity(
 
 # %% ../../nbs/evaluation/02b_scores.ipynb #4e2e7405
 def diversity(features: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float | None:
-    """Mean distance of two samples of a class, divided by that of two real images of it: 1 if
-    samples are as diverse. None if no class has two images. Uses at most 500 images per class.
+    """Mean feature distance between samples of a class, divided by that between real images of it:
+    1 if equally diverse. None if no class has two images. Uses at most 500 images per class.
     """
 
     def within(f, y):
@@ -143,9 +143,9 @@ def _by_class(
     labels: Tensor,
     data: ImageData,
     extractor: Extractor,
-    known: Tensor | None,  # features of the whole training split, where they are there
+    known: Tensor | None,  # features of the whole training split, if already computed
 ) -> tuple[dict[str, float], str]:
-    "What is known of samples by their classes (N), and who judged; nothing for one class."
+    "Metrics of samples that need their classes (N), and the judge's name; empty for one class."
     own = logits is not None and logits.shape[1] == data.num_classes
     if not own and (logits is not None or data.num_classes < 2):
         return {}, ""
@@ -203,7 +203,7 @@ def sampling_protocol(settings: dict) -> dict:
     "Passport entries that say how samples were drawn, from `sample_settings` or `samples.json`."
     about = {k: settings[k] for k in ("sampler", "steps", "guidance", "seed", "classes")}
     about |= {f"guidance_{k}": settings[k] for k in ("interval", "schedule")} | settings["options"]
-    # else the passport's own, float32, and noise of the CPU
+    # otherwise the defaults: the passport's float32, and noise drawn on the CPU
     about |= {k: settings[k] for k in ("precision", "noise") if k in settings}
     return about | {"steps": "chosen by the solver"} if settings["sampler"] == "dopri5" else about
 

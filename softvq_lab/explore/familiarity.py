@@ -22,7 +22,7 @@ def heldout_psnr(lens: Lens, limit: int = 96) -> Tensor:
 
 
 def unlike(psnr: float, heldout: Tensor) -> str:
-    "A sentence for a picture that is reconstructed worse than every held-out image, else ''."
+    "A message if a picture is reconstructed worse than every held-out image, else ''."
     low, high = heldout.min().item(), heldout.max().item()
     if psnr >= low:
         return ""
@@ -35,7 +35,7 @@ def unlike(psnr: float, heldout: Tensor) -> str:
 
 @torch.no_grad()
 def how_unlike(lens: Lens, x: Tensor) -> str:
-    "`unlike` of a picture (3, H, W) for the tokenizer of `lens`; '' where its images are missing."
+    "`unlike` of a picture (3, H, W) for the tokenizer of `lens`; '' if its images are missing."
     if lens.missing:
         return ""
     y = lens.tokenizer.decode(lens.tokenizer.encode(x[None]).z).clamp(-1, 1)

@@ -77,7 +77,7 @@ def read_atlas(run: Run) -> Atlas | None:
 
 @lru_cache(maxsize=4)
 def _parsed(path: Path, written: int) -> Atlas:
-    "The map in a file of that time: 10,000 points take a second to read, and a click needs them."
+    "The map in a file, cached by its time of writing: reading 10,000 points takes a second."
     try:
         d = read_json(path)
         points = d["points"]
@@ -139,7 +139,7 @@ def _by_class(atlas: Atlas, which: str) -> list:
 
 
 def _by_figure(atlas: Atlas, which: str, figure: str) -> list:
-    "All points, coloured by a figure."
+    "All points, coloured by a metric."
     mark = dict(
         size=6,
         opacity=0.9,
@@ -160,7 +160,7 @@ def _marks(atlas: Atlas, which: str, chosen: list[int], own: tuple | None) -> li
     star = dict(symbol="star", size=18, color="#d6337f", line=dict(width=1, color="white"))
     kind = go.Scattergl if len(xy) > 3000 else go.Scatter
     quiet = dict(mode="markers", hoverinfo="skip", showlegend=False)
-    quiet["unselected"] = dict(marker=dict(opacity=1))  # a box or lasso is about the points
+    quiet["unselected"] = dict(marker=dict(opacity=1))  # a box or lasso selects only the points
     rings = kind(x=xy[list(chosen), 0], y=xy[list(chosen), 1], marker=ring, meta=CHOSEN, **quiet)
     if own is None:
         return [rings]
@@ -194,14 +194,14 @@ def draw(
             hovermode="closest",
             dragmode=False,
         )
-    )  # a finger scrolls the page; boxes by the button
+    )  # no dragmode: on a touch screen a finger scrolls the page; a button selects boxes
 
 # %% ../../nbs/explore/05_latent_map.ipynb #f893cda6
 def _safe(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")  # plotly reads some HTML
 
 # %% ../../nbs/explore/05_latent_map.ipynb #3f647079
-# Pixels of a thumbnail, and most thumbnails on a sheet: more of them are smaller.
+# Up to this many thumbnails on a sheet -> pixels of each: the more there are, the smaller.
 SIDES = {2500: 48, 10_000: 24}
 
 

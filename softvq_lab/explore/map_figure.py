@@ -66,7 +66,7 @@ def hover_script(thumbnails: list[Image.Image], show: int = 96) -> str:
 def hover_page(
     path, title: str, figures: dict[str, go.Figure], thumbnails: list[Image.Image]
 ) -> Path:
-    """A self-contained HTML page of figures with headings and thumbnails (their numbers:
+    """A self-contained HTML page of figures with headings and thumbnails (their indices are
     `pictures` of `latent_map`).
     """
     path, parts = Path(path), []
@@ -201,7 +201,7 @@ def map_picture(
 
 # %% ../../nbs/explore/04_map_figure.ipynb #46f309d9
 def entropy_histogram(entropy: np.ndarray, most: float) -> go.Figure:
-    "Histogram of the posterior entropies of tokens in nats; `most`: of equal weights, log K."
+    "Histogram of the tokens' posterior entropies in nats; `most`: the maximum, log K."
     fig = go.Figure(go.Histogram(x=np.asarray(entropy).ravel(), nbinsx=60, marker_color="#3b6ea8"))
     ticks = [
         n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if math.log(n) < most

@@ -82,11 +82,11 @@ def picture_curve(rungs: list[Rung], lens: Lens, key: str) -> list[dict]:
     )
 
 # %% ../../nbs/explore/02b_tokens_needed.ipynb #02b00009
-WANTED = {"psnr": 30, "ssim": 0.9, "l1": 0.05}  # what one may ask for at first
+WANTED = {"psnr": 30, "ssim": 0.9, "l1": 0.05}  # default target values
 
 
 def reaches(value: float | None, metric: str, wanted: float) -> bool:
-    "Is `value` at least as good as `wanted`?"
+    "Whether `value` is at least as good as `wanted`."
     if value is None:
         return False
     return value <= wanted if lower_is_better(metric) else value >= wanted
@@ -135,8 +135,8 @@ def needed(own: list[dict], metric: str, wanted: float) -> str:
 
 
 def usual(rows: list[dict], metric: str, wanted: float) -> str:
-    """What the mean of the held-out images needs, and how many of them reach `wanted`, from
-    `rate_distortion`; '' without rows.
+    """A sentence: how many tokens the mean of the held-out images needs, and what fraction of them
+    reach `wanted`. `rows`: of `rate_distortion`; '' without rows.
     """
     rows = [r for r in rows if r[metric] is not None and metric in r["values"]]
     if not rows:

@@ -38,7 +38,7 @@ WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".h5", ".msgpack", ".onnx", ".npz")
 
 
 def model_card(model) -> str:
-    "What a stranger must know of a saved model, as the hub shows it."
+    "The model card (README.md) of a saved model, as the hub shows it."
     about = model.describe()
     rows = "\n".join(f"| {k} | {v} |" for k, v in about["config"].items())
     use = (
@@ -64,17 +64,17 @@ def save(model, folder):
         {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
     )
     write_json(folder / "config.json", model.describe())
-    (folder / SAMPLING).unlink(missing_ok=True)  # of what was saved here before
+    (folder / SAMPLING).unlink(missing_ok=True)  # of a model that was saved here before
     if chosen := getattr(model, "chosen", None):
         save_guidance(folder, chosen)
 
 # %% ../../nbs/hub/02_models.ipynb #08d910be
-SAMPLING = "sampling.json"  # beside a generator, in its run's folder: how it is sampled by default
+SAMPLING = "sampling.json"  # in the folder of a generator or its run: its default guidance
 
 
 def save_guidance(folder, guidance: Guidance, **why):
-    """Make `guidance` the default of the generator in `folder`, a run or a saved model, from the
-    next time on that it is loaded. `why`: what it was chosen by, for readers.
+    """Make `guidance` the default of the generator in `folder`, a run or a saved model, for all
+    later loads. `why`: how it was chosen, for readers.
     """
     told = {
         "guidance": guidance.scale,
@@ -93,7 +93,7 @@ class _Sampling(Entries):
 
 
 def _choose_guidance(model: Generator, folder: Path):
-    "Give a loaded generator the guidance that was chosen for it, where there is such a file."
+    "Set the guidance that was chosen for a loaded generator, if there is such a file."
     path = folder / SAMPLING
     if not path.exists():
         return
@@ -109,14 +109,14 @@ def _choose_guidance(model: Generator, folder: Path):
 
 # %% ../../nbs/hub/02_models.ipynb #901f8756
 def _but(*files: Path) -> str:
-    "What the first of `files` that is no safetensors is, and what to do with it."
+    "A hint about the first of `files` that holds weights in another format, and what to do."
     says = (f" {p.name}{what_it_is(p)}" for p in files if p.suffix in WEIGHTS and what_it_is(p))
     return next(says, "")
 
 
 def fetch(folder_or_repo) -> Path:
-    """A folder as it is; a hub repository (`user/name`) from the local cache or, if there is a
-    network, from the hub: json and safetensors only.
+    """The folder itself; for a hub repository (`user/name`), its copy in the local cache, which is
+    downloaded if there is a network: json, safetensors and the README only.
     """
     folder = Path(folder_or_repo)
     if folder.is_dir():
@@ -144,7 +144,7 @@ def fetch(folder_or_repo) -> Path:
 
 # %% ../../nbs/hub/02_models.ipynb #67a3ce5d
 def push(folder, repo_id: str, private: bool = True) -> str:
-    "Upload a saved folder to the hub and return its address. What is not loadable is not uploaded."
+    "Upload a saved folder to the hub and return its address, after checking that it loads."
     folder = Path(folder)
     kind = (
         read_json(folder / "config.json").get("kind")
@@ -199,9 +199,9 @@ def _open(folder, kind: str) -> tuple[Path, dict]:
 
 # %% ../../nbs/hub/02_models.ipynb #fd379f22
 def _is_rounded(weights: dict, own: dict) -> bool:
-    """Are all weights that are numbers with a point in float16 or bfloat16?
+    """Whether all floating-point weights are in float16 or bfloat16.
 
-    Then they are others than those of the stored fingerprint.
+    Then their fingerprint differs from the stored one.
     """
     half = (torch.float16, torch.bfloat16)
     kinds = {w.dtype for k, w in weights.items() if own[k].is_floating_point()}
@@ -220,7 +220,7 @@ def _build(folder, kind: str, make):
     weights = read_tensors(folder / "model.safetensors", own)
     fit_weights(model, weights, folder / "model.safetensors")
     if model.fingerprint != (stored := info.get("fingerprint")):
-        older = info["config"].get("encoder_weights")  # a path, which counted in older versions
+        older = info["config"].get("encoder_weights")  # part of the fingerprint in older versions
         if not older and not _is_rounded(weights, own):
             raise ValueError(
                 f"{folder}: config.json and model.safetensors do not belong together (fingerprint "
@@ -231,20 +231,20 @@ def _build(folder, kind: str, make):
 
 # %% ../../nbs/hub/02_models.ipynb #ab88b04f
 def _config(folder) -> dict:
-    "The `config.json` in a folder, {} where there is none."
+    "The `config.json` in a folder, {} if there is none."
     path = Path(folder) / "config.json"
     info = read_json(path) if path.is_file() else {}
     return info if isinstance(info, dict) else {}
 
 
 def is_released_folder(folder) -> bool:
-    "Does the folder hold a `config.json` of the authors' layout?"
+    "Whether the folder holds a `config.json` of the authors' layout."
     return is_released(_config(folder))
 
 
 def is_outside(folder) -> bool:
-    """Does the folder hold a tokenizer and no run, so that it names no images: SoftVQ or MAETok as
-    released, TiTok, an autoencoder of diffusers, or a saved one?
+    """Whether the folder holds a tokenizer that is not a run, so that it names no images: SoftVQ or
+    MAETok as released, TiTok, an autoencoder of diffusers, or a saved one.
     """
     info = _config(folder)
     saved = "format" in info and info.get("kind") == "tokenizer"
@@ -255,14 +255,14 @@ AnyTokenizer = Tokenizer | TiTok | ExternalTokenizer
 
 
 def load_tokenizer(folder, image_size: int = 0, tokens: int = 0) -> AnyTokenizer:
-    """The tokenizer in a folder, in eval mode on the CPU. Weights that were saved in float16,
-    bfloat16 or float64 become float32, and the fingerprint is that of these.
+    """The tokenizer in a folder, in eval mode on the CPU. Weights saved in float16, bfloat16 or
+    float64 become float32, and the fingerprint is computed from these.
 
     Args:
         folder: a saved tokenizer, a run, or a hub repository of one; a released SoftVQ, MAETok or
             TiTok; an autoencoder of diffusers
         image_size: in pixels, for an autoencoder of diffusers, which takes many; 0: its own
-        tokens: for the same, the number of latents where that is known instead
+        tokens: likewise, the number of latents if that is known instead
 
     Raises:
         ValueError: it cannot be read, or has another image size
@@ -291,7 +291,7 @@ def _own(info: dict, folder) -> Tokenizer:
 
 
 def _stats(info: dict, dim: int, folder) -> LatentStats | None:
-    "`latent_stats` of a saved model's config.json, None where they are not known."
+    "`latent_stats` of a saved model's config.json, None if they are unknown."
     stats = info.get("latent_stats")
     if stats is None:
         return None
@@ -300,7 +300,7 @@ def _stats(info: dict, dim: int, folder) -> LatentStats | None:
 # %% ../../nbs/hub/02_models.ipynb #aed014e4
 def load_generator(
     folder,
-    interpolant: str | None = None,  # of a released SiT whose config does not say: linear, cosine
+    interpolant: str | None = None,  # linear or cosine: of a released SiT whose config states none
     noise_schedule: str | None = None,  # of a released DiT, likewise
 ) -> Generator:
     """The generator in a saved folder, a run folder, or a folder of the authors' release (SiT, DiT,
@@ -338,7 +338,7 @@ def load_generator(
 
 
 def _refuse_other_process(model: Generator, folder, asked: dict[str, str | None]):
-    "A `ValueError` when something else is asked for than a generator was trained with."
+    "Raise a `ValueError` if another process is requested than the generator was trained with."
     for name, value in asked.items():
         own = getattr(model.config, name)
         if value is not None and value != own:
@@ -349,8 +349,8 @@ def _refuse_other_process(model: Generator, folder, asked: dict[str, str | None]
 
 # %% ../../nbs/hub/02_models.ipynb #bc4dcff0
 def find_tokenizer(folder) -> Path:
-    """The run of the tokenizer that the generator's run in `folder` was trained on: as written
-    there, or a folder of the same name beside it; of those that are there the one with the right
+    """The run of the tokenizer that the generator's run in `folder` was trained on: the path
+    written there, or a folder of the same name beside it; if several exist, the one with the right
     weights.
     """
     folder = Path(folder)
@@ -375,8 +375,8 @@ def find_tokenizer(folder) -> Path:
 
 
 def fingerprint_of(folder) -> str | None:
-    """The fingerprint of the model that a saved folder or a run holds, as it says itself; of a
-    tokenizer from outside that of its files; None where there is neither.
+    """The fingerprint that is recorded in a saved folder or a run; for a tokenizer from outside,
+    that of its files; None if there is neither.
     """
     said = _said(Path(folder), "fingerprint")
     return said or (files_fingerprint(folder) if is_outside(folder) else None)
@@ -387,7 +387,7 @@ def _recorded_tokenizer(info: dict) -> str | None:
 
 # %% ../../nbs/hub/02_models.ipynb #96b84c70
 def _said(folder: Path, key: str):
-    """An entry of the newest checkpoint's config.json, or of a saved model's, None where there is
+    """An entry of the newest checkpoint's config.json, or of a saved model's, None if there is
     none. Reads no weights.
     """
     for p in [*reversed(steps_of(folder / "checkpoints")), folder]:
@@ -401,17 +401,17 @@ def _said(folder: Path, key: str):
 
 def load_pair(
     folder,
-    tokenizer=None,  # its folder; None: where the generator's run says
-    # of the tokenizer's latents, where its folder does not say: `LatentStats`, or mean and standard
-    # deviation
+    tokenizer=None,  # its folder; None: the one that the generator's run names
+    # of the tokenizer's latents, if its folder does not state them: `LatentStats`, or mean and
+    # standard deviation
     stats=None,
     interpolant: str | None = None,  # as in `load_generator`
     noise_schedule: str | None = None,
 ) -> tuple[Generator, AnyTokenizer]:
-    """The generator in `folder` and its tokenizer; a `ValueError` when they do not belong together,
-    or nobody knows the statistics of their latents.
-    A released generator takes the statistics that its tokenizer carries (`vq_mean` and `vq_std` of
-    the authors' config.json)."""
+    """The generator in `folder` and its tokenizer; a `ValueError` if they do not belong together,
+    or the statistics of their latents are unknown.
+    A released generator takes the statistics of its tokenizer (`vq_mean` and `vq_std` of the
+    authors' config.json)."""
     generator = load_generator(folder, interpolant, noise_schedule)
     place = tokenizer or find_tokenizer(folder)
     pair = generator, load_tokenizer(place, tokens=generator.tokens)

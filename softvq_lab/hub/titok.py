@@ -37,7 +37,7 @@ class Layout:
     latent_dim: int  # D
     encoder: tuple[int, int]  # width, layers
     decoder: tuple[int, int]
-    two_stage: bool  # the decoder ends in logits, of which `pixel_decoder` makes the picture
+    two_stage: bool  # the decoder ends in logits, which `pixel_decoder` turns into the picture
     codebook_size: int  # K; 0: Gaussian latents
     unit_codes: bool = True  # latents and codewords are compared, and decoded, at length 1
     commitment: float = 0.25
@@ -49,13 +49,13 @@ class Layout:
 
 
 def is_titok(info) -> bool:
-    "Does this `config.json` look like TiTok's?"
+    "Whether this `config.json` looks like TiTok's."
     model = info.get("model") if isinstance(info, dict) else None
     return isinstance(model, dict) and isinstance(model.get("vq_model"), dict)
 
 # %% ../../nbs/hub/01a_titok.ipynb #38316a8a
 def _refuse_others(weights: dict[str, Tensor]):
-    "A `ValueError` for relatives of TiTok that cannot make a picture here, by their names."
+    "Raise a `ValueError` for variants of TiTok that cannot make a picture here, by their names."
     if text := [k for k in weights if k.startswith("decoder.text_guidance_")]:
         raise ValueError(
             f"this is a TA-TiTok (tatitok): {text[0]}. Its decoder reads a caption beside the "
@@ -77,8 +77,8 @@ def _side(patches: int) -> int:
 
 # %% ../../nbs/hub/01a_titok.ipynb #2a14ad05
 def layout_of(info: dict, weights: dict[str, Tensor]) -> Layout:
-    """The layout that the shapes of `weights` tell. A `ValueError` for relatives of TiTok that
-    cannot be used, and for a `config.json` that says something else than its weights.
+    """The layout that follows from the shapes of `weights`. A `ValueError` for variants of TiTok
+    that cannot be used, and for a `config.json` that contradicts its weights.
     """
     _refuse_others(weights)
     vq, two_stage = info["model"]["vq_model"], "pixel_decoder.conv_in.weight" in weights
@@ -106,7 +106,7 @@ def layout_of(info: dict, weights: dict[str, Tensor]) -> Layout:
 
 # %% ../../nbs/hub/01a_titok.ipynb #d22374dc
 def _stated(info: dict, t: Layout) -> dict[str, tuple]:
-    "What a config states about a layout, beside what its weights are: name -> (stated, found)."
+    "Values of a layout in its config and in its weights: name -> (stated, found)."
     vq = info["model"]["vq_model"]
     crop = (info.get("dataset") or {}).get("preprocessing") or {}
     found = {
@@ -146,7 +146,7 @@ def _trunk(width: int, layers: int, t: Layout) -> VisionTransformer:
         depth=layers,
         num_heads=width // 64,
         norm_layer=partial(nn.LayerNorm, eps=1e-5),
-        weight_init="skip",  # they are read from a file
+        weight_init="skip",  # weights are read from a file
     )
     trunk.norm_pre, trunk.embed_std = nn.LayerNorm(width, eps=1e-5), 0.02
     for p in (trunk.pos_embed, trunk.cls_token):
@@ -173,7 +173,7 @@ class _Block(nn.Module):
 
 
 class _Level(nn.Module):
-    "Two blocks, and where it is not the last a doubling."
+    "Two blocks, then upsampling by 2 except in the last level."
 
     def __init__(self, c: int, d: int, doubles: bool):
         super().__init__()
@@ -212,7 +212,7 @@ class PixelDecoder(nn.Module):
 
 
 class CodeDecoder(Decoder):
-    "Latents (B, L, C) -> pictures by way of a vocabulary: the two-stage layout."
+    "Latents (B, L, C) -> pictures through a vocabulary of codewords: the two-stage layout."
 
     def __init__(self, trunk: VisionTransformer, tokens: int, vocabulary: int):
         super().__init__(trunk, tokens)
@@ -236,12 +236,12 @@ def _decoder(t: Layout) -> Decoder:
     else:  # pixels, then a convolution over the whole picture
         decoder = Decoder(trunk, t.tokens)
         decoder.smooth = nn.Conv2d(3, 3, 3, padding=1)
-    trunk.patch_embed.proj = nn.Identity()  # it reads no pixels
+    trunk.patch_embed.proj = nn.Identity()  # a decoder embeds no pixels
     return decoder
 
 
 def _settings(t: Layout) -> TokenizerConfig:
-    "A layout as far as our settings can say it: its images, its latents and its bottleneck."
+    "The part of a layout that our settings can express: images, latents and bottleneck."
     own = dict(quantizer="kl")
     if t.codebook_size:
         similarity = "cosine" if t.unit_codes else "l2"
@@ -271,10 +271,10 @@ class TiTok(nn.Module):
         return fingerprint(self, self.config)
 
     def embed(self, x: Tensor) -> Tensor:
-        "Images (B, 3, H, W) in [-1, 1] -> z_hat (B, L, D), of Gaussians mean and log variance."
+        "Images (B, 3, H, W) in [-1, 1] -> z_hat (B, L, D); mean and log variance for Gaussians."
         check_images(x, self.image_size, "TiTok")
         h = self.encoder((x + 1) / 2)  # (B, L, C)
-        if self.layout.two_stage:  # read again in memory order, as released
+        if self.layout.two_stage:  # reshaped in memory order, as released
             h = h.reshape(len(h), h.shape[2], h.shape[1]).mT
         return self.to_latent(h)
 
@@ -338,8 +338,8 @@ def released_name(name: str) -> str:
 
 # %% ../../nbs/hub/01a_titok.ipynb #79e02ee3
 def _fit(model: TiTok, weights: dict[str, Tensor], folder):
-    """Load released `weights`. A `ValueError` names what is missing, has another shape, or is too
-    much within the prefixes.
+    """Load released `weights`. A `ValueError` names tensors that are missing, have another shape,
+    or are unknown under the prefixes.
     """
     own = model.state_dict()
     theirs = {released_name(k): k for k in own}

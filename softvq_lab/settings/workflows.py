@@ -55,7 +55,7 @@ Recipe = Annotated[
 
 # %% ../../nbs/settings/03_workflows.ipynb #b1bd9318
 def _teacher_places(align: str, t: TokenizerConfig) -> int | None:
-    "How many places of an image the teacher describes; None: one of one's own, unknown here."
+    "Number of image positions for which a teacher has features; None: unknown (a plug-in's)."
     grid = t.image_shape[0] // t.patch_size * (t.image_shape[1] // t.patch_size)
     if align.startswith("timm:"):
         return grid if is_vit(align.removeprefix("timm:")) else 64  # of its last feature map
@@ -282,7 +282,7 @@ class SweepPageConfig:
 
 # %% ../../nbs/settings/03_workflows.ipynb #58143b89
 def _numbers(text: str, name: str, sep: str) -> list[float]:
-    "The numbers in a text that are separated by `sep`; a `ValueError` names the setting."
+    "The numbers in a text, separated by `sep`; a `ValueError` names the setting."
     try:
         return [float(part) for part in str(text).split(sep)]
     except ValueError:

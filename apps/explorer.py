@@ -8,6 +8,7 @@
 import argparse
 import importlib
 import ipaddress
+import json
 import math
 import os
 import signal
@@ -71,9 +72,13 @@ CSS = address.CSS + map_script.CSS + runs.CSS
 # Where it is `hidden`, nothing within stays in sight while one scrolls.
 OUTSIDE = ".gradio-container {overflow: clip !important}"
 HEAD = f"<style>{OUTSIDE}</style><script>{(HERE / 'page.js').read_text()}</script>"
-# The tab that is open: what the page shows, not which tab it tells of. Of one that a link opened a
-# slow machine tells when a later link is there already.
-OPEN = "async now => await openTab() ?? now"
+# A tab that somebody has clicked. What opens one for them (a link, a button) writes its name
+# itself: the page tells of that too, and on a slow machine when a later link is there already.
+OPENED = """now => {
+    if (window.clickedTab !== TITLE) return now;
+    window.clickedTab = null;
+    return NAME;
+}"""
 # Calls of one handler that run at once, unless it says otherwise; and threads of all together.
 QUEUE, LAUNCH = dict(default_concurrency_limit=4), dict(max_threads=16)
 
@@ -99,11 +104,14 @@ def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
         ctx.expect(list(tabs))
         with gr.Tabs(elem_id="tabs") as ctx.tabs:
             for name, (title, fill) in tabs.items():
-                with gr.Tab(title, id=name, elem_id=f"tab-{name}") as tab:
+                with gr.Tab(title, id=name) as tab:
                     ctx.enter(name)
                     fill(ctx)
                     ctx.wire()
-                tab.select(None, ctx.tab, ctx.tab, js=OPEN, api_name=False)
+                opened = OPENED.replace("TITLE", json.dumps(title)).replace(
+                    "NAME", json.dumps(name)
+                )
+                tab.select(None, ctx.tab, ctx.tab, js=opened, api_name=False)
         reproduce.Reproduce(ctx, address.Address(ctx))
     return app
 

@@ -83,13 +83,13 @@
     attributeFilter: ['class', 'aria-label'],
   });
 
-  // Name of the tab that is open, when the page shows what it was told last.
-  window.openTab = async () => {
-    await new Promise(resolve => setTimeout(resolve));
-    const pages = document.querySelectorAll('#tabs [role=tabpanel][id^=tab-]');
-    const open = [...pages].find(page => page.checkVisibility());
-    return open?.id.slice('tab-'.length);
-  };
+  // Title of the tab that somebody has clicked, until the page tells of it.
+  window.clickedTab = null;
+  document.addEventListener('click', event => {
+    const button = event.target.closest?.('#tabs button');
+    if (button && !button.closest('[role=tabpanel]')) window.clickedTab = button.textContent.trim();
+  }, true);
+  window.addEventListener('popstate', () => { window.clickedTab = null; });
 
   // Numbers: Gradio makes 0 steps 1 without a word. What is not possible is told and not taken.
   const before = new WeakMap();  // of a box, its last number that was possible

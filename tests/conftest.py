@@ -43,11 +43,16 @@ def temporary(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def products_as_before():
-    "A training in this process may let GPUs compute in TF32: not what the next test compares."
-    torch = sys.modules.get("torch")
+def process_as_before():
+    """A training in this process may let GPUs compute in TF32, and names its plug-ins to the
+    processes that it starts: neither is for the next test.
+    """
+    torch, plugins = sys.modules.get("torch"), os.environ.get("SOFTVQ_LAB_PLUGINS")
     was = torch and torch.get_float32_matmul_precision()
     yield
+    os.environ.pop("SOFTVQ_LAB_PLUGINS", None)
+    if plugins is not None:
+        os.environ["SOFTVQ_LAB_PLUGINS"] = plugins
     if was:
         torch.set_float32_matmul_precision(was)
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import asdict
 
 import pytest
+from tabs.token_counts import alone_says
 
 from softvq_lab.data.datasets import digits
 from softvq_lab.runs import open_run
@@ -98,8 +99,9 @@ def test_the_legend_lies_below_the_curves_at_every_width(page):
         assert legend["y"] >= axis["y"] + axis["height"], width
 
 
-def test_a_run_of_one_number_of_tokens_says_what_to_train(open_page, app):
+def test_a_run_of_one_number_of_tokens_says_which_other_to_choose(open_page, app, tmp_path):
+    assert "papermill nbs/train.ipynb -p keep uniform" in alone_says(tmp_path)
     page = open_page(f"{app.url}?run=alone&tab=token-counts")
-    page.get_by_text("papermill nbs/train.ipynb -p keep uniform").wait_for(timeout=60_000)
+    page.get_by_text("Choose one above, at Run").wait_for(timeout=60_000)
     assert not page.locator("#tc-tokens").is_visible()
     page.locator("#tc-reconstruction img").wait_for(timeout=60_000)

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
+from outside import papermill
 from safetensors.torch import save_file
 
 from softvq_lab.core import ConfigError, read_json, write_json
 from softvq_lab.data.datasets import digits
 from softvq_lab.evaluation.extractors import INCEPTION, find_inception
 from softvq_lab.evaluation.image_metrics import load_lpips
-from softvq_lab.experiments.execute import run_workflow
 from softvq_lab.experiments.parameters import check_parameters
 from softvq_lab.hub.models import load_tokenizer, save
 from softvq_lab.pretrained import files
@@ -175,7 +175,7 @@ def teach(images, config, weights=""):
         ("latent_map", {"teacher": "mine", "images": 60, "points": 60}),
     ],
 )
-def test_a_notebook_hands_the_folder_to_its_networks(workflow, given, trained, tmp_path):
+def test_a_notebook_hands_the_folder_to_its_networks(workflow, given, trained, tmp_path, root):
     (tmp_path / "mine").mkdir()
     (tmp_path / "plugin.py").write_text(PLUGIN)
     shutil.copytree(trained, tmp_path / "runs")
@@ -184,7 +184,8 @@ def test_a_notebook_hands_the_folder_to_its_networks(workflow, given, trained, t
         plugins=str(tmp_path / "plugin.py"),
         weights=str(tmp_path / "mine"),
     )
-    assert run_workflow(workflow, tmp_path / "out.ipynb", **given, **where) == 0
+    done = papermill(root, tmp_path, workflow, "out.ipynb", **given, **where)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 # ---------------------------------------------------------------- what a run is made of

@@ -176,10 +176,8 @@ class TokenCounts(Tab):
                 pictures.append((served(enlarge(r["reconstruction"], 160)), caption))
         except ValueError as e:
             return [], failed(e), []
-        nested = [plain(run_name(r.path, self.ctx.runs)) for r in nested_runs(self.ctx.runs)[:3]]
-        others = CHOOSE.format(", ".join(nested))
-        alone = [others if nested else ALONE] if len(counts) < 2 else []
-        if alone and not nested:
+        alone = [alone_says(self.ctx.runs)] if len(counts) < 2 else []
+        if alone == [ALONE]:
             near = near_siblings(self.tokenizer_run(name), self.ctx.runs)
             alone += [f"Not compared: {plain(s)}" for s in near[:3]]
         says = "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])
@@ -225,6 +223,12 @@ class TokenCounts(Tab):
         self.of_run.change(**Newest(self.curve, self.ctx.run, [self.rows, self.table]).event)
         own = Newest(self.own_curve, where, self.own, show_progress="hidden")
         self.asked.change(**own.event)
+
+
+def alone_says(runs: str) -> str:
+    "What to do with a run of one number of tokens: choose another that is there, or train one."
+    nested = [plain(run_name(r.path, runs)) for r in nested_runs(runs)[:3]]
+    return CHOOSE.format(", ".join(nested)) if nested else ALONE
 
 
 def told(row: dict, rungs) -> str:

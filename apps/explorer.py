@@ -74,11 +74,11 @@ OUTSIDE = ".gradio-container {overflow: clip !important}"
 HEAD = f"<style>{OUTSIDE}</style><script>{(HERE / 'page.js').read_text()}</script>"
 # A tab that somebody has clicked. What opens one for them (a link, a button) writes its name
 # itself: the page tells of that too, and on a slow machine when a later link is there already.
-OPENED = """now => {
-    if (window.clickedTab !== TITLE) return now;
+OPENED = """now => {{
+    if (window.clickedTab !== {title}) return now;
     window.clickedTab = null;
-    return NAME;
-}"""
+    return {name};
+}}"""
 # Calls of one handler that run at once, unless it says otherwise; and threads of all together.
 QUEUE, LAUNCH = dict(default_concurrency_limit=4), dict(max_threads=16)
 
@@ -108,9 +108,7 @@ def build(runs: str, data: tuple[str, ...] = ()) -> gr.Blocks:
                     ctx.enter(name)
                     fill(ctx)
                     ctx.wire()
-                opened = OPENED.replace("TITLE", json.dumps(title)).replace(
-                    "NAME", json.dumps(name)
-                )
+                opened = OPENED.format(title=json.dumps(title), name=json.dumps(name))
                 tab.select(None, ctx.tab, ctx.tab, js=opened, api_name=False)
         reproduce.Reproduce(ctx, address.Address(ctx))
     return app

@@ -99,7 +99,8 @@
   const brokenRange = box => {
     const slider = box.closest('.block')?.querySelector('input[type=range]');
     const whole = slider && box.step === '1';
-    const from = box.min === '' ? '' : ` from ${box.min}`, to = box.max === '' ? '' : ` to ${box.max}`;
+    const from = box.min === '' ? '' : ` from ${box.min}`;
+    const to = box.max === '' ? '' : ` to ${box.max}`;
     const low = box.min === '' ? -Infinity : Number(box.min);
     const high = box.max === '' ? Infinity : Number(box.max);
     const number = box.valueAsNumber, missing = Number.isNaN(number);
@@ -113,7 +114,8 @@
   const refuse = box => {
     const range = brokenRange(box);
     if (!range) return;
-    const what = box.value === '' ? 'That' : box.value, stands = before.get(box) ?? box.defaultValue;
+    const what = box.value === '' ? 'That' : box.value;
+    const stands = before.get(box) ?? box.defaultValue;
     unsay(box);
     const says = document.createElement('p');
     says.className = 'refused';
@@ -124,7 +126,8 @@
   };
 
   const listen = (kind, act) => {
-    document.addEventListener(kind, event => bounded(event.target) && act(event.target, event), true);
+    const heard = event => bounded(event.target) && act(event.target, event);
+    document.addEventListener(kind, heard, true);
   };
   listen('focusin', box => {
     if (!brokenRange(box)) before.set(box, box.value);

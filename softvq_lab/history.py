@@ -65,6 +65,9 @@ WORDS = {
 def story(folder) -> str:
     "A line for each start and end of a run's training; '' if it was started only once."
     told = [e for e in events(folder) if e["state"] != "prepared"]
+    # a training that a person stops by a signal is preempted first
+    pairs = zip(told, [*told[1:], {}])
+    told = [e for e, n in pairs if (e["state"], n.get("state")) != ("preempted", "stopped")]
     starts = [e for e in told if e["state"] == "running"]
     if len(starts) < 2:
         return ""

@@ -7,7 +7,7 @@ import pytest
 from tabs.token_counts import alone_says
 
 from softvq_lab.data.datasets import digits
-from softvq_lab.runs import open_run
+from softvq_lab.runs import Run, open_run
 from softvq_lab.settings.parse import parse
 from softvq_lab.settings.workflows import TrainConfig
 from softvq_lab.training.loop import fit
@@ -99,8 +99,9 @@ def test_the_legend_lies_below_the_curves_at_every_width(page):
         assert legend["y"] >= axis["y"] + axis["height"], width
 
 
-def test_a_run_of_one_number_of_tokens_says_which_other_to_choose(open_page, app, tmp_path):
-    assert "papermill nbs/train.ipynb -p keep uniform" in alone_says(tmp_path)
+def test_a_run_of_one_number_of_tokens_says_which_other_to_choose(open_page, app, runs, tmp_path):
+    says = alone_says(Run(runs / "alone"), tmp_path)
+    assert "papermill nbs/train.ipynb -p keep uniform" in says[0]
     page = open_page(f"{app.url}?run=alone&tab=token-counts")
     page.get_by_text("Choose one above, at Run").wait_for(timeout=60_000)
     assert not page.locator("#tc-tokens").is_visible()

@@ -602,6 +602,17 @@ def test_a_run_that_went_on_tells_its_story(half):
     assert "went on after step 3 on " in went_on and "done, step 6, after" in done
 
 
+def test_a_training_that_a_person_stops_by_a_signal_ended_once(half):
+    "It says that a signal came, and what started it says that a person sent it."
+    from softvq_lab.history import story
+
+    for state in ("running", "preempted", "stopped", "running"):
+        half.set_status(state, step=3)
+    lines = story(half.path).splitlines()
+    assert not [x for x in lines if "left for another job" in x]
+    assert "stopped by Ctrl-C or a signal, step 3, after" in lines[-2] and "went on" in lines[-1]
+
+
 def test_a_killed_process_is_in_the_story_though_it_said_nothing(half):
     from softvq_lab.history import story
 

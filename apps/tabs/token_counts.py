@@ -176,10 +176,7 @@ class TokenCounts(Tab):
                 pictures.append((served(enlarge(r["reconstruction"], 160)), caption))
         except ValueError as e:
             return [], failed(e), []
-        alone = [alone_says(self.ctx.runs)] if len(counts) < 2 else []
-        if alone == [ALONE]:
-            near = near_siblings(self.tokenizer_run(name), self.ctx.runs)
-            alone += [f"Not compared: {plain(s)}" for s in near[:3]]
+        alone = alone_says(self.tokenizer_run(name), self.ctx.runs) if len(counts) < 2 else []
         says = "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])
         return pictures, says, [counts[-1].tokens, *(c.tokens for c in counts)]
 
@@ -225,10 +222,11 @@ class TokenCounts(Tab):
         self.asked.change(**own.event)
 
 
-def alone_says(runs: str) -> str:
+def alone_says(run: Run, runs: str) -> list[str]:
     "What to do with a run of one number of tokens: choose another that is there, or train one."
-    nested = [plain(run_name(r.path, runs)) for r in nested_runs(runs)[:3]]
-    return CHOOSE.format(", ".join(nested)) if nested else ALONE
+    if nested := nested_runs(runs)[:3]:
+        return [CHOOSE.format(", ".join(plain(run_name(r.path, runs)) for r in nested))]
+    return [ALONE, *(f"Not compared: {plain(s)}" for s in near_siblings(run, runs)[:3])]
 
 
 def told(row: dict, rungs) -> str:

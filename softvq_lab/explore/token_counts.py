@@ -39,19 +39,27 @@ from ..plots import TEMPLATE
 from ..runs import Run, figures, learned_settings, list_runs
 
 # %% ../../nbs/explore/02_token_counts.ipynb #54103e73
+def _tokenizers(root) -> list[tuple[Run, dict]]:
+    "The tokenizer runs under `root` with a checkpoint, and their settings; newest first."
+    found = []
+    for run in list_runs(root):
+        try:
+            if run.kind == "tokenizer" and steps_of(run.checkpoints):
+                settings = learned_settings(run.info["config"])
+                found += [(run, settings)] if "tokens" in settings else []
+        except (KeyError, TypeError, AttributeError, ValueError, OSError):
+            continue  # not one of ours
+    return found
+
+
 def _beside(run: Run, root) -> Iterator[tuple[Run, int, list[str]]]:
     """Yield the tokenizer runs under `root` with a checkpoint, newest first, each with its number
     of tokens and the names of the other settings that differ from those of `run`.
     """
     mine = learned_settings(run.info["config"])
-    for other in list_runs(root):
-        try:
-            if other.kind == "tokenizer" and steps_of(other.checkpoints):
-                learned = learned_settings(other.info["config"])
-                differ = (k for k in mine | learned if mine.get(k) != learned.get(k))
-                yield other, learned["tokens"], [k for k in differ if k != "tokens"]
-        except (KeyError, TypeError, AttributeError, ValueError, OSError):
-            continue  # not one of ours
+    for other, learned in _tokenizers(root):
+        differ = (k for k in mine | learned if mine.get(k) != learned.get(k))
+        yield other, learned["tokens"], [k for k in differ if k != "tokens"]
 
 
 def token_siblings(run: Run, root) -> list[Run]:
@@ -64,7 +72,7 @@ def token_siblings(run: Run, root) -> list[Run]:
             found.setdefault(tokens, other)
     return [found[n] for n in sorted(found)]
 
-
+# %% ../../nbs/explore/02_token_counts.ipynb #e85a5333
 def near_siblings(run: Run, root, most: int = 3) -> list[str]:
     """Sentences about the runs with another number of tokens that are not compared with `run`,
     because up to `most` other settings differ, too.
@@ -81,14 +89,7 @@ def nested_runs(root) -> list[Run]:
     """The tokenizer runs under `root` with a checkpoint that decode their first k tokens for any k,
     newest first.
     """
-    found = []
-    for run in list_runs(root):
-        try:
-            nested = run.kind == "tokenizer" and run.info["config"]["tokenizer"]["keep"] != "all"
-            found += [run] if nested and steps_of(run.checkpoints) else []
-        except (KeyError, TypeError, ValueError, OSError):
-            continue  # not one of ours
-    return found
+    return [run for run, learned in _tokenizers(root) if learned.get("keep", "all") != "all"]
 
 # %% ../../nbs/explore/02_token_counts.ipynb #a5d69c5d
 @dataclass(frozen=True)

@@ -122,6 +122,28 @@ def test_nothing_can_be_varied_before_it_is_drawn_and_a_sweep_is_no_sample(drawn
 # grids of samples
 
 
+def test_a_link_draws_the_samples_and_variations_that_it_shows(open_page, app):
+    link = f"{app.url}?run=generator&tab=sample&steps=3&count=2&seed=5&strength=0.4"
+    page = open_page(link)
+    page.locator("#go:not([disabled])").click(timeout=60_000)
+    page.get_by_text("Sample 1 (class 0) after step 3 of 3").wait_for(timeout=60_000)
+    page.wait_for_function("location.search.includes('shows=samples')", timeout=60_000)
+    samples = open_page(page.url)
+    samples.get_by_text("Sample 1 (class 0) after step 3 of 3").wait_for(timeout=60_000)
+    assert (pixels(samples, "samples") == pixels(page, "samples")).all()
+    page.locator("#vary").click()
+    page.get_by_text("Variations of sample 1.").wait_for(timeout=60_000)
+    page.wait_for_function("location.search.includes('shows=variations')", timeout=60_000)
+    varied = open_page(page.url)
+    varied.get_by_text("Variations of sample 1.").wait_for(timeout=60_000)
+    assert varied.locator("#variations img").count() == page.locator("#variations img").count()
+    assert (pixels(varied, "samples") == pixels(page, "samples")).all()
+    settings = open_page(link)  # of somebody who has drawn nothing yet
+    settings.locator("#go:not([disabled])").wait_for(timeout=60_000)
+    settings.wait_for_timeout(1500)
+    assert not settings.locator("#samples img").count()
+
+
 def axis(page, which: str, setting: str, values: str):
     page.locator(f"#grid-{which} input").click()
     page.get_by_role("option", name=setting, exact=True).click()
@@ -153,6 +175,8 @@ def test_a_grid_of_two_settings_is_drawn_labelled_reproducible_and_in_the_link(o
     box = again.locator("#grid-columns-values").locator("input, textarea").first
     again.wait_for_function("location.search.includes('column_values=3%2C+7%2C+8')")
     assert box.input_value() == "3, 7, 8"
+    again.get_by_text("Done: 6 pictures.").wait_for(timeout=60_000)  # by itself
+    assert (pixels(again, "grid-picture") == picture).all()
     assert not again.locator("#link-message p").count()
 
 

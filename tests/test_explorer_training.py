@@ -244,10 +244,13 @@ def test_a_stopped_training_goes_on_from_its_page(open_page, app, runs):
     )
     page.locator("#watch-stop").click()
     page.locator("#watch-status", has_text="night: stopped").first.wait_for(timeout=60_000)
+    chosen = "document.querySelector('#run input').value"
+    page.wait_for_function(f"{chosen}.includes('night  -  tokenizer, stopped')", timeout=30_000)
     saved = Run(runs / "night").status["step"]
     page.locator("#watch-go-on:not([disabled])").click(timeout=60_000)
     page.locator("#watch-said", has_text=f"go on from step {saved}").wait_for(timeout=30_000)
     page.locator("#watch-status", has_text="running").first.wait_for(timeout=60_000)
+    page.wait_for_function(f"{chosen}.includes(', running')", timeout=60_000)
     (again,) = jobs_of(Run(runs / "night"))
     wait_for(lambda: Run(runs / "night").status["step"] > saved + 3, 200, again.last_lines)
     assert is_alive(again) and cancel(again)

@@ -199,6 +199,9 @@ class Following:
         if turned:
             for part in self.parts:
                 made |= part.fresh(self.run)
+        if self.told is not None:
+            for part in self.parts:
+                made |= part.opened(session.linked, self.told)
         made |= self.pictures()
         session.marks[tab], session.runs[tab] = mark, self.run
         of_run, asked = self.ctx.asked[tab]

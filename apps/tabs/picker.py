@@ -73,6 +73,7 @@ class Context:
     there: gr.State  # what was there at its last look
     tabs: gr.Tabs | None = None
     data: tuple[str, ...] = ()  # folders that a training started here may read
+    look: dict = field(default_factory=dict)  # event: a look at the folder, and at who works there
     place: str = ""  # id of the tab that is being filled
     parts: dict[str, list["Tab"]] = field(default_factory=dict)  # of each tab
     unwired: list["Tab"] = field(default_factory=list)
@@ -126,11 +127,13 @@ class Context:
     def on_wait(self, run, looked, there, session):
         """A look at the folder while something is awaited.
 
-        `there`: the names of the runs, and whether the chosen one had weights, at the last look.
+        `there`: names and states of the runs, and whether the chosen one had weights, at the last
+        look.
         """
+        made = self.wait(session, run)  # first: what ends after it is seen at the next look
         offered, chosen = self.offered(run)
-        now = [n for _, n in offered], chosen in usable(self.runs)
-        made = self.wait(session, chosen)
+        states = [(n, label.partition(" at step")[0]) for label, n in offered]
+        now = states, chosen in usable(self.runs)
         if now == there:
             return made or gr.skip()  # gradio takes {} for a value
         same = {} if chosen == run else {"value": chosen}  # what is chosen meanwhile stays
@@ -184,6 +187,10 @@ class Tab:
 
     def fresh(self, name: str) -> dict:
         "What else changes with another run, or with what the tab depends on."
+        return {}
+
+    def opened(self, number: int, told: dict[str, list[str]]) -> dict:
+        "What else changes when a link is opened: the `number`th of the page, which says `told`."
         return {}
 
     def reproduce(self, name: str, image: str, values: dict) -> Ways | None:
@@ -325,5 +332,6 @@ def build(app: gr.Blocks, runs: str, data: tuple[str, ...] = ()) -> Context:
     shown = [run, empty, ctx.looked]
     again.click(ctx.on_again, [run, ctx.looked], shown, **QUIET)
     asked = [run, ctx.looked, there, ctx.session]
-    waiting.tick(ctx.on_wait, asked, [*shown, there, waiting], **QUIET)
+    ctx.look = dict(fn=ctx.on_wait, inputs=asked, outputs=[*shown, there, waiting], **QUIET)
+    waiting.tick(**ctx.look)
     return ctx

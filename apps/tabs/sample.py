@@ -1,5 +1,7 @@
 """Tab Sample: new images of a class."""
 
+import json
+
 import gradio as gr
 from tabs.controls import Dropdown
 from tabs.drawing import AT_ONCE, AT_WORK, Drawing, Start, on_stop, says, untouched
@@ -8,7 +10,7 @@ from tabs.no_generator import NoGenerator, missing
 from tabs.one_sample import OneSample
 from tabs.picker import LEFT, RIGHT, Tab, picture, plain, resolve, stamp
 from tabs.picture_files import downloadable
-from tabs.sample_grid import GRID, VARIATIONS, SampleGrid
+from tabs.sample_grid import GRID, SAMPLES, VARIATIONS, SampleGrid
 
 from softvq_lab.core import PRECISIONS
 from softvq_lab.data.images import grid
@@ -23,7 +25,28 @@ ABOUT = (
     "Guidance pulls towards the class: higher is clearer and less varied; 1 is none."
 )
 # Another sample than the one whose variations were drawn.
-OTHER = f"shows => shows === '{VARIATIONS}' ? '' : shows"
+OTHER = f"shows => shows === '{VARIATIONS}' ? '{SAMPLES}' : shows"
+# A link draws what it shows: it presses the buttons that somebody would press, and waits for what
+# each of them draws. What is there already stays.
+PRESSED = {
+    SAMPLES: [("go", "sample-large")],
+    GRID: [("grid-go", "grid-picture")],
+    VARIATIONS: [("go", "sample-large"), ("vary", "variations")],
+}
+PRESS = """async asked => {
+    const wait = ms => new Promise(done => setTimeout(done, ms));
+    const until = async (seconds, find) => {
+        for (let i = 0; i < 10 * seconds && !find(); i++) await wait(100);
+        return find();
+    };
+    await wait(200);  // the page shows what came with this
+    for (const [button, drawn] of (PRESSED)[asked.split(' ')[1]] ?? []) {
+        const picture = () => document.querySelector(`#${drawn} img`);
+        if (picture()) continue;
+        (await until(5, () => document.querySelector(`#${button}:not([disabled])`)))?.click();
+        if (!await until(300, picture)) return;
+    }
+}"""
 DICE = "() => Math.floor(Math.random() * 1e6)"
 SWEEP = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
@@ -40,7 +63,8 @@ class Sample(Tab):
                 self.layout_buttons()
             with gr.Column(**RIGHT):
                 self.layout_samples()
-        self.follows = [self.go, self.dice, self.message, self.samples, self.drawn]
+        self.asks = gr.Textbox(visible="hidden")  # what a link draws, and which link it was
+        self.follows = [self.go, self.dice, self.message, self.samples, self.drawn, self.asks]
         self.linked = {
             "classes": self.label,
             "count": self.count,
@@ -173,6 +197,9 @@ class Sample(Tab):
         blank = dict.fromkeys([self.samples, self.drawn])
         return {self.go: ready, self.dice: ready, self.message: message, **blank}
 
+    def opened(self, number, told):
+        return {self.asks: f"{number} {told.get('shows', [''])[-1]}"}
+
     def reproduce(self, name, image, values):
         lens = self.find(name)
         keys = ("sampler", "steps", "seed", "temperature", "low", "high", "precision")
@@ -298,18 +325,20 @@ class Sample(Tab):
             api_name="sweep",
             **AT_WORK,
         )
-        drawn = {self.go: "", self.dice: "", self.sweep: "", self.grid.go: GRID}
+        drawn = {self.go: SAMPLES, self.dice: SAMPLES, self.sweep: "", self.grid.go: GRID}
         drawn[self.one.vary] = VARIATIONS
         for button, shown in drawn.items():
             button.click(None, None, self.grid.shows, js=f"() => '{shown}'", api_name=False)
         opened, shows = [self.samples.select, self.one.which.input], self.grid.shows
         gr.on(opened, None, shows, shows, js=OTHER, api_name=False)
+        press = PRESS.replace("PRESSED", json.dumps(PRESSED))
+        self.asks.change(None, self.asks, None, js=press, api_name=False)
         stops = [self.stop.click, self.grid.stop.click]
         gr.on(stops, on_stop, self.ctx.session, None, **AT_ONCE)
 
     def draw_after(self, event, asked, api_name):
         "Draw samples after an event, and open one of them."
-        drawn = event(**Start(self, self.message, shows="").event).then(
+        drawn = event(**Start(self, self.message, shows=SAMPLES).event).then(
             self.on_go,
             asked,
             [self.samples, self.message, self.one.strip, self.drawn],

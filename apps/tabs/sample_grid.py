@@ -23,7 +23,7 @@ ABOUT = (
     "that of the seed's first sample."
 )
 AXES = ("rows", "row_values", "columns", "column_values")  # names in the link
-GRID, VARIATIONS = "grid", "variations"  # what is shown in place of samples
+SAMPLES, GRID, VARIATIONS = "samples", "grid", "variations"  # what is shown
 TYPED = "separated by commas"
 
 
@@ -45,7 +45,7 @@ class SampleGrid(Tab):
                 self.stop = gr.Button("Stop", elem_id="grid-stop")
             self.message = gr.Markdown(elem_id="grid-message")
             self.picture = still("grid-picture")
-        # what was drawn last: samples ("") or one of GRID, VARIATIONS
+        # what was drawn last: one of SAMPLES, GRID, VARIATIONS; "" is nothing yet
         self.shows = gr.Textbox("", visible="hidden")
         self.linked = {
             "rows": self.rows,
@@ -82,7 +82,7 @@ class SampleGrid(Tab):
             lens = self.sample.find(name)
         except (ValueError, LookupError):
             return {}
-        limits = {self.shows: dict(value="", check=check_shown)}
+        limits = {self.shows: dict(value="", own=True, check=check_shown)}
         if kept.get("shows") == GRID:
             limits[self.box] = dict(open=True)
         for axis, typed in ("rows", "row_values"), ("columns", "column_values"):
@@ -158,5 +158,6 @@ class SampleGrid(Tab):
 
 
 def check_shown(told: str):
-    if told not in ("", GRID, VARIATIONS):
-        raise ValueError(f"{GRID}, {VARIATIONS}")
+    possible = SAMPLES, GRID, VARIATIONS
+    if told and told not in possible:
+        raise ValueError(", ".join(possible))

@@ -189,7 +189,7 @@ class Start(Tab):
             [*what, *controls],
             [self.answer, watched, self.view, self.timer],
             **SLOW,
-        )
+        ).then(**self.ctx.look)
         filled = [self.flow, self.name, self.rest, self.answer, self.view, self.watch.said]
         self.watch.copy.click(self.on_duplicate, watched, [*filled, *controls], **QUIET)
         tokenizer = self.controls["train_generator", "tokenizer_run"]

@@ -199,7 +199,8 @@ class Watch(Tab):
         asked = dict(show_progress="hidden", api_name="stop")
         self.stop.click(self.on_stop, self.watched, self.said, **asked)
         asked = dict(show_progress="minimal", api_name="resume", concurrency_limit=1)
-        self.go_on.click(self.on_go_on, [self.watched, self.until], self.said, **asked)
+        gone_on = self.go_on.click(self.on_go_on, [self.watched, self.until], self.said, **asked)
+        gone_on.then(**self.ctx.look)
 
 
 def clock() -> str:

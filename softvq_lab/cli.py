@@ -275,7 +275,7 @@ def _execute(
         begin_workflow,
         leave_nothing,
         run_workflow,
-        way_on,
+        what_next,
     )
     from softvq_lab.experiments.papermill_command import usual_output
     from softvq_lab.settings.workflows import TRAINS
@@ -298,7 +298,7 @@ def _execute(
         raise
     except KeyboardInterrupt:  # before it was executed
         status = INTERRUPTED
-        tell(way_on(workflow, given.get("run") or output.parent))
+        tell(what_next(workflow, given.get("run") or output.parent))
     else:
         _tell_end(Job(output))
     if ours and status == INTERRUPTED and workflow in TRAINS.values():
@@ -308,13 +308,13 @@ def _execute(
 # %% ../nbs/13_cli.ipynb #23702a7b
 def _tell_end(job: "Job"):
     "Print how a job ended, and why."
-    from softvq_lab.experiments.execute import BY_HAND, way_on
+    from softvq_lab.experiments.execute import BY_HAND, what_next
     from softvq_lab.experiments.papermill_command import what_came_out
 
     s = job.info
     if s.get("reason") == BY_HAND:
         run = s["parameters"].get("run") or job.output.parent
-        return tell(way_on(s["workflow"], run))
+        return tell(what_next(s["workflow"], run))
     if s.get("reason"):
         return tell(f"{s['state']}: {s['reason']}")
     tell(f"{s['state']} in {short_duration(s.get('seconds') or 0)}: {job.output}")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STOPS', 'MISTAKE', 'PREEMPTED', 'INTERRUPTED', 'Preempted', 'let_go_of_terminal', 'Handlers', 'Requests',
-           'BeforeFirstStep', 'deaf', 'end_workers']
+           'BeforeFirstStep', 'ignore_stops', 'end_workers']
 
 # %% ../nbs/03_signals.ipynb #7971bc98
 import os
@@ -95,7 +95,7 @@ class BeforeFirstStep(Handlers):
         raise Preempted(f"{signal.Signals(number).name} asked to stop before the first step")
 
 # %% ../nbs/03_signals.ipynb #37eae87b
-def deaf(worker: int = 0):
+def ignore_stops(worker: int = 0):
     "`worker_init_fn` of a DataLoader: its workers ignore the signals that stop the trainer."
     for s in STOPS:
         signal.signal(s, signal.SIG_IGN)

@@ -27,7 +27,7 @@ from softvq_lab.tokenizer.model import Tokenizer, make_quantizer
 from softvq_lab.training.align import Aligner, ReferenceTeacher
 from softvq_lab.training.discriminators import make_discriminator
 from softvq_lab.training.generator_task import GeneratorTask
-from softvq_lab.training.health import blame
+from softvq_lab.training.health import where_not_finite
 from softvq_lab.training.loop import Loop, make_accelerator
 from softvq_lab.training.losses import Perceptual, reference_distance
 from softvq_lab.training.state import State, blocks_of, compile_networks, modules_of
@@ -265,4 +265,4 @@ def test_where_a_nan_began_is_found_within_a_compiled_network(tmp_path):
     compile_networks(task, backend="eager")
     batch = next_batch(task)
     assert not task(batch)["loss"].isfinite()
-    assert "model.decoder.model.blocks.1.mlp (Spoils) gave it" in blame(task, batch, 0)
+    assert "model.decoder.model.blocks.1.mlp (Spoils) gave it" in where_not_finite(task, batch, 0)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from collections import Counter
 from urllib.parse import parse_qs, urlsplit
 
@@ -99,8 +100,9 @@ def rests(page):
     """Wait until all is answered, all is drawn, and nothing is asked any more: twice, for an answer
     that is being drawn may ask again.
     """
-    quiet, before = 0, -1
+    quiet, before, end = 0, -1, time.monotonic() + 120
     while quiet < 2:
+        assert time.monotonic() < end, [r.post_data for r in page.asked[-5:]]
         before = len(page.asked)
         page.wait_for_timeout(750)
         page.evaluate(IDLE)

@@ -201,7 +201,7 @@ class Following:
                 made |= part.fresh(self.run)
         if self.told is not None:
             for part in self.parts:
-                made |= part.opened(session.linked, self.told)
+                made |= part.on_link(session.linked, self.told)
         made |= self.pictures()
         session.marks[tab], session.runs[tab] = mark, self.run
         of_run, asked = self.ctx.asked[tab]

@@ -189,7 +189,7 @@ class Tab:
         "What else changes with another run, or with what the tab depends on."
         return {}
 
-    def opened(self, number: int, told: dict[str, list[str]]) -> dict:
+    def on_link(self, number: int, told: dict[str, list[str]]) -> dict:
         "What else changes when a link is opened: the `number`th of the page, which says `told`."
         return {}
 

@@ -197,7 +197,7 @@ class Sample(Tab):
         blank = dict.fromkeys([self.samples, self.drawn])
         return {self.go: ready, self.dice: ready, self.message: message, **blank}
 
-    def opened(self, number, told):
+    def on_link(self, number, told):
         return {self.asks: f"{number} {told.get('shows', [''])[-1]}"}
 
     def reproduce(self, name, image, values):

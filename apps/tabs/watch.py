@@ -123,10 +123,10 @@ class Watch(Tab):
             self.log: gr.Textbox(value=log, visible=bool(work)),
             self.stop: gr.Button(interactive=any(map(is_alive, work))),
             self.drawn: mark,
-            **self.way_on(run, turned=not drawn or drawn[0] != name),
+            **self.going_on(run, turned=not drawn or drawn[0] != name),
         }
 
-    def way_on(self, run, turned: bool):
+    def going_on(self, run, turned: bool):
         "The button that goes on; what was typed beside it stays until another run is watched."
         able = can_go_on(run)
         steps = {"value": run.status.get("steps")} if turned else {}

@@ -29,7 +29,7 @@ from ..progress import in_batches, tracked
 from ..registry import call, register, registered
 from ..settings.parse import closest, entry_of
 from ..settings.sections import PRETRAINED
-from ..signals import deaf
+from ..signals import ignore_stops
 from ..training.losses import frozen_timm
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #03a34743
@@ -206,7 +206,9 @@ def uint8_batches(images, batch_size: int = 64, workers: int = 0) -> Iterator[Te
     if isinstance(images, Dataset):
         return (
             to_uint8(x)
-            for x, *_ in DataLoader(images, batch_size, num_workers=workers, worker_init_fn=deaf)
+            for x, *_ in DataLoader(
+                images, batch_size, num_workers=workers, worker_init_fn=ignore_stops
+            )
         )
     return iter(images)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAININGS', 'AT_WORK', 'ENDED', 'BY_HAND', 'RECORDED', 'SAVES_FIRST', 'workflow_notebook', 'JobInfo', 'Job',
-           'Signals', 'Watch', 'name_of_work', 'execute', 'way_on', 'leave_nothing', 'start', 'stop',
+           'Signals', 'Watch', 'name_of_work', 'execute', 'what_next', 'leave_nothing', 'start', 'stop',
            'refuse_what_is_not_there', 'run_workflow', 'begin_workflow', 'resume_job', 'main']
 
 # %% ../../nbs/experiments/02_execute.ipynb #79f5cc9b
@@ -438,7 +438,7 @@ def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | No
             return state, reason
 
 # %% ../../nbs/experiments/02_execute.ipynb #9e100004
-def way_on(workflow: str, folder) -> str:
+def what_next(workflow: str, folder) -> str:
     """Message after an execution was stopped: what is saved, and the command that continues.
 
     `folder`: the run folder of a training.

@@ -180,7 +180,7 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
     from papermill.cli import papermill as command
     from papermill.exceptions import PapermillExecutionError
 
-    from softvq_lab.experiments.execute import BY_HAND, Watch, _outcome, name_of_work, way_on
+    from softvq_lab.experiments.execute import BY_HAND, Watch, _outcome, name_of_work, what_next
     from softvq_lab.experiments.papermill_engine import watched_by
     from softvq_lab.experiments.papermill_io import RUNS, refused_path
 
@@ -209,7 +209,7 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
                     tell(told, sys.stderr)
                 raise
     by_hand = reason == BY_HAND
-    tell(way_on(workflow, folder) if by_hand else printable(reason), sys.stderr)
+    tell(what_next(workflow, folder) if by_hand else printable(reason), sys.stderr)
     return INTERRUPTED if by_hand else PREEMPTED
 
 # %% ../../nbs/experiments/06a_papermill_command.ipynb #36864b0c

@@ -54,7 +54,7 @@ from softvq_lab.provenance import (
     located,
     plugin_record,
 )
-from ..runs import ANYHOW, Run, list_runs
+from ..runs import NEUTRAL_SETTINGS, Run, list_runs
 from ..settings.parse import closest, config, flatten, parameters
 from ..settings.typed_text import read_typed_file
 from ..settings.workflows import TRAINS, WORKFLOWS
@@ -333,7 +333,7 @@ def settings_digest(workflow: str, cfg, tokenizer: str = "") -> str:
     """16 hex digits of a workflow's parsed config without file paths, and of the digest `tokenizer`
     of its tokenizer.
     """
-    free = (*ANYHOW, "tokenizer_run", "data_path")
+    free = (*NEUTRAL_SETTINGS, "tokenizer_run", "data_path")
     cut = {k: v for k, v in flatten(cfg).items() if k not in free}
     return _hash([workflow, cut, tokenizer])
 
@@ -435,7 +435,7 @@ def readable_name(workflow: str, cfg, given: dict, of: str = "") -> str:
 
 
 QUIET = (
-    *ANYHOW,
+    *NEUTRAL_SETTINGS,
     "recipe",
     "tokenizer_run",
     "quantizer",

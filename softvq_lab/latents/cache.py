@@ -28,7 +28,7 @@ from ..data.images import ImageData, stack
 from .stats import LatentStats, combine, moments
 from ..locks import GONE, create, made_once, owner, sweep_up
 from ..progress import progress_bar
-from ..signals import deaf
+from ..signals import ignore_stops
 
 # %% ../../nbs/latents/01_cache.ipynb #a9650492
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -200,7 +200,7 @@ def _encode(
             batch_sampler=batches,
             num_workers=workers,
             pin_memory=device.type == "cuda",
-            worker_init_fn=deaf,
+            worker_init_fn=ignore_stops,
         )
     )
     for s, span in zip(todo, spans):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ASKED', 'PRECISION', 'COMPRESSION', 'Agreement', 'ddp_settings', 'make_accelerator', 'Watch', 'load_batches', 'fit',
-           'way_on', 'Loop']
+           'way_out', 'Loop']
 
 # %% ../../nbs/training/08_loop.ipynb #d5a11d92
 import math
@@ -42,8 +42,8 @@ from ..ranks import patient_group
 from ..runs import Run, at_work, log_metrics, resume_line, trim_metrics
 from ..settings.sections import EngineConfig, OptimConfig
 from ..settings.workflows import TRAINS
-from ..signals import BeforeFirstStep, Preempted, Requests, deaf, end_workers
-from .health import blame
+from ..signals import BeforeFirstStep, Preempted, Requests, end_workers, ignore_stops
+from .health import where_not_finite
 from .state import State
 from .task import StepSampler, Task, lr_at
 
@@ -192,7 +192,7 @@ def load_batches(
         batch_sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=deaf,
+        worker_init_fn=ignore_stops,
         collate_fn=collate if cuda and workers else default_collate,
         pin_memory=cuda,
     )
@@ -249,7 +249,7 @@ def fit(
             accelerator.end_training()
 
 # %% ../../nbs/training/08_loop.ipynb #7784e623
-def way_on(run: Run, lower: str, precision: str) -> str:
+def way_out(run: Run, lower: str, precision: str) -> str:
     """What to do about a run that ended in NaN: its learning rate cannot be changed, its precision
     can. `lower`: the learning rate, such as 'lr than 0.1'.
     """
@@ -360,13 +360,13 @@ class Loop:
             try:
                 self.watch(step, losses["loss"], norm, player.params)
             except FloatingPointError:
-                self.blame(step, player.module, given)
+                self.explain_not_finite(step, player.module, given)
             player.optimizer.step()
         with record_function("averaged weights"):
             self.state.average(step)
         self.bar.update()
 
-    def blame(self, step: int, module, batch):
+    def explain_not_finite(self, step: int, module, batch):
         "Raise a `FloatingPointError` that names the origin of the first non-finite number."
         opponent = self.state.opponent and module is self.state.opponent.module
         lr = (
@@ -374,12 +374,12 @@ class Loop:
             f"{(self.task.opponent_lr if opponent else self.optim.lr):g}"
         )
         raise FloatingPointError(
-            f"step {step + 1} is not finite: {blame(module, batch, *self.stream)}. "
-            f"{way_on(self.run, lr, self.state.engine.precision)}"
+            f"step {step + 1} is not finite: {where_not_finite(module, batch, *self.stream)}. "
+            f"{way_out(self.run, lr, self.state.engine.precision)}"
         )
 
     def again(self, step: int):
-        "Repeat an earlier step that was not finite, to find the cause (`blame`)."
+        "Repeat an earlier step that was not finite, to find the cause (`where_not_finite`)."
         sampler = StepSampler(
             len(self.task.data),
             self.optim.batch_size,
@@ -391,7 +391,7 @@ class Loop:
             getattr(self.task.data, "draws", False),
         )
         self.stream = (self.seed, "step", step, self.accelerator.process_index)
-        self.blame(
+        self.explain_not_finite(
             step,
             self.task,
             [

@@ -213,6 +213,18 @@ def test_only_the_open_tab_asks(watched_page, app):
     assert "codewords" not in _tabs_of(page, page.asked)
 
 
+def test_a_tab_that_was_left_at_once_does_not_go_on_asking(watched_page, app):
+    page = watched_page(f"{app.url}?run=tokenizer&tab=reconstruct")
+    ready(page, "reconstruct")
+    for _ in range(4):  # Runs looks for news all the time
+        go(page, "runs")
+        go(page, "reconstruct")
+    rests(page)
+    page.asked.clear()
+    page.wait_for_timeout(5000)
+    assert not page.asked
+
+
 def _tabs_of(page, requests) -> set[str]:
     "The tabs in which what was asked for stands; what follows all of them, and buttons above, not."
     config = page.evaluate("window.gradio_config")

@@ -63,7 +63,7 @@ CSS = """
 class Runs(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
-        self.timer = gr.Timer(2, active=False)
+        self.timer = gr.Timer(2, active=False)  # `address` alone starts and stops it
         self.timers = [self.timer]
         self.names = gr.State([])  # of the runs that are offered
         width = gr.Number(1280, visible=False)
@@ -77,7 +77,7 @@ class Runs(Tab):
                 TrainingPictures(self.ctx, self.watch)
                 RunFolder(self.ctx, self.watch)
             with gr.Tab("Start", id="start") as start:
-                Start(self.ctx, self.watch, self.view, self.timer)
+                Start(self.ctx, self.watch, self.view)
             self.views = {"all": all_runs, "watch": watch, "start": start}
             for part in (Compare, Sweeps, Notebook):
                 name = part.__name__.lower()
@@ -93,8 +93,8 @@ class Runs(Tab):
             raise ValueError(", ".join(self.views))
 
     def on_open(self):
-        "The timer looks from now on, for other runs than those that are offered now."
-        return gr.Timer(active=True), [r["name"] for r in overview(self.ctx.runs)]
+        "The runs that are offered now; the timer looks for others."
+        return [r["name"] for r in overview(self.ctx.runs)]
 
     def on_tick(self, names, seen, *asked):
         rows, count = overview(self.ctx.runs), len(self.table.asked)
@@ -117,7 +117,7 @@ class Runs(Tab):
 
     def wire(self):
         ctx, table, watch = self.ctx, self.table, self.watch
-        self.of_run.change(self.on_open, None, [self.timer, self.names], **QUIET)
+        self.of_run.change(self.on_open, None, self.names, **QUIET)
         for name, tab in self.views.items():
             tab.select(None, None, self.view, js=f"() => '{name}'", api_name=False)
         self.view.change(None, self.view, self.inner, js=OPEN, api_name=False)

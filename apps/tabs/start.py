@@ -46,10 +46,10 @@ NO_DATA = "your own pictures: start the app with --data FOLDER to allow a folder
 
 
 class Start(Tab):
-    "`watch` shows what was started while the `timer` ticks; `view` is the open tab of Runs."
+    "`watch` shows what was started; `view` is the open tab of Runs."
 
-    def __init__(self, ctx, watch, view: gr.Textbox, timer: gr.Timer):
-        self.watch, self.view, self.timer = watch, view, timer
+    def __init__(self, ctx, watch, view: gr.Textbox):
+        self.watch, self.view = watch, view
         super().__init__(ctx)
 
     def layout(self):
@@ -147,14 +147,13 @@ class Start(Tab):
             job = start(flow, self.path(flow, run, name), params)
         except ValueError as e:
             lines = min(12, str(e).count("\n") + 2)
-            return gr.Textbox(value=str(e), visible=True, lines=lines), *[gr.skip()] * 3
+            return gr.Textbox(value=str(e), visible=True, lines=lines), gr.skip(), gr.skip()
         label = run_name(run_of(job).path, self.ctx.runs)
         names = [r["name"] for r in overview(self.ctx.runs)]
         return (
             gr.Textbox(value=f"{flow} of {label} has begun.", visible=True, lines=1),
             gr.Dropdown(choices=names, value=label),
             "watch",
-            gr.Timer(active=True),
         )
 
     def params(self, flow, rest, values) -> dict:
@@ -187,7 +186,7 @@ class Start(Tab):
         self.go.click(
             self.on_start,
             [*what, *controls],
-            [self.answer, watched, self.view, self.timer],
+            [self.answer, watched, self.view],
             **SLOW,
         ).then(**self.ctx.look)
         filled = [self.flow, self.name, self.rest, self.answer, self.view, self.watch.said]

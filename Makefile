@@ -66,15 +66,19 @@ PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly
 test: check  ## the quick tests: layout, notebooks and library in step, cells of the notebooks, tests/
 	$(PYTEST)
 
-test-slow: setup  ## the others: the app in a browser, kills, a real Slurm, compilation, every command of the README and its pages (an hour)
+test-slow: setup  ## the others: the tutorials, the app in a browser, kills, a real Slurm, compilation, every command of the README and its pages (an hour)
+	$(NBDEV_TEST) --path nbs/tutorials
 	$(PYTEST) -m slow
+
+# without PNGs of figures: half a second each
+NBDEV_TEST = OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/nbdev_test --n_workers 2
 
 check: setup
 	$(BIN)/ruff format --check --quiet . || { echo "Not formatted: $(BIN)/ruff format . && make export"; exit 1; }
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff check --quiet --isolated --select F821,F401 --exclude _modidx.py softvq_lab  # a name that only a notebook imports
 	.ci/in-step
-	OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/nbdev_test --n_workers 2  # without PNGs of figures: half a second each
+	$(NBDEV_TEST) --skip_folder_re '^[_.]|^tutorials$$'
 
 bench: setup  ## speed and memory beside the plain way: benchmarks/README.md (10 minutes)
 	$(BIN)/python benchmarks/bench.py

@@ -45,6 +45,7 @@ def test_ways_that_differ_are_not_timed():
         measure.agree([torch.ones(3)], [], 1e-4)
 
 
+@pytest.mark.slow
 def test_the_quantizer_needs_a_quarter_of_the_dense_ways_memory():
     size = dict(B=16, L=32, D=8, K=8192, G=2)
     ours, plain = (measure.peak("quantizer", way=w, **size) for w in ("ours", "plain"))

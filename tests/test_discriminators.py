@@ -212,6 +212,7 @@ def test_two_ranks_normalise_as_one_process_with_all_images(ranks):
         assert not torch.allclose(r["y"], norm().train()(activations()[cut]), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_the_heads_as_one_process(ranks):
     one = plain(adversary())
     real, fake = pictures()

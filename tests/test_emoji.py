@@ -281,6 +281,7 @@ def test_pictures_are_drawn_into_memory_where_no_cache_can_be_written(tmp_path, 
     assert array[:, 0, 0, 0].tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_several_processes_draw_the_same_file(cache):
     draw = (
         "from softvq_lab.data.drawn import drawn_once; from PIL import Image;"

@@ -137,6 +137,7 @@ def test_a_measurement_is_done_and_found_by_whoever_looks(trained):
     assert "reconstruction" in figures(run_of(again)) and not cancel(again)
 
 
+@pytest.mark.slow
 def test_stopping_a_training_saves_it_and_leaves_no_process(tmp_path):
     job = start("train", tmp_path / "a", LONG)
     wait_for(lambda: progress(job)[2] == "steps" and progress(job)[0] > 3, 200, job.last_lines)
@@ -160,6 +161,7 @@ def has_kernel(job) -> bool:
     return bool(p) and any("ipykernel_launcher" in q.cmdline() for q in family(p) if not gone(q))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["at once", "while its kernel starts"])
 def test_a_job_that_is_stopped_while_it_starts_was_stopped_and_not_killed(tmp_path, when):
     job = start("train", tmp_path / "a", LONG)

@@ -414,6 +414,7 @@ def test_two_ranks_keep_equal_averages_and_those_of_one_process(ranks):
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_of_8_images_give_the_gradients_of_one_process_with_16(ranks):
     a, b, one = *ranks, adversary()
     for _ in range(2):

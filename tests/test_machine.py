@@ -186,6 +186,18 @@ def test_what_cannot_be_cached_at_home_goes_to_the_temporary_folder(monkeypatch,
         assert reference.reference_network(digits(32)).name == first.name, "kept there, and read"
 
 
+@pytest.mark.slow
+def test_a_damaged_reference_network_is_made_again_and_another_seed_is_another_network(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("SOFTVQ_LAB_CACHE", str(tmp_path))
+    data = digits(32)
+    names = [reference.reference_network(data, seed).name for seed in (0, 1)]
+    assert names[0] != names[1]
+    next((cache_dir() / "reference").iterdir()).write_bytes(b"damaged")
+    assert [reference.reference_network(data, seed).name for seed in (0, 1)] == names
+
+
 def pictures(path: Path):
     with tarfile.open(path, "w") as tar:
         for i in range(30):

@@ -150,7 +150,11 @@ def X(n=8):
         (dict(percep="reference"), "percep", set()),
         (dict(percep="lpips"), "percep", set()),
         (dict(percep="timm:resnet10t"), "percep", set()),
-        *[(dict(adv=a), "adv", set()) for a in ("reference", "dino", "patchgan", "stylegan")],
+        *[(dict(adv=a), "adv", set()) for a in ("reference", "patchgan")],
+        *[
+            pytest.param(dict(adv=a), "adv", set(), marks=pytest.mark.slow)
+            for a in ("dino", "stylegan")
+        ],
         *[(dict(adv="patchgan", adv_loss=k), "adv", set()) for k in ("vanilla", "non-saturating")],
         (dict(adv="reference", adv_adaptive=True), "adv", set()),
         *[(dict(align=a), "align", {"aligner"}) for a in ("reference", "dinov2", "clip", "eva02")],

@@ -166,6 +166,7 @@ def test_training_is_the_same_with_and_without(run, trained, tmp_path):
     assert [p.name for p in steps_of(plain.checkpoints)] == [f"step-{n:06d}" for n in (10, 20, 24)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [12, 24])
 def test_a_crash_between_metric_and_checkpoint_is_measured_again(
     run, trained, tmp_path, monkeypatch, at

@@ -250,6 +250,7 @@ def test_a_metric_that_gives_no_value_for_each_image_is_named(mine, measure):
         reconstruct_split(Tokenizer(TokenizerConfig(tokens=4, image_size=16)).eval(), digits(16))
 
 
+@pytest.mark.slow
 def test_a_saved_tokenizer_needs_its_plugin_and_says_so(mine, tmp_path):
     parse(TrainConfig, dict(plugins=str(mine)))
     t = Tokenizer(TokenizerConfig(quantizer="rounded", tokens=4, image_size=16)).eval()

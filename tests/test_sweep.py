@@ -271,6 +271,7 @@ def test_parts_of_a_sweep_have_names_of_their_own_however_much_they_are_told_by(
     assert narrow(spec, {"tau": 0.1, "seed": 1}).name == "of-many-settings-tau-0.1_seed-1"
 
 
+@pytest.mark.slow
 def test_the_sweeps_of_the_project_are_all_valid(root, tmp_path):
     files = sorted((root / "sweeps").glob("*.yaml"))
     sweeps = {f.stem: open_sweep(f, tmp_path) for f in files}

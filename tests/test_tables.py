@@ -60,6 +60,7 @@ def test_names_of_runs_are_whole_at_every_width(runs, monkeypatch, width):
     assert "tau" in compared and "2.5" in compared and "tau=0.07" in planned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 100])
 def test_a_name_that_a_terminal_wraps_has_no_line_break_in_it(runs, columns):
     found = at_a_terminal([BIN / "softvq-lab", "runs"], runs.parent, columns=columns)

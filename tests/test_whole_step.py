@@ -13,6 +13,7 @@ from whole_step_rank import QUANTIZERS, WIDTH, alone, latents, learn, lecam, mad
 from softvq_lab.ranks import StepMean, parts_of_step
 
 WORLDS, PARTS = (2, 4), (1, 2, 3)
+pytestmark = pytest.mark.slow  # ranks of many kinds; test_ranks.py has one
 context = multiprocessing.get_context("forkserver")  # one process imports for all
 context.set_forkserver_preload(["whole_step_rank"])
 

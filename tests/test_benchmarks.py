@@ -182,6 +182,7 @@ def test_the_loaders_images_are_counted_against_steps_without_it(capfd):
     assert "of synthetic batches" in gpu.cell(r) and "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 # ---- make gpu
 def test_what_takes_too_long_is_ended_with_all_that_it_has_started():
     stays = "import subprocess, time; subprocess.Popen(['sleep', '987']); print('so far', flush=1);"

@@ -229,6 +229,7 @@ def test_a_generators_training_compiles_in_its_first_steps(kind, repa, counter, 
     assert graphs[-1] <= 2 * graphs[first] and breaks() == []
 
 
+@pytest.mark.slow
 def test_a_networks_blocks_share_a_graph(counter, tmp_path):
     "Compiling takes as long for twelve blocks as for one."
     task = TokenizerTask(

@@ -91,6 +91,7 @@ def test_the_paper_s_sit_xl_2_does_not_follow_from_its_architecture():
     assert g == pytest.approx(118.6, rel=0.005) and g > 1.4 * 81.92
 
 
+@pytest.mark.slow
 def test_parameters_are_the_paper_s():
     for kind, size, millions in [
         ("sit", "L", 458),
@@ -153,6 +154,7 @@ def test_convolutions_are_counted():
         )
 
 
+@pytest.mark.slow
 def test_the_table_has_every_size_and_length():
     rows = generator_table(lengths=(16, 1024), kinds=("sit",))
     assert [(r["model"], r["tokens"]) for r in rows] == [

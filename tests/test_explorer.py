@@ -477,6 +477,7 @@ def test_codewords(open_page, app, looks):
     page.get_by_text("each of its tokens is one codeword").wait_for(timeout=60_000)
 
 
+@pytest.mark.slow
 def test_token_counts(open_page, app, looks):
     page = open_page(f"{app.url}?run=eight&tab=token-counts&image=3")
     page.locator("#tc-curve .js-plotly-plot").wait_for(timeout=60_000)

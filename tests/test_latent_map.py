@@ -147,6 +147,7 @@ def test_equal_weights_have_the_entropy_log_k():
     ].mean() == pytest.approx(math.log(16), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_maps_are_reproducible_and_hold_codewords():
     tokens, words = draw(60, 5), draw(9, 5, 1)
     (one, at), (two, _) = (

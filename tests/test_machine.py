@@ -285,6 +285,7 @@ def test_notebooks_of_others_are_written_as_papermill_does(monkeypatch, tmp_path
     papermill_io.get_handler("local").write('{"softvq_lab": 1}', "/dev/null")
 
 
+@pytest.mark.slow
 def test_an_executed_workflow_is_kept_by_papermill_itself(root, tmp_path):
     """The command, from another folder, with an absolute path: the second one fails early and costs
     nothing.
@@ -301,6 +302,7 @@ def test_an_executed_workflow_is_kept_by_papermill_itself(root, tmp_path):
     assert "tokns2" in texts["notebook.refused.ipynb"] and "tokns2" not in texts["notebook.ipynb"]
 
 
+@pytest.mark.slow
 def test_papermills_door_may_be_opened_from_either_side(root):
     for first in ("softvq_lab.experiments.papermill_io", "papermill.iorw"):
         code = (

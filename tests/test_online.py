@@ -203,6 +203,7 @@ def test_a_run_may_be_measured_from_a_later_step_on(trained, tmp_path):
 # Settings
 
 
+@pytest.mark.slow
 def test_off_by_default_nothing_of_it_is_loaded():
     code = (
         "import sys, softvq_lab.train\n"

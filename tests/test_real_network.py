@@ -218,6 +218,7 @@ def test_as_a_perceptual_loss_it_compares_five_depths(network, caplog):
     assert not caplog.records, "what it has no use for is not worth a warning"
 
 
+@pytest.mark.slow
 @needs_real
 def test_its_distance_of_a_blur_is_some_times_the_squared_error(files_of_emoji):
     x = files_of_emoji(["joystick", "T-shirt", "shield", "teapot", "violin", "pig face"])

@@ -509,6 +509,7 @@ def test_a_released_generator_whose_tokenizer_is_not_named_says_so(generators):
         load_pair(generators["sit-mini-64"])
 
 
+@pytest.mark.slow
 def test_samples_on_the_command_line_are_of_the_scaled_latents(generators, softvq, tmp_path):
     restate(softvq, vq_mean=0.001, vq_std=0.07)
     case, out = generators["dit-mini-64"], tmp_path / "out"
@@ -525,6 +526,7 @@ def test_samples_on_the_command_line_are_of_the_scaled_latents(generators, softv
     assert sample_main([*command, *how, str(out)]) == 2
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_statistics_schedule_and_path(generators, softvq, tmp_path, capsys):
     restate(softvq, vq_mean=..., vq_std=...)
     unknown = [str(generators["sit-mini-64"]), "--tokenizer", str(softvq), "--count", "1"]

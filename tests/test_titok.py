@@ -178,6 +178,7 @@ def test_a_config_of_other_weights_is_refused(case, changes, says):
         layout_of(*few(case, **changes))
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_as_published_and_what_is_unknown_is_told(tmp_path):
     config = config_of("titok-s16-vae")
     config["model"]["vq_model"]["from_a_later_version"] = 3

@@ -492,6 +492,8 @@ def test_values_of_an_address_are_read_by_the_kind_of_control():
 
 def _type_weight(page, row: int, text: str):
     page.locator(f"#cw-weights [data-row='{row}'][data-col='1']").first.dblclick()
+    editor = "document.activeElement.matches('#cw-weights input, #cw-weights textarea')"
+    page.wait_for_function(editor, timeout=30_000)  # a busy page is late with it
     page.keyboard.press("Control+A")
     page.keyboard.type(text)
     page.keyboard.press("Enter")

@@ -61,6 +61,8 @@ explorer: setup  ## the app on the runs, http://127.0.0.1:7860
 lab: setup  ## JupyterLab on the notebooks
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs
 
+# both without PNGs of figures: half a second each
+NBDEV_TEST = OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/nbdev_test --n_workers 2
 PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: check  ## the quick tests: layout, notebooks and library in step, cells of the notebooks, tests/
@@ -69,9 +71,6 @@ test: check  ## the quick tests: layout, notebooks and library in step, cells of
 test-slow: setup  ## the others: the tutorials, the app in a browser, kills, a real Slurm, compilation, every command of the README and its pages (an hour)
 	$(NBDEV_TEST) --path nbs/tutorials
 	$(PYTEST) -m slow
-
-# without PNGs of figures: half a second each
-NBDEV_TEST = OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/nbdev_test --n_workers 2
 
 check: setup
 	$(BIN)/ruff format --check --quiet . || { echo "Not formatted: $(BIN)/ruff format . && make export"; exit 1; }

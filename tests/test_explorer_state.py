@@ -216,9 +216,23 @@ def test_only_the_open_tab_asks(watched_page, app):
 def test_a_tab_that_was_left_at_once_does_not_go_on_asking(watched_page, app):
     page = watched_page(f"{app.url}?run=tokenizer&tab=reconstruct")
     ready(page, "reconstruct")
-    for _ in range(4):  # Runs looks for news all the time
-        go(page, "runs")
-        go(page, "reconstruct")
+    rests(page)
+    held = []
+
+    def hold(route):
+        "What Runs asks when it is opened is answered when another tab is open."
+        here = _tabs_of(page, [route.request]) == {"runs"}
+        held.append(route) if here else route.continue_()
+
+    page.route("**/queue/join*", hold)
+    page.locator("#tabs").get_by_role("tab", name="Runs").first.click()
+    page.wait_for_function("location.search.includes('tab=runs')", timeout=30_000)
+    page.wait_for_timeout(2000)
+    go(page, "reconstruct")
+    assert held
+    for route in held:
+        route.continue_()
+    page.unroute("**/queue/join*")
     rests(page)
     page.asked.clear()
     page.wait_for_timeout(5000)

@@ -25,6 +25,7 @@ EMPTY = (
     "`papermill nbs/train.ipynb runs/a/notebook.ipynb -p tokens 32`\n\nthen press *Look again*."
 )
 DROP = "Open a picture from here"
+AT_STEP = " at step "  # ends the state of a run in the box of runs
 SEVERAL = 8  # pictures that are chosen at once
 LEFT, RIGHT = dict(scale=2, min_width=280), dict(scale=5, min_width=300)  # columns of a tab
 # Clicks that tell what was clicked: every one is answered, in order. `always_last` would call the
@@ -132,7 +133,7 @@ class Context:
         """
         made = self.wait(session, run)  # first: what ends after it is seen at the next look
         offered, chosen = self.offered(run)
-        states = [(n, label.partition(" at step")[0]) for label, n in offered]
+        states = [label.partition(AT_STEP)[0] for label, _ in offered]  # names stand there, too
         now = states, chosen in usable(self.runs)
         if now == there:
             return made or gr.skip()  # gradio takes {} for a value
@@ -204,7 +205,7 @@ def choices(runs: str) -> list[tuple[str, str]]:
     found = []
     for run in list_runs(runs):
         d, name = describe(run), run_name(run.path, runs)
-        step = f" at step {d['step'].split()[0]}" if d["step"] else ""
+        step = f"{AT_STEP}{d['step'].split()[0]}" if d["step"] else ""
         found.append((f"{name}  -  {d['kind']}, {d['state']}{step}", name))
     return found
 

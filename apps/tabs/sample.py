@@ -27,23 +27,27 @@ ABOUT = (
 # Another sample than the one whose variations were drawn.
 OTHER = f"shows => shows === '{VARIATIONS}' ? '{SAMPLES}' : shows"
 # A link draws what it shows: it presses the buttons that somebody would press, and waits for what
-# each of them draws. What is there already stays.
+# each of them draws. What is there already stays. Another link or run ends it.
 PRESSED = {
     SAMPLES: [("go", "sample-large")],
     GRID: [("grid-go", "grid-picture")],
     VARIATIONS: [("go", "sample-large"), ("vary", "variations")],
 }
 PRESS = """async asked => {
+    window.linkDraws = asked;
     const wait = ms => new Promise(done => setTimeout(done, ms));
     const until = async (seconds, find) => {
-        for (let i = 0; i < 10 * seconds && !find(); i++) await wait(100);
-        return find();
+        const goesOn = () => window.linkDraws === asked;
+        for (let i = 0; i < 10 * seconds && goesOn() && !find(); i++) await wait(100);
+        return goesOn() && find();
     };
     await wait(200);  // the page shows what came with this
     for (const [button, drawn] of (PRESSED)[asked.split(' ')[1]] ?? []) {
         const picture = () => document.querySelector(`#${drawn} img`);
         if (picture()) continue;
-        (await until(5, () => document.querySelector(`#${button}:not([disabled])`)))?.click();
+        const ready = await until(5, () => document.querySelector(`#${button}:not([disabled])`));
+        if (!ready) return;
+        ready.click();
         if (!await until(300, picture)) return;
     }
 }"""
@@ -194,11 +198,12 @@ class Sample(Tab):
         except (ValueError, LookupError) as e:
             message, there = says(e) if name else "", False
         ready = gr.Button(interactive=there)
-        blank = dict.fromkeys([self.samples, self.drawn])
+        blank = dict.fromkeys([self.samples, self.drawn]) | {self.asks: ""}
         return {self.go: ready, self.dice: ready, self.message: message, **blank}
 
     def on_link(self, number, told):
-        return {self.asks: f"{number} {told.get('shows', [''])[-1]}"}
+        shows = told.get("shows", [""])[-1]
+        return {self.asks: f"{number} {shows if shows in PRESSED else ''}"}
 
     def reproduce(self, name, image, values):
         lens = self.find(name)
@@ -332,7 +337,8 @@ class Sample(Tab):
         opened, shows = [self.samples.select, self.one.which.input], self.grid.shows
         gr.on(opened, None, shows, shows, js=OTHER, api_name=False)
         press = PRESS.replace("PRESSED", json.dumps(PRESSED))
-        self.asks.change(None, self.asks, None, js=press, api_name=False)
+        now = dict(trigger_mode="multiple", api_name=False)  # the last one may still be drawing
+        self.asks.change(None, self.asks, None, js=press, **now)
         stops = [self.stop.click, self.grid.stop.click]
         gr.on(stops, on_stop, self.ctx.session, None, **AT_ONCE)
 

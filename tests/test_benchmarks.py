@@ -246,7 +246,6 @@ def test_parts_can_be_left_out_and_rows_added_later(tmp_path):
     assert on_cpu(tmp_path, "--parts", "rows", "--only", other)["rows"].keys() == {row, other}
 
 
-@pytest.mark.slow
 def test_a_dry_run_of_everything(tmp_path):
     found = on_cpu(tmp_path)
     assert not [r for r in found["rows"].values() if "failed" in r] and len(found["rows"]) >= 6

@@ -185,6 +185,7 @@ def test_the_picture_shows_every_class():
     assert {(0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E), (0x2C, 0xA0, 0x2C), (0, 0, 0)} <= colours
 
 
+@pytest.mark.slow
 def test_the_thumbnail_of_the_point_under_the_pointer_appears(tmp_path, chromium):
     from playwright.sync_api import sync_playwright
 

@@ -472,6 +472,7 @@ def test_on_step_shows_the_tokens_so_far_in_the_tokenizers_units():
 # half precision
 
 
+@pytest.mark.slow
 def test_training_at_a_high_rate_in_bf16_stays_finite():
     """NaN at 8e-4 in mixed precision is the known failure; here with latents of heavy tails, the
     worst that a young network meets.

@@ -467,6 +467,7 @@ def test_each_name_of_the_command_draws_the_same(trained, tmp_path):
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_what_is_no_generator_is_said(trained, tmp_path, capsys):
     assert main([str(tmp_path / "nowhere")]) == 2 and "is not a folder" in capsys.readouterr().err
     assert (
@@ -557,6 +558,7 @@ def test_what_a_notebook_says_reaches_who_executes_it_and_its_log(capsys):
     assert log.getvalue() == capsys.readouterr().out == "500 more samples take about 3 min here\n"
 
 
+@pytest.mark.slow
 def test_classes_have_their_names_beside_the_samples_and_on_the_sheet(pair, trained, tmp_path):
     names = json.loads((trained / "generator" / "config.json").read_text())["class_names"]
     command(trained, "--samples", "12", "--steps", "1", "--sheet", "--out", str(tmp_path / "s"))

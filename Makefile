@@ -40,7 +40,7 @@ define DEMO
 	@$(PAPERMILL) nbs/evaluate.ipynb $(1)/generator/evaluate.ipynb -p run $(1)/generator -p tokenizer_metrics False $(4)
 	@echo '5/5 a map of the latent space'
 	@$(PAPERMILL) nbs/latent_map.ipynb $(1)/tokenizer/latent_map.ipynb -p run $(1)/tokenizer
-	@$(BIN)/python -c "from softvq_lab.explore.sampling import poster; from softvq_lab.explore.session import open_lens; poster(open_lens('$(1)/generator')$(5)).save('$(1)/demo.png')"
+	@$(BIN)/python -c "from softvq_lab.explore.sampling import poster; from softvq_lab.explore.session import load_run; poster(load_run('$(1)/generator')$(5)).save('$(1)/demo.png')"
 	@$(BIN)/python -c "from softvq_lab.runs import summary; print(summary('$(1)'))"
 	@echo 'Look at it:  $(1)/demo.png   $(BIN)/python apps/explorer.py --runs $(1)   (the app)   make lab   (the notebooks; the executed ones are in $(1)/*/)'
 endef

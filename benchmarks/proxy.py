@@ -19,11 +19,11 @@ from pathlib import Path
 from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import best_device, read_json, write_json
 from softvq_lab.evaluation.extractors import make_extractor
-from softvq_lab.evaluation.proxy import PROXY, proxy_figures, rank_agreement
+from softvq_lab.evaluation.proxy import PROXY, proxy_figures, rank_correlation
 from softvq_lab.evaluation.references import split_reference
 from softvq_lab.evaluation.sampling import sample_folder, sample_settings, sample_to_folder
 from softvq_lab.evaluation.scores import score_samples
-from softvq_lab.explore.session import open_lens
+from softvq_lab.explore.session import load_run
 from softvq_lab.hub.models import find_tokenizer
 from softvq_lab.runs import Run, list_runs
 
@@ -58,24 +58,24 @@ def generators_of(run: Run) -> list[Run]:
 
 
 def proxy_number(run: Run, budget, seeds: int) -> list[float]:
-    lens = open_lens(run.path, capacity=1)
-    judge = make_extractor("reference", lens.images)
-    reference, tokenizer = split_reference(lens.images, judge), lens.tokenizer.to(best_device())
+    loaded = load_run(run.path, capacity=1)
+    judge = make_extractor("reference", loaded.images)
+    reference, tokenizer = split_reference(loaded.images, judge), loaded.tokenizer.to(best_device())
     return [
         proxy_figures(
-            tokenizer, lens.images, judge, reference, dataclasses.replace(budget, seed=s)
+            tokenizer, loaded.images, judge, reference, dataclasses.replace(budget, seed=s)
         ).figures["proxy_reference_frechet"]
         for s in range(seeds)
     ]
 
 
 def full_number(run: Run, samples: int) -> float:
-    lens = open_lens(run.path, capacity=1)
-    generator, tokenizer = lens.generator.to(best_device()), lens.tokenizer.to(best_device())
+    loaded = load_run(run.path, capacity=1)
+    generator, tokenizer = loaded.generator.to(best_device()), loaded.tokenizer.to(best_device())
     folder = sample_folder(run.path, sample_settings(generator, tokenizer))
     sample_to_folder(generator, tokenizer, folder, samples)
     return score_samples(
-        folder, lens.images, make_extractor("reference", lens.images), count=samples, draws=0
+        folder, loaded.images, make_extractor("reference", loaded.images), count=samples, draws=0
     ).figures["reference_frechet"]
 
 
@@ -128,7 +128,7 @@ def main():
     if len(pairs) < 4:
         print(f"{len(pairs)} tokenizers: too few for a rank correlation, which needs 4")
     else:
-        print("proxy and full", rank_agreement(*zip(*pairs)))
+        print("proxy and full", rank_correlation(*zip(*pairs)))
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ def learn(state: State, start: int = 0, stop: int = STEPS) -> State:
     rank, world = state.accelerator.process_index, state.accelerator.num_processes
     for step in range(start, stop):
         state.task.step = step
-        state.player.step(step, [images(step)[rank::world]])
-        state.player.optimizer.step()
+        state.trainable.step(step, [images(step)[rank::world]])
+        state.trainable.optimizer.step()
         state.average(step)
     return state
 
@@ -97,7 +97,7 @@ def player(rank: int, port: int, folder):
     for name, engine in ENGINES.items():
         state = learn(made(run, **engine))
         found[name] = weights(state)
-        found[f"{name}, in buckets"] = all(map(in_bucket, state.player.params))
+        found[f"{name}, in buckets"] = all(map(in_bucket, state.trainable.params))
     found["bf16, resumed"] = weights(resumed(run, **ENGINES["bf16"]))
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -42,7 +42,7 @@ from softvq_lab.training.align import Aligner, ReferenceTeacher, TimmTeacher
 from softvq_lab.training.augment import DiffAug
 from softvq_lab.training.discriminators import make_discriminator
 from softvq_lab.training.generator_task import GeneratorTask
-from softvq_lab.training.loop import Watch, make_accelerator
+from softvq_lab.training.loop import FiniteCheck, make_accelerator
 from softvq_lab.training.losses import Perceptual, make_perceptual, psnr
 from softvq_lab.training.tokenizer_task import TokenizerTask
 
@@ -253,9 +253,9 @@ def test_the_tokenizers_objective(name, tmp_path):
         batch = [on_cuda(*SHAPE), on_cuda(4, dtype=torch.long)]
         losses = task.train()(batch)
         there(*losses.values())
-        watch = Watch(torch.device("cuda"), scaled=False)
-        watch(1, losses["loss"], losses["rec"], [])
-        there(watch.bad)
+        check = FiniteCheck(torch.device("cuda"), scaled=False)
+        check(1, losses["loss"], losses["rec"], [])
+        there(check.bad)
         if (given := task.oppose(batch)) is not None:
             there(*task.opponent[0](given).values())
 

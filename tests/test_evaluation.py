@@ -56,7 +56,7 @@ from softvq_lab.evaluation.image_metrics import (
     worst_and_best,
 )
 from softvq_lab.evaluation.passport import Measured, compare, passport
-from softvq_lab.evaluation.proxy import Proxy, proxy_figures, rank_agreement
+from softvq_lab.evaluation.proxy import Proxy, proxy_figures, rank_correlation
 from softvq_lab.evaluation.references import (
     make_reference,
     npz_images,
@@ -999,8 +999,8 @@ def test_the_proxy_is_reproducible_and_names_its_budget(trained, data, judge):
 def test_rank_agreement_is_scipys_and_says_how_uncertain_it_is():
     full = list(np.random.default_rng(0).permutation(12).astype(float))
     exact, reverse = (
-        rank_agreement(full, [v**3 for v in full], draws=200),
-        rank_agreement(full, [-v for v in full], draws=200),
+        rank_correlation(full, [v**3 for v in full], draws=200),
+        rank_correlation(full, [-v for v in full], draws=200),
     )
     assert (exact.spearman, exact.kendall_interval) == (
         pytest.approx(1),
@@ -1008,8 +1008,8 @@ def test_rank_agreement_is_scipys_and_says_how_uncertain_it_is():
     ) and reverse.kendall == pytest.approx(-1)
     noisy = [v + 4 * e for v, e in zip(full, np.random.default_rng(1).normal(size=12))]
     few, many = (
-        rank_agreement(noisy[:5], full[:5], draws=300),
-        rank_agreement(noisy * 4, full * 4, draws=300),
+        rank_correlation(noisy[:5], full[:5], draws=300),
+        rank_correlation(noisy * 4, full * 4, draws=300),
     )
     assert (
         np.ptp(few.spearman_interval) > np.ptp(many.spearman_interval) and few.chance > many.chance
@@ -1021,4 +1021,4 @@ def test_rank_agreement_is_scipys_and_says_how_uncertain_it_is():
         ([1, 2, 3, math.nan], range(4), "not finite"),
     ]:
         with pytest.raises(ValueError, match=says):
-            rank_agreement(list(a), list(b))
+            rank_correlation(list(a), list(b))

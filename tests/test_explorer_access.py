@@ -11,7 +11,7 @@ from accessibility import findings, views
 from PIL import Image
 
 from softvq_lab.core import read_json, write_json
-from softvq_lab.explore.session import open_lens
+from softvq_lab.explore.session import load_run
 
 READY = {  # what each tab shows when it has been built
     "reconstruct": "#rec-reconstruction img",
@@ -48,11 +48,16 @@ def runs(trained, tmp_path_factory):
     g["config"]["tokenizer_run"] = str(root / "tokenizer")
     write_json(root / "generator" / "config.json", g)
     xy = np.random.default_rng(0).normal(size=(20, 2)).round(3).tolist()
-    lens = open_lens(root / "tokenizer")
-    names = [str(int(lens.images.heldout[i][1])) for i in range(20)]
+    loaded = load_run(root / "tokenizer")
+    names = [str(int(loaded.images.heldout[i][1])) for i in range(20)]
     points = [{"index": i, "class": names[i], "z": xy[i], "z_hat": xy[-i]} for i in range(20)]
-    atlas = {"tokenizer": lens.tokenizer.fingerprint, "neighbors": 15, "min_dist": 0.1, "seed": 0}
-    write_json(root / "tokenizer" / "evaluation" / "latent_map.json", atlas | {"points": points})
+    stored = {
+        "tokenizer": loaded.tokenizer.fingerprint,
+        "neighbors": 15,
+        "min_dist": 0.1,
+        "seed": 0,
+    }
+    write_json(root / "tokenizer" / "evaluation" / "latent_map.json", stored | {"points": points})
     return root
 
 

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from softvq_lab.explore.session import open_lens
+from softvq_lab.explore.session import load_run
 from softvq_lab.explore.token_views import (
     codewords_at,
     held_by_tokens,
@@ -46,8 +46,8 @@ def weights_of_bars(page) -> list[float]:
 
 @pytest.mark.parametrize("chooses", ["draws", "looks"])
 def test_a_click_in_a_picture_chooses_the_token_of_that_place(chooses, page, runs):
-    lens = open_lens(runs / "tokenizer")
-    maps = (looks_of_tokens if chooses == "looks" else held_by_tokens)(lens, "heldout:4")
+    loaded = load_run(runs / "tokenizer")
+    maps = (looks_of_tokens if chooses == "looks" else held_by_tokens)(loaded, "heldout:4")
     if chooses == "looks":
         page.get_by_label("looks there").check()
         says(page, "click", "looks")
@@ -59,7 +59,7 @@ def test_a_click_in_a_picture_chooses_the_token_of_that_place(chooses, page, run
     place = page.locator("#cw-place", has_text=f"Token {token} is chosen")
     place.wait_for(timeout=RESTS)
     assert f"token {token} ({part:.0%})" in place.inner_text()
-    first, weight, change = codewords_at(lens, "heldout:4", token, 0.45, 0.45)[0]
+    first, weight, change = codewords_at(loaded, "heldout:4", token, 0.45, 0.45)[0]
     told = f"draw here most: {first} (weight {weight:.0%}, {change:.1%}), "
     assert told in place.inner_text()
     says(page, "token", str(token))

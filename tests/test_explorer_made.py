@@ -112,14 +112,14 @@ def test_a_frame_of_the_film_and_a_variation_say_how_they_are_made(open_page, ap
     film.blur()
     page.get_by_text("Sample 1 (class 0) after step 1 of 3").wait_for(timeout=60_000)
     told = texts(downloaded(page, "sample-large"))
-    assert "frame(lens, drawn, sample, 0.0)" in told[PYTHON]
+    assert "frame(loaded, drawn, sample, 0.0)" in told[PYTHON]
     assert query(told[LINK])["film"] == ["0"]
     page.locator("#vary").click()
     page.get_by_text("Variations of sample 1.").wait_for(timeout=60_000)
     page.locator("#variations img").nth(2).click()
     page.get_by_text("Variation 3", exact=True).wait_for(timeout=60_000)
     told = texts(downloaded(page, "sample-large"))
-    assert "variation_steps(lens, drawn, sample, 0.4, 8)" in told[PYTHON]
+    assert "variation_steps(loaded, drawn, sample, 0.4, 8)" in told[PYTHON]
     assert query(told[LINK])["variation"] == ["3"]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from softvq_lab.core import write_json
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.map_points import keep_latents
-from softvq_lab.explore.session import open_lens
+from softvq_lab.explore.session import load_run
 
 POINTS = 60
 
@@ -24,16 +24,16 @@ def runs(trained, tmp_path_factory):
     for name in ("tokenizer", "flat", "many", "bare"):
         shutil.copytree(trained / "tokenizer", root / name)
     shutil.copytree(trained / "generator", root / "generator")
-    lens = open_lens(root / "tokenizer")
-    x, labels = zip(*(lens.images.heldout[i] for i in range(POINTS)))
+    loaded = load_run(root / "tokenizer")
+    x, labels = zip(*(loaded.images.heldout[i] for i in range(POINTS)))
     with torch.no_grad():
-        z = lens.tokenizer.encode(torch.stack(x)).z.flatten(1)
+        z = loaded.tokenizer.encode(torch.stack(x)).z.flatten(1)
     generator = np.random.default_rng(0)
     for name, count in {"tokenizer": POINTS, "flat": POINTS, "many": 10_000}.items():
         at = np.arange(count) % POINTS
         xy = generator.normal(size=(count, 2)).round(3).tolist()
         points = [{"index": int(i), "class": str(int(labels[i])), "z": p} for i, p in zip(at, xy)]
-        about = {"tokenizer": lens.tokenizer.fingerprint, "neighbors": 15, "points": points}
+        about = {"tokenizer": loaded.tokenizer.fingerprint, "neighbors": 15, "points": points}
         write_json(root / name / "evaluation" / "latent_map.json", about)
     keep_latents(root / "tokenizer" / "evaluation", {"z": z})
     return root
@@ -69,10 +69,10 @@ def ringed(page, expected: list[list[float]]):
 
 
 def places(runs, run: str, *numbers: int) -> list[list[float]]:
-    from softvq_lab.explore.latent_map import read_atlas
+    from softvq_lab.explore.latent_map import read_map
     from softvq_lab.runs import Run
 
-    return read_atlas(Run(runs / run)).maps["z"][list(numbers)].T.tolist()
+    return read_map(Run(runs / run)).maps["z"][list(numbers)].T.tolist()
 
 
 def test_chosen_points_stay_ringed_and_have_neighbours(open_map, runs):
@@ -129,8 +129,8 @@ def test_a_region_can_be_typed_and_a_wrong_one_is_refused(open_map):
 def test_an_image_of_ones_own_has_a_place_where_the_latents_were_kept(
     run, open_map, runs, tmp_path
 ):
-    lens = open_lens(runs / "tokenizer")
-    to_pil(lens.images.heldout[11][0]).save(tmp_path / "eleven.png")  # it is point 11
+    loaded = load_run(runs / "tokenizer")
+    to_pil(loaded.images.heldout[11][0]).save(tmp_path / "eleven.png")  # it is point 11
     page = open_map(run, "&points=11")
     page.locator("#map-upload input[type=file]").set_input_files(tmp_path / "eleven.png")
     if run == "flat":

@@ -20,7 +20,7 @@ from test_jobs import LONG, gone, wait_for
 
 from softvq_lab.core import read_json, write_json
 from softvq_lab.experiments.job import family, is_alive, jobs, process_of, progress
-from softvq_lab.explore.session import open_lens
+from softvq_lab.explore.session import load_run
 from softvq_lab.hub.models import load_tokenizer
 from softvq_lab.runs import Run
 
@@ -36,11 +36,11 @@ def runs(trained, tmp_path_factory):
     g["config"]["tokenizer_run"] = str(runs / "tokenizer")
     write_json(runs / "generator" / "config.json", g)
     xy = np.random.default_rng(0).normal(size=(60, 2)).round(3).tolist()
-    lens = open_lens(runs / "tokenizer")
+    loaded = load_run(runs / "tokenizer")
     points = [
         {
             "index": i,
-            "class": str(int(lens.images.heldout[i][1])),
+            "class": str(int(loaded.images.heldout[i][1])),
             "z": xy[i],
             "z_hat": xy[-i],
             "psnr": 20 + i / 10,

@@ -701,7 +701,7 @@ LINES = {
     "token-counts": (
         "run=eight&image=9&tokens=3&metric=l1&rate=bits&wanted=0.2",
         "softvq-lab runs --root",
-        ["'heldout:9'", "rung_at(rungs, 3)", "'l1', 'bits', own, shown['row'], 0.2"],
+        ["'heldout:9'", "nearest_budget(budgets, 3)", "'l1', 'bits', own, shown['row'], 0.2"],
     ),
     "sample": (
         "run=generator&count=4&steps=6&seed=3&guidance=2.5",
@@ -712,7 +712,7 @@ LINES = {
     "latent-map": (
         "run=tokenizer&neighbours=30",
         r"papermill nbs/latent_map.ipynb -p run \S+/tokenizer -p neighbors 30",
-        ["read_atlas("],
+        ["read_map("],
     ),
     "runs": ("run=tokenizer", r"\S", None),  # what was typed to train it
 }

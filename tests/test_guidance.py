@@ -15,7 +15,7 @@ from softvq_lab.evaluation.guidance import best_of, try_guidance
 from softvq_lab.evaluation.references import split_reference
 from softvq_lab.evaluation.sampling import sample_settings, sample_to_folder
 from softvq_lab.evaluation.scores import score_samples
-from softvq_lab.explore.session import open_lens
+from softvq_lab.explore.session import load_run
 from softvq_lab.generators.base import Guidance
 from softvq_lab.hub.models import SAMPLING, load_generator, load_pair, save, save_guidance
 from softvq_lab.sample import Request, draw
@@ -32,17 +32,26 @@ def runs(trained, tmp_path):
 
 
 def test_a_setting_has_the_values_of_evaluate(trained, tmp_path):
-    lens = open_lens(trained / "generator")
-    judge = make_extractor("reference", lens.images)
-    against = split_reference(lens.images, judge)
+    loaded = load_run(trained / "generator")
+    judge = make_extractor("reference", loaded.images)
+    against = split_reference(loaded.images, judge)
     how = dict(steps=2, seed=3)
     tried = try_guidance(
-        lens.generator, lens.tokenizer, lens.images, judge, against, 2.0, (0.1, 0.6), 100, 10, **how
+        loaded.generator,
+        loaded.tokenizer,
+        loaded.images,
+        judge,
+        against,
+        2.0,
+        (0.1, 0.6),
+        100,
+        10,
+        **how,
     )
     assert tried.guidance == Guidance(2.0, 0.1, 0.6)
     sample_to_folder(
-        lens.generator,
-        lens.tokenizer,
+        loaded.generator,
+        loaded.tokenizer,
         tmp_path / "s",
         100,
         guidance=2.0,
@@ -50,7 +59,7 @@ def test_a_setting_has_the_values_of_evaluate(trained, tmp_path):
         progress=False,
         **how,
     )
-    found = score_samples(tmp_path / "s", lens.images, judge, against, 100, 10)
+    found = score_samples(tmp_path / "s", loaded.images, judge, against, 100, 10)
     m = tried.measured
     assert m.figures == {k: found.figures[k] for k in m.figures} and len(m.figures) == 4
     assert m.intervals["reference_frechet"] == found.intervals["reference_frechet"]
@@ -93,7 +102,7 @@ def test_without_a_choice_a_run_is_sampled_as_before(trained):
 
 
 def test_the_choice_is_the_default_of_sampling_the_explorer_and_evaluate(runs):
-    before = open_lens(runs / "generator").generator
+    before = load_run(runs / "generator").generator
     chosen = Guidance(3.5, 0.2, 0.8)
     save_guidance(runs / "generator", chosen, by="reference_frechet", value=1.5)
     told = read_json(runs / "generator" / SAMPLING)
@@ -109,13 +118,13 @@ def test_the_choice_is_the_default_of_sampling_the_explorer_and_evaluate(runs):
     assert (settings["guidance"], settings["interval"]) == (3.5, [0.2, 0.8])
     assert sample_settings(generator, tokenizer, guidance=1.5)["guidance"] == 1.5
 
-    lens = open_lens(runs / "generator")
-    assert lens.generator.guidance == chosen, "the explorer notices"
+    loaded = load_run(runs / "generator")
+    assert loaded.generator.guidance == chosen, "the explorer notices"
     request = Request(runs / "generator", samples=4, steps=2, out=runs / "drawn")
     assert draw(request) == 0
     assert read_json(runs / "drawn" / "samples.json")["guidance"] == 3.5
     (runs / "generator" / SAMPLING).unlink()
-    assert open_lens(runs / "generator").generator.guidance == Guidance(2.25, 0.0, 0.7)
+    assert load_run(runs / "generator").generator.guidance == Guidance(2.25, 0.0, 0.7)
 
 
 def test_a_saved_model_takes_its_choice_along(runs):

@@ -14,7 +14,7 @@ import torch
 from softvq_lab.core import read_json
 from softvq_lab.data.datasets import digits
 from softvq_lab.experiments.parameters import check_parameters
-from softvq_lab.explore.session import open_lens
+from softvq_lab.explore.session import load_run
 from softvq_lab.hub.models import load_generator, load_pair, load_tokenizer
 from softvq_lab.runs import Run, describe, list_runs, read_metrics
 from softvq_lab.train import images_of, prepare, train_here
@@ -63,8 +63,8 @@ def test_they_compute_what_they_computed(old):
 
 
 def test_the_explorer_opens_them(old):
-    lens = open_lens(old / "sit")
-    assert lens.heldout_count == 360 and lens.generator.num_classes == 10
+    loaded = load_run(old / "sit")
+    assert loaded.heldout_count == 360 and loaded.generator.num_classes == 10
 
 
 def resumed(run: Path) -> Run:

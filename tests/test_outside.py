@@ -19,7 +19,7 @@ from softvq_lab.core import ConfigError
 from softvq_lab.evaluation import latent_map
 from softvq_lab.evaluation.image_metrics import reconstruct_split
 from softvq_lab.experiments.parameters import check_parameters
-from softvq_lab.explore.session import open_external, open_lens, reconstruct
+from softvq_lab.explore.session import load_run, open_external, reconstruct
 from softvq_lab.hub.models import fingerprint_of, is_outside, load_pair, load_tokenizer
 from softvq_lab.hub.titok import Layout, TiTok, released_name
 from softvq_lab.latents.stats import encode_dataset, stats_of
@@ -157,11 +157,11 @@ def test_a_reconstruction_is_that_of_diffusers(folders, name):
 @pytest.mark.parametrize("name", ALL)
 def test_each_is_reconstructed_measured_and_mapped(folders, name):
     assert is_outside(folders(name)) and len(fingerprint_of(folders(name))) == 16
-    lens = open_external(folders(name), shapes(), size_of(name))
-    t, x = lens.tokenizer, lens.images.heldout[0][0]
-    r = reconstruct(lens, x)
+    loaded = open_external(folders(name), shapes(), size_of(name))
+    t, x = loaded.tokenizer, loaded.images.heldout[0][0]
+    r = reconstruct(loaded, x)
     assert r["decoded"].shape == x.shape and r["figures"]["psnr"] > 0
-    few = Subset(lens.images.heldout, range(6))
+    few = Subset(loaded.images.heldout, range(6))
     measured = reconstruct_split(t, type("Few", (), {"heldout": few}))
     has_codes = name in ("vq", "movq", "titok-vq", "titok-vq8k")
     assert len(measured["psnr"]) == 6 and ("usage" in measured["stats"]) == has_codes
@@ -201,8 +201,8 @@ def test_every_generator_learns_the_latents_of_each(folders, tmp_path, name, gen
     assert g.stats.count == t.tokens * len(images.train) and stats_of(again) is not g.stats
     z = g.sample(torch.tensor([0, 1]), steps=2)
     assert again.decode(z).shape == (2, 3, *t.image_size)
-    lens = open_lens(run.path)
-    assert not lens.missing and lens.images.source == images.source
+    loaded = load_run(run.path)
+    assert not loaded.missing and loaded.images.source == images.source
 
 
 # ---------------------------------------------------------------- what is refused

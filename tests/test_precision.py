@@ -20,7 +20,7 @@ from softvq_lab.evaluation.sampling import (
     sample_to_folder,
 )
 from softvq_lab.evaluation.scores import sampling_protocol
-from softvq_lab.explore.session import open_lens, sample_steps
+from softvq_lab.explore.session import load_run, sample_steps
 from softvq_lab.registry import registered
 from softvq_lab.runs import open_run
 from softvq_lab.sample import main
@@ -141,9 +141,9 @@ def test_the_command_line(trained, tmp_path, capsys, setting, good, bad):
 
 
 def test_an_opened_run_draws_each_step_in_the_precision_asked_for(trained):
-    lens = open_lens(trained / "generator")
+    loaded = load_run(trained / "generator")
     exact, half = (
-        [x for _, x in sample_steps(lens, Y, steps=3, seed=1, precision=p)]
+        [x for _, x in sample_steps(loaded, Y, steps=3, seed=1, precision=p)]
         for p in ("fp32", "bf16")
     )
     assert len(exact) == len(half) == 3

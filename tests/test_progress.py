@@ -10,7 +10,7 @@ from outside import BIN
 from terminal import at_a_terminal, lines_of
 
 from softvq_lab.data.datasets import shapes
-from softvq_lab.experiments.execute import Watch
+from softvq_lab.experiments.execute import ProgressRelay
 from softvq_lab.pretrained import reference
 from softvq_lab.pretrained.reference import reference_network
 from softvq_lab.progress import RECORD, Bar
@@ -90,11 +90,11 @@ def test_images_that_are_read_slowly_are_counted(short_reference, monkeypatch, c
 
 def test_after_the_bar_of_a_part_the_line_says_the_cell_again():
     shown = []
-    watch = Watch("a", "train")
-    watch.takers.append(shown.append)
-    watch.begins("Settings", 7, 25)
-    watch.progress({"what": "the reference network", "ended": False})
-    watch.progress({"what": "the reference network", "ended": True})
+    relay = ProgressRelay("a", "train")
+    relay.takers.append(shown.append)
+    relay.begins("Settings", 7, 25)
+    relay.progress({"what": "the reference network", "ended": False})
+    relay.progress({"what": "the reference network", "ended": True})
     assert [r["what"] for r in shown] == ["a", *["the reference network"] * 2, "a"]
     assert shown[-1]["heading"] == "Settings"
 

@@ -18,7 +18,7 @@ from softvq_lab.data.contents import contents
 from softvq_lab.data.datasets import load_data
 from softvq_lab.data.folder import folder
 from softvq_lab.experiments.parameters import check_parameters
-from softvq_lab.explore.session import chosen_image, heldout_gallery, open_lens, perceptual_soon
+from softvq_lab.explore.session import chosen_image, heldout_gallery, load_run, perceptual_soon
 from softvq_lab.hub.models import load_tokenizer
 from softvq_lab.provenance import identity_differences, normal_source, plugin_record
 from softvq_lab.runs import Run
@@ -493,40 +493,40 @@ def test_only_kinds_that_both_records_name_are_compared():
 
 def test_a_run_without_its_images_opens_and_says_what_needs_them(generator, pictures):
     shutil.move(pictures, pictures.with_name("away"))
-    lens = open_lens(generator.path)
-    assert lens.images.class_names == ("cat", "dog") and lens.heldout_count == 0
-    assert lens.tokenizer.image_size == (16, 16) and lens.generator.num_classes == 2
+    loaded = load_run(generator.path)
+    assert loaded.images.class_names == ("cat", "dog") and loaded.heldout_count == 0
+    assert loaded.tokenizer.image_size == (16, 16) and loaded.generator.num_classes == 2
     picture(pictures.parent / "mine", 3, ".png")
-    assert chosen_image(lens, f"file:{pictures.parent / 'mine.png'}").shape == (3, 16, 16)
-    assert perceptual_soon(lens) is None
+    assert chosen_image(loaded, f"file:{pictures.parent / 'mine.png'}").shape == (3, 16, 16)
+    assert perceptual_soon(loaded) is None
     for wants in (
-        lambda: heldout_gallery(lens),
-        lambda: chosen_image(lens, "heldout:0"),
-        lambda: lens.images.train[0],
+        lambda: heldout_gallery(loaded),
+        lambda: chosen_image(loaded, "heldout:0"),
+        lambda: loaded.images.train[0],
     ):
         with pytest.raises(
             ValueError, match="are not there: data_path=.*Sampling and uploads work"
         ):
             wants()
     shutil.move(pictures.with_name("away"), pictures)
-    assert open_lens(generator.path).heldout_count > 0  # they are there again
+    assert load_run(generator.path).heldout_count > 0  # they are there again
 
 
 def test_a_run_shows_the_classes_that_it_was_trained_on(half, pictures):
     train_here(half)
     rename_class(pictures)
-    assert open_lens(half.path).images.class_names == ("cat", "dog")
+    assert load_run(half.path).images.class_names == ("cat", "dog")
     add_class(pictures)
-    lens = open_lens(shutil.copytree(half.path, "runs/copy"))
-    assert lens.images.class_names == ("cat", "dog")
-    assert "they have 3 classes, and the run was trained on 2" in lens.missing
+    loaded = load_run(shutil.copytree(half.path, "runs/copy"))
+    assert loaded.images.class_names == ("cat", "dog")
+    assert "they have 3 classes, and the run was trained on 2" in loaded.missing
 
 
 def test_a_run_opens_from_any_folder(generator, pictures, monkeypatch):
     (pictures.parent / "else").mkdir()
     monkeypatch.chdir(pictures.parent / "else")
-    lens = open_lens(pictures.parent / "runs" / "g")
-    assert not lens.missing and lens.heldout_count > 0
+    loaded = load_run(pictures.parent / "runs" / "g")
+    assert not loaded.missing and loaded.heldout_count > 0
 
 
 def test_the_record_holds_the_path_as_written_and_where_that_was(half):

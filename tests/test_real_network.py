@@ -374,6 +374,6 @@ def some_digits(train: int, held: int) -> ImageData:
 
 @needs_real
 def test_the_explorer_compares_by_it_where_pictures_have_colours():
-    lens = SimpleNamespace(images=load_data(DataConfig(dataset="shapes", data_size=40), 32))
-    assert colour_network(lens.images) == NAME
+    loaded = SimpleNamespace(images=load_data(DataConfig(dataset="shapes", data_size=40), 32))
+    assert colour_network(loaded.images) == NAME
     assert colour_network(digits(32)) == "", "grey: the reference network knows them better"

@@ -25,7 +25,7 @@ from softvq_lab.explore.reproduce import (
     sample_ways,
     variation_ways,
 )
-from softvq_lab.explore.session import chosen_image, open_lens, reconstruct, sample_steps
+from softvq_lab.explore.session import chosen_image, load_run, reconstruct, sample_steps
 
 
 def run_lines(python: str, folder, monkeypatch):
@@ -42,8 +42,8 @@ def same_picture(a, b, most: int = 1):
 def test_the_lines_of_a_reconstruction(trained, tmp_path, monkeypatch):
     run = trained / "tokenizer"
     run_lines(reconstruction_ways(str(run), "heldout:5").python, tmp_path, monkeypatch)
-    lens = open_lens(run)
-    shown = reconstruct(lens, chosen_image(lens, "heldout:5"))["reconstruction"]
+    loaded = load_run(run)
+    shown = reconstruct(loaded, chosen_image(loaded, "heldout:5"))["reconstruction"]
     same_picture(Image.open(tmp_path / "reconstruction.png"), shown)
 
 
@@ -55,9 +55,11 @@ def test_the_lines_of_an_edit(trained, tmp_path, monkeypatch, edit):
     run = trained / "tokenizer"
     ways = edit_ways(str(run), "heldout:5", edit, "heldout:9")
     run_lines(ways.python, tmp_path, monkeypatch)
-    lens = open_lens(run)
-    x, donor = (chosen_image(lens, f"heldout:{i}") for i in (5, 9))
-    same_picture(Image.open(tmp_path / "edited.png"), to_pil(touch(lens, x, edit, donor)["after"]))
+    loaded = load_run(run)
+    x, donor = (chosen_image(loaded, f"heldout:{i}") for i in (5, 9))
+    same_picture(
+        Image.open(tmp_path / "edited.png"), to_pil(touch(loaded, x, edit, donor)["after"])
+    )
 
 
 def test_an_uploaded_picture_is_named_by_its_user(trained, tmp_path, monkeypatch):
@@ -75,10 +77,10 @@ def test_an_uploaded_picture_is_named_by_its_user(trained, tmp_path, monkeypatch
 )
 def test_the_lines_of_samples(trained, tmp_path, monkeypatch, classes, guidance, interval, seed):
     run = trained / "generator"
-    lens = open_lens(run)
+    loaded = load_run(run)
     how = dict(sampler="heun", steps=3, guidance=guidance, interval=interval, seed=seed)
-    ways = sample_ways(str(run), lens.generator, classes, **how)
-    *_, (_, drawn) = sample_steps(lens, torch.tensor(classes), **how)
+    ways = sample_ways(str(run), loaded.generator, classes, **how)
+    *_, (_, drawn) = sample_steps(loaded, torch.tensor(classes), **how)
 
     run_lines(ways.python, tmp_path, monkeypatch)
     sheet = Image.open(tmp_path / "samples.png")
@@ -106,31 +108,31 @@ def test_the_line_of_a_map_has_parameters_that_there_are():
 @pytest.fixture(scope="module")
 def drawn(trained):
     "Three samples of the trained pair."
-    lens = open_lens(trained / "generator")
+    loaded = load_run(trained / "generator")
     how = dict(sampler="heun", steps=3, guidance=2.0, interval=(0, 1), seed=5)
     drawn = Drawn(torch.tensor([3, 1, 4]), how)
-    for _ in drawing(lens, drawn):
+    for _ in drawing(loaded, drawn):
         pass
-    return lens, drawn
+    return loaded, drawn
 
 
 def test_the_lines_of_a_film(drawn, tmp_path, monkeypatch):
-    lens, drawn = drawn
-    sheet = sample_ways(str(lens.run.path), lens.generator, [3, 1, 4], **drawn.how)
-    ways = film_ways(str(lens.run.path), [3, 1, 4], drawn.how, 1, 0.5, sheet)
+    loaded, drawn = drawn
+    sheet = sample_ways(str(loaded.run.path), loaded.generator, [3, 1, 4], **drawn.how)
+    ways = film_ways(str(loaded.run.path), [3, 1, 4], drawn.how, 1, 0.5, sheet)
     run_lines(ways.python, tmp_path, monkeypatch)
-    same_picture(Image.open(tmp_path / "film.png"), film_strip(lens, drawn, 1))
-    step, x = frame(lens, drawn, 1, 0.5)
+    same_picture(Image.open(tmp_path / "film.png"), film_strip(loaded, drawn, 1))
+    step, x = frame(loaded, drawn, 1, 0.5)
     assert 1 <= step < 3
     same_picture(Image.open(tmp_path / "sample.png"), to_pil(x))
     assert ways.terminal == sheet.terminal and "finished samples only" in ways.note
 
 
 def test_the_lines_of_variations(drawn, tmp_path, monkeypatch):
-    lens, drawn = drawn
-    ways = variation_ways(str(lens.run.path), [3, 1, 4], drawn.how, 2, 0.4)
+    loaded, drawn = drawn
+    ways = variation_ways(str(loaded.run.path), [3, 1, 4], drawn.how, 2, 0.4)
     run_lines(ways.python, tmp_path, monkeypatch)
-    *_, (_, images) = variation_steps(lens, drawn, 2, 0.4)
+    *_, (_, images) = variation_steps(loaded, drawn, 2, 0.4)
     sheet, side = Image.open(tmp_path / "variations.png"), images.shape[-1]
     for n in (0, 7):
         left = n * (side + 2)
@@ -148,6 +150,6 @@ def test_the_lines_of_a_region_and_of_a_way(trained, tmp_path, monkeypatch, caps
     ways = map_ways(str(run), 15, 1000, 0, "z", "0.5,-1 3.5,-1 3.5,2", (4, 1), 5)
     run_lines(ways.python, tmp_path, monkeypatch)
     assert capsys.readouterr().out.splitlines()[-1] == "[(2, '2'), (3, '3')]"
-    lens = open_lens(run)
-    ends = (picture_of(lens, i) for i in (40, 10))
-    same_picture(Image.open(tmp_path / "way.png"), grid(latent_path(lens, *ends, 5), 4))
+    loaded = load_run(run)
+    ends = (picture_of(loaded, i) for i in (40, 10))
+    same_picture(Image.open(tmp_path / "way.png"), grid(latent_path(loaded, *ends, 5), 4))

@@ -41,7 +41,7 @@ from softvq_lab.settings.sections import EngineConfig, OptimConfig, TokenizerCon
 from softvq_lab.settings.workflows import TrainConfig, TrainGeneratorConfig
 from softvq_lab.tokenizer.model import Tokenizer
 from softvq_lab.train import PREEMPTED, images_of, launch, load_config, main, prepare, train_here
-from softvq_lab.training.loop import Agreement, fit
+from softvq_lab.training.loop import StopVote, fit
 from softvq_lab.training.state import State
 from softvq_lab.training.task import Task
 
@@ -273,11 +273,11 @@ def test_ranks_agree_on_the_step_after_which_they_stop(tmp_path):
     def rank(r: int):
         os.environ.update(RANK=str(r), WORLD_SIZE="3", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         torch.distributed.init_process_group("gloo")
-        agreed, step = Agreement(3), 0
-        while not (asked := agreed("SIGTERM" if r == 2 and step == 5 else "")):
+        vote, step = StopVote(3), 0
+        while not (asked := vote("SIGTERM" if r == 2 and step == 5 else "")):
             step += 1
             time.sleep(0.001 * r)
-        agreed.meet()
+        vote.meet()
         (tmp_path / str(r)).write_text(f"{step} {asked}")
 
     with socket.socket() as s:
@@ -698,8 +698,8 @@ def averaged(**settings) -> tuple[list[float], float]:
     state, raw = State(Slope(), optim, EngineConfig(), Accelerator(cpu=True)), []
     for step in range(optim.steps):
         raw.append(state.task.model.weight.item())
-        state.player.step(step, [t[step : step + 4] for t in state.task.data.tensors])
-        state.player.optimizer.step()
+        state.trainable.step(step, [t[step : step + 4] for t in state.task.data.tensors])
+        state.trainable.optimizer.step()
         state.average(step)
     return [*raw, state.task.model.weight.item()], state.ema.module.weight.item()
 
@@ -729,7 +729,7 @@ def test_a_step_that_fails_in_a_later_part_leaves_the_model_out_of_it():
 
     state = State(Fails(), OptimConfig(), EngineConfig(accumulate=3), Accelerator(cpu=True))
     with pytest.raises(MemoryError) as kept:  # with the frames of the step
-        state.player.step(0, list(state.task.data.tensors))
+        state.trainable.step(0, list(state.task.data.tensors))
     assert kept.traceback and state.task.mean.phase == "alone" and state.task.mean.known is None
 
 

@@ -286,12 +286,12 @@ class Following:
         if self.told is None or not self.images or not self.chooses:
             return {}
         try:
-            lens = self.ctx.open(self.run)
+            loaded = self.ctx.open(self.run)
         except ValueError:
             return {}  # the tab says why
-        n = lens.heldout_count
+        n = loaded.heldout_count
         gone = [k for k in self.images if k.startswith("heldout:") and int(k[8:]) >= n]
-        if not gone or lens.missing:
+        if not gone or loaded.missing:
             return {}
         self.wrong += [is_not("image", k[8:], f"0 to {n - 1}") for k in gone]
         self.images = [k for k in self.images if k not in gone]

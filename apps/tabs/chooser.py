@@ -48,10 +48,10 @@ class Chooser(Tab):
         if several:
             self.linked["several"] = self.many
 
-    def heldout(self, lens, label):
+    def heldout(self, loaded, label):
         "The gallery's pictures of a class, and their indices."
-        names = lens.images.class_names
-        found = heldout_gallery(lens, names.index(label) if label in names else None)
+        names = loaded.images.class_names
+        found = heldout_gallery(loaded, names.index(label) if label in names else None)
         return [(served(p), c) for _, p, c in found], [i for i, _, _ in found]
 
     def fit(self, name, kept):

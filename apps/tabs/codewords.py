@@ -189,10 +189,10 @@ class Codewords(Places, Tab):
 
     def fit(self, name, kept):
         try:
-            lens = self.ctx.open(name)
+            loaded = self.ctx.open(name)
         except ValueError:
             return {}
-        t, weights = lens.tokenizer, has_weights(lens.tokenizer)
+        t, weights = loaded.tokenizer, has_weights(loaded.tokenizer)
         tokens = dict(choices=[str(i) for i in range(t.tokens)], value=[])
         draws, looks = self.choices(t)
         return {
@@ -204,7 +204,7 @@ class Codewords(Places, Tab):
             self.edits: dict(value="", own=True, check=lambda told: read_weights(told, t)),
             self.ablated: tokens,
             self.swapped: tokens,
-            self.donor: dict(maximum=max(1, lens.heldout_count - 1)),
+            self.donor: dict(maximum=max(1, loaded.heldout_count - 1)),
         }
 
     def on_reset(self):
@@ -228,25 +228,25 @@ class Codewords(Places, Tab):
         if not name:
             return *blank, "", "", None, None, drawn
         try:
-            lens = self.ctx.open(name)
-            x, t = chosen_image(lens, focus(images)), lens.tokenizer
+            loaded = self.ctx.open(name)
+            x, t = chosen_image(loaded, focus(images)), loaded.tokenizer
             edit = edit_of(t, heat, sharp, edits, numbers(swapped), numbers(ablated))
-            other = chosen_image(lens, f"heldout:{int(donor)}") if swapped else None
-            r = touch(lens, x, edit, other)
+            other = chosen_image(loaded, f"heldout:{int(donor)}") if swapped else None
+            r = touch(loaded, x, edit, other)
             token = min(int(token), t.tokens - 1)
             says = [told_of_token(t, r["weights"], token, heat), told_of_changes(r["figures"])]
             if edit.weights:
                 says.append("Edited weights in token " + ", ".join(map(str, edit.weights)))
             shown = to_pil(x), to_pil(r["before"]), to_pil(r["after"]), r["change"]
             pictures = [downloadable(enlarge(p, SIDE)) for p in shown]
-            held = held_picture(lens, focus(images), token)
+            held = held_picture(loaded, focus(images), token)
             return (
                 *pictures,
                 None if held is None else downloadable(held),
                 "  \n".join(says),
                 told_formula(t, r, token, heat, edit),
                 weight_bars(t, r, token),
-                donor_picture(lens, int(donor)),
+                donor_picture(loaded, int(donor)),
                 drawn,
             )
         except ValueError as e:
@@ -260,25 +260,25 @@ class Codewords(Places, Tab):
         if not name:
             return empty
         try:
-            lens = self.ctx.open(name)
-            x, t = chosen_image(lens, focus(images)), lens.tokenizer
+            loaded = self.ctx.open(name)
+            x, t = chosen_image(loaded, focus(images)), loaded.tokenizer
             token = min(int(token), t.tokens - 1)
-            looked = attention_tiles(lens, x, token) if can_attend(t) else []
+            looked = attention_tiles(loaded, x, token) if can_attend(t) else []
             if not has_weights(t):
                 none = "*This tokenizer has no codeword weights.*"
                 return None, [], [], none, [], [], looked, *empty[7:]
             edit = edit_of(t, heat, sharp, edits)
-            r = weigh(lens, x, edit)
+            r = weigh(loaded, x, edit)
             q, own = r["weights"][token], r["own"][token]
             shown = {*own.topk(min(TOP, len(q))).indices.tolist(), *edit.weights.get(token, {})}
             shown |= {*q.topk(min(TOP, len(q))).indices.tolist()}
             codewords = sorted(shown, key=lambda k: -q[k])
             top = [(k, round(float(q[k]), 4)) for k in codewords]
-            alone = alone_tiles(lens, token, q, codewords)
+            alone = alone_tiles(loaded, token, q, codewords)
             sliders = self.at_sliders(self.slid(top, own), t, token)
             table = rows_of(t, token, top)
             tokens = weight_map(t, r["weights"], token)
-            used = users_of(lens, token, codewords[0])
+            used = users_of(loaded, token, codewords[0])
             return tokens, table, alone, *used, top, looked, *sliders
         except ValueError as e:
             return None, [], [], failed(e), *empty[4:]

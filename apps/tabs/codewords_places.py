@@ -56,27 +56,27 @@ class Places:
     def sides(self, name, images):
         "What each token holds, and the picture over the temperature."
         try:
-            lens, key = self.ctx.open(name), focus(images)
+            loaded, key = self.ctx.open(name), focus(images)
         except ValueError:
             return [], []
         held = []
-        if lens.heldout_count:
-            pictures = held_pictures(lens, key, 96)
+        if loaded.heldout_count:
+            pictures = held_pictures(loaded, key, 96)
             held = [(served(p), f"{i}") for i, p in enumerate(pictures)]
-        return held, strip_tiles(lens, key)
+        return held, strip_tiles(loaded, key)
 
     def on_place(self, name, images, chooses, event: gr.SelectData):
         "A click in a picture: the token that draws there, or whose encoder looked there."
         try:
-            lens, key = self.ctx.open(name), focus(images)
-            _, H, W = chosen_image(lens, key).shape
+            loaded, key = self.ctx.open(name), focus(images)
+            _, H, W = chosen_image(loaded, key).shape
             enlarged = max(1, SIDE // W)
             across, down = (v / (n * enlarged) for v, n in zip(event.index, (W, H), strict=True))
             maps = looks_of_tokens if chooses == "looks" else held_by_tokens
-            found = tokens_at(maps(lens, key), across, down, 0 if chooses == "looks" else 1)
+            found = tokens_at(maps(loaded, key), across, down, 0 if chooses == "looks" else 1)
         except (ValueError, TypeError) as e:
             return gr.skip(), failed(e)
-        return found[0][0], told_of_place(lens, key, found, chooses, across, down)
+        return found[0][0], told_of_place(loaded, key, found, chooses, across, down)
 
     def on_held(self, event: gr.SelectData):
         return event.index
@@ -101,20 +101,20 @@ class Places:
         self.strip.select(self.on_strip, None, [self.heat, self.sharp], **CLICKS).then(**draw)
 
 
-def strip_tiles(lens, key: str) -> list[tuple[str, str]]:
-    if not has_weights(lens.tokenizer):
+def strip_tiles(loaded, key: str) -> list[tuple[str, str]]:
+    if not has_weights(loaded.tokenizer):
         return []
-    return [(served(enlarge(p, 96)), name) for name, _, p in over_temperature(lens, key)]
+    return [(served(enlarge(p, 96)), name) for name, _, p in over_temperature(loaded, key)]
 
 
-def told_of_place(lens, key: str, found, chooses: str, across: float, down: float) -> str:
+def told_of_place(loaded, key: str, found, chooses: str, across: float, down: float) -> str:
     "Which tokens draw or look at a place, and which codewords of the first one draw there."
-    t, (token, _) = lens.tokenizer, found[0]
+    t, (token, _) = loaded.tokenizer, found[0]
     best = ", ".join(f"token {i} ({part:.0%})" for i, part in found[:3])
     says = f"Here {'look' if chooses == 'looks' else 'draw'}: {best}. **Token {token}** is chosen"
     if not has_weights(t):
         return says + "."
-    words = codewords_at(lens, key, token, across, down)[:3]
+    words = codewords_at(loaded, key, token, across, down)[:3]
     mix = ", ".join(f"**{named(t, token, k)}** (weight {w:.0%}, {c:.1%})" for k, w, c in words)
     return (
         f"{says}. Of its codewords draw here most: {mix}. The last number says how far this place "

@@ -82,24 +82,24 @@ def weight_map(t, weights, token: int):
     return adapt(heatmap(weights, t.quantizer.codebooks, max(24, min(48, t.tokens)), token))
 
 
-def alone_tiles(lens, token: int, q, top: list[int]) -> list[tuple[str, str]]:
+def alone_tiles(loaded, token: int, q, top: list[int]) -> list[tuple[str, str]]:
     "The picture of all mean tokens, and each codeword of `top` alone, with its weight in `q`."
-    mean, each = codewords_alone(lens, token, top)
-    captions = ["mean", *(f"{named(lens.tokenizer, token, k)}: {q[k]:.0%}" for k in top)]
+    mean, each = codewords_alone(loaded, token, top)
+    captions = ["mean", *(f"{named(loaded.tokenizer, token, k)}: {q[k]:.0%}" for k in top)]
     return [(served(enlarge(p, 96)), c) for p, c in zip([mean, *each], captions, strict=True)]
 
 
-def attention_tiles(lens, x, token: int) -> list[tuple[str, str]]:
+def attention_tiles(loaded, x, token: int) -> list[tuple[str, str]]:
     "Where the last blocks, at most six, looked for the token."
-    blocks = list(enumerate(attention(lens, x)[:, token], start=1))[-6:]
+    blocks = list(enumerate(attention(loaded, x)[:, token], start=1))[-6:]
     return [(served(overlay(x, m, 160)), f"block {i}: {m.sum():.0%}") for i, m in blocks]
 
 
-def users_of(lens, token: int, codeword: int):
+def users_of(loaded, token: int, codeword: int):
     "The held-out images that use a codeword most, under a sentence that says so."
-    name, found = named(lens.tokenizer, token, codeword), where_used(lens, token, codeword, 6)
+    name, found = named(loaded.tokenizer, token, codeword), where_used(loaded, token, codeword, 6)
     return f"Held-out images that use codeword {name} most, with its weight and the token", [
-        (served(to_pil(lens.images.heldout[i][0])), f"{w:.0%} t{at}") for i, at, w in found
+        (served(to_pil(loaded.images.heldout[i][0])), f"{w:.0%} t{at}") for i, at, w in found
     ]
 
 
@@ -128,14 +128,14 @@ def weight_bars(t, result: dict, token: int):
     return adapt(bars(q, own, names_of(t, token)))
 
 
-def held_picture(lens, key: str, token: int):
+def held_picture(loaded, key: str, token: int):
     "The picture under the map of what one token holds; None without held-out images."
-    if not lens.heldout_count:
+    if not loaded.heldout_count:
         return None
-    return overlay(chosen_image(lens, key), held_by_token(lens, key, token), SIDE)
+    return overlay(chosen_image(loaded, key), held_by_token(loaded, key, token), SIDE)
 
 
-def donor_picture(lens, donor: int):
-    if not 0 <= donor < lens.heldout_count:
+def donor_picture(loaded, donor: int):
+    if not 0 <= donor < loaded.heldout_count:
         return None
-    return downloadable(enlarge(to_pil(chosen_image(lens, f"heldout:{donor}")), 120))
+    return downloadable(enlarge(to_pil(chosen_image(loaded, f"heldout:{donor}")), 120))

@@ -12,9 +12,9 @@ from tabs.newest import Newest
 from tabs.picker import Tab, failed, plain, preferred, resolve
 from tabs.picture_files import served
 
-from softvq_lab.explore.latent_map import draw, read_atlas, thumbnails
+from softvq_lab.explore.latent_map import draw, read_map, thumbnails
 from softvq_lab.explore.reproduce import map_ways
-from softvq_lab.explore.session import open_lens
+from softvq_lab.explore.session import load_run
 from softvq_lab.hub.models import find_tokenizer
 from softvq_lab.registry import register
 
@@ -60,23 +60,23 @@ class LatentMap(Tab):
 
     def depends(self, name):
         "The map that was computed last."
-        atlas = self.atlas(name)
-        return atlas and map_file(resolve(self.ctx.runs, name)).stat().st_mtime_ns
+        stored = self.stored(name)
+        return stored and map_file(resolve(self.ctx.runs, name)).stat().st_mtime_ns
 
-    def atlas(self, name):
+    def stored(self, name):
         "The map of the run of that name, None where there is none."
         run = resolve(self.ctx.runs, name)
-        return None if run.kind == "generator" else read_atlas(run)
+        return None if run.kind == "generator" else read_map(run)
 
     def fit(self, name, kept):
         try:
-            atlas = self.atlas(name)
+            stored = self.stored(name)
         except ValueError:
-            atlas = None
-        if atlas is None:
+            stored = None
+        if stored is None:
             maps, colours = [], ["class"]
         else:
-            maps, colours = list(atlas.maps), ["class", *atlas.figures]
+            maps, colours = list(stored.maps), ["class", *stored.figures]
         return {
             self.which: dict(choices=maps, value=preferred(maps, "z"), own=True),
             self.colour: dict(choices=colours, value="class"),
@@ -97,10 +97,10 @@ class LatentMap(Tab):
             if run.kind == "generator":
                 of = plain(find_tokenizer(run.path).name)
                 return self.without(GENERATOR.format(of), able=False)
-            atlas = read_atlas(run)
-            if atlas is None:
+            stored = read_map(run)
+            if stored is None:
                 return self.without(NONE)
-            return self.map_of(self.ctx.open(name), atlas, which, colour, ends, own)
+            return self.map_of(self.ctx.open(name), stored, which, colour, ends, own)
         except ValueError as e:
             return self.without(failed(e))
 
@@ -116,13 +116,13 @@ class LatentMap(Tab):
             **self.compute.offered(able, first),
         }
 
-    def map_of(self, lens, atlas, which, colour, ends, own):
-        which = preferred(list(atlas.maps), which, "z")
-        colour = preferred(["class", *atlas.figures], colour)
+    def map_of(self, loaded, stored, which, colour, ends, own):
+        which = preferred(list(stored.maps), which, "z")
+        colour = preferred(["class", *stored.figures], colour)
         return {
-            **self.without(told(lens, atlas), first=False),
-            self.plot: gr.Plot(value=drawn(lens, atlas, which, colour, ends, own), visible=True),
-            self.hook: thumbnail_sheet(lens, atlas),
+            **self.without(told(loaded, stored), first=False),
+            self.plot: gr.Plot(value=drawn(loaded, stored, which, colour, ends, own), visible=True),
+            self.hook: thumbnail_sheet(loaded, stored),
             self.looks: gr.Row(visible=True),
             self.way.box: gr.Column(visible=True),
             self.around.box: gr.Column(visible=True),
@@ -130,8 +130,8 @@ class LatentMap(Tab):
 
     def on_look(self, name, which, colour, ends, own):
         try:
-            lens = self.ctx.open(name)
-            return drawn(lens, read_atlas(lens.run), which, colour, ends, own)
+            loaded = self.ctx.open(name)
+            return drawn(loaded, read_map(loaded.run), which, colour, ends, own)
         except (ValueError, AttributeError):
             return gr.skip()
 
@@ -149,14 +149,14 @@ class LatentMap(Tab):
         self.way.walked.then(**around.compared.event)
 
 
-def drawn(lens, atlas, which, colour, ends, own):
+def drawn(loaded, stored, which, colour, ends, own):
     "The map with what is marked on it; marks of another run's map are left out."
     try:
-        chosen = ends_of(ends, len(atlas.indices))
+        chosen = ends_of(ends, len(stored.indices))
     except ValueError:
         chosen = []
-    place = star(lens, atlas, which, own)
-    return draw(atlas, which, colour, chosen=chosen, own=place and place.xy)
+    place = star(loaded, stored, which, own)
+    return draw(stored, which, colour, chosen=chosen, own=place and place.xy)
 
 
 def map_file(run):
@@ -166,24 +166,24 @@ def map_file(run):
 @lru_cache(maxsize=4)
 def _thumbnails(path: str, when: float, indices: tuple[int, ...]):
     "The sheet of a map, of the run in `path`, that was written at `when`."
-    return thumbnails(open_lens(path), list(indices))
+    return thumbnails(load_run(path), list(indices))
 
 
-def thumbnail_sheet(lens, atlas) -> dict:
+def thumbnail_sheet(loaded, stored) -> dict:
     "What the page needs to show the picture of a point."
-    when, indices = map_file(lens.run).stat().st_mtime, tuple(atlas.indices)
-    sheet, columns = _thumbnails(str(lens.run.path), when, indices)
+    when, indices = map_file(loaded.run).stat().st_mtime, tuple(stored.indices)
+    sheet, columns = _thumbnails(str(loaded.run.path), when, indices)
     url = f"gradio_api/file={served(sheet)}"
     side = sheet.width // columns
     return {"url": url, "side": side, "columns": columns, "count": len(indices)}
 
 
-def told(lens, atlas) -> str:
+def told(loaded, stored) -> str:
     "How to use the map, what it is of, and whether the run has other weights by now."
-    says, now = f"{HINT}  \n{plain(atlas.about)}.", lens.tokenizer.fingerprint
-    if atlas.tokenizer == now:
+    says, now = f"{HINT}  \n{plain(stored.about)}.", loaded.tokenizer.fingerprint
+    if stored.tokenizer == now:
         return says
     return (
-        f"{says}  \n**The map is of other weights** ({plain(atlas.tokenizer)}, "
+        f"{says}  \n**The map is of other weights** ({plain(stored.tokenizer)}, "
         f"the run now has {plain(now)}): compute it again."
     )

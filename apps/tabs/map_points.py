@@ -7,7 +7,7 @@ from tabs.picture_files import served
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.familiarity import how_unlike
-from softvq_lab.explore.latent_map import picture_of, read_atlas
+from softvq_lab.explore.latent_map import picture_of, read_map
 from softvq_lab.explore.map_points import (
     Place,
     classes_in_words,
@@ -66,39 +66,44 @@ class MapPoints(Tab):
     def fit(self, name, kept):
         return {self.region: dict(value="", own=True, check=check_region)}
 
-    def pictured(self, lens, atlas, numbers):
+    def pictured(self, loaded, stored, numbers):
         "Pictures of points, named by class and number."
         return [
-            (served(to_pil(picture_of(lens, atlas.indices[n]))), f"{atlas.classes[n]}, point {n}")
+            (
+                served(to_pil(picture_of(loaded, stored.indices[n]))),
+                f"{stored.classes[n]}, point {n}",
+            )
             for n in numbers
         ]
 
     def on_near(self, name, which, ends):
         "The neighbours of the last chosen point, by its latents where they were kept."
         try:
-            lens = self.ctx.open(name)
-            atlas = read_atlas(lens.run)
-            if atlas is None or not ends:
+            loaded = self.ctx.open(name)
+            stored = read_map(loaded.run)
+            if stored is None or not ends:
                 return tiled([]), NO_POINT
-            vectors, flat = vectors_of(lens.run.path / "evaluation", atlas, which)
+            vectors, flat = vectors_of(loaded.run.path / "evaluation", stored, which)
             found = neighbours_of_point(vectors, int(ends.split("-")[-1]), NEAR)
         except (ValueError, IndexError, KeyError) as e:
             return tiled([]), failed(e)
-        says = plain(classes_in_words([atlas.classes[n] for n in found]))
-        return tiled(self.pictured(lens, atlas, found)), f"{says}. {FLAT if flat else ''}".strip()
+        says = plain(classes_in_words([stored.classes[n] for n in found]))
+        return tiled(
+            self.pictured(loaded, stored, found)
+        ), f"{says}. {FLAT if flat else ''}".strip()
 
     def on_region(self, name, which, region):
         try:
-            lens = self.ctx.open(name)
-            atlas = read_atlas(lens.run)
-            if atlas is None or not region:
+            loaded = self.ctx.open(name)
+            stored = read_map(loaded.run)
+            if stored is None or not region:
                 return tiled([]), ""
-            found = points_within(atlas.maps[which], read_region(region))
+            found = points_within(stored.maps[which], read_region(region))
         except (ValueError, KeyError) as e:
             return tiled([]), failed(e)
-        says = classes_in_words([atlas.classes[n] for n in found])
+        says = classes_in_words([stored.classes[n] for n in found])
         more = f"; the first {SHOWN} are shown" if len(found) > SHOWN else ""
-        return tiled(self.pictured(lens, atlas, found[:SHOWN])), plain(f"{says}{more}.")
+        return tiled(self.pictured(loaded, stored, found[:SHOWN])), plain(f"{says}{more}.")
 
     def on_select(self, event: gr.EventData):
         "A box or lasso on the map."
@@ -119,24 +124,24 @@ class MapPoints(Tab):
         if not own:
             return tiled([]), ""
         try:
-            lens = self.ctx.open(name)
-            atlas = read_atlas(lens.run)
-            if atlas is None:
+            loaded = self.ctx.open(name)
+            stored = read_map(loaded.run)
+            if stored is None:
                 return tiled([]), ""
-            if atlas.tokenizer != lens.tokenizer.fingerprint:
+            if stored.tokenizer != loaded.tokenizer.fingerprint:
                 return tiled([]), OTHER
-            x = read_upload(own, lens.tokenizer.image_size)
-            place, strange = own_place(lens, atlas, which, x), plain(how_unlike(lens, x))
+            x = read_upload(own, loaded.tokenizer.image_size)
+            place, strange = own_place(loaded, stored, which, x), plain(how_unlike(loaded, x))
         except (ValueError, KeyError) as e:
             return tiled([]), failed(e)
         if place is None:
             return tiled([]), WITHOUT
         near = place.neighbours[:NEAR]
-        says = plain(classes_in_words([atlas.classes[n] for n in near]))
+        says = plain(classes_in_words([stored.classes[n] for n in near]))
         told = f"The star is your image. Nearest to it: {says}."
         if strange:
             told += f" {strange} So its place means little."
-        return tiled(self.pictured(lens, atlas, near)), told
+        return tiled(self.pictured(loaded, stored, near)), told
 
     def wire(self):
         run, which, ends = self.ctx.run, self.map.which, self.map.way.ends
@@ -158,10 +163,10 @@ def check_region(told: str):
         read_region(told)
 
 
-def star(lens, atlas, which, path) -> Place | None:
+def star(loaded, stored, which, path) -> Place | None:
     "Where the image in a file lies on a map; None without one, or where it has no place."
     try:
-        x = read_upload(path, lens.tokenizer.image_size) if path else None
+        x = read_upload(path, loaded.tokenizer.image_size) if path else None
     except ValueError:
         return None
-    return None if x is None else own_place(lens, atlas, which, x)
+    return None if x is None else own_place(loaded, stored, which, x)

@@ -7,7 +7,7 @@ from tabs.picker import CLICKS, Tab, failed, picture, plain
 from tabs.picture_files import downloadable, kept
 
 from softvq_lab.data.images import grid, to_pil
-from softvq_lab.explore.latent_map import latent_path, picture_of, read_atlas
+from softvq_lab.explore.latent_map import latent_path, picture_of, read_map
 from softvq_lab.explore.session import enlarge
 
 WAY = "From one to the other: the straight line between their latents, decoded"
@@ -45,44 +45,44 @@ class MapWay(Tab):
 
     def fit(self, name, kept):
         try:
-            atlas = self.map.atlas(name)
+            stored = self.map.stored(name)
         except ValueError:
-            atlas = None
-        points = len(atlas.indices) if atlas else 0
+            stored = None
+        points = len(stored.indices) if stored else 0
         return {self.ends: dict(value="", own=True, check=lambda told: ends_of(told, points))}
 
     def on_click(self, name, ends, event: gr.EventData):
         "Another point: the end of the way from the one that was clicked before it."
         try:
-            lens = self.ctx.open(name)
-            atlas, n = read_atlas(lens.run), int(event.index)
-            points = len(atlas.indices)
+            loaded = self.ctx.open(name)
+            stored, n = read_map(loaded.run), int(event.index)
+            points = len(stored.indices)
             before = ends_of(ends, points) if event.before is None else [int(event.before)]
             ends = [*before, n][-2:]
             ends_of(written(ends), points)
-            return written(ends), [key_of(lens, atlas.indices[n])]
+            return written(ends), [key_of(loaded, stored.indices[n])]
         except (ValueError, TypeError, AttributeError):
             return gr.skip()
 
     def on_points(self, name, typed, ends):
         "Points by their numbers: what a click does, for those who have no mouse."
         try:
-            lens = self.ctx.open(name)
-            indices = read_atlas(lens.run).indices
+            loaded = self.ctx.open(name)
+            indices = read_map(loaded.run).indices
             wanted = ends_of(typed.replace(" ", ""), len(indices))
         except (ValueError, AttributeError) as e:
             return gr.skip(), gr.skip(), f"**{plain(typed)}** is not possible; {plain(e)} is."
         if written(wanted) == ends:
             return gr.skip()
-        images = [key_of(lens, indices[n]) for n in wanted[-1:]]
+        images = [key_of(loaded, indices[n]) for n in wanted[-1:]]
         return written(wanted), images or gr.skip(), gr.skip()
 
     def on_way(self, name, ends, pictures):
         try:
             if not ends:
                 return None, "Click two points, or write their numbers."
-            lens = self.ctx.open(name)
-            return way_of(lens, ends_of(ends, len(read_atlas(lens.run).indices)), pictures)
+            loaded = self.ctx.open(name)
+            return way_of(loaded, ends_of(ends, len(read_map(loaded.run).indices)), pictures)
         except (ValueError, IndexError, AttributeError) as e:
             return None, failed(e)
 
@@ -123,26 +123,26 @@ def ends_of(told: str, points: int) -> list[int]:
     return [int(p) for p in parts]
 
 
-def key_of(lens, index: int) -> str:
+def key_of(loaded, index: int) -> str:
     "What the other tabs call this picture."
-    if index < len(lens.images.heldout):
+    if index < len(loaded.images.heldout):
         return f"heldout:{index}"
-    return f"file:{kept(to_pil(picture_of(lens, index)))}"
+    return f"file:{kept(to_pil(picture_of(loaded, index)))}"
 
 
-def way_of(lens, ends: list[int], pictures: int) -> tuple[str, str]:
+def way_of(loaded, ends: list[int], pictures: int) -> tuple[str, str]:
     "The way between the ends as a picture, and what they are."
-    atlas = read_atlas(lens.run)
-    indices = [atlas.indices[n] for n in ends]
-    heldout = [i < len(lens.images.heldout) for i in indices]
+    stored = read_map(loaded.run)
+    indices = [stored.indices[n] for n in ends]
+    heldout = [i < len(loaded.images.heldout) for i in indices]
     named = [
-        f"class {plain(atlas.classes[n])} ({'held-out' if held else 'training'})"
+        f"class {plain(stored.classes[n])} ({'held-out' if held else 'training'})"
         for n, held in zip(ends, heldout, strict=True)
     ]
-    xs = [picture_of(lens, i) for i in indices]
+    xs = [picture_of(loaded, i) for i in indices]
     if len(xs) < 2:
         says = f"First: {named[0]}.  \nNow click a second point."
         return downloadable(enlarge(to_pil(xs[0]), 160)), says
-    x = latent_path(lens, *xs, int(pictures))
+    x = latent_path(loaded, *xs, int(pictures))
     sheet = grid(x, min(len(x), 4), max(1, 96 // x.shape[-1]))
     return downloadable(sheet), f"From {named[0]}  \nto {named[1]}"

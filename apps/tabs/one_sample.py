@@ -91,8 +91,8 @@ class OneSample(Tab):
     def on_open(self, drawn, which, done):
         "The chosen sample, large; a step of its film, and the film as a strip."
         try:
-            lens, samples, n = self.chosen(drawn, which)
-            strip = film_strip(lens, samples, n)
+            loaded, samples, n = self.chosen(drawn, which)
+            strip = film_strip(loaded, samples, n)
         except (ValueError, LookupError):
             return None, "", None, gr.skip(), 0
         slider = gr.Slider(maximum=max(2, len(samples)), value=n + 1)
@@ -100,11 +100,11 @@ class OneSample(Tab):
 
     def on_film(self, drawn, which, done):
         try:
-            lens, samples, n = self.chosen(drawn, which)
+            loaded, samples, n = self.chosen(drawn, which)
         except (ValueError, LookupError):
             return None, ""
-        step, x = frame(lens, samples, n, done / 100)
-        of_class = plain(lens.images.class_names[int(samples.classes[n])])
+        step, x = frame(loaded, samples, n, done / 100)
+        of_class = plain(loaded.images.class_names[int(samples.classes[n])])
         last = samples.film.seen
         told = f"Sample {n + 1} (class {of_class}) after step {step} of {last}"
         return downloadable(enlarge(to_pil(x))), told
@@ -112,9 +112,9 @@ class OneSample(Tab):
     def on_near(self, drawn, which):
         "The training images nearest to the chosen sample."
         try:
-            lens, samples, n = self.chosen(drawn, which)
+            loaded, samples, n = self.chosen(drawn, which)
             x = samples.images[n]
-            found = nearest_training(lens, x)
+            found = nearest_training(loaded, x)
         except LookupError:
             return tiled([]), f"*{NOTHING}*"
         except ValueError as e:
@@ -126,10 +126,10 @@ class OneSample(Tab):
         "Variations of the chosen sample, after each step."
         drawing = Drawing(session)
         try:
-            lens, samples, n = self.chosen(drawn, which)
+            loaded, samples, n = self.chosen(drawn, which)
             how = samples.how
-            pace = StepsLeft(steps_taken(lens, how["sampler"], how["steps"]))
-            for i, images in variation_steps(lens, samples, n, strength):  # noqa: B007
+            pace = StepsLeft(steps_taken(loaded, how["sampler"], how["steps"]))
+            for i, images in variation_steps(loaded, samples, n, strength):  # noqa: B007
                 if drawing.replaced:
                     yield untouched(3)
                     return

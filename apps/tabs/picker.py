@@ -16,7 +16,7 @@ from softvq_lab.checkpoints import steps_of
 from softvq_lab.experiments.job import is_alive, jobs
 from softvq_lab.explore.reproduce import Ways
 from softvq_lab.explore.run_forms import run_name
-from softvq_lab.explore.session import Lens, open_lens
+from softvq_lab.explore.session import LoadedRun, load_run
 from softvq_lab.runs import Run, describe, list_runs
 
 EMPTY = (
@@ -96,9 +96,9 @@ class Context:
             part.wire()
         self.unwired.clear()
 
-    def open(self, name: str | None) -> Lens:
+    def open(self, name: str | None) -> LoadedRun:
         "The models and data of the run of that name."
-        return open_lens(resolve(self.runs, name).path)
+        return load_run(resolve(self.runs, name).path)
 
     def offered(self, wanted: str | None) -> tuple[list, str | None]:
         "The runs as they are now, and the chosen one: `wanted`, or the first of `worth_opening`."

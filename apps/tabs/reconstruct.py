@@ -132,21 +132,23 @@ class Reconstruct(Tab):
         if not name:
             return self.blank("")
         try:
-            lens = self.ctx.open(name)
-            distance, kept = perceptual_soon(lens), first_k(lens.tokenizer, k)
+            loaded = self.ctx.open(name)
+            distance, kept = perceptual_soon(loaded), first_k(loaded.tokenizer, k)
             keys = images or [focus(images)]
-            results = [reconstruct(lens, chosen_image(lens, key), kept, distance) for key in keys]
+            results = [
+                reconstruct(loaded, chosen_image(loaded, key), kept, distance) for key in keys
+            ]
             named = {
                 called(i, key): r for i, (key, r) in enumerate(zip(keys, results, strict=True))
             }
             archive = bundle(named, png_info(made.texts_now()))
-            says = told(lens, results[-1], kept) + ("" if distance else f"  \n*{WAIT}*")
+            says = told(loaded, results[-1], kept) + ("" if distance else f"  \n*{WAIT}*")
             return {
                 **self.blank(says),
                 **dict(zip(self.pictures, three(results[-1]), strict=True)),
                 self.download: gr.DownloadButton(value=served(archive, "zip")),
                 **(self.together(named, distance) if len(keys) > 1 else {}),
-                **(self.compare(lens, keys[-1], results[-1], other) if other else {}),
+                **(self.compare(loaded, keys[-1], results[-1], other) if other else {}),
             }
         except ValueError as e:
             return self.blank(failed(e))
@@ -172,11 +174,11 @@ class Reconstruct(Tab):
             self.numbers: [[n, *numbers_of(r["figures"], distance)] for n, r in named.items()],
         }
 
-    def compare(self, lens, key, mine, name):
+    def compare(self, loaded, key, mine, name):
         "The reconstruction of another run under the same slider."
         try:
             two = self.ctx.open(name)
-            theirs = reconstruct(two, same_image(lens, key, two), None, perceptual_soon(two))
+            theirs = reconstruct(two, same_image(loaded, key, two), None, perceptual_soon(two))
         except ValueError as e:
             return {self.beside: gr.Column(visible=True), self.second: failed(e)}
         left = enlarge(mine["reconstruction"], 400)
@@ -184,7 +186,7 @@ class Reconstruct(Tab):
         return {
             self.beside: gr.Column(visible=True),
             self.swipe: (downloadable(left), downloadable(right)),
-            self.second: f"Left: {plain(lens.run.name)}, {in_words(mine['figures'])}. "
+            self.second: f"Left: {plain(loaded.run.name)}, {in_words(mine['figures'])}. "
             f"Right: {plain(two.run.name)}, {two.tokenizer.tokens} tokens, "
             f"{in_words(theirs['figures'])}.",
         }
@@ -195,8 +197,8 @@ class Reconstruct(Tab):
         if not name or not key.startswith("file:"):
             return ""
         try:
-            lens = self.ctx.open(name)
-            return plain(how_unlike(lens, chosen_image(lens, key)))
+            loaded = self.ctx.open(name)
+            return plain(how_unlike(loaded, chosen_image(loaded, key)))
         except ValueError:
             return ""  # the message above says what is wrong
 
@@ -205,10 +207,10 @@ class Reconstruct(Tab):
         try:
             if not path:
                 raise ValueError("No file was given.")
-            lens = self.ctx.open(name)
-            x = read_upload(path, lens.tokenizer.image_size)
-            result = reconstruct(lens, x, None, perceptual_soon(lens))
-            return *three(result), told(lens, result, None)
+            loaded = self.ctx.open(name)
+            x = read_upload(path, loaded.tokenizer.image_size)
+            result = reconstruct(loaded, x, None, perceptual_soon(loaded))
+            return *three(result), told(loaded, result, None)
         except ValueError as e:
             return None, None, None, failed(e)
 
@@ -239,8 +241,8 @@ def called(i: int, key: str) -> str:
     return f"{i + 1}-{'upload' if key.startswith('file:') else key.replace(':', '-')}"
 
 
-def told(lens, result, kept) -> str:
-    t, f = lens.tokenizer, result["figures"]
+def told(loaded, result, kept) -> str:
+    t, f = loaded.tokenizer, result["figures"]
     tokens = t.tokens if kept is None else f"first {kept} of {t.tokens}"
     says = f"### {in_words(f)}\n{tokens} tokens of width {t.latent_dim}"
     if "effective_codewords" in f:

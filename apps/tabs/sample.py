@@ -17,7 +17,7 @@ from softvq_lab.data.images import grid
 from softvq_lab.explore.one_sample import Drawn, drawing, film_strip, sample_sheet
 from softvq_lab.explore.reproduce import film_ways, grid_ways, sample_ways, variation_ways
 from softvq_lab.explore.sampling import StepsLeft, classes_of, guidance_sweep, steps_taken
-from softvq_lab.explore.session import generator_for, open_lens
+from softvq_lab.explore.session import generator_for, load_run
 from softvq_lab.registry import register
 
 ABOUT = (
@@ -164,25 +164,25 @@ class Sample(Tab):
         found = generator_for(run, self.ctx.runs)
         if found is None:
             raise LookupError(missing(run, self.ctx.runs))
-        return open_lens(found.path)
+        return load_run(found.path)
 
     def depends(self, name):
         "The generator, and its settings."
         found = generator_for(resolve(self.ctx.runs, name), self.ctx.runs)
-        return found and (stamp(found), open_lens(found.path).generator.guidance)
+        return found and (stamp(found), load_run(found.path).generator.guidance)
 
     def fit(self, name, kept):
         "The generator's classes, samplers and own settings."
         try:
-            lens = self.find(name)
+            loaded = self.find(name)
         except (ValueError, LookupError):
             return {}
-        g = lens.generator
+        g = loaded.generator
         first = next(iter(g.samplers))
         choice = g.samplers.get(kept.get("sampler"), g.samplers[first])
         ready = dict(interactive=True)
         return {
-            self.label: dict(choices=list(lens.images.class_names), value=[], **ready),
+            self.label: dict(choices=list(loaded.images.class_names), value=[], **ready),
             self.guidance: dict(value=g.guidance.scale, **ready),
             self.low: dict(value=g.guidance.low, **ready),
             self.high: dict(value=g.guidance.high, **ready),
@@ -206,28 +206,30 @@ class Sample(Tab):
         return {self.asks: f"{number} {shows if shows in PRESSED else ''}"}
 
     def reproduce(self, name, image, values):
-        lens = self.find(name)
+        loaded = self.find(name)
         keys = ("sampler", "steps", "seed", "temperature", "low", "high", "precision")
         how = [values[k] for k in keys]
         if values["shows"] == GRID:
-            usual = self.settings_of(lens, values["classes"], values["guidance"], *how)
-            return grid_ways(str(lens.run.path), *self.grid.axes(lens, values), usual)
-        y = classes_of(lens, labels(values["classes"]), int(values["count"]))
-        how = settings(lens, *how) | {"guidance": values["guidance"]}
-        run, classes = str(lens.run.path), y.tolist()
+            usual = self.settings_of(loaded, values["classes"], values["guidance"], *how)
+            return grid_ways(str(loaded.run.path), *self.grid.axes(loaded, values), usual)
+        y = classes_of(loaded, labels(values["classes"]), int(values["count"]))
+        how = settings(loaded, *how) | {"guidance": values["guidance"]}
+        run, classes = str(loaded.run.path), y.tolist()
         sample = min(int(values["sample"]), len(classes)) - 1
         if values["shows"] == VARIATIONS or values["variation"]:
             return variation_ways(run, classes, how, sample, values["strength"])
-        sheet = sample_ways(run, lens.generator, classes, **how)
+        sheet = sample_ways(run, loaded.generator, classes, **how)
         if values["film"] < 100:
             return film_ways(run, classes, how, sample, values["film"] / 100, sheet)
         return sheet
 
-    def settings_of(self, lens, label, guidance, *how) -> dict:
+    def settings_of(self, loaded, label, guidance, *how) -> dict:
         "What `explore.sample_grid` takes for what does not vary."
-        y = classes_of(lens, labels(label), 1)
-        named = {"class": lens.images.class_names[int(y[0])]} if lens.generator.num_classes else {}
-        return settings(lens, *how) | {"guidance": guidance} | named
+        y = classes_of(loaded, labels(label), 1)
+        named = (
+            {"class": loaded.images.class_names[int(y[0])]} if loaded.generator.num_classes else {}
+        )
+        return settings(loaded, *how) | {"guidance": guidance} | named
 
     def on_sampler(self, name, sampler):
         try:
@@ -255,13 +257,13 @@ class Sample(Tab):
         when something else is to be drawn."""
         wish = Drawing(session)
         try:
-            lens = self.find(name)
-            y = classes_of(lens, labels(label), int(count))
-            how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
+            loaded = self.find(name)
+            y = classes_of(loaded, labels(label), int(count))
+            how = settings(loaded, sampler, steps, seed, temperature, low, high, precision)
             columns = sheet_columns(len(y), bool(labels(label)))
             drawn = Drawn(y, how | {"guidance": guidance}, columns)
-            pace = StepsLeft(steps_taken(lens, sampler, int(steps)))
-            for i in drawing(lens, drawn):
+            pace = StepsLeft(steps_taken(loaded, sampler, int(steps)))
+            for i in drawing(loaded, drawn):
                 if wish.replaced:
                     yield untouched(4)
                     return
@@ -269,10 +271,10 @@ class Sample(Tab):
                 if wish.stopped:
                     break
                 yield sheet, told, None, gr.skip()
-            of = plain(drawn_of(lens, labels(label), y))
+            of = plain(drawn_of(loaded, labels(label), y))
             done = f"Done: {of}. Seed {int(seed or 0)} draws the same again."
             told = f"Stopped at {pace.place}." if wish.stopped else done
-            strip = downloadable(film_strip(lens, drawn, 0), wish.made)
+            strip = downloadable(film_strip(loaded, drawn, 0), wish.made)
             yield sheet, told, strip, (name, drawn)
         except (ValueError, LookupError) as e:
             yield None, says(e), None, None
@@ -294,10 +296,10 @@ class Sample(Tab):
         "The same samples, one row for each guidance scale."
         wish, rows, pace = Drawing(session), "", StepsLeft(len(SWEEP), "row")
         try:
-            lens = self.find(name)
-            y = classes_of(lens, labels(label), min(10, int(count)))
-            how = settings(lens, sampler, steps, seed, temperature, low, high, precision)
-            for scales, x in guidance_sweep(lens, y, SWEEP, wish.goes_on, **how):
+            loaded = self.find(name)
+            y = classes_of(loaded, labels(label), min(10, int(count)))
+            how = settings(loaded, sampler, steps, seed, temperature, low, high, precision)
+            for scales, x in guidance_sweep(loaded, y, SWEEP, wish.goes_on, **how):
                 sheet = grid(x.flatten(0, 1), len(y), max(1, 64 // x.shape[-1]))
                 whole = len(scales) == len(SWEEP)
                 rows = "Rows, from above: guidance " + ", ".join(f"{s:g}" for s in scales)
@@ -365,11 +367,11 @@ def labels(chosen) -> list[str]:
     return [chosen] if isinstance(chosen, str) else chosen or []
 
 
-def settings(lens, sampler, steps, seed, temperature, low, high, precision) -> dict:
+def settings(loaded, sampler, steps, seed, temperature, low, high, precision) -> dict:
     "The arguments of `sample_steps`; a temperature only for a sampler that has one."
     how = dict(sampler=sampler, steps=int(steps), seed=int(seed or 0), interval=(low, high))
     how["precision"] = precision
-    known = getattr(lens.generator.samplers.get(sampler), "options", ())
+    known = getattr(loaded.generator.samplers.get(sampler), "options", ())
     if temperature != 1 and "temperature" in known:
         how["temperature"] = temperature
     return how
@@ -380,8 +382,8 @@ def sheet_columns(count: int, named: bool) -> int:
     return min(count, 5 if count <= 10 else 8 if named else 10)
 
 
-def drawn_of(lens, chosen: list[str], y) -> str:
+def drawn_of(loaded, chosen: list[str], y) -> str:
     "Which classes were drawn."
     if len(chosen) == 1:
         return f"{len(y)} of class {chosen[0]}"
-    return ", ".join(lens.images.class_names[c] for c in y.tolist())
+    return ", ".join(loaded.images.class_names[c] for c in y.tolist())

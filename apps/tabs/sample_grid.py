@@ -79,7 +79,7 @@ class SampleGrid(Tab):
     def fit(self, name, kept):
         "Suggestions for the chosen settings; typed values stay where they are possible."
         try:
-            lens = self.sample.find(name)
+            loaded = self.sample.find(name)
         except (ValueError, LookupError):
             return {}
         limits = {self.shows: dict(value="", own=True, check=check_shown)}
@@ -91,28 +91,28 @@ class SampleGrid(Tab):
             if setting not in (NONE, *SETTINGS):
                 setting = control.value
             limits[self.linked[typed]] = dict(
-                value=suggested(lens, setting),
-                check=lambda told, setting=setting: read_axis(lens, setting, told),
+                value=suggested(loaded, setting),
+                check=lambda told, setting=setting: read_axis(loaded, setting, told),
             )
         return limits
 
     def fresh(self, name):
         return {self.message: "", self.picture: None}
 
-    def axes(self, lens, values):
+    def axes(self, loaded, values):
         "Rows and columns; a `ValueError` says what is not possible."
-        rows = read_axis(lens, values["rows"], values["row_values"])
-        columns = read_axis(lens, values["columns"], values["column_values"])
+        rows = read_axis(loaded, values["rows"], values["row_values"])
+        columns = read_axis(loaded, values["columns"], values["column_values"])
         check_axes(rows, columns)
         return rows, columns
 
     def on_setting(self, name, setting):
         "Values to begin with, or why there are none."
         try:
-            lens = self.sample.find(name)
-            values = suggested(lens, setting) if setting in SETTINGS else ""
+            loaded = self.sample.find(name)
+            values = suggested(loaded, setting) if setting in SETTINGS else ""
             if not values:
-                read_axis(lens, setting, values)
+                read_axis(loaded, setting, values)
         except (ValueError, LookupError) as e:
             return "", says(e)
         return values, ""
@@ -121,13 +121,13 @@ class SampleGrid(Tab):
         "The grid after each of its pictures."
         wish = Drawing(session)
         try:
-            lens = self.sample.find(name)
+            loaded = self.sample.find(name)
             typed = rows, row_values, columns, column_values
-            axes = self.axes(lens, dict(zip(AXES, typed, strict=True)))
-            how = self.sample.settings_of(lens, *usual)
+            axes = self.axes(loaded, dict(zip(AXES, typed, strict=True)))
+            how = self.sample.settings_of(loaded, *usual)
             total = len(axes[0].values) * len(axes[1].values)
             found, pace = {}, StepsLeft(total, "picture")
-            for i, j, x in grid_pictures(lens, *axes, how, wish.goes_on):
+            for i, j, x in grid_pictures(loaded, *axes, how, wish.goes_on):
                 found[i, j] = x
                 drawn = labelled(found, *axes, tuple(x.shape[-2:]))
                 told = pace.after(len(found))

@@ -23,7 +23,7 @@ from softvq_lab.data.images import to_pil
 from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.reproduce import count_ways
 from softvq_lab.explore.run_forms import run_name
-from softvq_lab.explore.session import chosen_image, enlarge, open_lens
+from softvq_lab.explore.session import chosen_image, enlarge, load_run
 from softvq_lab.explore.token_counts import (
     near_siblings,
     nested_runs,
@@ -34,12 +34,12 @@ from softvq_lab.explore.token_counts import (
 )
 from softvq_lab.explore.tokens_needed import (
     WANTED,
-    at_rung,
+    at_budget,
     in_unit,
-    ladder,
+    nearest_budget,
     needed,
     picture_curve,
-    rung_at,
+    token_budgets,
     usual,
 )
 from softvq_lab.hub.models import find_tokenizer
@@ -120,7 +120,7 @@ class TokenCounts(Tab):
     def fit(self, name, kept):
         wanted = {self.wanted: dict(value=WANTED.get(kept.get("metric"), WANTED["psnr"]))}
         try:
-            counts = [r.tokens for r in self.rungs(name)]
+            counts = [r.tokens for r in self.budgets(name)]
         except (ValueError, KeyError, TypeError):
             return wanted
         low, high = min(counts), max(counts)
@@ -132,13 +132,13 @@ class TokenCounts(Tab):
         run = resolve(self.ctx.runs, name)
         return Run(find_tokenizer(run.path)) if run.kind == "generator" else run
 
-    def rungs(self, name):
-        return ladder(self.tokenizer_run(name), self.ctx.runs)
+    def budgets(self, name):
+        return token_budgets(self.tokenizer_run(name), self.ctx.runs)
 
     def counts_of(self, name):
         "The opened run, the token counts to compare, and what could not be opened."
-        lens = open_lens(resolve(self.ctx.runs, name).path)
-        return lens, *token_counts(self.tokenizer_run(name), self.ctx.runs)
+        loaded = load_run(resolve(self.ctx.runs, name).path)
+        return loaded, *token_counts(self.tokenizer_run(name), self.ctx.runs)
 
     def reproduce(self, name, image, values):
         run = str(self.tokenizer_run(name).path)
@@ -151,8 +151,8 @@ class TokenCounts(Tab):
         if not name:
             return *blank, "", "", None
         try:
-            lens, rungs, key = self.ctx.open(name), self.rungs(name), focus(images)
-            found = at_rung(rung_at(rungs, tokens), lens, key)
+            loaded, budgets, key = self.ctx.open(name), self.budgets(name), focus(images)
+            found = at_budget(nearest_budget(budgets, tokens), loaded, key)
             known = rows[1] if rows[0] == name else []
             mine = own[1] if own[0] == (name, key) else []
             wanted = WANTED[metric] if wanted is None else wanted
@@ -161,17 +161,17 @@ class TokenCounts(Tab):
             return *blank, failed(e), "", None
         answer = [needed(mine, metric, wanted), usual(known, metric, wanted) or WAIT]
         pictures = [downloadable(enlarge(found[k], 240)) for k in CAPTIONS]
-        return *pictures, told(found["row"], rungs), " ".join(answer), adapt(figure)
+        return *pictures, told(found["row"], budgets), " ".join(answer), adapt(figure)
 
     def strip(self, name, images):
         "The chosen image from each number of tokens, and what was left out."
         if not name:
             return [], "", []
         try:
-            lens, counts, skipped = self.counts_of(name)
+            loaded, counts, skipped = self.counts_of(name)
             key = focus(images)
-            pictures = [(served(enlarge(to_pil(chosen_image(lens, key)), 160)), "original")]
-            for c, r in zip(counts, one_image(counts, lens, key), strict=True):
+            pictures = [(served(enlarge(to_pil(chosen_image(loaded, key)), 160)), "original")]
+            for c, r in zip(counts, one_image(counts, loaded, key), strict=True):
                 caption = f"{c.tokens}: {r['figures']['psnr']:.1f} dB"
                 pictures.append((served(enlarge(r["reconstruction"], 160)), caption))
         except ValueError as e:
@@ -192,7 +192,7 @@ class TokenCounts(Tab):
         "Of the chosen picture, over all numbers of tokens."
         try:
             key = focus(images)
-            return (name, key), picture_curve(self.rungs(name), self.ctx.open(name), key)
+            return (name, key), picture_curve(self.budgets(name), self.ctx.open(name), key)
         except ValueError:
             return None, []
 
@@ -229,10 +229,10 @@ def alone_says(run: Run, runs: str) -> list[str]:
     return [ALONE, *(f"Not compared: {plain(s)}" for s in near_siblings(run, runs)[:3])]
 
 
-def told(row: dict, rungs) -> str:
+def told(row: dict, budgets) -> str:
     "What is shown: how many tokens, what they cost, and how near the picture is."
     figures = ", ".join(in_unit(m, row[m]) for m in WANTED if row[m] is not None)
-    most = max(r.tokens for r in rungs)
+    most = max(r.tokens for r in budgets)
     of = f"The first {row['tokens']} of {most} tokens" if row["kept"] else f"{row['tokens']} tokens"
     return f"**{of}** ({row['numbers']:,} numbers, {row['bits']:,.0f} bits): {figures}"
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAININGS', 'AT_WORK', 'ENDED', 'BY_HAND', 'RECORDED', 'SAVES_FIRST', 'workflow_notebook', 'JobInfo', 'Job',
-           'Signals', 'Watch', 'name_of_work', 'execute', 'what_next', 'leave_nothing', 'start', 'stop',
+           'Signals', 'ProgressRelay', 'name_of_work', 'execute', 'what_next', 'leave_nothing', 'start', 'stop',
            'refuse_what_is_not_there', 'run_workflow', 'begin_workflow', 'resume_job', 'main']
 
 # %% ../../nbs/experiments/02_execute.ipynb #79f5cc9b
@@ -111,7 +111,7 @@ class JobInfo(Entries):
 class Job:
     "A workflow executed into the notebook `output`. Creating the object changes nothing on disk."
 
-    watch: "Watch | None" = None  # receives its progress while it is executed
+    relay: "ProgressRelay | None" = None  # receives its progress while it is executed
 
     def __init__(self, output):
         self.output = Path(output)
@@ -291,7 +291,7 @@ RECORDED = 3  # seconds between two records in a job's file
 SAVES_FIRST = ": a training saves first; Ctrl-C again stops at once, without saving"
 
 
-class Watch(Signals):
+class ProgressRelay(Signals):
     """The callbacks of `papermill_engine.Watcher` for the work called `what`: records are shown on
     a `screen` and passed to each function of `takers`.
     """
@@ -368,9 +368,9 @@ def _execute(job: Job, lock: Lock, s: dict, quiet: bool) -> int:
     began, workflow = time.time(), s["workflow"]
     try:
         with Screen(io.StringIO() if quiet else None) as screen:
-            job.watch = Watch(name_of_work(workflow, job.output), workflow, screen)
-            job.watch.takers.append(_record_in(job, lock))
-            with job.watch:
+            job.relay = ProgressRelay(name_of_work(workflow, job.output), workflow, screen)
+            job.relay.takers.append(_record_in(job, lock))
+            with job.relay:
                 state, reason = _papermill(job, workflow, s["parameters"])
     except (Preempted, KeyboardInterrupt) as e:
         state, reason = _outcome(e)
@@ -419,21 +419,21 @@ def _papermill(job: Job, workflow: str, parameters: dict) -> tuple[str, str | No
             f"--- {workflow} {parameters}, {now()}, process {os.getpid()} on {platform.node()}",
             file=log,
         )
-        job.watch.takers.append(LogLines(log))
+        job.relay.takers.append(LogLines(log))
         try:
             execute_notebook(
                 workflow_notebook(workflow),
                 job.output,
                 parameters,
                 progress_bar=False,
-                engine_name=watched_by(job.watch, log),
+                engine_name=watched_by(job.relay, log),
                 stdout_file=log,
                 stderr_file=log,
                 config=_talk_by_files(sockets),
             )
             return "done", None
         except BaseException as e:
-            state, reason = _outcome(e, job.watch.asked, job.watch.passed)
+            state, reason = _outcome(e, job.relay.asked, job.relay.passed)
             print(f"--- {state}: {reason}", file=log)
             return state, reason
 

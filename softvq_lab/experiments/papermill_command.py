@@ -180,17 +180,23 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
     from papermill.cli import papermill as command
     from papermill.exceptions import PapermillExecutionError
 
-    from softvq_lab.experiments.execute import BY_HAND, Watch, _outcome, name_of_work, what_next
+    from softvq_lab.experiments.execute import (
+        BY_HAND,
+        ProgressRelay,
+        _outcome,
+        name_of_work,
+        what_next,
+    )
     from softvq_lab.experiments.papermill_engine import watched_by
     from softvq_lab.experiments.papermill_io import RUNS, refused_path
 
     remember_command()
     logging.getLogger("papermill").addFilter(_is_news)
-    watch, began = Watch(name_of_work(workflow, output), workflow), time.monotonic()
+    relay, began = ProgressRelay(name_of_work(workflow, output), workflow), time.monotonic()
     with tempfile.TemporaryFile() as errors:
-        words = ["--no-progress-bar", "--engine", watched_by(watch, errors), *complete]
+        words = ["--no-progress-bar", "--engine", watched_by(relay, errors), *complete]
         try:
-            with Screen(sys.stderr) as watch.screen, watch:
+            with Screen(sys.stderr) as relay.screen, relay:
                 command.main(words, prog_name="papermill", standalone_mode=False)
             tell(f"done in {short_duration(time.monotonic() - began)}: {output}", sys.stderr)
             if told := what_came_out(workflow, folder):
@@ -200,7 +206,7 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
             e.show()
             return e.exit_code
         except (PapermillExecutionError, DeadKernelError, Preempted, KeyboardInterrupt) as e:
-            state, reason = _outcome(e, watch.asked, watch.passed)
+            state, reason = _outcome(e, relay.asked, relay.passed)
             if reason != BY_HAND and state != "preempted":
                 errors.seek(0)
                 tell(errors.read().decode(errors="replace")[-2000:], sys.stderr)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..core import printable
 from ..data.images import spread, to_pil
-from .session import Lens, enlarge, error_map, remembered
+from .session import LoadedRun, enlarge, error_map, remembered
 from ..plots import TEMPLATE
 from ..quantizers.softvq import SoftVQ
 from ..tokenizer.vit import Encoder
@@ -141,24 +141,24 @@ def heatmap(q: Tensor, codebooks: int = 1, top: int = 24, token: int | None = No
 # %% ../../nbs/explore/01_codewords.ipynb #49cf2993
 @remembered
 @torch.no_grad()
-def heldout_latents(lens: Lens) -> tuple[list[int], Tensor, Tensor]:
+def heldout_latents(loaded: LoadedRun) -> tuple[list[int], Tensor, Tensor]:
     """Indices of up to 256 held-out images (fewer of large ones), their z_hat (N, L, .) and z
     (N, L, D).
     """
-    H, W = lens.tokenizer.image_size
+    H, W = loaded.tokenizer.image_size
     limit = min(256, max(16, 256 * 64**2 // (H * W)))
-    indices, outs = spread(len(lens.images.heldout), limit), []
+    indices, outs = spread(len(loaded.images.heldout), limit), []
     for at in range(0, len(indices), 32):
-        x = torch.stack([lens.images.heldout[i][0] for i in indices[at : at + 32]])
-        z_hat = lens.tokenizer.embed(x) if hasattr(lens.tokenizer, "embed") else None
-        z = lens.tokenizer.encode(x).z if z_hat is None else lens.tokenizer.quantizer(z_hat).z
+        x = torch.stack([loaded.images.heldout[i][0] for i in indices[at : at + 32]])
+        z_hat = loaded.tokenizer.embed(x) if hasattr(loaded.tokenizer, "embed") else None
+        z = loaded.tokenizer.encode(x).z if z_hat is None else loaded.tokenizer.quantizer(z_hat).z
         outs.append((z if z_hat is None else z_hat, z))
     return indices, torch.cat([a for a, _ in outs]), torch.cat([b for _, b in outs])
 
 
-def mean_tokens(lens: Lens) -> Tensor:
+def mean_tokens(loaded: LoadedRun) -> Tensor:
     "The mean of each token over held-out images (L, D)."
-    return heldout_latents(lens)[2].mean(0)
+    return heldout_latents(loaded)[2].mean(0)
 
 
 @dataclass(frozen=True)
@@ -199,11 +199,11 @@ def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
 
 # %% ../../nbs/explore/01_codewords.ipynb #52b76272
 @torch.no_grad()
-def weigh(lens: Lens, x: Tensor, edit: Edit = Edit()) -> dict:
+def weigh(loaded: LoadedRun, x: Tensor, edit: Edit = Edit()) -> dict:
     """Weights (L, K) of the tokens of the image x (3, H, W): `own` as trained, `weights` as edited,
     and the encoder output `z_hat` (1, L, D); None if the tokenizer has no weights.
     """
-    t, L = lens.tokenizer, lens.tokenizer.tokens
+    t, L = loaded.tokenizer, loaded.tokenizer.tokens
     if bad := [i for i in (*edit.weights, *edit.swap, *edit.knock) if not 0 <= i < L]:
         raise ValueError(f"there is no token {bad[0]}: this tokenizer has tokens 0 to {L - 1}")
     if not has_weights(t):
@@ -218,14 +218,14 @@ def weigh(lens: Lens, x: Tensor, edit: Edit = Edit()) -> dict:
 
 
 @torch.no_grad()
-def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = None) -> dict:
+def touch(loaded: LoadedRun, x: Tensor, edit: Edit = Edit(), other: Tensor | None = None) -> dict:
     """Image x (3, H, W) with its tokens edited; those in `edit.swap` come from the image `other`
     (3, H, W).
 
     Returns the result of `weigh`, and `before`, `after` (3, H, W); `change` (PIL, the error map
     between the two); `figures`: PSNR of both to x, and between them.
     """
-    t, w = lens.tokenizer, weigh(lens, x, edit)
+    t, w = loaded.tokenizer, weigh(loaded, x, edit)
     if w["weights"] is None:
         z = (z0 := t.encode(x[None]).z).clone()
     else:
@@ -235,7 +235,7 @@ def touch(lens: Lens, x: Tensor, edit: Edit = Edit(), other: Tensor | None = Non
             raise ValueError("swapping needs another image")
         z[:, list(edit.swap)] = t.encode(other[None]).z[:, list(edit.swap)]
     if edit.knock:
-        z[:, list(edit.knock)] = mean_tokens(lens)[list(edit.knock)]
+        z[:, list(edit.knock)] = mean_tokens(loaded)[list(edit.knock)]
     before, after = t.decode(torch.cat([z0, z])).clamp(-1, 1)
 
     def of(a, b):
@@ -292,12 +292,12 @@ def read_weights(told: str, tokenizer) -> dict[int, dict[int, float]]:
 # %% ../../nbs/explore/01_codewords.ipynb #c2fa4886
 @torch.no_grad()
 def codewords_alone(
-    lens: Lens, token: int, codewords: list[int]
+    loaded: LoadedRun, token: int, codewords: list[int]
 ) -> tuple[Image.Image, list[Image.Image]]:
     """The image decoded from mean tokens, and the same with `token` replaced by each codeword,
     blended with the map of the change (one colour scale for all).
     """
-    t, mean = lens.tokenizer, mean_tokens(lens)
+    t, mean = loaded.tokenizer, mean_tokens(loaded)
     z = mean.expand(len(codewords) + 1, -1, -1).clone()
     z[1:, token] = t.quantizer.codewords()[
         token // (t.tokens // t.quantizer.codebooks), codewords
@@ -308,11 +308,13 @@ def codewords_alone(
 
 
 @torch.no_grad()
-def where_used(lens: Lens, token: int, codeword: int, top: int = 8) -> list[tuple[int, int, float]]:
+def where_used(
+    loaded: LoadedRun, token: int, codeword: int, top: int = 8
+) -> list[tuple[int, int, float]]:
     """(held-out index, token, weight) of the `top` images in which `codeword` has the largest
     weight, with the token that has it. The codebook is that of `token`.
     """
-    t, (indices, z_hat, _) = lens.tokenizer, heldout_latents(lens)
+    t, (indices, z_hat, _) = loaded.tokenizer, heldout_latents(loaded)
     n = t.tokens // t.quantizer.codebooks
     g = token // n
     w = torch.cat(
@@ -337,11 +339,11 @@ def _shared_copy(module: torch.nn.Module) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def attention(lens: Lens, x: Tensor) -> Tensor:
+def attention(loaded: LoadedRun, x: Tensor) -> Tensor:
     """Attention of each latent token over the patch grid (blocks, L, h, w), mean over heads; a
     `ValueError` for an encoder without attention.
     """
-    t = lens.tokenizer
+    t = loaded.tokenizer
     if not can_attend(t):
         raise ValueError(
             f"{type(getattr(t, 'encoder', t)).__name__} is no ViT: it has no attention of tokens "

@@ -16,7 +16,7 @@ from ..core import printable
 from ..data.images import tile
 from ..experiments.leaderboard import boards
 from .run_table import in_places, passport_words
-from .session import heldout_gallery, open_lens, reconstruct, same_image
+from .session import heldout_gallery, load_run, reconstruct, same_image
 from softvq_lab.metrics import (
     direction,
     is_headline,
@@ -120,11 +120,11 @@ def same_pictures(runs: Iterable[tuple[str, Run]], count: int = 8, side: int = 7
             if run.kind == "generator":
                 missing.append(f"{name} is a generator: it draws, and has no reconstructions.")
                 continue
-            lens = open_lens(run.path)
+            loaded = load_run(run.path)
             if first is None:
-                keys = [f"heldout:{i}" for i, _, _ in heldout_gallery(lens, limit=count)]
-                first = lens
-            made = [reconstruct(lens, same_image(first, k, lens)) for k in keys]
+                keys = [f"heldout:{i}" for i, _, _ in heldout_gallery(loaded, limit=count)]
+                first = loaded
+            made = [reconstruct(loaded, same_image(first, k, loaded)) for k in keys]
         except (ValueError, OSError) as e:
             missing.append(f"{name}: {e}")
             continue

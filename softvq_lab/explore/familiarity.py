@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from ..evaluation.image_metrics import pixel_metrics, reconstruct_split
-from .session import Lens, remembered
+from .session import LoadedRun, remembered
 from .token_counts import some_heldout
 
 # %% ../../nbs/explore/02a_familiarity.ipynb #fa31a005
 @remembered
-def heldout_psnr(lens: Lens, limit: int = 96) -> Tensor:
+def heldout_psnr(loaded: LoadedRun, limit: int = 96) -> Tensor:
     "PSNR in dB of at most `limit` held-out images, spread evenly; the lowest first."
-    images = some_heldout(lens.images, limit)
-    return reconstruct_split(lens.tokenizer, images, hold=False)["psnr"].sort().values
+    images = some_heldout(loaded.images, limit)
+    return reconstruct_split(loaded.tokenizer, images, hold=False)["psnr"].sort().values
 
 
 def unlike(psnr: float, heldout: Tensor) -> str:
@@ -34,9 +34,9 @@ def unlike(psnr: float, heldout: Tensor) -> str:
 
 
 @torch.no_grad()
-def how_unlike(lens: Lens, x: Tensor) -> str:
-    "`unlike` of a picture (3, H, W) for the tokenizer of `lens`; '' if its images are missing."
-    if lens.missing:
+def how_unlike(loaded: LoadedRun, x: Tensor) -> str:
+    "`unlike` of a picture (3, H, W) for the tokenizer of `loaded`; '' if its images are missing."
+    if loaded.missing:
         return ""
-    y = lens.tokenizer.decode(lens.tokenizer.encode(x[None]).z).clamp(-1, 1)
-    return unlike(pixel_metrics(x[None], y)["psnr"].item(), heldout_psnr(lens))
+    y = loaded.tokenizer.decode(loaded.tokenizer.encode(x[None]).z).clamp(-1, 1)
+    return unlike(pixel_metrics(x[None], y)["psnr"].item(), heldout_psnr(loaded))

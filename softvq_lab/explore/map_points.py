@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..core import write_atomic
-from .latent_map import Atlas
-from .session import Lens
+from .latent_map import StoredMap
+from .session import LoadedRun
 
 # %% ../../nbs/explore/05a_map_points.ipynb #ecd43916
 LATENTS = "latent_map.safetensors"
@@ -34,13 +34,13 @@ def keep_latents(folder, latents: dict[str, Tensor]) -> Path:
     return path
 
 
-def map_latents(folder, atlas: Atlas, which: str) -> Tensor | None:
+def map_latents(folder, stored: StoredMap, which: str) -> Tensor | None:
     "The latents (N, F) of a map; None for a map that was made without keeping them."
     try:
         found = load_file(Path(folder) / LATENTS)[which].float()
     except Exception:  # a damaged file counts as none
         return None
-    fits = found.ndim == 2 and len(found) == len(atlas.indices) and found.isfinite().all()
+    fits = found.ndim == 2 and len(found) == len(stored.indices) and found.isfinite().all()
     return found if fits else None
 
 # %% ../../nbs/explore/05a_map_points.ipynb #f45bf62d
@@ -50,10 +50,10 @@ def neighbours_of(vectors: Tensor, query: Tensor, count: int) -> tuple[list[int]
     return at.tolist(), d
 
 
-def vectors_of(folder, atlas: Atlas, which: str) -> tuple[Tensor, bool]:
+def vectors_of(folder, stored: StoredMap, which: str) -> tuple[Tensor, bool]:
     "The latents of a map, or else its 2-d coordinates, and whether it is the latter."
-    found = map_latents(folder, atlas, which)
-    return (torch.tensor(atlas.maps[which]).float(), True) if found is None else (found, False)
+    found = map_latents(folder, stored, which)
+    return (torch.tensor(stored.maps[which]).float(), True) if found is None else (found, False)
 
 
 def neighbours_of_point(vectors: Tensor, n: int, count: int) -> list[int]:
@@ -117,18 +117,18 @@ class Place:
 
 
 @torch.no_grad()
-def latents_of(lens: Lens, x: Tensor, which: str) -> Tensor:
+def latents_of(loaded: LoadedRun, x: Tensor, which: str) -> Tensor:
     "The features that the map `which` (z or z_hat) is made of, for an image (3, H, W)."
-    out = lens.tokenizer.encode(x[None])
+    out = loaded.tokenizer.encode(x[None])
     return (out.z_hat if which == "z_hat" else out.z)[0].flatten().float()
 
 
-def own_place(lens: Lens, atlas: Atlas, which: str, x: Tensor) -> Place | None:
+def own_place(loaded: LoadedRun, stored: StoredMap, which: str, x: Tensor) -> Place | None:
     """The place of an image (3, H, W); None for a map that was made without keeping its latents, or
     with other weights.
     """
-    vectors = map_latents(lens.run.path / "evaluation", atlas, which)
-    if vectors is None or atlas.tokenizer != lens.tokenizer.fingerprint:
+    vectors = map_latents(loaded.run.path / "evaluation", stored, which)
+    if vectors is None or stored.tokenizer != loaded.tokenizer.fingerprint:
         return None
-    xy, near = place_on_map(vectors, atlas.maps[which], latents_of(lens, x, which))
+    xy, near = place_on_map(vectors, stored.maps[which], latents_of(loaded, x, which))
     return Place(tuple(xy.tolist()), near)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.images import grid
 from .sampling import Film
-from .session import Lens, decode_latents, latent_steps
+from .session import LoadedRun, decode_latents, latent_steps
 from ..generators.noise import NearbyNoise
 
 # %% ../../nbs/explore/03a_one_sample.ipynb #3262d727
@@ -37,26 +37,26 @@ class Drawn:
         return self.how.get("precision", "fp32")
 
 
-def drawing(lens: Lens, drawn: Drawn) -> Iterator[int]:
+def drawing(loaded: LoadedRun, drawn: Drawn) -> Iterator[int]:
     "Draw the samples, and yield the number of each step once `drawn` holds its pictures."
-    for step, z in latent_steps(lens, drawn.classes, **drawn.how):
+    for step, z in latent_steps(loaded, drawn.classes, **drawn.how):
         drawn.film.add(z.cpu())
-        drawn.images = decode_latents(lens, z, drawn.precision)
+        drawn.images = decode_latents(loaded, z, drawn.precision)
         yield step
 
 
-def frame(lens: Lens, drawn: Drawn, sample: int, done: float = 1.0) -> tuple[int, Tensor]:
+def frame(loaded: LoadedRun, drawn: Drawn, sample: int, done: float = 1.0) -> tuple[int, Tensor]:
     """A step of a sample's film, and the picture (3, H, W) after it; `done`: position in the film,
     from 0 (the first step) to 1 (the last).
     """
     shots = drawn.film.shots
     step, z = shots[round(min(1, max(0, done)) * (len(shots) - 1))]
-    return step, decode_latents(lens, z[sample : sample + 1], drawn.precision)[0]
+    return step, decode_latents(loaded, z[sample : sample + 1], drawn.precision)[0]
 
 
-def film_strip(lens: Lens, drawn: Drawn, sample: int, side: int = 64) -> Image.Image:
+def film_strip(loaded: LoadedRun, drawn: Drawn, sample: int, side: int = 64) -> Image.Image:
     "Frames of a sample in a row, from the first step to the last."
-    x = decode_latents(lens, torch.stack([z[sample] for z in drawn.film.few]), drawn.precision)
+    x = decode_latents(loaded, torch.stack([z[sample] for z in drawn.film.few]), drawn.precision)
     return grid(x, len(x), max(1, side // x.shape[-1]))
 
 # %% ../../nbs/explore/03a_one_sample.ipynb #03b801aa
@@ -77,12 +77,12 @@ def sample_at(drawn: Drawn, x: int, y: int) -> int | None:
 
 # %% ../../nbs/explore/03a_one_sample.ipynb #b366915a
 def variation_steps(
-    lens: Lens, drawn: Drawn, sample: int, strength: float, count: int = 8
+    loaded: LoadedRun, drawn: Drawn, sample: int, strength: float, count: int = 8
 ) -> Iterator[tuple[int, Tensor]]:
     "Yield (step, images (count, 3, H, W)) of variations of a sample."
     how = {k: v for k, v in drawn.how.items() if k != "seed"}
-    seed, device = drawn.how.get("seed", 0), lens.generator.device
+    seed, device = drawn.how.get("seed", 0), loaded.generator.device
     noise = NearbyNoise(seed, sample, count, strength, device)
     classes = drawn.classes[sample].repeat(count)
-    for step, z in latent_steps(lens, classes, noise=noise, **how):
-        yield step, decode_latents(lens, z, drawn.precision)
+    for step, z in latent_steps(loaded, classes, noise=noise, **how):
+        yield step, decode_latents(loaded, z, drawn.precision)

@@ -30,8 +30,8 @@ UPLOADED = "Your own picture is not in the run folder: write its path in place o
 # %% ../../nbs/explore/12_reproduce.ipynb #f98a7006
 def _opened(run: str, *names: str) -> str:
     "The lines that open a run; `names`: further imports from `explore.session`."
-    imported = ", ".join(sorted({"open_lens", *names}))
-    return f"from softvq_lab.explore.session import {imported}\n\nlens = open_lens({run!r})\n"
+    imported = ", ".join(sorted({"load_run", *names}))
+    return f"from softvq_lab.explore.session import {imported}\n\nlens = load_run({run!r})\n"
 
 
 def _key(key: str) -> str:
@@ -41,7 +41,7 @@ def _key(key: str) -> str:
 
 def _image(key: str) -> str:
     "An expression for the chosen picture, 'heldout:3' or an uploaded file."
-    return f"chosen_image(lens, {_key(key)!r})"
+    return f"chosen_image(loaded, {_key(key)!r})"
 
 
 def _note(*keys: str) -> str:
@@ -51,7 +51,7 @@ def _note(*keys: str) -> str:
 def reconstruction_ways(run: str, image: str, kept: int | None = None) -> Ways:
     "The reconstruction of a picture ('heldout:3' or 'file:PATH') from its first `kept` tokens."
     tokens = "" if kept is None else f", kept={kept}"
-    lines = f"result = reconstruct(lens, {_image(image)}{tokens})\n"
+    lines = f"result = reconstruct(loaded, {_image(image)}{tokens})\n"
     lines += "result['reconstruction'].save('reconstruction.png')\nprint(result['figures'])"
     python = _opened(run, "chosen_image", "reconstruct") + lines
     return Ways(f"softvq-lab evaluate {shlex.quote(run)}", python, _note(image))
@@ -68,7 +68,7 @@ def edit_ways(
     other = f", {_image(donor)}" if edit.swap and donor else ""
     imports = "from softvq_lab.data.images import to_pil\n"
     imports += "from softvq_lab.explore.codewords import Edit, touch\n"
-    lines = f"result = touch(lens, {_image(image)}, Edit({words}){other})\n"
+    lines = f"result = touch(loaded, {_image(image)}, Edit({words}){other})\n"
     lines += "to_pil(result['after']).save('edited.png')\nprint(result['figures'])"
     if token is not None:
         lines += f"\nprint(result['weights'][{token}].topk(5))  # weights and codewords"
@@ -89,20 +89,26 @@ def count_ways(
     """A picture decoded from `tokens` tokens, its curve beside that of the held-out images (of a
     run and its siblings under `runs`), and the tokens that it needs to reach `wanted` in a metric.
     """
-    python = f"""from softvq_lab.explore.session import open_lens
+    python = f"""from softvq_lab.explore.session import load_run
 from softvq_lab.explore.token_counts import (
     rate_distortion,
     rate_distortion_figure,
     token_counts,
 )
-from softvq_lab.explore.tokens_needed import at_rung, ladder, needed, picture_curve, rung_at
+from softvq_lab.explore.tokens_needed import (
+    at_budget,
+    nearest_budget,
+    needed,
+    picture_curve,
+    token_budgets,
+)
 from softvq_lab.runs import Run
 
-lens, image = open_lens({run!r}), {_key(image)!r}
-rungs = ladder(Run({run!r}), {runs!r})
-shown = at_rung(rung_at(rungs, {int(tokens)}), lens, image)
+loaded, image = load_run({run!r}), {_key(image)!r}
+budgets = token_budgets(Run({run!r}), {runs!r})
+shown = at_budget(nearest_budget(budgets, {int(tokens)}), loaded, image)
 shown['reconstruction'].save('reconstruction.png')
-own = picture_curve(rungs, lens, image)
+own = picture_curve(budgets, loaded, image)
 print(needed(own, {metric!r}, {wanted!r}))
 counts, says = token_counts(Run({run!r}), {runs!r})
 rows = rate_distortion(counts)
@@ -126,11 +132,11 @@ def map_ways(
     given, usual = dict(neighbors=neighbors, images=images, seed=seed), LatentMapConfig()
     words = "".join(f" -p {k} {v}" for k, v in given.items() if v != getattr(usual, k))
     terminal = f"papermill nbs/latent_map.ipynb -p run {shlex.quote(run)}{words}"
-    lines = f"""from softvq_lab.explore.latent_map import read_atlas
+    lines = f"""from softvq_lab.explore.latent_map import read_map
 from softvq_lab.runs import Run
 
-atlas = read_atlas(Run({run!r}))  # what that command has computed
-print(atlas.maps[{which!r}][:5], atlas.indices[:5])"""
+stored = read_map(Run({run!r}))  # what that command has computed
+print(stored.maps[{which!r}][:5], stored.indices[:5])"""
     if region:
         lines += _region(which, region)
     if len(ends) == 2:
@@ -144,8 +150,8 @@ def _region(which: str, region: str) -> str:
 
 from softvq_lab.explore.map_points import points_within, read_region
 
-found = points_within(atlas.maps[{which!r}], read_region({region!r}))
-print([(n, atlas.classes[n]) for n in found])  # points and their classes"""
+found = points_within(stored.maps[{which!r}], read_region({region!r}))
+print([(n, stored.classes[n]) for n in found])  # points and their classes"""
 
 
 def _way(run: str, ends: tuple[int, ...], pictures: int) -> str:
@@ -154,11 +160,11 @@ def _way(run: str, ends: tuple[int, ...], pictures: int) -> str:
 
 from softvq_lab.data.images import grid
 from softvq_lab.explore.latent_map import latent_path, picture_of
-from softvq_lab.explore.session import open_lens
+from softvq_lab.explore.session import load_run
 
-lens = open_lens({run!r})
-first, last = (picture_of(lens, atlas.indices[n]) for n in {tuple(ends)!r})
-grid(latent_path(lens, first, last, {pictures}), {min(pictures, 4)}).save('way.png')"""
+loaded = load_run({run!r})
+first, last = (picture_of(loaded, stored.indices[n]) for n in {tuple(ends)!r})
+grid(latent_path(loaded, first, last, {pictures}), {min(pictures, 4)}).save('way.png')"""
 
 # %% ../../nbs/explore/12_reproduce.ipynb #05c30b29
 def sample_ways(
@@ -221,7 +227,7 @@ def grid_ways(run: str, rows: Axis, columns: Axis, usual: dict) -> Ways:
     if "class" in usual:
         words += f"    **{{'class': {usual['class']!r}}},\n"
     imports = "from softvq_lab.explore.sample_grid import Axis, sample_grid\n"
-    lines = f"picture = sample_grid(\n    lens,\n    {axes.rstrip()}\n{words})\n"
+    lines = f"picture = sample_grid(\n    loaded,\n    {axes.rstrip()}\n{words})\n"
     return Ways("", imports + _opened(run) + lines + "picture.save('grid.png')")
 
 # %% ../../nbs/explore/12_reproduce.ipynb #d41f6c02
@@ -245,10 +251,10 @@ def film_ways(run: str, classes: list[int], how: dict, sample: int, done: float,
     """
     imports = "import torch\n\nfrom softvq_lab.data.images import to_pil\n"
     imports += "from softvq_lab.explore.one_sample import Drawn, drawing, film_strip, frame\n"
-    lines = f"""for step in drawing(lens, drawn):
+    lines = f"""for step in drawing(loaded, drawn):
     pass
-film_strip(lens, drawn, sample).save('film.png')
-step, image = frame(lens, drawn, sample, {done!r})
+film_strip(loaded, drawn, sample).save('film.png')
+step, image = frame(loaded, drawn, sample, {done!r})
 to_pil(image).save('sample.png')
 print(f'after step {{step}}')"""
     made = imports + _one_sample(run, classes, how, sample) + lines
@@ -261,7 +267,7 @@ def variation_ways(
     "Variations of one of the samples of `classes`, which are drawn with the arguments `how`."
     imports = "import torch\n\nfrom softvq_lab.data.images import grid\n"
     imports += "from softvq_lab.explore.one_sample import Drawn, variation_steps\n"
-    lines = f"""for step, images in variation_steps(lens, drawn, sample, {strength!r}, {count}):
+    lines = f"""for step, images in variation_steps(loaded, drawn, sample, {strength!r}, {count}):
     pass
 grid(images, {count}).save('variations.png')"""
     return Ways("", imports + _one_sample(run, classes, how, sample) + lines)

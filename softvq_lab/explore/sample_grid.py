@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data.images import spread, to_pil
-from .session import Lens, can_keep, decode_latents, latent_steps
+from .session import LoadedRun, can_keep, decode_latents, latent_steps
 from ..settings.parse import closest
 
 # %% ../../nbs/explore/03b_sample_grid.ipynb #5b928686
@@ -30,14 +30,14 @@ RANGES = {
 }
 
 
-def with_temperature(lens: Lens) -> list[str]:
+def with_temperature(loaded: LoadedRun) -> list[str]:
     "The samplers of a generator that have a temperature."
-    return [n for n, choice in lens.generator.samplers.items() if "temperature" in choice.options]
+    return [n for n, choice in loaded.generator.samplers.items() if "temperature" in choice.options]
 
 
-def refusal(lens: Lens, setting: str) -> str:
+def refusal(loaded: LoadedRun, setting: str) -> str:
     "Why a setting cannot be varied here; empty where it can."
-    g, t = lens.generator, lens.tokenizer
+    g, t = loaded.generator, loaded.tokenizer
     if setting == "guidance" and not (g.num_classes and g.config.class_dropout):
         return (
             "This generator has no guidance: it was trained without a null class "
@@ -45,7 +45,7 @@ def refusal(lens: Lens, setting: str) -> str:
         )
     if setting == "class" and not g.num_classes:
         return "This generator has no classes: its images had none."
-    if setting == "temperature" and not with_temperature(lens):
+    if setting == "temperature" and not with_temperature(loaded):
         return (
             f"No sampler of this generator has a temperature ({', '.join(g.samplers)}). "
             "Those of MAR have one."
@@ -58,20 +58,20 @@ def refusal(lens: Lens, setting: str) -> str:
     return ""
 
 # %% ../../nbs/explore/03b_sample_grid.ipynb #12313e4f
-def choices_of(lens: Lens, setting: str) -> list[str]:
+def choices_of(loaded: LoadedRun, setting: str) -> list[str]:
     "The possible values of a setting that is chosen by name."
     if setting == "sampler":
-        return list(lens.generator.samplers)
-    return list(lens.images.class_names)[: lens.generator.num_classes]
+        return list(loaded.generator.samplers)
+    return list(loaded.images.class_names)[: loaded.generator.num_classes]
 
 
-def suggested(lens: Lens, setting: str) -> str:
+def suggested(loaded: LoadedRun, setting: str) -> str:
     "Values to begin with; empty where there are none."
-    if setting == NONE or refusal(lens, setting):
+    if setting == NONE or refusal(loaded, setting):
         return ""
-    tokens = lens.tokenizer.tokens
+    tokens = loaded.tokenizer.tokens
     if setting in ("sampler", "class"):
-        return ", ".join(choices_of(lens, setting)[:5])
+        return ", ".join(choices_of(loaded, setting)[:5])
     return {
         "guidance": "1, 2, 4",
         "steps": "2, 5, 25",
@@ -89,15 +89,15 @@ class Axis:
     values: tuple = (None,)
 
 
-def _value(lens: Lens, setting: str, word: str):
+def _value(loaded: LoadedRun, setting: str, word: str):
     "One typed value of a setting."
     if setting in ("sampler", "class"):
-        names = choices_of(lens, setting)
+        names = choices_of(loaded, setting)
         if word in names:
             return word
         shown = ", ".join(names[:20]) + ", ..." * (len(names) > 20)
         raise ValueError(f"{setting} {word!r}: there are {shown}.{closest(word, names)}")
-    kind, low, high = RANGES.get(setting, (int, 1, lens.tokenizer.tokens))
+    kind, low, high = RANGES.get(setting, (int, 1, loaded.tokenizer.tokens))
     try:
         value = kind(word)
     except ValueError:
@@ -108,20 +108,20 @@ def _value(lens: Lens, setting: str, word: str):
     return value
 
 # %% ../../nbs/explore/03b_sample_grid.ipynb #c7bcc9ad
-def read_axis(lens: Lens, setting: str, typed: str) -> Axis:
+def read_axis(loaded: LoadedRun, setting: str, typed: str) -> Axis:
     "A setting with its typed values; a `ValueError` says what is not possible."
     if setting == NONE:
         return Axis()
     if setting not in SETTINGS:
         raise ValueError(f"There is no setting {setting!r}: {', '.join((NONE, *SETTINGS))}.")
-    if why := refusal(lens, setting):
+    if why := refusal(loaded, setting):
         raise ValueError(why)
     words = [word.strip() for word in typed.split(",") if word.strip()]
     if not 1 <= len(words) <= MOST_VALUES:
         raise ValueError(
             f"{setting}: {len(words)} values. Type 1 to {MOST_VALUES}, separated by commas."
         )
-    return Axis(setting, tuple(dict.fromkeys(_value(lens, setting, word) for word in words)))
+    return Axis(setting, tuple(dict.fromkeys(_value(loaded, setting, word) for word in words)))
 
 # %% ../../nbs/explore/03b_sample_grid.ipynb #f6b3608a
 def check_axes(rows: Axis, columns: Axis):
@@ -135,7 +135,7 @@ def check_axes(rows: Axis, columns: Axis):
 
 # %% ../../nbs/explore/03b_sample_grid.ipynb #7a5082b4
 def grid_pictures(
-    lens: Lens,
+    loaded: LoadedRun,
     rows: Axis,
     columns: Axis,
     usual: dict,
@@ -154,20 +154,20 @@ def grid_pictures(
             kept = how.pop("tokens kept", None)
             key = tuple(sorted(how.items()))
             if key not in known:
-                known[key] = _latents(lens, how, wanted)
+                known[key] = _latents(loaded, how, wanted)
             if known[key] is None:
                 return
             z = known[key] if kept is None else known[key][:, :kept]
-            yield i, j, decode_latents(lens, z, how.get("precision", "fp32"))[0]
+            yield i, j, decode_latents(loaded, z, how.get("precision", "fp32"))[0]
 
 # %% ../../nbs/explore/03b_sample_grid.ipynb #945203a8
-def _latents(lens: Lens, how: dict, wanted: Callable[[], bool]) -> Tensor | None:
+def _latents(loaded: LoadedRun, how: dict, wanted: Callable[[], bool]) -> Tensor | None:
     "The latents (1, L, D) of one sample; None if `wanted` returns False."
     how = dict(how)
     name = how.pop("class", None)
-    y = torch.tensor([choices_of(lens, "class").index(name) if name else 0])
+    y = torch.tensor([choices_of(loaded, "class").index(name) if name else 0])
     last = None
-    for _, z in latent_steps(lens, y, **how):
+    for _, z in latent_steps(loaded, y, **how):
         if not wanted():
             return None
         last = z
@@ -231,7 +231,7 @@ def labelled(
     return image
 
 # %% ../../nbs/explore/03b_sample_grid.ipynb #caa9af76
-def sample_grid(lens: Lens, rows: Axis, columns: Axis, **usual) -> Image.Image:
+def sample_grid(loaded: LoadedRun, rows: Axis, columns: Axis, **usual) -> Image.Image:
     "The whole grid as a labelled picture."
-    found = {(i, j): x for i, j, x in grid_pictures(lens, rows, columns, usual)}
+    found = {(i, j): x for i, j, x in grid_pictures(loaded, rows, columns, usual)}
     return labelled(found, rows, columns, tuple(found[0, 0].shape[-2:]))

@@ -19,7 +19,7 @@ from ..core import short_duration
 from ..data.images import grid, spread, stack, to_pil
 from ..evaluation.extractors import Extractor, extract, make_extractor
 from softvq_lab.explore.session import (
-    Lens,
+    LoadedRun,
     colour_network,
     heldout_gallery,
     remembered,
@@ -29,21 +29,21 @@ from ..plots import stack_pictures
 from ..settings.parse import closest
 
 # %% ../../nbs/explore/03_sampling.ipynb #de8f290f
-def classes_of(lens: Lens, labels: list[str], count: int) -> Tensor:
+def classes_of(loaded: LoadedRun, labels: list[str], count: int) -> Tensor:
     """Classes (count): the named ones in turn, or all in turn if none is named; a `ValueError` for
     an unknown name.
     """
-    names = list(lens.images.class_names)
+    names = list(loaded.images.class_names)
     for l in labels:
         if l not in names:
             raise ValueError(
                 f"There is no class {l!r}. Classes of this run: "
                 f"{', '.join(names[:50])}{', ...' * (len(names) > 50)}.{closest(l, names)}"
             )
-    if not lens.generator.num_classes:
+    if not loaded.generator.num_classes:
         return torch.zeros(count, dtype=torch.long)
     own = [names.index(l) for l in labels] or list(
-        range(min(len(names), lens.generator.num_classes))
+        range(min(len(names), loaded.generator.num_classes))
     )
     return torch.tensor(own)[torch.arange(count) % len(own)]
 
@@ -84,7 +84,7 @@ class Film:
 
 # %% ../../nbs/explore/03_sampling.ipynb #5e7ff320
 def guidance_sweep(
-    lens: Lens,
+    loaded: LoadedRun,
     classes: Tensor,
     scales: list[float],
     wanted: Callable[[], bool] = lambda: True,
@@ -96,7 +96,7 @@ def guidance_sweep(
     """
     rows = []
     for scale in scales:
-        for _, x in sample_steps(lens, classes, guidance=scale, **how):
+        for _, x in sample_steps(loaded, classes, guidance=scale, **how):
             if not wanted():
                 return
             last = x
@@ -104,13 +104,11 @@ def guidance_sweep(
         yield scales[: len(rows)], torch.stack(rows)
 
 # %% ../../nbs/explore/03_sampling.ipynb #5e1c7a11
-def steps_taken(lens: Lens, sampler: str, steps: int) -> int | None:
-    """Steps that a sampler of the generator of `lens` takes when `steps` are asked for; None if it
-    chooses them itself.
-    """
+def steps_taken(loaded: LoadedRun, sampler: str, steps: int) -> int | None:
+    """Steps that the sampler takes when `steps` are asked for; None if it chooses them itself."""
     if sampler == "dopri5":
         return None
-    return min(steps, lens.generator.tokens) if lens.generator.family == "mar" else steps
+    return min(steps, loaded.generator.tokens) if loaded.generator.family == "mar" else steps
 
 
 class StepsLeft:
@@ -140,30 +138,33 @@ class StepsLeft:
 
 # %% ../../nbs/explore/03_sampling.ipynb #f32adab5
 @remembered
-def _training_features(lens: Lens) -> tuple[Extractor, list[int], Tensor, Tensor]:
+def _training_features(loaded: LoadedRun) -> tuple[Extractor, list[int], Tensor, Tensor]:
     """Extractor, indices and features of training images, and the sorted distances of held-out
     images to the nearest of them.
     """
-    network = colour_network(lens.images) or "reference"
-    judge, indices = make_extractor(network, lens.images), spread(len(lens.images.train), 10_000)
-    f, _ = extract(judge, Subset(lens.images.train, indices), batch_size=256)
-    held, _ = extract(judge, stack(lens.images.heldout, 500)[0])
+    network = colour_network(loaded.images) or "reference"
+    judge, indices = (
+        make_extractor(network, loaded.images),
+        spread(len(loaded.images.train), 10_000),
+    )
+    f, _ = extract(judge, Subset(loaded.images.train, indices), batch_size=256)
+    held, _ = extract(judge, stack(loaded.images.heldout, 500)[0])
     return judge, indices, f, torch.cdist(held, f).min(1).values.sort().values
 
 
-def nearest_training(lens: Lens, x: Tensor, top: int = 6) -> dict:
+def nearest_training(loaded: LoadedRun, x: Tensor, top: int = 6) -> dict:
     """The training images nearest to an image x (3, H, W), of at most 10,000 spread evenly.
 
     `nearest`: (index, class name, distance, PIL) of each; `closer_than`: the fraction of held-out
     images whose nearest training image is farther away; `typical`: their median distance;
     `searched`: the number of training images."""
-    judge, indices, f, held = _training_features(lens)
+    judge, indices, f, held = _training_features(loaded)
     d = torch.cdist(extract(judge, x[None])[0], f)[0]
     near, at = d.topk(min(top, len(d)), largest=False)
     rows = []
     for value, i in zip(near.tolist(), at.tolist()):
-        image, label = lens.images.train[indices[i]]
-        rows.append((indices[i], lens.images.class_names[int(label)], value, to_pil(image)))
+        image, label = loaded.images.train[indices[i]]
+        rows.append((indices[i], loaded.images.class_names[int(label)], value, to_pil(image)))
     return {
         "nearest": rows,
         "closer_than": (held > near[0]).float().mean().item(),
@@ -185,20 +186,20 @@ def memorised(found: dict) -> str:
 
 # %% ../../nbs/explore/03_sampling.ipynb #f32adab6
 @torch.no_grad()
-def nearest_pictures(lens: Lens, x: Tensor) -> Tensor:
+def nearest_pictures(loaded: LoadedRun, x: Tensor) -> Tensor:
     "The training image most like each image of x (B, 3, H, W), in the same shape."
-    judge, indices, f, _ = _training_features(lens)
+    judge, indices, f, _ = _training_features(loaded)
     at = torch.cdist(extract(judge, x)[0], f).argmin(1)
-    return torch.stack([lens.images.train[indices[i]][0] for i in at])
+    return torch.stack([loaded.images.train[indices[i]][0] for i in at])
 
 
 @torch.no_grad()
-def poster(lens: Lens, rows: int = 4, nearest: bool = False) -> Image.Image:
+def poster(loaded: LoadedRun, rows: int = 4, nearest: bool = False) -> Image.Image:
     """A captioned picture: ten held-out images, their reconstructions, `rows` rows of samples of
     up to ten classes; with `nearest` also the training image most like each sample.
     """
-    x = torch.stack([lens.images.heldout[i][0] for i, _, _ in heldout_gallery(lens, limit=10)])
-    t, names = lens.tokenizer, lens.images.class_names[:10]
+    x = torch.stack([loaded.images.heldout[i][0] for i, _, _ in heldout_gallery(loaded, limit=10)])
+    t, names = loaded.tokenizer, loaded.images.class_names[:10]
     values = f"{t.tokens} x {t.latent_dim} = {t.tokens * t.latent_dim}"
 
     def draw(images, columns=10):
@@ -206,11 +207,11 @@ def poster(lens: Lens, rows: int = 4, nearest: bool = False) -> Image.Image:
 
     decoded = f"decoded from {t.tokens} tokens ({values} numbers instead of {x[0].numel():,})"
     parts = [("held-out images", draw(x)), (decoded, draw(t(x)[0]))]
-    if lens.generator:
-        z = lens.generator.sample(torch.arange(len(names)).repeat(rows), seed=1)
+    if loaded.generator:
+        z = loaded.generator.sample(torch.arange(len(names)).repeat(rows), seed=1)
         drawn = t.decode(z).clamp(-1, 1)
         parts.append((f"drawn by class: {', '.join(names)}", draw(drawn, len(names))))
         if nearest:
-            near = draw(nearest_pictures(lens, drawn), len(names))
+            near = draw(nearest_pictures(loaded, drawn), len(names))
             parts.append(("the training image most like each of them", near))
     return stack_pictures(parts)

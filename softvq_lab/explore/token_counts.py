@@ -27,9 +27,9 @@ from softvq_lab.evaluation.image_metrics import (
     reconstruction_figures,
 )
 from softvq_lab.explore.session import (
-    Lens,
+    LoadedRun,
     can_keep,
-    open_lens,
+    load_run,
     reconstruct,
     remembered,
     same_image,
@@ -96,13 +96,13 @@ def nested_runs(root) -> list[Run]:
 class Count:
     "One number of tokens: a run, or the first `kept` tokens of a run."
 
-    lens: Lens
+    loaded: LoadedRun
     tokens: int
     kept: int | None = None  # None: all
 
     @property
     def name(self) -> str:
-        return self.lens.run.name + ("" if self.kept is None else f", first {self.kept}")
+        return self.loaded.run.name + ("" if self.kept is None else f", first {self.kept}")
 
 # %% ../../nbs/explore/02_token_counts.ipynb #48283421
 def token_counts(run: Run, root) -> tuple[list[Count], list[str]]:
@@ -113,20 +113,20 @@ def token_counts(run: Run, root) -> tuple[list[Count], list[str]]:
     counts, says = [], []
     for r in token_siblings(run, root):
         try:
-            lens = open_lens(r.path)
+            loaded = load_run(r.path)
         except ValueError as e:
             says.append(str(e))
             continue
-        L = lens.tokenizer.tokens
-        if can_keep(lens.tokenizer):
-            counts += [Count(lens, 2**i, 2**i) for i in range(8) if 2**i < L]
-        counts.append(Count(lens, L))
+        L = loaded.tokenizer.tokens
+        if can_keep(loaded.tokenizer):
+            counts += [Count(loaded, 2**i, 2**i) for i in range(8) if 2**i < L]
+        counts.append(Count(loaded, L))
     return sorted(counts, key=lambda c: c.tokens), says
 
 
-def one_image(counts: list[Count], lens: Lens, key: str) -> list[dict]:
-    "`reconstruct` of the picture `key` of `lens` for each of `counts`."
-    return [reconstruct(c.lens, same_image(lens, key, c.lens), c.kept) for c in counts]
+def one_image(counts: list[Count], loaded: LoadedRun, key: str) -> list[dict]:
+    "`reconstruct` of the picture `key` of `loaded` for each of `counts`."
+    return [reconstruct(c.loaded, same_image(loaded, key, c.loaded), c.kept) for c in counts]
 
 # %% ../../nbs/explore/02_token_counts.ipynb #c217c8b5
 class _Kept(torch.nn.Module):
@@ -161,27 +161,27 @@ def some_heldout(images: ImageData, limit: int) -> ImageData:
 
 # %% ../../nbs/explore/02_token_counts.ipynb #d31bbbae
 @remembered
-def image_values(lens: Lens, kept: int | None = None, limit: int = 512) -> dict[str, Tensor]:
+def image_values(loaded: LoadedRun, kept: int | None = None, limit: int = 512) -> dict[str, Tensor]:
     "`reconstruct_split` of at most `limit` held-out images: the metrics (N) of each of them."
-    tokenizer = lens.tokenizer if kept is None else _Kept(lens.tokenizer, kept)
-    return reconstruct_split(tokenizer, some_heldout(lens.images, limit), hold=False)
+    tokenizer = loaded.tokenizer if kept is None else _Kept(loaded.tokenizer, kept)
+    return reconstruct_split(tokenizer, some_heldout(loaded.images, limit), hold=False)
 
 
 @remembered
-def measured(lens: Lens, kept: int | None = None, limit: int = 512) -> dict:
+def measured(loaded: LoadedRun, kept: int | None = None, limit: int = 512) -> dict:
     "Metrics and passport of held-out reconstructions; `stored`: whether they come from the run."
-    images = some_heldout(lens.images, limit)
+    images = some_heldout(loaded.images, limit)
     blank = torch.zeros(1, *images.heldout[0][0].shape)
     nothing = pixel_metrics(blank, blank) | {"psnr": torch.zeros(len(images.heldout)), "stats": {}}
     about = reconstruction_figures(nothing, images).passport  # what measuring would give
-    found = figures(lens.run).get("reconstruction", {}) if kept is None else {}
+    found = figures(loaded.run).get("reconstruction", {}) if kept is None else {}
     if (
-        found.get("subject") == {"tokenizer": lens.tokenizer.fingerprint}
+        found.get("subject") == {"tokenizer": loaded.tokenizer.fingerprint}
         and found.get("passport") == about
         and nothing.keys() - {"stats"} <= found["figures"].keys()
     ):
         return {"figures": found["figures"], "passport": about, "stored": True}
-    now = reconstruction_figures(image_values(lens, kept, limit), images)
+    now = reconstruction_figures(image_values(loaded, kept, limit), images)
     return {"figures": now.figures, "passport": now.passport, "stored": False}
 
 # %% ../../nbs/explore/02_token_counts.ipynb #d31bbbb0
@@ -202,7 +202,7 @@ def bits_a_token(tokenizer) -> float:
 
 def rates(count: Count) -> dict[str, float]:
     "The rate of `count`: `tokens`, `numbers` (tokens x width) and `bits` per image."
-    t = count.lens.tokenizer
+    t = count.loaded.tokenizer
     numbers, bits = count.tokens * t.latent_dim, count.tokens * bits_a_token(t)
     return {"tokens": count.tokens, "numbers": numbers, "bits": bits}
 
@@ -214,12 +214,12 @@ def rate_distortion(counts: list[Count]) -> list[dict]:
     """
     rows = []
     for c in counts:
-        m = measured(c.lens, c.kept)
-        each = image_values(c.lens, c.kept, *([FEW] if m["stored"] else []))
+        m = measured(c.loaded, c.kept)
+        each = image_values(c.loaded, c.kept, *([FEW] if m["stored"] else []))
         rows.append(
             {
                 "name": c.name,
-                "run": c.lens.run.name,
+                "run": c.loaded.run.name,
                 "kept": c.kept is not None,
                 **rates(c),
                 **{k: m["figures"].get(k) for k in METRICS},

@@ -21,7 +21,7 @@ from softvq_lab.explore.codewords import (
     reweigh,
     soften,
 )
-from .session import Lens, chosen_image, recently
+from .session import LoadedRun, chosen_image, recently
 from ..plots import TEMPLATE
 from ..quantizers.softvq import SoftVQ
 from ..training.losses import psnr
@@ -84,36 +84,36 @@ AT_ONCE = 32  # images that are decoded together
 
 
 @torch.no_grad()
-def ablated(lens: Lens, x: Tensor, tokens: list[int]) -> Tensor:
+def ablated(loaded: LoadedRun, x: Tensor, tokens: list[int]) -> Tensor:
     """Mean absolute change of each pixel of the reconstruction of x (3, H, W) when one of `tokens`
     at a time is replaced by its mean: (len(tokens), H, W).
     """
-    z = lens.tokenizer.encode(x[None]).z
-    before, mean, found = lens.tokenizer.decode(z).clamp(-1, 1), mean_tokens(lens), []
+    z = loaded.tokenizer.encode(x[None]).z
+    before, mean, found = loaded.tokenizer.decode(z).clamp(-1, 1), mean_tokens(loaded), []
     for at in range(0, len(tokens), AT_ONCE):
         some = tokens[at : at + AT_ONCE]
         changed = z.repeat(len(some), 1, 1)
         changed[range(len(some)), some] = mean[some].to(z)
-        found.append((lens.tokenizer.decode(changed).clamp(-1, 1) - before).abs().mean(1))
+        found.append((loaded.tokenizer.decode(changed).clamp(-1, 1) - before).abs().mean(1))
     return torch.cat(found)
 
 
-def held_by_tokens(lens: Lens, key: str) -> Tensor:
+def held_by_tokens(loaded: LoadedRun, key: str) -> Tensor:
     "`ablated` of all tokens of the picture `key`: (L, H, W)."
-    x, everything = chosen_image(lens, key), list(range(lens.tokenizer.tokens))
-    return recently(lens, "held", key, lambda: ablated(lens, x, everything), 16)
+    x, everything = chosen_image(loaded, key), list(range(loaded.tokenizer.tokens))
+    return recently(loaded, "held", key, lambda: ablated(loaded, x, everything), 16)
 
 
-def held_by_token(lens: Lens, key: str, token: int) -> Tensor:
+def held_by_token(loaded: LoadedRun, key: str, token: int) -> Tensor:
     "`ablated` of one token (H, W), from the maps of all tokens if they are cached."
-    known = lens.memory.get(("recently", "held"), {}).get(key)
-    return ablated(lens, chosen_image(lens, key), [token])[0] if known is None else known[token]
+    known = loaded.memory.get(("recently", "held"), {}).get(key)
+    return ablated(loaded, chosen_image(loaded, key), [token])[0] if known is None else known[token]
 
 # %% ../../nbs/explore/01a_token_views.ipynb #e901d322
-def looks_of_tokens(lens: Lens, key: str) -> Tensor:
+def looks_of_tokens(loaded: LoadedRun, key: str) -> Tensor:
     "`attention` of all tokens of the picture `key`, mean over the blocks: (L, h, w)."
-    x = chosen_image(lens, key)
-    return recently(lens, "looks", key, lambda: attention(lens, x).mean(0), 16)
+    x = chosen_image(loaded, key)
+    return recently(loaded, "looks", key, lambda: attention(loaded, x).mean(0), 16)
 
 
 def _near(maps: Tensor, across: float, down: float, reach: int) -> Tensor:
@@ -134,23 +134,23 @@ def tokens_at(maps: Tensor, across: float, down: float, reach: int = 1) -> list[
     return [(i, float(there[i] / total)) for i in order]
 
 
-def held_pictures(lens: Lens, key: str, side: int = 96, most: int = 64) -> list[Image.Image]:
+def held_pictures(loaded: LoadedRun, key: str, side: int = 96, most: int = 64) -> list[Image.Image]:
     "The picture overlaid with the map of each of the first `most` tokens, on one colour scale."
-    x, maps = chosen_image(lens, key), held_by_tokens(lens, key)
+    x, maps = chosen_image(loaded, key), held_by_tokens(loaded, key)
     full = maps.max().clamp_min(1e-6)
     return [overlay(x, m, side, full) for m in maps[:most]]
 
 # %% ../../nbs/explore/01a_token_views.ipynb #01a10001
 @torch.no_grad()
 def codewords_at(
-    lens: Lens, key: str, token: int, across: float, down: float, top: int = 12
+    loaded: LoadedRun, key: str, token: int, across: float, down: float, top: int = 12
 ) -> list[tuple[int, float, float]]:
     """(codeword, its weight, change at a place without it) of the `top` strongest codewords of
     `token` in the picture `key`, largest change first; a change of 1 is from black to white. The
     place: see `tokens_at`.
     """
-    t = lens.tokenizer
-    q = soften(t.quantizer, t.embed(chosen_image(lens, key)[None]))  # (1, L, K)
+    t = loaded.tokenizer
+    q = soften(t.quantizer, t.embed(chosen_image(loaded, key)[None]))  # (1, L, K)
     best = q[0, token].topk(min(top, q.shape[-1] - 1)).indices.tolist()
     changed = q.repeat(len(best) + 1, 1, 1)
     for i, k in enumerate(best, start=1):
@@ -165,11 +165,11 @@ HEATS = (0.1, 0.3, 1.0, 2.0, 3.0, 5.0)
 
 
 @torch.no_grad()
-def over_temperature(lens: Lens, key: str) -> list[tuple[str, float | None, Image.Image]]:
+def over_temperature(loaded: LoadedRun, key: str) -> list[tuple[str, float | None, Image.Image]]:
     """(name with PSNR in dB, factor on the temperature, reconstruction) from one-hot (0) over
     `HEATS` to the mean of all codewords (None); a `ValueError` where tokens have no weights.
     """
-    t, x = lens.tokenizer, chosen_image(lens, key)
+    t, x = loaded.tokenizer, chosen_image(loaded, key)
     if not has_weights(t):
         raise ValueError("This tokenizer has no codeword weights: it has no temperature.")
     z_hat = t.embed(x[None])

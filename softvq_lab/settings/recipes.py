@@ -154,7 +154,7 @@ _PICTURES = (
 _PICTURES_GENERATOR = (
     _stated("ours", mirror=True, optimizer="muon", lr=4e-3, batch_size=32, warmup_steps=100)
     | _stated("ours", steps=10000, guidance=3.0, guidance_high=1.0, ema_decay=0.998)
-    | _stated("ours", log_every=20, eval_every=1000, checkpoint_every=1000)
+    | _stated("ours", log_every=20, eval_every=2000, checkpoint_every=1000)
 )
 _PICTURES_EVALUATION = _stated("ours", extractor="timm:tf_efficientnet_lite0", samples=500)
 

@@ -31,7 +31,7 @@ UPLOADED = "Your own picture is not in the run folder: write its path in place o
 def _opened(run: str, *names: str) -> str:
     "The lines that open a run; `names`: further imports from `explore.session`."
     imported = ", ".join(sorted({"load_run", *names}))
-    return f"from softvq_lab.explore.session import {imported}\n\nlens = load_run({run!r})\n"
+    return f"from softvq_lab.explore.session import {imported}\n\nloaded = load_run({run!r})\n"
 
 
 def _key(key: str) -> str:

@@ -54,7 +54,7 @@ LARGER = $(if $(filter 1,$(ON_GPU)),-p image_size 128 -p patch_size 16 -p preset
 LARGER_GENERATOR = $(if $(filter 1,$(ON_GPU)),-p size S -p batch_size 128)
 FASTER = $(eval FASTER := $(shell $(BIN)/python -c 'from softvq_lab.core import fast_in_bf16; print("-p precision bf16" * fast_in_bf16())'))$(FASTER)
 demo-pictures: setup  ## the same on colour emoji of 64 x 64 pixels (128 x 128 on a GPU)
-	$(call DEMO,$(RUNS)/pictures,-p recipe pictures $(FASTER) $(LARGER),-p recipe pictures $(FASTER) $(LARGER_GENERATOR),-p recipe pictures $(FASTER:precision=sample_precision),$(COMMA) rows=3$(COMMA) nearest=True)
+	$(call DEMO,$(RUNS)/pictures,-p recipe pictures $(FASTER) $(LARGER),-p recipe pictures $(FASTER) $(LARGER_GENERATOR),-p recipe pictures $(FASTER:precision=sample_precision) $(EVALUATION),$(COMMA) rows=3$(COMMA) nearest=True)
 
 explorer: setup  ## the app on the runs, http://127.0.0.1:7860
 	$(BIN)/python apps/explorer.py --runs $(RUNS)

@@ -401,6 +401,28 @@ def test_quick_steps_back_and_forward_lose_nothing(open_page, app):
         _stands(page, "tokenizer", "Codewords")
 
 
+def test_a_step_back_that_arrives_after_the_next_one_changes_nothing(open_page, app):
+    page = open_page(f"{app.url}?run=tokenizer&tab=reconstruct")
+    ready(page, "reconstruct")
+    go(page, "sample")
+    go(page, "codewords")
+    held = []
+
+    def hold(route):
+        first = '"back":1' in (route.request.post_data or "").replace(" ", "")
+        held.append(route) if first and not held else route.continue_()
+
+    page.route("**/queue/join*", hold)
+    page.go_back()
+    page.wait_for_timeout(500)
+    page.go_back()
+    _stands(page, "tokenizer", "Reconstruct")
+    assert len(held) == 1
+    held[0].continue_()
+    page.wait_for_timeout(2000)
+    _stands(page, "tokenizer", "Reconstruct")
+
+
 def _stands(page, run, tab):
     page.locator("#tabs button[role=tab][aria-selected=true]", has_text=tab).first.wait_for(
         timeout=60_000

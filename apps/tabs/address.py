@@ -101,6 +101,10 @@ class Address:
         return *self.ctx.offer(offered, run), gr.Tabs(selected=tab), tab, images, link
 
     def on_back(self, session, event: gr.EventData):
+        "Quick steps may arrive in another order than they were taken: the last one counts."
+        if event.back < session.back:
+            return gr.skip()
+        session.back = event.back
         return self.read(str(event.query), session, event.back)
 
     def on_drop(self, path, link, session):

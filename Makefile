@@ -64,7 +64,7 @@ lab: setup  ## JupyterLab on the notebooks
 
 # both without PNGs of figures: half a second each
 NBDEV_TEST = OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/nbdev_test --n_workers 2
-PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PLOTLY_RENDERER=plotly_mimetype $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: check  ## the quick tests: layout, notebooks and library in step, cells of the notebooks, tests/
 	$(PYTEST)

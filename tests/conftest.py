@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ def pytest_configure(config):
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup, which children would inherit:
         signal.signal(signal.SIGHUP, lambda *_: None)  # a handler ends with exec
     config.addinivalue_line("markers", "slow: takes minutes; run by pytest -m slow")
+    config.pluginmanager.register(LongFilesFirst())
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -27,6 +29,20 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if {"app", "browser"} & set(item.fixturenames) and item.path.stem != "test_explorer":
             item.add_marker(pytest.mark.slow)
+
+
+# Few tests, but of a minute and more: begun last, they would keep one worker while the others wait.
+# xdist leaves this order alone by --no-loadscope-reorder (Makefile).
+LONG = ("test_benchmarks", "test_workflows", "test_emoji", "test_adding", "test_load")
+
+
+class LongFilesFirst:
+    "Files with long tests first, then those with the most tests."
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items):  # of those that are left by -m
+        tests = Counter(item.path.stem for item in items)
+        items.sort(key=lambda i: (i.path.stem not in LONG, -tests[i.path.stem], i.path.stem))
 
 
 @pytest.fixture(scope="session")

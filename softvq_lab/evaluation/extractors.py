@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch_fidelity.utils import create_feature_extractor
 
-from ..core import ConfigError
+from ..core import ConfigError, keep_freed_memory
 from ..data.images import ImageData, from_uint8, to_uint8
 from .passport import versioned
 from ..metrics import declare_features
@@ -219,6 +219,7 @@ def extract(
     """Features (N, F) and logits (N, C) of images (see `uint8_batches`), on the CPU; a `ValueError`
     when there are none or some are not finite.
     """
+    keep_freed_memory()  # four times as fast on a CPU
     batches = uint8_batches(images, batch_size, workers)
     if isinstance(images, Tensor | Dataset):  # the length of an iterator is unknown
         batches = tracked(batches, what="features", **in_batches(len(images), batch_size))

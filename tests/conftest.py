@@ -20,15 +20,6 @@ def pytest_configure(config):
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup, which children would inherit:
         signal.signal(signal.SIGHUP, lambda *_: None)  # a handler ends with exec
     config.addinivalue_line("markers", "slow: takes minutes; run by pytest -m slow")
-    config.pluginmanager.register(LongFilesFirst())
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    "What starts the app is slow, but for one walk through its pages."
-    for item in items:
-        if {"app", "browser"} & set(item.fixturenames) and item.path.stem != "test_explorer":
-            item.add_marker(pytest.mark.slow)
 
 
 # Few tests, but of a minute and more: begun last, they would keep one worker while the others wait.
@@ -36,13 +27,17 @@ def pytest_collection_modifyitems(items):
 LONG = ("test_benchmarks", "test_workflows", "test_emoji", "test_adding", "test_load")
 
 
-class LongFilesFirst:
-    "Files with long tests first, then those with the most tests."
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items):  # of those that are left by -m
-        tests = Counter(item.path.stem for item in items)
-        items.sort(key=lambda i: (i.path.stem not in LONG, -tests[i.path.stem], i.path.stem))
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What starts the app is slow, but for one walk through its pages. Files with long tests come
+    first, then those with the most tests.
+    """
+    for item in items:
+        if {"app", "browser"} & set(item.fixturenames) and item.path.stem != "test_explorer":
+            item.add_marker(pytest.mark.slow)
+    yield  # pytest takes out what -m leaves out
+    tests = Counter(item.path.stem for item in items)
+    items.sort(key=lambda i: (i.path.stem not in LONG, -tests[i.path.stem], i.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -401,26 +401,29 @@ def test_quick_steps_back_and_forward_lose_nothing(open_page, app):
         _stands(page, "tokenizer", "Codewords")
 
 
-def test_a_step_back_that_arrives_after_the_next_one_changes_nothing(open_page, app):
-    page = open_page(f"{app.url}?run=tokenizer&tab=reconstruct")
+def test_of_quick_steps_one_is_asked_for_at_a_time_and_the_last_one_counts(watched_page, app):
+    page = watched_page(f"{app.url}?run=tokenizer&tab=reconstruct")
     ready(page, "reconstruct")
-    go(page, "sample")
-    go(page, "codewords")
+    for tab in ("sample", "token-counts", "codewords"):
+        go(page, tab)
+    rests(page)
     held = []
 
     def hold(route):
-        first = '"back":1' in (route.request.post_data or "").replace(" ", "")
-        held.append(route) if first and not held else route.continue_()
+        reads_address = (route.request.post_data_json["data"] or [""])[0]
+        here = str(reads_address).startswith("?")
+        held.append(route) if here else route.continue_()
 
     page.route("**/queue/join*", hold)
-    page.go_back()
-    page.wait_for_timeout(500)
-    page.go_back()
-    _stands(page, "tokenizer", "Reconstruct")
+    for _ in range(3):
+        page.go_back()
+        page.wait_for_timeout(300)
     assert len(held) == 1
     held[0].continue_()
-    page.wait_for_timeout(2000)
+    page.unroute("**/queue/join*")
     _stands(page, "tokenizer", "Reconstruct")
+    page.go_forward()
+    _stands(page, "tokenizer", "Sample")
 
 
 def _stands(page, run, tab):

@@ -277,7 +277,7 @@ def test_ranks_agree_on_the_step_after_which_they_stop(tmp_path):
         while not (asked := vote("SIGTERM" if r == 2 and step == 5 else "")):
             step += 1
             time.sleep(0.001 * r)
-        vote.meet()
+        vote.barrier()
         (tmp_path / str(r)).write_text(f"{step} {asked}")
 
     with socket.socket() as s:

@@ -14,7 +14,7 @@ import gradio as gr
 from tabs.chooser import Chooser
 from tabs.made import file_name, image_names
 from tabs.newest import QUIET, SLOW
-from tabs.picker import CLICKS, SEVERAL, failed, plain, preferred, resolve, stamp
+from tabs.picker import SEVERAL, failed, plain, preferred, resolve, stamp
 
 from softvq_lab.core import printable
 from softvq_lab.explore.png_texts import LONGEST, link_in
@@ -59,8 +59,10 @@ COPY = """async (...given) => {
 AGAIN = "() => new Promise(done => setTimeout(() => done('Copy link'), 2000))"
 BACK = """window.addEventListener('popstate', () => {
     window.timesBack = (window.timesBack || 0) + 1;
-    trigger('select', {query: window.location.search, back: window.timesBack});
+    trigger('select');
 });"""
+# Read when it is asked: of quick steps back and forward only the last one is answered.
+HERE = "(query, session, back) => [window.location.search, session, window.timesBack || 0]"
 
 
 class Address:
@@ -100,13 +102,6 @@ class Address:
         session.passed.add((run, tab))
         return *self.ctx.offer(offered, run), gr.Tabs(selected=tab), tab, images, link
 
-    def on_back(self, session, event: gr.EventData):
-        "Quick steps may arrive in another order than they were taken: the last one counts."
-        if event.back < session.back:
-            return gr.skip()
-        session.back = event.back
-        return self.read(str(event.query), session, event.back)
-
     def on_drop(self, path, link, session):
         "A picture that was downloaded here: the page shows what it was made from."
         drop = {self.ctx.drop: None}  # another one may come
@@ -133,15 +128,16 @@ class Address:
     def wire(self):
         ctx, link = self.ctx, self.link
         opened = self.opened = [ctx.run, ctx.empty, ctx.tabs, ctx.tab, ctx.images, link]
-        query = gr.Textbox(visible=False)
-        ctx.app.load(
+        query, back = gr.Textbox(visible=False), gr.Number(visible=False, precision=0)
+        gr.on(
+            [ctx.app.load, self.back.select],
             self.read,
-            [query, ctx.session],
+            [query, ctx.session, back],
             opened,
-            js="(q, s) => [window.location.search, s]",
+            js=HERE,
+            trigger_mode="always_last",
             **QUIET,
         )
-        self.back.select(self.on_back, ctx.session, opened, **CLICKS)
         dropped = [ctx.drop, link, ctx.session]
         ctx.drop.upload(self.on_drop, dropped, [ctx.drop, ctx.notice, *opened], **SLOW)
         asked = [ctx.run, ctx.images, ctx.tab, link, ctx.looked]

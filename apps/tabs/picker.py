@@ -47,7 +47,6 @@ class Session:
         self.place, self.sampling, self.stopped = None, None, False  # of Sample, see `Drawing`
         self.drawn_from = None  # likewise
         self.waiting = False  # does `Context.waiting` tick?
-        self.back = 0  # steps back and forward that were answered
         self.count, self.lock = itertools.count(1).__next__, threading.Lock()
 
     def __deepcopy__(self, memo):

@@ -55,7 +55,7 @@ def token_budgets(run: Run, root) -> list[TokenBudget]:
 
 def nearest_budget(budgets: list[TokenBudget], tokens: float) -> TokenBudget:
     "The budget with `tokens` tokens, or the nearest one (by ratio)."
-    return min(budgets, key=lambda r: abs(math.log(r.tokens / max(1, tokens))))
+    return min(budgets, key=lambda b: abs(math.log(b.tokens / max(1, tokens))))
 
 # %% ../../nbs/explore/02b_tokens_needed.ipynb #02b00007
 REMEMBERED = 32  # curves of pictures

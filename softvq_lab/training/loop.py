@@ -77,7 +77,7 @@ class StopVote:
         self.question = None
         return int(self.asked)
 
-    def meet(self):
+    def barrier(self):
         "Wait for all ranks, because torch's launcher ends the others when the first one ends."
         if self.group is not None:
             self.read()
@@ -306,7 +306,7 @@ class Loop:
                 self.after(step + 1)
                 if asked := self.vote(requests.asked):
                     self.stop(step + 1, asked, requests.asked)
-        self.vote.meet()
+        self.vote.barrier()
         self.say("done", **self.state_at(self.optim.steps))
 
     def still_ours(self):
@@ -485,10 +485,10 @@ class Loop:
         if asked == ASKED["SIGINT"]:
             says = f"stopped after step {done}; it was saved"
             self.say("stopped", error=says, **self.state_at(done))
-            self.vote.meet()
+            self.vote.barrier()
             raise KeyboardInterrupt(says)
         self.say("preempted", **self.state_at(done))
-        self.vote.meet()
+        self.vote.barrier()
         raise Preempted(
             f"{here or 'a signal to another rank'} asked to stop after step {done} of "
             f"{self.optim.steps}; it was saved: {resume_line(self.run)}"

@@ -120,15 +120,15 @@ def tabs_in_order() -> list[tuple[str, Callable]]:
     return sorted(known, key=lambda tab: about("tab", tab[0]).get("place", math.inf))
 
 
-def credentials(told: str) -> list[tuple[str, str]]:
+def credentials(auth: str) -> list[tuple[str, str]]:
     """(user, password) pairs of `user:password`, or of a file with one such line for each user.
 
     Raises a `ValueError` that does not repeat a password.
     """
-    if told and Path(told).is_file():
-        lines = [x for x in Path(told).read_text(encoding="utf-8").splitlines() if x.strip()]
-    elif ":" in told:
-        lines = [told]
+    if auth and Path(auth).is_file():
+        lines = [x for x in Path(auth).read_text(encoding="utf-8").splitlines() if x.strip()]
+    elif ":" in auth:
+        lines = [auth]
     else:
         raise ValueError("neither user:password nor a file of such lines")
     pairs = [tuple(line.strip().split(":", 1)) for line in lines]

@@ -319,8 +319,8 @@ def _tell_end(job: "Job"):
         return tell(f"{s['state']}: {s['reason']}")
     tell(f"{s['state']} in {short_duration(s.get('seconds') or 0)}: {job.output}")
     folder = Path(s.get("parameters", {}).get("run") or job.output.parent)
-    if s["state"] == "done" and (told := what_came_out(s.get("workflow", ""), folder)):
-        tell(told)
+    if s["state"] == "done" and (result := what_came_out(s.get("workflow", ""), folder)):
+        tell(result)
 
 
 def _remove_empty(*folders: Path):
@@ -486,8 +486,8 @@ def _tell_outcome(folder: Path):
         return
     report = read_report(folder)
     print_sheets(table_console(), outcome(report), [])
-    for told in (*verdicts(report), *doubts(report)):
-        table_console().print(Text(told))  # a terminal breaks it between words
+    for sentence in (*verdicts(report), *doubts(report)):
+        table_console().print(Text(sentence))  # a terminal breaks it between words
     for row in failures(report).itertuples():
         reason = printable(str(row.reason).partition("\n")[0], 200)
         tell(f"failed: {row.stage} {printable(row.setting)}: {reason}\n  {row.notebook}")
@@ -690,10 +690,10 @@ def _failure(run: "Run") -> dict | None:
 
     s, job = run.status, Job(run.path / "notebook.ipynb")
     info = job.info
-    told = s.get("error") if s["state"] != "unreadable" else None
-    if not told and info["state"] != "failed":
+    given = s.get("error") if s["state"] != "unreadable" else None
+    if not given and info["state"] != "failed":
         return None
-    return {"reason": told or info.get("reason"), "log": job.last_lines(15).splitlines()}
+    return {"reason": given or info.get("reason"), "log": job.last_lines(15).splitlines()}
 
 # %% ../nbs/13_cli.ipynb #94e10f4a
 @app.command()
@@ -716,16 +716,16 @@ def show(folder: Folder, as_json: Json = False):
     c.print(f"{d['kind']}, {d['state']}, step {d['step'] or 0}, {updated}")
     settings = ", ".join(f"{k}={v!r}" for k, v in differs.items())
     c.print("settings: " + (printable(settings, 10_000) or "the defaults"))
-    if told := story(r.path):
-        c.print(told)
-    for told in r.status.get("advice", []) if d["state"] == "done" else []:
-        print_whole(c, printable(told, 1000))
+    if history := story(r.path):
+        c.print(history)
+    for advice in r.status.get("advice", []) if d["state"] == "done" else []:
+        print_whole(c, printable(advice, 1000))
     found = dict(sorted(figures(r).items(), key=lambda item: not _has_headline(item[1])))
     shared, before = _shared_entries([f["passport"] for f in found.values()]), {}
     for name, f in found.items():
         _show_figures(c, name, f)
-        if told := _own_entries(f["passport"], before, shared):
-            c.print(Padding(Text(told), (0, 0, 0, 2), expand=False), style="dim")
+        if entries := _own_entries(f["passport"], before, shared):
+            c.print(Padding(Text(entries), (0, 0, 0, 2), expand=False), style="dim")
         before = f["passport"]
     if shared:
         c.print(f"all of them: {_listed(shared)}", style="dim")
@@ -752,8 +752,8 @@ def _shared_entries(passports: list[dict]) -> dict:
 def _has_headline(found: dict) -> bool:
     from softvq_lab.metrics import is_headline, read_declarations
 
-    said = read_declarations(found.get("metrics"))
-    return any(is_headline(k, said) for k in found["figures"])
+    declared = read_declarations(found.get("metrics"))
+    return any(is_headline(k, declared) for k in found["figures"])
 
 
 def _own_entries(passport: dict, before: dict, shared: dict) -> str:
@@ -772,9 +772,9 @@ def _show_figures(c: Console, name: str, found: dict):
     c.print(printable(name), style="bold", end="")
     c.print(f"  {short_date(printable(found.get('measured', '')))}")
     wide = max(map(len, found["figures"]), default=0)
-    said = read_declarations(found.get("metrics"))
+    declared = read_declarations(found.get("metrics"))
     for k, v in found["figures"].items():
-        why = f"  ({beside})" if (beside := caveat(k, found["figures"], said)) else ""
+        why = f"  ({beside})" if (beside := caveat(k, found["figures"], declared)) else ""
         c.print(
             f"  {printable(k):{max(22, wide)}}"
             + (f"{v:12.4f}" if abs(v) < 1e9 else f"{v:12.4g}")
@@ -812,8 +812,8 @@ def compare(
     )
     if as_json:
         about = [dict(zip(_ABOUT, _about(r))) for r in found]
-        said = _comparison(folders, differs, tables)
-        return _print_json(said | {"about": about, "left_out": left_out})
+        content = _comparison(folders, differs, tables)
+        return _print_json(content | {"about": about, "left_out": left_out})
     sheets = [_sheet("", ["run", *folders], zip(_ABOUT, *map(_about, found)))]
     sheets += [_sheet("", ["setting", *folders], differs)]
     for b in tables:
@@ -861,8 +861,8 @@ def _metric_rows(board) -> list[list]:
 
     rows = []
     for run, row in board.iterrows():
-        known, said = row.dropna().to_dict(), board.attrs["said"]
-        cells = (shown_in(k, known, said) if k in known else None for k in board.columns)
+        known, declared = row.dropna().to_dict(), board.attrs["declared"]
+        cells = (shown_in(k, known, declared) if k in known else None for k in board.columns)
         rows.append([run, *cells])
     return rows
 

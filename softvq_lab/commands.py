@@ -162,8 +162,8 @@ UsageError = typer.BadParameter.__base__  # of typer's own click or that of the 
 
 def _usage(e: UsageError, name: str) -> str:
     "A line that says what is wrong with the arguments, and how to list the possible ones."
-    says = " ".join(e.format_message().split())
-    return f"{says}  (all that is possible: {getattr(e.ctx, 'command_path', name)} --help)"
+    message = " ".join(e.format_message().split())
+    return f"{message}  (all that is possible: {getattr(e.ctx, 'command_path', name)} --help)"
 
 
 def _called(command, words: list[str] | None, name: str) -> str:

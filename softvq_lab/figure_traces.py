@@ -285,8 +285,8 @@ def _numbers_within(panel: Panel, trace, z: np.ndarray, drawn):
             ink = _ink_on(drawn.to_rgba(value))
             size = (trace.textfont.size or 12) * POINT
             look = dict(ha="center", va="center", color=ink, fontsize=size)
-            told = form[1].removeprefix("~") if "~" in form[1] else "#" + form[1]
-            panel.axes.text(xs[j], ys[i], format(value, told), **look)
+            number_format = form[1].removeprefix("~") if "~" in form[1] else "#" + form[1]
+            panel.axes.text(xs[j], ys[i], format(value, number_format), **look)
 
 # %% ../nbs/08a_figure_traces.ipynb #c336dffd
 def _bar(panel: Panel, trace, own):

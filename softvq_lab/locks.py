@@ -118,12 +118,12 @@ def _substitute(path) -> Path:
 def _read(file) -> dict | None:
     "The content of a lock's file; {} if it cannot be parsed, None if there is no file."
     try:
-        said = json.loads(Path(file).read_text(encoding="utf-8"))
+        holder = json.loads(Path(file).read_text(encoding="utf-8"))
     except OSError:
         return None
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return holder if isinstance(holder, dict) else {}
 
 
 def _flock(fd: int, how: int) -> str:
@@ -151,30 +151,30 @@ def _probe(path) -> str:
         os.close(fd)
 
 # %% ../nbs/02_locks.ipynb #4342ab5a
-def _alive(file, said: dict, how: str) -> bool:
+def _alive(file, holder: dict, how: str) -> bool:
     "Whether the owner that `file` names is alive although the kernel does not hold its lock."
-    if said.get("released"):
+    if holder.get("released"):
         return False
-    if said.get("machine") == _machine():
+    if holder.get("machine") == _machine():
         if how == "flock":
             return False  # this kernel would hold it
-        if said.get("numbers") == _numbers():
-            if said.get("ticks"):
-                return _ticks(said.get("pid")) == said["ticks"]
-            return lives(platform.node(), said.get("pid"), said.get("created"))
+        if holder.get("numbers") == _numbers():
+            if holder.get("ticks"):
+                return _ticks(holder.get("pid")) == holder["ticks"]
+            return lives(platform.node(), holder.get("pid"), holder.get("created"))
     return age(file) < GONE
 
 
-def _by_this_clock(said: dict) -> dict:
+def _by_this_clock(holder: dict) -> dict:
     "The owner's record, with its start time by the clock as it is set now."
-    if said.get("machine") != _machine() or said.get("numbers") != _numbers():
-        return said
-    if not said.get("ticks") or _ticks(said.get("pid")) != said["ticks"]:
-        return said
+    if holder.get("machine") != _machine() or holder.get("numbers") != _numbers():
+        return holder
+    if not holder.get("ticks") or _ticks(holder.get("pid")) != holder["ticks"]:
+        return holder
     try:
-        return said | {"created": psutil.Process(said["pid"]).create_time()}
+        return holder | {"created": psutil.Process(holder["pid"]).create_time()}
     except psutil.Error:
-        return said
+        return holder
 
 
 def _locked(path) -> tuple[int, str]:
@@ -194,27 +194,29 @@ def _locked(path) -> tuple[int, str]:
     raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(path))
 
 # %% ../nbs/02_locks.ipynb #049f2feb
-def _said_now(path) -> dict:
+def _holder_now(path) -> dict:
     "The content of a held lock's file, which its owner writes a moment after taking it."
     for _ in range(10):
-        if (said := _read(path)) and not said.get("released"):
-            return said
+        if (holder := _read(path)) and not holder.get("released"):
+            return holder
         time.sleep(0.02)
     return {}
 
 
 def owner(path) -> dict | None:
     "Owner of the lock `path` (host, pid, created, since; {} if unreadable); None if it is free."
-    if (said := _read(_substitute(path))) is not None and _alive(_substitute(path), said, "file"):
-        return _by_this_clock(said)
-    if (said := _read(path)) is None:
+    if (holder := _read(_substitute(path))) is not None and _alive(
+        _substitute(path), holder, "file"
+    ):
+        return _by_this_clock(holder)
+    if (holder := _read(path)) is None:
         return None
     probed = _probe(path)
     if probed == "held":
-        return _by_this_clock(_said_now(path))
-    if not said or said.get("how") == "file":
+        return _by_this_clock(_holder_now(path))
+    if not holder or holder.get("how") == "file":
         return None
-    return said if _alive(path, said, "flock" if probed == "got" else "unknown") else None
+    return holder if _alive(path, holder, "flock" if probed == "got" else "unknown") else None
 
 
 def was_held(path) -> bool:
@@ -295,14 +297,14 @@ class Lock:
 
     def wait(self, say=print) -> "Lock":
         "Wait until the lock is free, and take it: for work that should be done only once."
-        told = False
+        announced = False
         while True:
             try:
                 return self.acquire()
             except Taken as e:
-                if not told:
+                if not announced:
                     say(f"waiting for {name_of(e.owner)}, which makes {self.path.stem}")
-                told = True
+                announced = True
                 time.sleep(0.2)
 
     def release(self):
@@ -343,7 +345,7 @@ class Lock:
         other machine holds it.
         """
         try:
-            there, here, said = os.stat(self.path), os.fstat(fd), _read(self.path)
+            there, here, holder = os.stat(self.path), os.fstat(fd), _read(self.path)
         except OSError:
             return False
         if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
@@ -351,7 +353,7 @@ class Lock:
         substitute = _read(_substitute(self.path))
         if substitute is not None and _alive(_substitute(self.path), substitute, "file"):
             return False
-        return not said or said.get("how") == "file" or not _alive(self.path, said, "flock")
+        return not holder or holder.get("how") == "file" or not _alive(self.path, holder, "flock")
 
     def _make(self) -> bool:
         """Without kernel locks: create the second file exclusively, after removing one whose owner
@@ -382,8 +384,8 @@ class Lock:
             return False
         return True
 
-    def _write(self, said: dict | bytes):
-        data = said if isinstance(said, bytes) else json.dumps(said).encode()
+    def _write(self, holder: dict | bytes):
+        data = holder if isinstance(holder, bytes) else json.dumps(holder).encode()
         fd = os.open(self.file, os.O_WRONLY)
         try:
             if os.path.samestat(os.fstat(fd), os.fstat(self.fd)):  # else another's by now
@@ -395,7 +397,7 @@ class Lock:
     def _begin(self):
         "Write the owner, and renew the file every `HEARTBEAT` seconds."
         self.stop = threading.Event()
-        said = this_process() | {
+        holder = this_process() | {
             "machine": _machine(),
             "numbers": _numbers(),
             "ticks": _ticks(os.getpid()),
@@ -406,7 +408,7 @@ class Lock:
             "ranks": meeting_place(),
         }
         try:
-            self._write(said | ({"brief": True} if self.brief else {}))
+            self._write(holder | ({"brief": True} if self.brief else {}))
         except OSError:
             pass  # a full disk: the lock is held all the same
         if not self.brief:

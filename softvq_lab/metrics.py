@@ -64,28 +64,28 @@ def forget(name: str):
     _registry.pop(name, None)
 
 # %% ../nbs/04_metrics.ipynb #e246a3d0
-def find_metric(name: str, said: Declared | None = None) -> Metric | None:
-    """The declaration of `name`: the registry's, else that of `said`; None if there is none."""
-    return _registry.get(name) or (said or {}).get(name)
+def find_metric(name: str, declared: Declared | None = None) -> Metric | None:
+    """The declaration of `name`: the registry's, else that of `declared`; None if there is none."""
+    return _registry.get(name) or (declared or {}).get(name)
 
 
-def lower_is_better(name: str, said: Declared | None = None) -> bool | None:
+def lower_is_better(name: str, declared: Declared | None = None) -> bool | None:
     """Whether lower values are better; None if nothing may be ranked by the metric."""
-    m = find_metric(name, said)
+    m = find_metric(name, declared)
     return None if m is None or m.better == "neither" else m.better == "lower"
 
 
-def direction(name: str, said: Declared | None = None) -> str:
+def direction(name: str, declared: Declared | None = None) -> str:
     """'higher is better', 'lower is better' or 'not ranked', for titles."""
-    lower = lower_is_better(name, said)
+    lower = lower_is_better(name, declared)
     return "not ranked" if lower is None else f"{'lower' if lower else 'higher'} is better"
 
 
-def why_not_ranked(name: str, said: Declared | None = None) -> str:
+def why_not_ranked(name: str, declared: Declared | None = None) -> str:
     """A sentence that says why nothing is ranked by `name`; empty if it has a direction."""
-    if lower_is_better(name, said) is not None:
+    if lower_is_better(name, declared) is not None:
         return ""
-    if find_metric(name, said):
+    if find_metric(name, declared):
         return f"Nothing is ranked by {name}: neither direction of it is better."
     if name.startswith(PLUGIN):
         plain = name.removeprefix(PLUGIN)
@@ -97,24 +97,26 @@ def why_not_ranked(name: str, said: Declared | None = None) -> str:
     return f"Nothing is ranked by {name}: nobody declared which direction is better."
 
 
-def metric_title(name: str, said: Declared | None = None) -> str:
+def metric_title(name: str, declared: Declared | None = None) -> str:
     """The label of a metric with its unit, for axes; the name if it is not declared."""
-    m = find_metric(name, said)
+    m = find_metric(name, declared)
     return m.title if m else name
 
 
-def is_headline(name: str, said: Declared | None = None) -> bool:
+def is_headline(name: str, declared: Declared | None = None) -> bool:
     """Whether short tables show the metric."""
-    m = find_metric(name, said)
+    m = find_metric(name, declared)
     return bool(m and m.headline)
 
 # %% ../nbs/04_metrics.ipynb #dc4b6a65
-def leading(names: Iterable[str], said: Declared | None = None) -> str:
+def leading(names: Iterable[str], declared: Declared | None = None) -> str:
     """The one of `names` by which a table is ranked: the first headline of the registry, then of
-    `said`, then the first with a direction; '' if there is none.
+    `declared`, then the first with a direction; '' if there is none.
     """
-    ranked = [n for n in names if lower_is_better(n, said) is not None]
-    known = [n for n in {**_registry, **(said or {})} if n in ranked and is_headline(n, said)]
+    ranked = [n for n in names if lower_is_better(n, declared) is not None]
+    known = [
+        n for n in {**_registry, **(declared or {})} if n in ranked and is_headline(n, declared)
+    ]
     return next(iter(known or ranked), "")
 
 
@@ -132,19 +134,19 @@ BELOW_ZERO = "below zero: too few samples to tell it from 0"
 ACCURACY = "class_accuracy"
 
 
-def shown(name: str, value: float, said: Declared | None = None) -> str:
+def shown(name: str, value: float, declared: Declared | None = None) -> str:
     """`value` of the metric `name` in four digits, with a note if an estimate is below zero."""
-    return f"{value:.4g}" + (f" ({BELOW_ZERO})" if _below_zero(name, value, said) else "")
+    return f"{value:.4g}" + (f" ({BELOW_ZERO})" if _below_zero(name, value, declared) else "")
 
 
-def _below_zero(name: str, value: float, said: Declared | None) -> bool:
-    m = find_metric(name, said)
+def _below_zero(name: str, value: float, declared: Declared | None) -> bool:
+    m = find_metric(name, declared)
     return bool(m and m.nonnegative and value < 0)
 
 
-def caveat(name: str, figures: dict[str, float], said: Declared | None = None) -> str:
+def caveat(name: str, figures: dict[str, float], declared: Declared | None = None) -> str:
     """A note that readers need beside the metric `name` of `figures`; '' if there is none."""
-    if _below_zero(name, figures[name], said):
+    if _below_zero(name, figures[name], declared):
         return BELOW_ZERO
     if not name.endswith(ACCURACY) or name.endswith("heldout_" + ACCURACY):
         return ""
@@ -153,9 +155,9 @@ def caveat(name: str, figures: dict[str, float], said: Declared | None = None) -
     return f"the judge on real held-out images: {real}"
 
 
-def shown_in(name: str, figures: dict[str, float], said: Declared | None = None) -> str:
+def shown_in(name: str, figures: dict[str, float], declared: Declared | None = None) -> str:
     """The metric `name` of `figures` in four digits, with its `caveat`."""
-    why = caveat(name, figures, said)
+    why = caveat(name, figures, declared)
     return f"{figures[name]:.4g}" + (f" ({why})" if why else "")
 
 # %% ../nbs/04_metrics.ipynb #19ed4c43

@@ -72,8 +72,10 @@ def _curve(metrics: list[dict], name: str) -> go.Scatter:
     "A metric over the steps; few values get markers, a single one gets its number."
     points = logged(metrics, name)
     if len(points["x"]) == 1:
-        told = dict(text=[f"{points['y'][0]:.4g}"], textposition="top center")
-        return go.Scatter(**points, **told, mode="markers+text", marker_color=PALETTE[0], name=name)
+        label = dict(text=[f"{points['y'][0]:.4g}"], textposition="top center")
+        return go.Scatter(
+            **points, **label, mode="markers+text", marker_color=PALETTE[0], name=name
+        )
     mode = "lines+markers" if len(points["x"]) < 20 else "lines"
     return go.Scatter(**points, mode=mode, line_color=PALETTE[0], name=name)
 
@@ -207,15 +209,15 @@ def latent_map(
         for name, colour in class_colours(labels).items():
             at = [i for i, l in enumerate(labels) if l == name]
             mark = dict(size=size, opacity=0.8, color=colour)
-            told, shown = [hover[i] for i in at], [pictures[i] for i in at]
+            texts, shown = [hover[i] for i in at], [pictures[i] for i in at]
             fig.add_trace(
-                _group(xy[at], name, told, marker=mark, customdata=shown, **legend), **panel
+                _group(xy[at], name, texts, marker=mark, customdata=shown, **legend), **panel
             )
         if codewords:
             c = codewords[title]
             mark = dict(size=5, symbol="x", color="black")
-            told = [f"codeword {i}" for i in range(len(c))]
-            fig.add_trace(_group(c, "codewords", told, marker=mark, **legend), **panel)
+            texts = [f"codeword {i}" for i in range(len(c))]
+            fig.add_trace(_group(c, "codewords", texts, marker=mark, **legend), **panel)
     fig.update_xaxes(showticklabels=False).update_yaxes(showticklabels=False)
     return fig.update_layout(
         template=TEMPLATE,

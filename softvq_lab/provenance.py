@@ -187,8 +187,8 @@ def _classes_difference(there: list, now: list) -> str:
         return ""
     gone, new = [n for n in there if n not in now], [n for n in now if n not in there]
     kinds = {"gone": gone, "new": new}.items()
-    says = [f"{kind}: {', '.join(names[:10])}" for kind, names in kinds if names]
-    return f"{len(there)} there, {len(now)} now; {'; '.join(says) or 'in another order'}"
+    changes = [f"{kind}: {', '.join(names[:10])}" for kind, names in kinds if names]
+    return f"{len(there)} there, {len(now)} now; {'; '.join(changes) or 'in another order'}"
 
 
 def _data_difference(there: dict, now: dict) -> str:
@@ -210,10 +210,10 @@ COMPARE = {
 def identity_differences(there: dict, now: dict) -> dict[str, str]:
     "Kind -> what differs between two identities, in words; only kinds that both have."
     return {
-        kind: says
+        kind: difference
         for kind in KINDS
         if there.get(kind) is not None and now.get(kind) is not None
-        if (says := COMPARE[kind](there[kind], now[kind]))
+        if (difference := COMPARE[kind](there[kind], now[kind]))
     }
 
 # %% ../nbs/07_provenance.ipynb #767b5e70
@@ -283,19 +283,19 @@ def settings_differences(was: dict, new: dict, done: int) -> tuple[list[str], li
     """Differences between the flat settings of a run at step `done` and the new ones: (those that
     forbid to resume it, those that are only printed).
     """
-    wrong, said = [], []
+    wrong, changes = [], []
     for name in dict.fromkeys([*was, *new]):
         a, b = was.get(name), new.get(name)
         if a == b or _same_path(name, a, b):
             continue
         if name == "steps" and isinstance(a, int) and isinstance(b, int):
-            said.append(steps_note(a, b, done, str(new.get("schedule"))))
+            changes.append(steps_note(a, b, done, str(new.get("schedule"))))
         elif _is_free(name, a, b):
             more = " (equal but for rounding and the noise of each rank)" * (name in ROUNDED)
-            said.append(f"{name}: {a!r} there, {b!r} now{more}")
+            changes.append(f"{name}: {a!r} there, {b!r} now{more}")
         else:
             wrong.append(f"{name}: {a!r} there, {b!r} asked for")
-    return sorted(wrong), said
+    return sorted(wrong), changes
 
 # %% ../nbs/07_provenance.ipynb #580f99b2
 def _literal(path: str) -> Path:

@@ -163,8 +163,8 @@ class Run:
             return who is not None and not who.get(
                 "brief"
             )  # a brief lock is for writing, not for training
-        told = status.get("host"), status.get("pid"), status.get("started")
-        return believed(self.path / "status.json", *told)
+        process = status.get("host"), status.get("pid"), status.get("started")
+        return believed(self.path / "status.json", *process)
 
     def set_status(self, state: str, **values):
         """Write status.json; `values` are kept until they are overwritten.
@@ -247,8 +247,8 @@ def _tell(run: Run, error: BaseException, first: bool, lock: Lock | None):
             return write("preempted")
         stopped = isinstance(error, KeyboardInterrupt)
         who = "" if first else f"rank {os.environ['RANK']}: "
-        says = f"{who}{type(error).__name__}: {error}"
-        write("stopped" if stopped else "failed", error=says)
+        message = f"{who}{type(error).__name__}: {error}"
+        write("stopped" if stopped else "failed", error=message)
     except OSError:
         pass  # a full disk must not hide what happened
 
@@ -534,13 +534,13 @@ def check_record(there: dict, identity: dict, accept: str = "", path="") -> list
     """
     allowed = accepted_kinds(accept) | {"code"}
     differs = identity_differences(there.get("identity") or _old_identity(there), identity)
-    if wrong := {k: says for k, says in differs.items() if k not in allowed}:
-        lines = "\n  ".join(f"{k}: {says}" for k, says in wrong.items())
+    if wrong := {k: difference for k, difference in differs.items() if k not in allowed}:
+        lines = "\n  ".join(f"{k}: {difference}" for k, difference in wrong.items())
         raise ConfigError(
             f"{path} was trained with something else than what is here now. Put it back, give "
             f"another run folder, or go on all the same by accept={','.join(wrong)}\n  {lines}"
         )
-    return [f"{_KIND_WORDS.get(k, k)}: {says}" for k, says in differs.items()]
+    return [f"{_KIND_WORDS.get(k, k)}: {difference}" for k, difference in differs.items()]
 
 
 _KIND_WORDS = {"code": "sources of the library that were edited"}
@@ -558,13 +558,13 @@ def check_settings(run: Run, config: dict, defaults: dict) -> list[str]:
     there = learned_settings(located_settings(run.path, run.info))
     new = learned_settings(as_older_versions_did(config))
     known = {k: v for k, v in defaults.items() if k in new} if defaults else {}
-    wrong, said = settings_differences(known | there, new, int(run.status.get("step") or 0))
+    wrong, changes = settings_differences(known | there, new, int(run.status.get("step") or 0))
     if wrong:
         raise ConfigError(
             f"{run.path} cannot be resumed with other settings (give another run folder):\n  "
             + "\n  ".join(wrong)
         )
-    return said
+    return changes
 
 
 def go_on(run: Run, config: dict, extra: dict, accept: str, defaults: dict) -> Run:
@@ -572,9 +572,9 @@ def go_on(run: Run, config: dict, extra: dict, accept: str, defaults: dict) -> R
     info = run.info
     # paths as they are read here
     config = _with_named_plugins(config, located_settings(run.path, info))
-    said = check_settings(run, config, defaults)
-    said += check_record(info, extra["identity"], accept, run.path)
-    _write_segment(run, info, extra | {"config": config, "root": os.getcwd()}, said)
+    changes = check_settings(run, config, defaults)
+    changes += check_record(info, extra["identity"], accept, run.path)
+    _write_segment(run, info, extra | {"config": config, "root": os.getcwd()}, changes)
     return run
 
 # %% ../nbs/08_runs.ipynb #216d5cd6
@@ -601,19 +601,19 @@ def _merged(there: dict, now: dict) -> dict:
     return there | now | {k: there.get(k, {}) | now[k] for k in grown if k in now}
 
 
-def _write_segment(run: Run, info: dict, new: dict, said: list[str]):
+def _write_segment(run: Run, info: dict, new: dict, changes: list[str]):
     "Update config.json, and print what differs."
     before, versions = info.get("versions", {}), _versions()
-    said += [
+    changes += [
         f"{p}: {before[p]} there, {v} now" for p, v in versions.items() if before.get(p, v) != v
     ]
     identity = _merged(info.get("identity") or _old_identity(info), new["identity"])
     record = info | new | {"identity": identity, "versions": versions}
-    if said:
+    if changes:
         done = int(run.status.get("step") or 0)
-        segment = {"step": done, "at": now(), "changed": said, "versions": before}
+        segment = {"step": done, "at": now(), "changed": changes, "versions": before}
         record["segments"] = [*info.get("segments", []), segment]
-        print(f"{run.path} goes on from step {done}, with differences:\n  " + "\n  ".join(said))
+        print(f"{run.path} goes on from step {done}, with differences:\n  " + "\n  ".join(changes))
     if record != info:
         asked = [learned_settings(r["config"]) for r in (info, record)]
         if asked[0] != asked[1]:
@@ -679,14 +679,14 @@ def list_runs(root, unreadable: bool = False) -> list[Run]:
 
 def no_such_run(asked: Path) -> str:
     "The message for a missing run folder, with runs of similar names."
-    says = f"there is no run folder {asked} (looked in {asked.resolve()})"
+    text = f"there is no run folder {asked} (looked in {asked.resolve()})"
     known = {str(r.path) for r in list_runs("runs", unreadable=True)}
     known |= {str(p.parent) for p in asked.parent.glob("*/config.json")}
     names = {path: Path(path).name.lower() for path in sorted(known)}
     near = get_close_matches(asked.name.lower(), names.values(), n=3)
     same = [asked.name.lower()] if asked.name.lower() in near else near
     alike = [path for path, name in names.items() if name in same]
-    return f"{says}. Did you mean {' or '.join(alike)}?" if alike else says
+    return f"{text}. Did you mean {' or '.join(alike)}?" if alike else text
 
 # %% ../nbs/08_runs.ipynb #edf646b5
 def _claims_to_be_a_run(run: Run) -> bool:

@@ -112,11 +112,11 @@ def write_sheet(folder: Path, count: int) -> Path:
     shown = SampleFolder(folder, min(count, SHEET))
     x, labels = stack(shown)
     names = read_json(folder / "samples.json").get("class_names")
-    told = [names[i] if names else f"class {i}" for i in labels.tolist()]
+    captions = [names[i] if names else f"class {i}" for i in labels.tolist()]
     path = folder.with_name(f"{folder.name}.png")
     scale = max(1, 64 // x.shape[-1])
     pictures = [p.resize((p.width * scale, p.height * scale), 0) for p in map(to_pil, x)]
-    tiles = [below_name(p, name) for p, name in zip(pictures, told)]
+    tiles = [below_name(p, name) for p, name in zip(pictures, captions)]
     tile(tiles, min(8, len(tiles)), 2, "white").save(path)
     return path
 

@@ -66,12 +66,12 @@ def print_list(
         return c.print(table)
     for row in rows:
         print_whole(c, row[name], style="bold")
-        said = [
+        parts = [
             f"{column} {cell}" if column in labelled else cell
             for i, (column, cell) in enumerate(zip(head, row))
             if i != name and cell
         ]
-        c.print(Padding(Text(", ".join(said)), (0, 0, 0, 4), expand=False))
+        c.print(Padding(Text(", ".join(parts)), (0, 0, 0, 4), expand=False))
 
 # %% ../nbs/09a_tables.ipynb #37952a6a
 @dataclass

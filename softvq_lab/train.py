@@ -331,8 +331,8 @@ def train_here(run: Run, images: ImageData | None = None):
             workers=config.data.workers if isinstance(config, TrainConfig) else config.workers,
         )
         if int(os.environ.get("RANK", 0)) == 0:
-            told = judge(read_metrics(run), flatten(config), run.status)
-            run.set_status("done", advice=told)
+            judged = judge(read_metrics(run), flatten(config), run.status)
+            run.set_status("done", advice=judged)
 
 # %% ../nbs/10_train.ipynb #5d927aeb
 def launcher(run: Run, config, endpoint: str = "") -> list[str]:
@@ -481,16 +481,16 @@ def _follow(p: subprocess.Popen, run: Run, optim: OptimConfig, requests: Request
     """Show a progress bar from the run's files until the process ends; a stop signal is passed on
     once, and the ranks save.
     """
-    told = False
+    announced = False
     there = run.status.get("step", 0)  # of earlier processes
     how = {"unit": "step", "things": "images", "each": optim.batch_size, "initial": there}
     how |= {"main": True}
     with progress_bar(total=optim.steps, desc=run.name, **how) as bar:
         while True:
             ended = p.poll() is not None
-            if requests.asked and not told and not ended:
+            if requests.asked and not announced and not ended:
                 ask()
-                told = True
+                announced = True
             status = run.status
             bar.memory, bar.left = status.get("peak_memory") or 0, status.get("seconds_left")
             bar.set_postfix(status.get("last"), refresh=False)
@@ -513,11 +513,11 @@ def _explain(run: Run, code: int, before: str):
     if status.get("state") == "stopped":
         raise KeyboardInterrupt(status.get("error"))
     tail = "\n".join((run.path / "train.log").read_text(errors="replace").splitlines()[-40:])
-    says = status.get("error") or (
+    reason = status.get("error") or (
         "" if status else "its processes ended before they began to train"
     )
     raise RuntimeError(
-        f"training of {run.path} failed (exit status {code}): {says}\nthe last lines of "
+        f"training of {run.path} failed (exit status {code}): {reason}\nthe last lines of "
         f"{run.path}/train.log:\n{tail}"
     )
 

@@ -79,8 +79,8 @@ def test_chosen_points_stay_ringed_and_have_neighbours(open_map, runs):
     page = open_map(query="&points=3-17")
     page.locator("#map-near img").nth(7).wait_for(timeout=60_000)
     ringed(page, places(runs, "tokenizer", 3, 17))
-    assert re.match(r"8 images: \d of class \d", page.locator("#map-near-says").inner_text())
-    assert "flat map" not in page.locator("#map-near-says").inner_text()
+    assert re.match(r"8 images: \d of class \d", page.locator("#map-near-message").inner_text())
+    assert "flat map" not in page.locator("#map-near-message").inner_text()
     box = page.get_by_label("Points")
     box.fill("17-5")
     box.press("Enter")
@@ -105,7 +105,7 @@ def test_a_box_on_the_map_shows_its_images_and_is_in_the_link(open_map, runs):
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.7, steps=4)
     page.mouse.up()
-    says = page.locator("#map-inside-says", has_text=re.compile(r"\d+ images: "))
+    says = page.locator("#map-inside-message", has_text=re.compile(r"\d+ images: "))
     says.wait_for(timeout=60_000)
     count = int(re.match(r"(\d+)", says.inner_text())[1])
     assert 0 < count < POINTS
@@ -153,7 +153,9 @@ def test_an_image_that_the_tokenizer_does_not_know_has_a_place_that_means_little
     Image.effect_noise((32, 32), 200).save(tmp_path / "noise.png")
     page = open_map("tokenizer")
     page.locator("#map-upload input[type=file]").set_input_files(tmp_path / "noise.png")
-    says = page.locator("#map-own-says", has_text="is unlike those that the tokenizer was trained")
+    says = page.locator(
+        "#map-own-message", has_text="is unlike those that the tokenizer was trained"
+    )
     says.wait_for(timeout=60_000)
     assert "its place means little" in says.inner_text()
 
@@ -193,7 +195,7 @@ def test_the_button_that_computes_a_map_stands_where_one_looks_first(width, open
 
 def test_nothing_stands_empty_before_a_point_is_chosen(open_map):
     page = open_map()
-    page.locator("#map-near-says", has_text="Click a point on the map").wait_for(timeout=60_000)
+    page.locator("#map-near-message", has_text="Click a point on the map").wait_for(timeout=60_000)
     for name in ("map-near", "map-inside", "map-own-near"):
         assert not page.locator(f"#{name}").is_visible()
 

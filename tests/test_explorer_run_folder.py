@@ -43,7 +43,7 @@ def watch(page, name: str):
 
 
 def says(page, text: str):
-    page.locator("#folder-said", has_text=text).wait_for(timeout=20_000)
+    page.locator("#folder-message", has_text=text).wait_for(timeout=20_000)
 
 
 def test_notes_names_and_the_bin(open_page, app, runs, looks):

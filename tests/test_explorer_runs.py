@@ -223,10 +223,10 @@ def test_a_person_walks_the_map_and_the_runs(open_page, app, looks):
     page.locator("#compare-caption", has_text="generator is a generator").wait_for(timeout=60_000)
     looks(page, "runs-compare")
     open_tab(page, "#runs-tabs", "Sweeps")
-    page.locator("#sweep-told", has_text="tau=<img").wait_for(timeout=60_000)
+    page.locator("#sweep-report", has_text="tau=<img").wait_for(timeout=60_000)
     page.locator("#sweep-plot-1 .js-plotly-plot").wait_for(timeout=60_000)
     assert (
-        "not-for-you" not in page.locator("#sweep-told").inner_text()
+        "not-for-you" not in page.locator("#sweep-report").inner_text()
         and page.locator('img[src="x"]').count() == 0
     )
     looks(page, "runs-sweeps")

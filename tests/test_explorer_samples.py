@@ -17,7 +17,7 @@ def test_before_anything_is_drawn_no_box_is_empty_without_a_word(open_page, app)
     page = open_page(f"{app.url}?run=generator&tab=sample")
     page.locator("#go:not([disabled])").wait_for(timeout=60_000)
     page.locator("#vary-message", has_text="None yet").wait_for()
-    page.locator("#nearest-says", has_text="Nothing is drawn yet").wait_for()
+    page.locator("#nearest-message", has_text="Nothing is drawn yet").wait_for()
     assert not page.locator("#variations").is_visible()
     assert not page.locator("#nearest").is_visible()
 
@@ -63,7 +63,7 @@ def test_a_clicked_sample_opens_large_with_the_images_nearest_to_it(drawn_page):
     assert (large[::10, ::10] == tile).all()
     first = page.locator("#nearest .caption-label").first
     assert first.inner_text().strip() == "sample"
-    says = page.locator("#nearest-says").inner_text()
+    says = page.locator("#nearest-message").inner_text()
     assert re.match(r"Is it a copy\? (There is no sign of it|Yes, it may be)", says)
 
 

@@ -608,9 +608,9 @@ def test_what_is_no_weight_is_said_and_changes_nothing(wrong, watched_page, app)
     cell = page.locator("#cw-weights [data-row='0'][data-col='1']").first
     before = cell.inner_text().split()[0]
     _type_weight(page, 0, wrong)
-    page.locator("#cw-weights-says", has_text="from 0 to 1").wait_for(timeout=60_000)
+    page.locator("#cw-weights-message", has_text="from 0 to 1").wait_for(timeout=60_000)
     page.wait_for_timeout(2500)  # nothing wipes it away
-    assert wrong in page.locator("#cw-weights-says").inner_text()
+    assert wrong in page.locator("#cw-weights-message").inner_text()
     assert cell.inner_text().split()[0] == before and "weights" not in told(page)
 
 
@@ -811,7 +811,7 @@ def test_each_tab_says_how_it_is_made_elsewhere(open_page, app, tab):
     for name, values in parse_qs(query).items():
         says(page, name, ",".join(values))
     page.locator("#reproduce").get_by_text("Reproduce this").click()
-    page.locator("#reproduce-says p").first.wait_for(timeout=60_000)
+    page.locator("#reproduce-message p").first.wait_for(timeout=60_000)
     page.locator(f"#reproduce-{'python' if python else 'terminal'} .cm-line").first.wait_for(
         timeout=60_000
     )

@@ -59,9 +59,9 @@ def test_a_run_that_cannot_go_on_says_so_at_once(until, says, open_page, app, ru
     assert field(page, "watch-until").input_value() == "40"
     field(page, "watch-until").fill(until)
     page.locator("#watch-go-on").click()
-    page.locator("#watch-said", has_text=says).wait_for(timeout=20_000)
+    page.locator("#watch-message", has_text=says).wait_for(timeout=20_000)
     page.wait_for_timeout(2500)  # a tick later it stands there still, and what was typed too
-    assert says in page.locator("#watch-said").inner_text()
+    assert says in page.locator("#watch-message").inner_text()
     assert field(page, "watch-until").input_value() == until
     assert (runs / "tokenizer" / "config.json").read_text() == before
     assert jobs(runs) == [] and Run(runs / "tokenizer").status["state"] == "done"
@@ -248,7 +248,7 @@ def test_a_stopped_training_goes_on_from_its_page(open_page, app, runs):
     page.wait_for_function(f"{chosen}.includes('night  -  tokenizer, stopped')", timeout=30_000)
     saved = Run(runs / "night").status["step"]
     page.locator("#watch-go-on:not([disabled])").click(timeout=60_000)
-    page.locator("#watch-said", has_text=f"go on from step {saved}").wait_for(timeout=30_000)
+    page.locator("#watch-message", has_text=f"go on from step {saved}").wait_for(timeout=30_000)
     page.locator("#watch-status", has_text="running").first.wait_for(timeout=60_000)
     page.wait_for_function(f"{chosen}.includes(', running')", timeout=60_000)
     (again,) = jobs_of(Run(runs / "night"))

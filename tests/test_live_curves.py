@@ -27,7 +27,7 @@ def test_a_run_is_followed_to_its_end_while_other_cells_work(run):
     async def notebook():
         seen = live_curves(run.path, seconds=0.01)
         await asyncio.sleep(0.2)
-        assert "running, step 10 of 100, 45 s left" in seen.says.value and not seen.task.done()
+        assert "running, step 10 of 100, 45 s left" in seen.line.value and not seen.task.done()
         log_metrics(run, 20, loss=0.3, rec=0.2)
         run.set_status("done", step=100)
         await asyncio.wait_for(seen.task, 10)
@@ -35,7 +35,7 @@ def test_a_run_is_followed_to_its_end_while_other_cells_work(run):
 
     seen = asyncio.run(notebook())
     assert list(steps_drawn(seen)) == [10, 20]
-    assert "done, step 100 of 100" in seen.says.value and seen.button.disabled
+    assert "done, step 100 of 100" in seen.line.value and seen.button.disabled
 
 
 def test_to_stop_watching_stops_no_training(run):
@@ -70,7 +70,7 @@ def test_each_state_is_a_line_of_plain_text(run, status, says):
     assert state_of(run).startswith(says)
     seen = LiveCurves(run)
     assert seen.look() == (status["state"] == "prepared")
-    assert "<b>no</b>" not in seen.says.value
+    assert "<b>no</b>" not in seen.line.value
 
 
 def test_a_run_without_metrics_yet_and_a_torn_line_are_no_error(tmp_path):

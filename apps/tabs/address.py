@@ -86,9 +86,9 @@ class Address:
 
     def read(self, query, session, back=0):
         "What the address asks for; `follow` gives the controls their values."
-        told = parse_qs((query or "")[:LONGEST].lstrip("?"), max_num_fields=500)
+        fields = parse_qs((query or "")[:LONGEST].lstrip("?"), max_num_fields=500)
         known = list(self.ctx.parts)
-        asked = {n: told.get(n, [""])[0] for n in ("run", "tab")}
+        asked = {n: fields.get(n, [""])[0] for n in ("run", "tab")}
         offered, run = self.ctx.offered(asked["run"])
         tab = preferred(known, asked["tab"])
         wrong = []
@@ -96,8 +96,8 @@ class Address:
             wrong.append(is_not("run", asked["run"], "the runs above"))
         if asked["tab"] and asked["tab"] != tab:
             wrong.append(is_not("tab", asked["tab"], ", ".join(known)))
-        images, problems = pictures(told.get("image", []), session.files)
-        link = {"told": told, "run": run, "tab": tab, "wrong": wrong + problems}
+        images, problems = pictures(fields.get("image", []), session.files)
+        link = {"fields": fields, "run": run, "tab": tab, "wrong": wrong + problems}
         link |= {"number": session.count(), "back": back}
         session.passed.add((run, tab))
         return *self.ctx.offer(offered, run), gr.Tabs(selected=tab), tab, images, link
@@ -179,7 +179,7 @@ class Following:
         number, self.back = link.get("number"), link.get("back", 0)
         shown = {session.place[:2]} if session.place else set()
         new = (link.get("run"), link.get("tab")) == (run, tab) and session.linked != number
-        self.told = link["told"] if new else None  # by the address; None: it says nothing new
+        self.fields = link["fields"] if new else None  # by the address; None: it says nothing new
         self.wrong = list(link["wrong"]) if new else []
         if new:
             session.linked = session.links[tab] = number
@@ -194,19 +194,19 @@ class Following:
         session, tab, made = self.session, self.tab, self.timers()
         mark = self.mark()
         turned = session.marks.get(tab) != mark
-        if turned or self.told is not None:
+        if turned or self.fields is not None:
             made |= self.fitted(now)
         if turned:
             for part in self.parts:
                 made |= part.fresh(self.run)
-        if self.told is not None:
+        if self.fields is not None:
             for part in self.parts:
-                made |= part.on_link(session.linked, self.told)
+                made |= part.on_link(session.linked, self.fields)
         made |= self.pictures()
         session.marks[tab], session.runs[tab] = mark, self.run
         of_run, asked = self.ctx.asked[tab]
         stands = repr((mark, session.links.get(tab)))
-        looks = [self.images] * self.chooses, self.told_by_parts("awaits")
+        looks = [self.images] * self.chooses, self.from_parts("awaits")
         made |= {of_run: stands, asked: repr((stands, *looks))}
         made |= self.ctx.wait(session, self.run)
         return made | self.place() | self.notice()
@@ -222,17 +222,17 @@ class Following:
             run = stamp(resolve(self.ctx.runs, self.run))
         except ValueError as e:
             run = str(e)
-        return repr((self.run, run, self.told_by_parts("depends")))
+        return repr((self.run, run, self.from_parts("depends")))
 
-    def told_by_parts(self, method: str) -> list:
-        "What the open tab's parts tell of the run; a `ValueError` is told as well."
-        told = []
+    def from_parts(self, method: str) -> list:
+        "What the open tab's parts tell of the run; the message of a `ValueError` as well."
+        messages = []
         for part in self.parts:
             try:
-                told.append(getattr(part, method)(self.run))
+                messages.append(getattr(part, method)(self.run))
             except ValueError as e:
-                told.append(str(e))
-        return told
+                messages.append(str(e))
+        return messages
 
     def fitted(self, now: dict) -> dict:
         "The controls of the open tab, as the run limits them."
@@ -253,24 +253,24 @@ class Following:
 
     def kept(self, part, now: dict) -> dict:
         "Values by name that the address, if there is a new one, or a person has set."
-        if self.told is None:
+        if self.fields is None:
             known, at = self.session.defaults, now
             default = {n: known.get((self.tab, n), c.value) for n, c in part.linked.items()}
             return {n: at[self.tab, n] for n, d in default.items() if at[self.tab, n] != d}
         found = {}
         for name, control in part.linked.items():
-            if name in self.told:
+            if name in self.fields:
                 try:
-                    found[name] = from_text(control, self.told[name])
+                    found[name] = from_text(control, self.fields[name])
                 except ValueError as e:
-                    self.wrong.append(is_not(name, self.told[name][0], e))
+                    self.wrong.append(is_not(name, self.fields[name][0], e))
         return found
 
     def value(self, name, control, how, kept):
         "What a control is to show; `how`: its limits."
         default = how.get("value", control.value)
         self.session.defaults[self.tab, name] = default
-        linked = self.told is not None
+        linked = self.fields is not None
         turned = not linked and self.session.runs.get(self.tab) not in (None, self.run)
         if name not in kept or (turned and how.get("own")):
             return default
@@ -278,12 +278,12 @@ class Following:
             return checked(control, how, kept[name])
         except ValueError as e:
             if linked:
-                self.wrong.append(is_not(name, self.told[name][0], e))
+                self.wrong.append(is_not(name, self.fields[name][0], e))
             return default
 
     def pictures(self) -> dict:
         "Pictures of a link that the run does not have are left out."
-        if self.told is None or not self.images or not self.chooses:
+        if self.fields is None or not self.images or not self.chooses:
             return {}
         try:
             loaded = self.ctx.open(self.run)
@@ -301,16 +301,16 @@ class Following:
         "Run, tab and pictures for the page."
         names = {k: file_name(k) for k in self.images if k.startswith("file:")}
         self.session.files |= {n: k for k, n in names.items()}
-        told = {"run": self.run or "", "tab": self.tab, "back": self.back}
-        return {self.address.place: json.dumps(told | {"image": image_names(self.images)})}
+        shown = {"run": self.run or "", "tab": self.tab, "back": self.back}
+        return {self.address.place: json.dumps(shown | {"image": image_names(self.images)})}
 
     def notice(self) -> dict:
         "What was wrong with an address, until something else is chosen."
         where, before = (self.run, self.tab, self.images), self.session.place
         self.session.place = where
-        if self.told is not None:
-            says = BAD + plain("; ".join(self.wrong) + ".") if self.wrong else ""
-            return {self.ctx.notice: says}
+        if self.fields is not None:
+            message = BAD + plain("; ".join(self.wrong) + ".") if self.wrong else ""
+            return {self.ctx.notice: message}
         return {} if before == where else {self.ctx.notice: ""}
 
 
@@ -318,10 +318,10 @@ def is_not(name: str, value: str, possible) -> str:
     return f"{name}={printable(value, 60)} (possible: {possible})"
 
 
-def pictures(told: list[str], files: dict[str, str]) -> tuple[list[str], list[str]]:
+def pictures(values: list[str], files: dict[str, str]) -> tuple[list[str], list[str]]:
     "Keys of the pictures that an address names, and what is wrong with it."
     keys, wrong = [], []
-    for name in ",".join(told).split(",")[: SEVERAL + 1]:
+    for name in ",".join(values).split(",")[: SEVERAL + 1]:
         if name.isdecimal() and len(name) < 10:
             keys.append(f"heldout:{int(name)}")
         elif name in files:
@@ -333,11 +333,11 @@ def pictures(told: list[str], files: dict[str, str]) -> tuple[list[str], list[st
     return list(dict.fromkeys(keys))[-SEVERAL:], list(dict.fromkeys(wrong))
 
 
-def from_text(control, told: list[str]):
+def from_text(control, values: list[str]):
     "The value of a control from an address; a `ValueError` says what is possible."
     if isinstance(control, gr.Dropdown) and control.multiselect:
-        return [t for t in told if t]
-    text = told[-1]
+        return [t for t in values if t]
+    text = values[-1]
     if isinstance(control, gr.Checkbox):
         if text.lower() not in ("0", "1", "true", "false"):
             raise ValueError("0 or 1")

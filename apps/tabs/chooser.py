@@ -79,15 +79,15 @@ class Chooser(Tab):
     def on_upload(self, name, paths, images, many):
         if not paths:
             return gr.skip(), ""
-        good, says = [], []
+        good, problems = [], []
         for path in [paths] if isinstance(paths, str) else paths[:SEVERAL]:
             try:
                 read_upload(path, self.ctx.open(name).tokenizer.image_size)
                 good.append(f"file:{path}")
             except ValueError as e:
-                says.append(f"{plain(Path(path).name)}: {failed(e)}")
+                problems.append(f"{plain(Path(path).name)}: {failed(e)}")
         chosen = [*images, *good][-SEVERAL:] if many else good
-        return chosen if good else gr.skip(), "  \n".join(says)
+        return chosen if good else gr.skip(), "  \n".join(problems)
 
     def wire(self):
         run, images = self.ctx.run, self.ctx.images

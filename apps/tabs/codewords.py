@@ -5,20 +5,20 @@ import json
 import gradio as gr
 from tabs.chooser import Chooser
 from tabs.codewords_places import Places
-from tabs.codewords_told import (
+from tabs.codewords_text import (
     SIDE,
     alone_tiles,
     attention_tiles,
+    describe_changes,
+    describe_token,
     differs,
     donor_picture,
     edit_of,
+    formula_text,
     held_picture,
     named,
     numbers,
     rows_of,
-    told_formula,
-    told_of_changes,
-    told_of_token,
     users_of,
     weight_bars,
     weight_map,
@@ -152,7 +152,7 @@ class Codewords(Places, Tab):
                 elem_id="cw-weights",
                 buttons=[],
             )
-        self.table_says = gr.Markdown(elem_id="cw-weights-says")
+        self.table_message = gr.Markdown(elem_id="cw-weights-message")
 
     def layout_tokens(self):
         several = dict(multiselect=True, allow_custom_value=True)
@@ -180,8 +180,9 @@ class Codewords(Places, Tab):
                 gr.Markdown(ALONE)
                 self.alone = tiles("cw-alone", 3, "max-content", fit_columns=False)
             with gr.Column(min_width=280):
-                self.used_says = gr.Markdown(
-                    "Held-out images that use its strongest codeword most", elem_id="cw-used-says"
+                self.used_message = gr.Markdown(
+                    "Held-out images that use its strongest codeword most",
+                    elem_id="cw-used-message",
                 )
                 self.used = tiles("cw-used", 3, "max-content", fit_columns=False)
         gr.Markdown(LOOKED)
@@ -201,7 +202,7 @@ class Codewords(Places, Tab):
             self.heat: dict(value=1, visible=weights),
             self.sharp: dict(value=False, visible=weights),
             self.typed: dict(visible=weights),
-            self.edits: dict(value="", own=True, check=lambda told: read_weights(told, t)),
+            self.edits: dict(value="", own=True, check=lambda text: read_weights(text, t)),
             self.ablated: tokens,
             self.swapped: tokens,
             self.donor: dict(maximum=max(1, loaded.heldout_count - 1)),
@@ -234,17 +235,20 @@ class Codewords(Places, Tab):
             other = chosen_image(loaded, f"heldout:{int(donor)}") if swapped else None
             r = touch(loaded, x, edit, other)
             token = min(int(token), t.tokens - 1)
-            says = [told_of_token(t, r["weights"], token, heat), told_of_changes(r["figures"])]
+            sentences = [
+                describe_token(t, r["weights"], token, heat),
+                describe_changes(r["figures"]),
+            ]
             if edit.weights:
-                says.append("Edited weights in token " + ", ".join(map(str, edit.weights)))
+                sentences.append("Edited weights in token " + ", ".join(map(str, edit.weights)))
             shown = to_pil(x), to_pil(r["before"]), to_pil(r["after"]), r["change"]
             pictures = [downloadable(enlarge(p, SIDE)) for p in shown]
             held = held_picture(loaded, focus(images), token)
             return (
                 *pictures,
                 None if held is None else downloadable(held),
-                "  \n".join(says),
-                told_formula(t, r, token, heat, edit),
+                "  \n".join(sentences),
+                formula_text(t, r, token, heat, edit),
                 weight_bars(t, r, token),
                 donor_picture(loaded, int(donor)),
                 drawn,
@@ -334,8 +338,8 @@ class Codewords(Places, Tab):
                 known[token] = set_weight(known.get(token, {}), codeword, weight)
             typed = {k for k, _ in changed}
             less = any(known[token][k] < w for k, w in before.items() if k not in typed)
-            says = MADE_ROOM if less else ""
-            return write_weights(known), gr.skip(), says
+            message = MADE_ROOM if less else ""
+            return write_weights(known), gr.skip(), message
         except ValueError as e:
             return gr.skip(), rows_of(t, token, top), failed(e)
 
@@ -343,23 +347,31 @@ class Codewords(Places, Tab):
         ctx, asked, edits = self.ctx, self.asked, self.edits
         where, how = [ctx.run, ctx.images], [self.token, self.heat, self.sharp]
         others = [self.ablated, self.swapped, self.donor]
-        told = [self.message, self.formula, self.bars, self.donor_picture, self.drawn]
-        shown = [*self.pictures, *told]
+        outputs = [self.message, self.formula, self.bars, self.donor_picture, self.drawn]
+        shown = [*self.pictures, *outputs]
         draw = Newest(self.show, [asked, *where, *how, *others, edits], shown).event
         inputs = [c.input for c in (*how, *others)]
         gr.on([asked.change, *inputs, edits.change], **draw)
         self.drawn.change(None, self.drawn, self.rests, js=RESTS, api_name=False)
-        told = [self.plot, self.table, self.alone, self.used_says, self.used, self.top, self.looked]
-        told += [self.slid_codewords, *self.sliders]
-        self.rests.change(**Newest(self.look, [*where, *how, edits], told).event)
+        outputs = [
+            self.plot,
+            self.table,
+            self.alone,
+            self.used_message,
+            self.used,
+            self.top,
+            self.looked,
+        ]
+        outputs += [self.slid_codewords, *self.sliders]
+        self.rests.change(**Newest(self.look, [*where, *how, edits], outputs).event)
         written = [ctx.run, self.token, self.table, self.top, edits]
-        said = [edits, self.table, self.table_says]
-        self.table.input(**Newest(self.on_edit, written, said, show_progress="hidden").event)
+        edited = [edits, self.table, self.table_message]
+        self.table.input(**Newest(self.on_edit, written, edited, show_progress="hidden").event)
         for i, slider in enumerate(self.sliders):
             moved = [ctx.run, self.token, self.slid_codewords, edits, slider]
-            told = [edits, self.table_says]
-            slider.input(**Newest(self.slide_of(i), moved, told, **HIDDEN).event)
-        undone = [self.heat, self.sharp, edits, self.ablated, self.swapped, self.table_says]
+            outputs = [edits, self.table_message]
+            slider.input(**Newest(self.slide_of(i), moved, outputs, **HIDDEN).event)
+        undone = [self.heat, self.sharp, edits, self.ablated, self.swapped, self.table_message]
         self.reset.click(self.on_reset, None, undone, **QUIET).then(**draw)
         self.wire_clicks()
         self.wire_places(draw)
@@ -371,7 +383,7 @@ class Codewords(Places, Tab):
         users = Newest(
             lambda name, token, top, click: self.on_codeword(name, token, top, click[1]),
             [self.ctx.run, self.token, self.top, self.clicked],
-            [self.used_says, self.used],
+            [self.used_message, self.used],
         )
         self.clicked.change(**users.event)
 

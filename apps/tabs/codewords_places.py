@@ -1,7 +1,7 @@
 """Part of the tab Codewords: places in the picture, and what all tokens and temperatures show."""
 
 import gradio as gr
-from tabs.codewords_told import SIDE, named
+from tabs.codewords_text import SIDE, named
 from tabs.controls import Radio
 from tabs.newest import Newest
 from tabs.picker import CLICKS, failed, focus, tiles
@@ -76,7 +76,7 @@ class Places:
             found = tokens_at(maps(loaded, key), across, down, 0 if chooses == "looks" else 1)
         except (ValueError, TypeError) as e:
             return gr.skip(), failed(e)
-        return found[0][0], told_of_place(loaded, key, found, chooses, across, down)
+        return found[0][0], describe_place(loaded, key, found, chooses, across, down)
 
     def on_held(self, event: gr.SelectData):
         return event.index
@@ -107,16 +107,17 @@ def strip_tiles(loaded, key: str) -> list[tuple[str, str]]:
     return [(served(enlarge(p, 96)), name) for name, _, p in over_temperature(loaded, key)]
 
 
-def told_of_place(loaded, key: str, found, chooses: str, across: float, down: float) -> str:
+def describe_place(loaded, key: str, found, chooses: str, across: float, down: float) -> str:
     "Which tokens draw or look at a place, and which codewords of the first one draw there."
     t, (token, _) = loaded.tokenizer, found[0]
     best = ", ".join(f"token {i} ({part:.0%})" for i, part in found[:3])
-    says = f"Here {'look' if chooses == 'looks' else 'draw'}: {best}. **Token {token}** is chosen"
+    verb = "look" if chooses == "looks" else "draw"
+    sentence = f"Here {verb}: {best}. **Token {token}** is chosen"
     if not has_weights(t):
-        return says + "."
+        return sentence + "."
     words = codewords_at(loaded, key, token, across, down)[:3]
     mix = ", ".join(f"**{named(t, token, k)}** (weight {w:.0%}, {c:.1%})" for k, w, c in words)
     return (
-        f"{says}. Of its codewords draw here most: {mix}. The last number says how far this place "
-        "changes when others take the codeword's place, in percent of black to white."
+        f"{sentence}. Of its codewords draw here most: {mix}. The last number says how far this "
+        "place changes when others take the codeword's place, in percent of black to white."
     )

@@ -147,15 +147,16 @@ def metrics_tables(runs: dict[str, Run]) -> str:
         measured = [n for n in runs if any(n in r.shown for r in rows)]
         head = ["metric", "", *(Raw(f'<th class="n">{text(n)}</th>') for n in measured)]
         main, more = (
-            [metric_line(r, measured) for r in rows if r.headline is told] for told in (True, False)
+            [metric_line(r, measured) for r in rows if r.headline is leads]
+            for leads in (True, False)
         )
-        told = "; ".join(f"{text(k)}: {text(v)}" for k, v in passport.items())
+        entries = "; ".join(f"{text(k)}: {text(v)}" for k, v in passport.items())
         count = f"{len(more)} more, and" if more else "The passport:"
         table = sheet(head, more) if more else ""
         place = parts if evaluation in LEADING else others
         place += [f"<h4>{text(evaluation)}, {text(about)}</h4>", sheet(head, main) if main else ""]
         summary = f"<summary>{count} how it was measured</summary>"
-        place.append(f"<details>{summary}<p>{told}</p>{table}</details>")
+        place.append(f"<details>{summary}<p>{entries}</p>{table}</details>")
     if parts and others:
         summary = "<summary><b>Other evaluations</b>, such as probes</summary>"
         others = [f"<details>{summary}{''.join(others)}</details>"]

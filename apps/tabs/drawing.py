@@ -47,15 +47,15 @@ def untouched(places: int):
 
 
 class Start:
-    """The beginning of a drawing in a part of the tab: `button.click(**Start(part, says).event)`.
+    """The beginning of a drawing in a part of the tab: `button.click(**Start(part, text).event)`.
 
     `sets`: controls that the same click sets, which the server would hear of too late.
     """
 
-    def __init__(self, part, says: gr.Markdown, **sets):
+    def __init__(self, part, message: gr.Markdown, **sets):
         self.part, self.sets = part, sets
         inputs = [part.ctx.session, *asked(part)]
-        self.event = dict(fn=self.answer, inputs=inputs, outputs=says, **AT_ONCE)
+        self.event = dict(fn=self.answer, inputs=inputs, outputs=message, **AT_ONCE)
 
     def answer(self, session, *stands):
         "Whatever was being drawn is not wanted any more."
@@ -70,5 +70,5 @@ def on_stop(session):
     session.stopped = True
 
 
-def says(e: Exception) -> str:
+def reason(e: Exception) -> str:
     return str(e) if isinstance(e, LookupError) else failed(e)

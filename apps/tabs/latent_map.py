@@ -120,7 +120,7 @@ class LatentMap(Tab):
         which = preferred(list(stored.maps), which, "z")
         colour = preferred(["class", *stored.figures], colour)
         return {
-            **self.without(told(loaded, stored), first=False),
+            **self.without(describe_map(loaded, stored), first=False),
             self.plot: gr.Plot(value=drawn(loaded, stored, which, colour, ends, own), visible=True),
             self.hook: thumbnail_sheet(loaded, stored),
             self.looks: gr.Row(visible=True),
@@ -178,12 +178,12 @@ def thumbnail_sheet(loaded, stored) -> dict:
     return {"url": url, "side": side, "columns": columns, "count": len(indices)}
 
 
-def told(loaded, stored) -> str:
+def describe_map(loaded, stored) -> str:
     "How to use the map, what it is of, and whether the run has other weights by now."
-    says, now = f"{HINT}  \n{plain(stored.about)}.", loaded.tokenizer.fingerprint
+    text, now = f"{HINT}  \n{plain(stored.about)}.", loaded.tokenizer.fingerprint
     if stored.tokenizer == now:
-        return says
+        return text
     return (
-        f"{says}  \n**The map is of other weights** ({plain(stored.tokenizer)}, "
+        f"{text}  \n**The map is of other weights** ({plain(stored.tokenizer)}, "
         f"the run now has {plain(now)}): compute it again."
     )

@@ -28,9 +28,9 @@ class Made:
     @property
     def query(self) -> str:
         "The page's address, from which `address` opens it again."
-        told = [("run", self.run or ""), ("tab", self.tab), ("image", image_names(self.images))]
-        told += [(n, v) for n, given in self.values.items() for v in written(given)]
-        return urlencode([(name, v) for name, v in told if v != ""])
+        fields = [("run", self.run or ""), ("tab", self.tab), ("image", image_names(self.images))]
+        fields += [(n, v) for n, given in self.values.items() for v in written(given)]
+        return urlencode([(name, v) for name, v in fields if v != ""])
 
     def ways(self) -> Ways | None:
         "The lines that make it without the app; a `ValueError` or `LookupError` says why not."

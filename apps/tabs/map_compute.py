@@ -52,10 +52,10 @@ class MapCompute(Tab):
 
     def offered(self, able: bool, first: bool) -> dict:
         "The button, where a map can be computed; large, where there is none yet."
-        says, look = (FIRST, "primary") if first else (AGAIN, "secondary")
+        label, look = (FIRST, "primary") if first else (AGAIN, "secondary")
         return {
             self.box: gr.Column(visible=able or "hidden"),
-            self.go: gr.Button(says, variant=look, size="lg" if first else "sm"),
+            self.go: gr.Button(label, variant=look, size="lg" if first else "sm"),
             self.seen: "",
         }
 
@@ -77,14 +77,14 @@ class MapCompute(Tab):
         state = job.info["state"]
         if state in AT_WORK:
             done, of, unit = progress(job)
-            says = f"The map is being computed: {unit} {done} of {of or '?'}. "
-            return {self.message: says + "You may leave the page.", self.seen: state}
+            message = f"The map is being computed: {unit} {done} of {of or '?'}. "
+            return {self.message: message + "You may leave the page.", self.seen: state}
         if seen not in AT_WORK:
             return {**stop, self.seen: state}
         if state == "done":
             return {**stop, self.seen: state, self.ctx.looked: looked + 1}
-        says = f"**The map was not computed ({state}).** The tab *Runs* has the log."
-        return {**stop, self.seen: state, self.message: says}
+        message = f"**The map was not computed ({state}).** The tab *Runs* has the log."
+        return {**stop, self.seen: state, self.message: message}
 
     def wire(self):
         run, seen, timer, looked = self.ctx.run, self.seen, self.timer, self.ctx.looked
@@ -95,5 +95,5 @@ class MapCompute(Tab):
             show_progress="minimal",
             api_name="latent_map",
         )
-        told = [self.message, timer, seen, looked]
-        timer.tick(self.on_tick, [run, seen, looked], told, **QUIET)
+        outputs = [self.message, timer, seen, looked]
+        timer.tick(self.on_tick, [run, seen, looked], outputs, **QUIET)

@@ -48,19 +48,19 @@ class MapPoints(Tab):
         small = dict(fit_columns=False, visible=False)
         gr.Markdown("Nearest to the last chosen point")
         self.near = tiles("map-near", NEAR, "max-content", **small)
-        self.near_says = gr.Markdown(NO_POINT, elem_id="map-near-says")
+        self.near_message = gr.Markdown(NO_POINT, elem_id="map-near-message")
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
                 self.region = gr.Textbox(
                     "", label="Region", info=REGION, elem_id="map-region", max_lines=1
                 )
-                self.inside_says = gr.Markdown(elem_id="map-inside-says")
+                self.inside_message = gr.Markdown(elem_id="map-inside-message")
                 self.inside = tiles("map-inside", 12, "max-content", **small)
             with gr.Column(scale=2, min_width=280):
                 self.upload = gr.File(
                     label="Your own image on the map", elem_id="map-upload", height=120
                 )
-                self.own_says = gr.Markdown(elem_id="map-own-says")
+                self.own_message = gr.Markdown(elem_id="map-own-message")
                 self.own_near = tiles("map-own-near", 4, "max-content", **small)
 
     def fit(self, name, kept):
@@ -87,10 +87,10 @@ class MapPoints(Tab):
             found = neighbours_of_point(vectors, int(ends.split("-")[-1]), NEAR)
         except (ValueError, IndexError, KeyError) as e:
             return tiled([]), failed(e)
-        says = plain(classes_in_words([stored.classes[n] for n in found]))
+        classes = plain(classes_in_words([stored.classes[n] for n in found]))
         return tiled(
             self.pictured(loaded, stored, found)
-        ), f"{says}. {FLAT if flat else ''}".strip()
+        ), f"{classes}. {FLAT if flat else ''}".strip()
 
     def on_region(self, name, which, region):
         try:
@@ -101,9 +101,9 @@ class MapPoints(Tab):
             found = points_within(stored.maps[which], read_region(region))
         except (ValueError, KeyError) as e:
             return tiled([]), failed(e)
-        says = classes_in_words([stored.classes[n] for n in found])
+        classes = classes_in_words([stored.classes[n] for n in found])
         more = f"; the first {SHOWN} are shown" if len(found) > SHOWN else ""
-        return tiled(self.pictured(loaded, stored, found[:SHOWN])), plain(f"{says}{more}.")
+        return tiled(self.pictured(loaded, stored, found[:SHOWN])), plain(f"{classes}{more}.")
 
     def on_select(self, event: gr.EventData):
         "A box or lasso on the map."
@@ -137,30 +137,32 @@ class MapPoints(Tab):
         if place is None:
             return tiled([]), WITHOUT
         near = place.neighbours[:NEAR]
-        says = plain(classes_in_words([stored.classes[n] for n in near]))
-        told = f"The star is your image. Nearest to it: {says}."
+        classes = plain(classes_in_words([stored.classes[n] for n in near]))
+        message = f"The star is your image. Nearest to it: {classes}."
         if strange:
-            told += f" {strange} So its place means little."
-        return tiled(self.pictured(loaded, stored, near)), told
+            message += f" {strange} So its place means little."
+        return tiled(self.pictured(loaded, stored, near)), message
 
     def wire(self):
         run, which, ends = self.ctx.run, self.map.which, self.map.way.ends
         self.compared = Newest(
-            self.on_near, [run, which, ends], [self.near, self.near_says], **QUIET
+            self.on_near, [run, which, ends], [self.near, self.near_message], **QUIET
         )
-        shown = [self.inside, self.inside_says]
+        shown = [self.inside, self.inside_message]
         inside = Newest(self.on_region, [run, which, self.region], shown, **QUIET)
         self.map.hook.apply(self.on_select, None, self.region, **CLICKS)
         self.region.change(**inside.event)
-        own = Newest(self.on_own, [run, which, self.own], [self.own_near, self.own_says], **QUIET)
+        own = Newest(
+            self.on_own, [run, which, self.own], [self.own_near, self.own_message], **QUIET
+        )
         uploads = [self.upload.upload, self.upload.clear]
         gr.on(uploads, self.on_upload, [run, self.upload], [self.own, self.ctx.images], **LATEST)
         self.own.change(**own.event)
 
 
-def check_region(told: str):
-    if told:
-        read_region(told)
+def check_region(region: str):
+    if region:
+        read_region(region)
 
 
 def star(loaded, stored, which, path) -> Place | None:

@@ -11,7 +11,7 @@ from softvq_lab.explore.latent_map import latent_path, picture_of, read_map
 from softvq_lab.explore.session import enlarge
 
 WAY = "From one to the other: the straight line between their latents, decoded"
-TURN = "told => told.split('-').reverse().join('-')"
+TURN = "text => text.split('-').reverse().join('-')"
 
 
 class MapWay(Tab):
@@ -49,7 +49,7 @@ class MapWay(Tab):
         except ValueError:
             stored = None
         points = len(stored.indices) if stored else 0
-        return {self.ends: dict(value="", own=True, check=lambda told: ends_of(told, points))}
+        return {self.ends: dict(value="", own=True, check=lambda text: ends_of(text, points))}
 
     def on_click(self, name, ends, event: gr.EventData):
         "Another point: the end of the way from the one that was clicked before it."
@@ -103,7 +103,7 @@ class MapWay(Tab):
             [ends, ctx.images, self.chosen],
             **QUIET,
         )
-        ends.change(None, ends, self.points, js="told => told", api_name=False)
+        ends.change(None, ends, self.points, js="text => text", api_name=False)
         ends.change(None, ends, None, js=RING, api_name=False)
         self.swap.click(None, ends, ends, js=TURN, api_name=False)
         self.show.click(self.on_show, None, [ctx.tabs, ctx.tab], **QUIET)
@@ -114,9 +114,9 @@ def written(ends: list[int]) -> str:
     return "-".join(map(str, ends))
 
 
-def ends_of(told: str, points: int) -> list[int]:
+def ends_of(text: str, points: int) -> list[int]:
     "Up to two numbers of points, of a map of so many; a `ValueError` says what is possible."
-    parts = told.split("-") if told else []
+    parts = text.split("-") if text else []
     if len(parts) > 2 or not all(p.isdecimal() and int(p) < points for p in parts):
         possible = f"two numbers from 0 to {points - 1} as 3-17" if points else "nothing: no map"
         raise ValueError(possible)
@@ -141,8 +141,8 @@ def way_of(loaded, ends: list[int], pictures: int) -> tuple[str, str]:
     ]
     xs = [picture_of(loaded, i) for i in indices]
     if len(xs) < 2:
-        says = f"First: {named[0]}.  \nNow click a second point."
-        return downloadable(enlarge(to_pil(xs[0]), 160)), says
+        message = f"First: {named[0]}.  \nNow click a second point."
+        return downloadable(enlarge(to_pil(xs[0]), 160)), message
     x = latent_path(loaded, *xs, int(pictures))
     sheet = grid(x, min(len(x), 4), max(1, 96 // x.shape[-1]))
     return downloadable(sheet), f"From {named[0]}  \nto {named[1]}"

@@ -60,8 +60,8 @@ class NoGenerator(Tab):
 
     def wire(self):
         looked = self.ctx.looked
-        told = [self.message, self.timer, self.waiting, looked]
-        self.timer.tick(self.on_tick, [self.ctx.run, self.waiting, looked], told, **QUIET)
+        outputs = [self.message, self.timer, self.waiting, looked]
+        self.timer.tick(self.on_tick, [self.ctx.run, self.waiting, looked], outputs, **QUIET)
 
 
 def missing(run: Run, runs: str) -> str:

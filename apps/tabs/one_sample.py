@@ -4,7 +4,7 @@ nearest to it, and variations of it.
 
 import gradio as gr
 from tabs.controls import Slider
-from tabs.drawing import AT_WORK, Drawing, Start, says, untouched
+from tabs.drawing import AT_WORK, Drawing, Start, reason, untouched
 from tabs.newest import QUIET, Newest
 from tabs.picker import CLICKS, Tab, picture, plain, still, tiled, tiles
 from tabs.picture_files import downloadable, served
@@ -42,7 +42,7 @@ class OneSample(Tab):
         small = dict(fit_columns=False, visible=False)  # while it is empty
         gr.Markdown("The sample and the training images nearest to it")
         self.near = tiles("nearest", 7, "max-content", **small)
-        self.near_says = gr.Markdown(f"*{NOTHING}*", elem_id="nearest-says")
+        self.near_message = gr.Markdown(f"*{NOTHING}*", elem_id="nearest-message")
         self.layout_variations(small)
         self.varied = gr.State(None)  # the last variations, (B, 3, H, W)
         self.variation = gr.Number(0, precision=0, minimum=0, maximum=VARIED, visible="hidden")
@@ -106,8 +106,8 @@ class OneSample(Tab):
         step, x = frame(loaded, samples, n, done / 100)
         of_class = plain(loaded.images.class_names[int(samples.classes[n])])
         last = samples.film.seen
-        told = f"Sample {n + 1} (class {of_class}) after step {step} of {last}"
-        return downloadable(enlarge(to_pil(x))), told
+        caption = f"Sample {n + 1} (class {of_class}) after step {step} of {last}"
+        return downloadable(enlarge(to_pil(x))), caption
 
     def on_near(self, drawn, which):
         "The training images nearest to the chosen sample."
@@ -118,7 +118,7 @@ class OneSample(Tab):
         except LookupError:
             return tiled([]), f"*{NOTHING}*"
         except ValueError as e:
-            return tiled([]), says(e)
+            return tiled([]), reason(e)
         near = [(served(p), f"{c}: {d:.2f}") for _, c, d, p in found["nearest"]]
         return tiled([(served(to_pil(x)), "sample"), *near]), plain(memorised(found))
 
@@ -133,17 +133,17 @@ class OneSample(Tab):
                 if drawing.replaced:
                     yield untouched(3)
                     return
-                told = pace.after(i)
+                message = pace.after(i)
                 if drawing.stopped:
-                    told = f"Stopped at {pace.place}."
+                    message = f"Stopped at {pace.place}."
                     break
-                yield gr.skip(), told, gr.skip()
+                yield gr.skip(), message, gr.skip()
             else:
-                told = f"Variations of sample {n + 1}. Click one, and it is shown large."
+                message = f"Variations of sample {n + 1}. Click one, and it is shown large."
             found = [(served(to_pil(x)), f"variation {k}") for k, x in enumerate(images, 1)]
-            yield tiled(found), told, images
+            yield tiled(found), message, images
         except (ValueError, LookupError) as e:
-            yield tiled([]), says(e), None
+            yield tiled([]), reason(e), None
 
     def on_variation(self, varied, number):
         "A variation, large."
@@ -157,7 +157,7 @@ class OneSample(Tab):
         opened = [*shown, self.strip, self.which, self.variation]
         # gradio's seconds would lie on the pictures of a sample that was just drawn
         self.opened = Newest(self.on_open, [*asked, self.film], opened, **QUIET)
-        self.compared = Newest(self.on_near, asked, [self.near, self.near_says], **QUIET)
+        self.compared = Newest(self.on_near, asked, [self.near, self.near_message], **QUIET)
         moved = Newest(self.on_film, [*asked, self.film], shown, (self.opened,), **QUIET)
         self.film.input(**moved.event)
         self.follow(gr.on([self.of_run.change, self.which.input], **self.opened.event))

@@ -190,8 +190,8 @@ class Tab:
         "What else changes with another run, or with what the tab depends on."
         return {}
 
-    def on_link(self, number: int, told: dict[str, list[str]]) -> dict:
-        "What else changes when a link is opened: the `number`th of the page, which says `told`."
+    def on_link(self, number: int, values: dict[str, list[str]]) -> dict:
+        "What else changes when a link is opened: the `number`th of the page, which says `values`."
         return {}
 
     def reproduce(self, name: str, image: str, values: dict) -> Ways | None:

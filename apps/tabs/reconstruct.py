@@ -142,9 +142,9 @@ class Reconstruct(Tab):
                 called(i, key): r for i, (key, r) in enumerate(zip(keys, results, strict=True))
             }
             archive = bundle(named, png_info(made.texts_now()))
-            says = told(loaded, results[-1], kept) + ("" if distance else f"  \n*{WAIT}*")
+            text = summary(loaded, results[-1], kept) + ("" if distance else f"  \n*{WAIT}*")
             return {
-                **self.blank(says),
+                **self.blank(text),
                 **dict(zip(self.pictures, three(results[-1]), strict=True)),
                 self.download: gr.DownloadButton(value=served(archive, "zip")),
                 **(self.together(named, distance) if len(keys) > 1 else {}),
@@ -210,7 +210,7 @@ class Reconstruct(Tab):
             loaded = self.ctx.open(name)
             x = read_upload(path, loaded.tokenizer.image_size)
             result = reconstruct(loaded, x, None, perceptual_soon(loaded))
-            return *three(result), told(loaded, result, None)
+            return *three(result), summary(loaded, result, None)
         except ValueError as e:
             return None, None, None, failed(e)
 
@@ -241,13 +241,13 @@ def called(i: int, key: str) -> str:
     return f"{i + 1}-{'upload' if key.startswith('file:') else key.replace(':', '-')}"
 
 
-def told(loaded, result, kept) -> str:
+def summary(loaded, result, kept) -> str:
     t, f = loaded.tokenizer, result["figures"]
     tokens = t.tokens if kept is None else f"first {kept} of {t.tokens}"
-    says = f"### {in_words(f)}\n{tokens} tokens of width {t.latent_dim}"
+    text = f"### {in_words(f)}\n{tokens} tokens of width {t.latent_dim}"
     if "effective_codewords" in f:
-        says += f"; a token mixes {f['effective_codewords']:.1f} codewords on average"
-    return says
+        text += f"; a token mixes {f['effective_codewords']:.1f} codewords on average"
+    return text
 
 
 def three(result) -> list[str]:

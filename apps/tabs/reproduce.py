@@ -17,7 +17,7 @@ class Reproduce:
     def __init__(self, ctx, address):
         self.ctx, self.linked = ctx, address.linked
         with gr.Accordion("Reproduce this", open=False, elem_id="reproduce") as self.box:
-            self.says = gr.Markdown(elem_id="reproduce-says")
+            self.message = gr.Markdown(elem_id="reproduce-message")
             # No language: the colours that gr.Code gives it are too pale to be read on white.
             how = dict(language=None, interactive=False, wrap_lines=True, visible=False, lines=1)
             self.terminal = gr.Code(label="In a terminal", elem_id="reproduce-terminal", **how)
@@ -26,7 +26,7 @@ class Reproduce:
         self.box.expand(
             self.show,
             [ctx.run, ctx.tab, ctx.images, *controls],
-            [self.says, self.terminal, self.python],
+            [self.message, self.terminal, self.python],
             **QUIET,
         )
         changes = [c.change for c in (address.place, *controls)]

@@ -56,7 +56,7 @@ class RunFolder(Tab):
                     **(small | {"min_width": 220}),
                 )
         with gr.Row():
-            self.said = gr.Markdown(elem_id="folder-said")
+            self.message = gr.Markdown(elem_id="folder-message")
             self.undo = gr.Button("Undo", visible=False, elem_id="folder-undo", **small)
         self.undone = gr.State(None)  # (name in the bin, name before)
 
@@ -82,12 +82,14 @@ class RunFolder(Tab):
 
     def on_rename(self, name, new, chosen):
         try:
-            told = rename(self.ctx.runs, resolve(self.ctx.runs, name), new)
+            changed = rename(self.ctx.runs, resolve(self.ctx.runs, name), new)
         except (OSError, ValueError) as e:
-            return {self.said: failed(e)}
-        also = f" The new name was written into {plain(', '.join(told))}, too." if told else ""
-        says = f"{plain(name)} is called {plain(new.strip())} now.{also}"
-        return self.moved(says, new.strip(), new.strip() if chosen == name else chosen)
+            return {self.message: failed(e)}
+        also = (
+            f" The new name was written into {plain(', '.join(changed))}, too." if changed else ""
+        )
+        message = f"{plain(name)} is called {plain(new.strip())} now.{also}"
+        return self.moved(message, new.strip(), new.strip() if chosen == name else chosen)
 
     def on_delete(self, name, chosen):
         try:
@@ -95,14 +97,14 @@ class RunFolder(Tab):
             needing = needed_by(self.ctx.runs, run)
             binned = to_bin(self.ctx.runs, run)
         except (OSError, ValueError) as e:
-            return {self.said: failed(e)}
-        says = f"{plain(name)} is in the bin."
+            return {self.message: failed(e)}
+        message = f"{plain(name)} is in the bin."
         if needing:
-            says += f" **{plain(', '.join(needing))} cannot be used without it.**"
+            message += f" **{plain(', '.join(needing))} cannot be used without it.**"
         names = [r["name"] for r in overview(self.ctx.runs)]
         after = None if chosen == name else chosen
         undo = {self.undo: gr.Button(visible=True), self.undone: (binned, name)}
-        return self.moved(says, preferred(names), after) | undo
+        return self.moved(message, preferred(names), after) | undo
 
     def on_restore(self, binned, chosen):
         return self.restored(binned, "", chosen)
@@ -114,15 +116,15 @@ class RunFolder(Tab):
         try:
             back = restore(self.ctx.runs, binned or "", name)
         except (OSError, ValueError) as e:
-            return {self.said: failed(e)}
+            return {self.message: failed(e)}
         return self.moved(f"{plain(back)} is out of the bin.", back, chosen)
 
-    def moved(self, says: str, watched: str | None, chosen: str | None) -> dict:
+    def moved(self, message: str, watched: str | None, chosen: str | None) -> dict:
         "The page after a folder was moved."
         offered, chosen = self.ctx.offered(chosen)
         names = [r["name"] for r in overview(self.ctx.runs)]
         return {
-            self.said: says,
+            self.message: message,
             self.watched: gr.Dropdown(choices=names, value=watched),
             self.ctx.run: gr.Dropdown(choices=offered, value=chosen),
             self.binned: gr.Dropdown(choices=in_bin(self.ctx.runs), value=None),
@@ -135,8 +137,8 @@ class RunFolder(Tab):
         shown = [self.notes, self.shown, self.name, self.binned]
         looked = Newest(self.on_watch, watched, shown, **QUIET)
         self.watch.looked.then(**looked.event)
-        self.notes.blur(self.on_notes, [self.shown, self.notes], self.said, **MANY)
-        made = [self.said, watched, run, self.binned, self.undo, self.undone]
+        self.notes.blur(self.on_notes, [self.shown, self.notes], self.message, **MANY)
+        made = [self.message, watched, run, self.binned, self.undo, self.undone]
         self.rename.click(self.on_rename, [watched, self.name, run], made, **MANY)
         self.delete.click(self.on_delete, [watched, run], made, **MANY)
         self.restore.click(self.on_restore, [self.binned, run], made, **MANY)

@@ -102,8 +102,8 @@ class RunTable(Tab):
 
 
 def button(name: str) -> Raw:
-    told = escape(name, True)
-    return Raw(f'<td class="run"><button data-run="{told}">{told}</button></td>')
+    escaped = escape(name, True)
+    return Raw(f'<td class="run"><button data-run="{escaped}">{escaped}</button></td>')
 
 
 def cell(column: Column, name: str) -> Raw:
@@ -149,7 +149,9 @@ def measured_alike(runs, name: str, passport: dict, rows) -> str:
         [run_name(r.path, runs), *(shown_in(c, metrics) if c in metrics else "" for c in columns)]
         for r, metrics in rows
     ]
-    told = f"{len(rows)} run{'s' * (len(rows) > 1)}, {text(passport.get('count', '?'))} images"
+    measured_on = (
+        f"{len(rows)} run{'s' * (len(rows) > 1)}, {text(passport.get('count', '?'))} images"
+    )
     table = sheet(["run", *columns], lines, numbers=True)
-    summary = f"<summary><b>{text(name)}</b>: {told}</summary>"
+    summary = f"<summary><b>{text(name)}</b>: {measured_on}</summary>"
     return f"<details>{summary}<p>{about}</p>{table}</details>"

@@ -88,8 +88,8 @@ class Runs(Tab):
     def fit(self, name, kept):
         return {self.view: dict(value="all", check=self.check_view)}
 
-    def check_view(self, told: str):
-        if told not in self.views:
+    def check_view(self, view: str):
+        if view not in self.views:
             raise ValueError(", ".join(self.views))
 
     def on_open(self):

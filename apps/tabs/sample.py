@@ -4,7 +4,7 @@ import json
 
 import gradio as gr
 from tabs.controls import Dropdown
-from tabs.drawing import AT_ONCE, AT_WORK, Drawing, Start, on_stop, says, untouched
+from tabs.drawing import AT_ONCE, AT_WORK, Drawing, Start, on_stop, reason, untouched
 from tabs.newest import Newest
 from tabs.no_generator import NoGenerator, missing
 from tabs.one_sample import OneSample
@@ -196,13 +196,13 @@ class Sample(Tab):
         try:
             message, there = f"{plain(self.find(name).run.name)} draws.", True
         except (ValueError, LookupError) as e:
-            message, there = says(e) if name else "", False
+            message, there = reason(e) if name else "", False
         ready = gr.Button(interactive=there)
         blank = dict.fromkeys([self.samples, self.drawn]) | {self.asks: ""}
         return {self.go: ready, self.dice: ready, self.message: message, **blank}
 
-    def on_link(self, number, told):
-        shows = told.get("shows", [""])[-1]
+    def on_link(self, number, values):
+        shows = values.get("shows", [""])[-1]
         return {self.asks: f"{number} {shows if shows in PRESSED else ''}"}
 
     def reproduce(self, name, image, values):
@@ -267,17 +267,17 @@ class Sample(Tab):
                 if wish.replaced:
                     yield untouched(4)
                     return
-                sheet, told = downloadable(sample_sheet(drawn), wish.made), pace.after(i)
+                sheet, message = downloadable(sample_sheet(drawn), wish.made), pace.after(i)
                 if wish.stopped:
                     break
-                yield sheet, told, None, gr.skip()
+                yield sheet, message, None, gr.skip()
             of = plain(drawn_of(loaded, labels(label), y))
             done = f"Done: {of}. Seed {int(seed or 0)} draws the same again."
-            told = f"Stopped at {pace.place}." if wish.stopped else done
+            message = f"Stopped at {pace.place}." if wish.stopped else done
             strip = downloadable(film_strip(loaded, drawn, 0), wish.made)
-            yield sheet, told, strip, (name, drawn)
+            yield sheet, message, strip, (name, drawn)
         except (ValueError, LookupError) as e:
-            yield None, says(e), None, None
+            yield None, reason(e), None, None
 
     def on_sweep(
         self,
@@ -304,10 +304,10 @@ class Sample(Tab):
                 whole = len(scales) == len(SWEEP)
                 rows = "Rows, from above: guidance " + ", ".join(f"{s:g}" for s in scales)
                 end = ". The noise of a column is the same."
-                told = pace.after(len(scales))
+                message = pace.after(len(scales))
                 yield (
                     downloadable(sheet, wish.made),
-                    rows + (end if whole else f" ... {told}"),
+                    rows + (end if whole else f" ... {message}"),
                     None,
                 )
             if wish.replaced:
@@ -315,7 +315,7 @@ class Sample(Tab):
             elif wish.stopped:
                 yield gr.skip(), f"{rows}  \nStopped at {pace.place}.".lstrip(), None
         except (ValueError, LookupError) as e:
-            yield None, says(e), None
+            yield None, reason(e), None
 
     def wire(self):
         self.wire_settings()

@@ -1,7 +1,7 @@
 """In the tab Sample: the same sample over two settings, as a labelled table of pictures."""
 
 import gradio as gr
-from tabs.drawing import AT_WORK, Drawing, Start, says, untouched
+from tabs.drawing import AT_WORK, Drawing, Start, reason, untouched
 from tabs.newest import QUIET, Newest
 from tabs.picker import Tab, still
 from tabs.picture_files import downloadable
@@ -92,7 +92,7 @@ class SampleGrid(Tab):
                 setting = control.value
             limits[self.linked[typed]] = dict(
                 value=suggested(loaded, setting),
-                check=lambda told, setting=setting: read_axis(loaded, setting, told),
+                check=lambda text, setting=setting: read_axis(loaded, setting, text),
             )
         return limits
 
@@ -114,7 +114,7 @@ class SampleGrid(Tab):
             if not values:
                 read_axis(loaded, setting, values)
         except (ValueError, LookupError) as e:
-            return "", says(e)
+            return "", reason(e)
         return values, ""
 
     def on_go(self, name, rows, row_values, columns, column_values, session, *usual):
@@ -130,17 +130,17 @@ class SampleGrid(Tab):
             for i, j, x in grid_pictures(loaded, *axes, how, wish.goes_on):
                 found[i, j] = x
                 drawn = labelled(found, *axes, tuple(x.shape[-2:]))
-                told = pace.after(len(found))
+                message = pace.after(len(found))
                 yield (
                     downloadable(drawn, wish.made),
-                    told if len(found) < total else f"Done: {total} pictures.",
+                    message if len(found) < total else f"Done: {total} pictures.",
                 )
             if wish.replaced:
                 yield untouched(2)
             elif wish.stopped:
                 yield gr.skip(), f"Stopped at {pace.place}."
         except (ValueError, LookupError) as e:
-            yield gr.skip(), says(e)
+            yield gr.skip(), reason(e)
 
     def wire(self):
         name, session = self.ctx.run, self.ctx.session
@@ -157,7 +157,7 @@ class SampleGrid(Tab):
         )
 
 
-def check_shown(told: str):
+def check_shown(value: str):
     possible = SAMPLES, GRID, VARIATIONS
-    if told and told not in possible:
+    if value and value not in possible:
         raise ValueError(", ".join(possible))

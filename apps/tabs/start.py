@@ -125,7 +125,7 @@ class Start(Tab):
             fields, rest = settings_like(run, SHOWN.get(flow, ()))
             lines = "\n".join(as_line(n, v) for n, v in rest.items())
         except ValueError as e:
-            return {self.watch.said: failed(e)}
+            return {self.watch.message: failed(e)}
         return {
             self.flow: flow,
             self.name: free_name(self.ctx.runs, name),
@@ -189,7 +189,7 @@ class Start(Tab):
             [self.answer, watched, self.view],
             **SLOW,
         ).then(**self.ctx.look)
-        filled = [self.flow, self.name, self.rest, self.answer, self.view, self.watch.said]
+        filled = [self.flow, self.name, self.rest, self.answer, self.view, self.watch.message]
         self.watch.copy.click(self.on_duplicate, watched, [*filled, *controls], **QUIET)
         tokenizer = self.controls["train_generator", "tokenizer_run"]
         shown = [self.name, self.target, tokenizer, *self.groups]
@@ -203,13 +203,13 @@ class Start(Tab):
 def own_data(ctx, field: Setting) -> gr.Dropdown:
     "What names a folder of one's own pictures; only those that the server was given are read."
     offered = data_folders(ctx)
-    told = "your own pictures: a folder in {}" if offered else NO_DATA
+    hint = "your own pictures: a folder in {}" if offered else NO_DATA
     return gr.Dropdown(
         ["", *offered],
         value=field.default,
         allow_custom_value=True,
         label=field.name,
-        info=told.format(" or ".join(ctx.data[1:])),
+        info=hint.format(" or ".join(ctx.data[1:])),
         min_width=200,
         elem_id=f"train-{field.name}",
     )

@@ -43,7 +43,7 @@ class Sweeps(Tab):
     def layout(self):
         gr.Markdown(ABOUT)
         self.which = gr.Dropdown([], label="Sweep", elem_id="sweep-which", allow_custom_value=True)
-        self.told = gr.HTML(elem_id="sweep-told", apply_default_css=False)
+        self.report = gr.HTML(elem_id="sweep-report", apply_default_css=False)
         self.plots = [
             gr.Plot(show_label=False, visible=False, elem_id=f"sweep-plot-{i}")
             for i in range(PLOTS)
@@ -65,7 +65,7 @@ class Sweeps(Tab):
         return gr.Dropdown(choices=offered, value=preferred(offered, now))
 
     def wire(self):
-        shown = [self.told, *self.plots]
+        shown = [self.report, *self.plots]
         self.which.change(**Newest(self.show, self.which, shown, api_name="sweep_page").event)
         self.tab.select(self.on_open, self.which, self.which, **QUIET)
 
@@ -122,8 +122,8 @@ def page(runs, name: str) -> tuple[str, list]:
     parts, figs = [heading(report)], [progress_bar({**report, "name": text(report["name"])})]
     table = results(report)
     for stage in SHOWN:
-        told, plots = stage_of(table, stage)
-        parts += told
+        texts, plots = stage_of(table, stage)
+        parts += texts
         figs += plots
     failed = failures(report)
     if len(failed):
@@ -157,8 +157,8 @@ def stage_of(table, stage: str) -> tuple[list[str], list]:
         return [], []
     parts, figs = [], []
     for _, same in rows.groupby("passport", sort=False):  # other passports are not ranked together
-        said = f"<h4>{stage}: {metric}</h4><p>{text(verdict(same, metric))}</p>"
-        parts.append(said + ranking_table(same, metric))
+        heading = f"<h4>{stage}: {metric}</h4><p>{text(verdict(same, metric))}</p>"
+        parts.append(heading + ranking_table(same, metric))
         plots = ranking(as_text(same), metric), effects(as_text(same), metric)
         figs += [f for f in plots if f is not None]
     return parts, [*figs, overlaid(as_text(rows), curve)]
@@ -167,13 +167,13 @@ def stage_of(table, stage: str) -> tuple[list[str], list]:
 def ranking_table(rows, metric: str) -> str:
     "Settings by the mean of their seeds."
 
-    def says(value):
+    def in_unit(value):
         return shown(metric, float(value), declared_in(rows))
 
-    told = spread_in_words(settings(rows, metric))
+    ranking = spread_in_words(settings(rows, metric))
     table = [
-        [str(setting), says(mean), spread, int(seeds), says(worst), says(best)]
-        for setting, mean, spread, seeds, worst, best in told.itertuples()
+        [str(setting), in_unit(mean), spread, int(seeds), in_unit(worst), in_unit(best)]
+        for setting, mean, spread, seeds, worst, best in ranking.itertuples()
     ]
     head = ["setting", "mean", "spread", "seeds", "worst", "best"]
     return sheet(head, table, numbers=True)

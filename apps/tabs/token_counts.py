@@ -161,7 +161,7 @@ class TokenCounts(Tab):
             return *blank, failed(e), "", None
         answer = [needed(mine, metric, wanted), usual(known, metric, wanted) or WAIT]
         pictures = [downloadable(enlarge(found[k], 240)) for k in CAPTIONS]
-        return *pictures, told(found["row"], budgets), " ".join(answer), adapt(figure)
+        return *pictures, summary(found["row"], budgets), " ".join(answer), adapt(figure)
 
     def strip(self, name, images):
         "The chosen image from each number of tokens, and what was left out."
@@ -177,8 +177,8 @@ class TokenCounts(Tab):
         except ValueError as e:
             return [], failed(e), []
         alone = alone_says(self.tokenizer_run(name), self.ctx.runs) if len(counts) < 2 else []
-        says = "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])
-        return pictures, says, [counts[-1].tokens, *(c.tokens for c in counts)]
+        notes = "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])
+        return pictures, notes, [counts[-1].tokens, *(c.tokens for c in counts)]
 
     def curve(self, name):
         "Over the held-out set: stored metrics where they are, measured now where not."
@@ -229,7 +229,7 @@ def alone_says(run: Run, runs: str) -> list[str]:
     return [ALONE, *(f"Not compared: {plain(s)}" for s in near_siblings(run, runs)[:3])]
 
 
-def told(row: dict, budgets) -> str:
+def summary(row: dict, budgets) -> str:
     "What is shown: how many tokens, what they cost, and how near the picture is."
     figures = ", ".join(in_unit(m, row[m]) for m in WANTED if row[m] is not None)
     most = max(r.tokens for r in budgets)

@@ -80,7 +80,7 @@ class Watch(Tab):
                 elem_id="watch-until",
             )
             self.copy = gr.Button("Duplicate", elem_id="watch-duplicate", **small)
-        self.said = gr.Markdown(elem_id="watch-said")
+        self.message = gr.Markdown(elem_id="watch-message")
         self.health = gr.Markdown(elem_id="watch-health")
         self.plot = gr.Plot(show_label=False, visible=False, elem_id="watch-curves")
         self.log = gr.Textbox(
@@ -94,7 +94,7 @@ class Watch(Tab):
         self.drawn = gr.State(())  # what the curves were drawn of
         self.asked = [self.watched, self.width, self.drawn]
         self.shown = [self.status, self.health, self.plot, self.log, self.stop, self.drawn]
-        self.shown += [self.go_on, self.until, self.said]
+        self.shown += [self.go_on, self.until, self.message]
 
     def fit(self, name, kept):
         "The run that is chosen at the top is watched, until another one is chosen here."
@@ -133,7 +133,7 @@ class Watch(Tab):
         return {
             self.go_on: gr.Button(interactive=able),
             self.until: gr.Number(visible=able, info=needs_more(run), **steps),
-            **({self.said: ""} if turned else {}),
+            **({self.message: ""} if turned else {}),
         }
 
     def nothing(self, e):
@@ -158,8 +158,8 @@ class Watch(Tab):
             fig = adapt(curves(rows, shown, log=("rec", "grad_norm"), columns=columns))
         except ValueError:
             fig = None
-        says = "  \n".join(map(plain, self.judged(run, rows) or ["No alarms."] * bool(rows)))
-        return {self.health: says, self.plot: gr.Plot(value=fig, visible=fig is not None)}
+        sentences = "  \n".join(map(plain, self.judged(run, rows) or ["No alarms."] * bool(rows)))
+        return {self.health: sentences, self.plot: gr.Plot(value=fig, visible=fig is not None)}
 
     def judged(self, run, rows: list[dict]) -> list[str]:
         "What is wrong; once the training has ended also what to change."
@@ -197,9 +197,9 @@ class Watch(Tab):
         self.watching = Newest(self.look, self.asked, self.shown, show_progress="hidden")
         self.looked = self.watched.change(**self.watching.event)
         asked = dict(show_progress="hidden", api_name="stop")
-        self.stop.click(self.on_stop, self.watched, self.said, **asked)
+        self.stop.click(self.on_stop, self.watched, self.message, **asked)
         asked = dict(show_progress="minimal", api_name="resume", concurrency_limit=1)
-        gone_on = self.go_on.click(self.on_go_on, [self.watched, self.until], self.said, **asked)
+        gone_on = self.go_on.click(self.on_go_on, [self.watched, self.until], self.message, **asked)
         gone_on.then(**self.ctx.look)
 
 
@@ -223,8 +223,8 @@ def standing(run: Run) -> str:
         step = f", step {text(d['step'])}" if d["step"] else ""
         if left := short_duration(seconds_left(status)):
             step += f", {left} left"
-        told = status.get("error") and status["state"] != "unreadable"
-        why = f"<br>{text(status['error'])}" if told else ""
+        has_reason = status.get("error") and status["state"] != "unreadable"
+        why = f"<br>{text(status['error'])}" if has_reason else ""
         parts.append(f"<b>{text(run.name)}</b>: {text(d['state'])}{step}{why}")
     parts += map(standing_of_job, jobs_of(run))
     if status["state"] in ("preempted", "stopped", "interrupted") and can_go_on(run):

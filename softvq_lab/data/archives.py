@@ -346,7 +346,7 @@ def _listed_classes(top: Path, labels: np.ndarray, names: tuple[str, ...]) -> tu
     return listed
 
 
-def _table_beside(path: str, index: dict, said: list[str]) -> str:
+def _table_beside(path: str, index: dict, notes: list[str]) -> str:
     """Add the labels of a table beside the tars in the folder `path` to `index`; returns the table,
     or '' if none is used because the tars hold labels.
     """
@@ -361,7 +361,7 @@ def _table_beside(path: str, index: dict, said: list[str]) -> str:
         index["wrong"] = np.append(index["wrong"], str(e))
         return ""
     if not any(given.values()):
-        said.append(
+        notes.append(
             f"{readable(table[0])} beside the tars is not read: it names none of the images"
         )
         return ""
@@ -370,7 +370,7 @@ def _table_beside(path: str, index: dict, said: list[str]) -> str:
 
 # %% ../../nbs/data/07_archives.ipynb #57c27d31
 def _splits(
-    shards: list[str], top: str, index: dict, said: list[str]
+    shards: list[str], top: str, index: dict, notes: list[str]
 ) -> tuple[list[str] | None, bool]:
     """The split of each image ('train', 'val' or 'test'), and whether folders in the tars name it.
 
@@ -386,12 +386,12 @@ def _splits(
                 return None, False
             return [s or "train" for s in found], found is folders
     if kinds <= {"val", "test"}:
-        said.append("no folder in the tars is called train: all images are one set")
+        notes.append("no folder in the tars is called train: all images are one set")
     return None, False
 
 
 def _held_out(
-    index: dict, split: list[str] | None, by_folders: bool, labels: np.ndarray, said: list[str]
+    index: dict, split: list[str] | None, by_folders: bool, labels: np.ndarray, notes: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     "Masks (N) of the images that are held out, and of those that are not used."
     names = names_in(index)
@@ -403,29 +403,29 @@ def _held_out(
         held, unused = unused, held
     if held.any():
         if by_folders:
-            said.append("what is held out is said by the folders in the tars")
+            notes.append("what is held out is said by the folders in the tars")
         if unused.any():
-            said.append(
+            notes.append(
                 f"{unused.sum()} images of a test split are not used: a validation split is held "
                 "out"
             )
         return held, unused
-    said.append(f"{unused.sum()} images of a test split are not used: they have no classes")
+    notes.append(f"{unused.sum()} images of a test split are not used: they have no classes")
     held[~unused] = hold_out(n for n, x in zip(names, unused) if not x)
     return held, unused
 
 # %% ../../nbs/data/07_archives.ipynb #9900e54c
 def _labelled(
-    path: str, shards: list[str], index: dict, split: list[str] | None, said: list[str]
+    path: str, shards: list[str], index: dict, split: list[str] | None, notes: list[str]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Label indices (N) and class names, from the tars or else a table beside them; adds notes to
-    `said` on where they were found.
+    `notes` on where they were found.
     """
-    beside = _table_beside(path, index, said)
+    beside = _table_beside(path, index, notes)
     labels, names, where = tar_labels(shards, index, split)
     if beside and where == [f"labels are {IN_TABLES}"]:
-        said.append(f"{readable(beside)} beside the tars is read")
-    said += where
+        notes.append(f"{readable(beside)} beside the tars is read")
+    notes += where
     return labels, names
 
 # %% ../../nbs/data/07_archives.ipynb #380216ad
@@ -439,16 +439,16 @@ def webdataset(path: str, size: Size) -> ImageData:
     shards = find_tars(path)
     index = tar_index(shards)
     left = tuple(map(str, index.pop("left")))
-    said: list[str] = []
+    notes: list[str] = []
     top = os.path.commonpath([os.path.dirname(os.path.abspath(s)) for s in shards])
     title = readable(Path(top).name)
     if not len(index["name"]):
         lines = "".join(f"\n  {line}" for line in left)
         raise ValueError(f"{readable(path)}: no images in {len(shards)} tar files{lines}")
-    split, by_folders = _splits(shards, top, index, said)
-    labels, names = _labelled(path, shards, index, split, said)
+    split, by_folders = _splits(shards, top, index, notes)
+    labels, names = _labelled(path, shards, index, split, notes)
     names = _listed_classes(Path(top), labels, names) if any(names) else (title,)
-    is_held, unused = _held_out(index, split, by_folders, labels, said)
+    is_held, unused = _held_out(index, split, by_folders, labels, notes)
 
     def make(side: bool) -> TarPictures:
         chosen = (is_held == side) & ~unused
@@ -457,7 +457,7 @@ def webdataset(path: str, size: Size) -> ImageData:
 
     train, held = make(False), make(True)
     _refuse_too_few(readable(path), train, held)
-    said += overlap(train, held, copies=split is not None)
+    notes += overlap(train, held, copies=split is not None)
     counts = f"{len(train)} + {len(held)} images in {len(shards)} tars"
     source = f"webdataset {title} ({counts}) at {pixels(size)}"
-    return ImageData(train, held, names, source, (*said, *left))
+    return ImageData(train, held, names, source, (*notes, *left))

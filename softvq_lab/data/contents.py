@@ -124,13 +124,13 @@ def contents_difference(there: dict, now: dict) -> str:
         return ""
     a, b = there.get("classes", {}), now.get("classes", {})
     moved = [n for n in dict.fromkeys([*a, *b]) if a.get(n) != b.get(n)]
-    says = [f"{n!r} {a.get(n, 0)} there, {b.get(n, 0)} now" for n in moved[:5]]
+    changes = [f"{n!r} {a.get(n, 0)} there, {b.get(n, 0)} now" for n in moved[:5]]
     if len(moved) > 5:
-        says.append(f"and {len(moved) - 5} more classes")
+        changes.append(f"and {len(moved) - 5} more classes")
     count = "{} + {} images".format
     images = there.get("images", ["?", "?"])
-    if images == now["images"] and not says:
+    if images == now["images"] and not changes:
         return f"{count(*now['images'])} as before, but other names, sizes, labels or pixels"
     return f"{count(*images)} there, {count(*now['images'])} now" + (
-        f" (training images of {', '.join(says)})" if says else ""
+        f" (training images of {', '.join(changes)})" if changes else ""
     )

@@ -311,15 +311,15 @@ def _linked(splits: list[LocatedPictures]) -> list[str]:
         )
     train, held = splits
     across = [x for x in again if x[0][0] is train and x[1][0] is held]
-    said = []
+    notes = []
     if across:
-        said.append(
+        notes.append(
             f"{len(across)} of {len(held)} held-out images are training images, by links "
             f"({name(across[0])}): {LITTLE}"
         )
     if within := [x for x in again if x[0][0] is x[1][0]]:
-        said.append(f"{len(within)} images are read a second time, by links ({name(within[0])})")
-    return said
+        notes.append(f"{len(within)} images are read a second time, by links ({name(within[0])})")
+    return notes
 
 # %% ../../nbs/data/05_folder.ipynb #b7c1e2a9
 def overlap(train: LocatedPictures, held: LocatedPictures, copies: bool = True) -> list[str]:
@@ -331,15 +331,15 @@ def overlap(train: LocatedPictures, held: LocatedPictures, copies: bool = True) 
     Raises:
         ValueError: both splits are the same files
     """
-    if (said := _linked([train, held])) or not copies:
-        return said
+    if (notes := _linked([train, held])) or not copies:
+        return notes
     same, compared = _copies(train, held)
     if same:
-        said.append(
+        notes.append(
             f"{len(same)} of {compared} held-out images that were compared are copies of training "
             f"images (such as {held.name(same[0])}): {LITTLE}"
         )
-    return said
+    return notes
 
 # %% ../../nbs/data/05_folder.ipynb #e6e937d5
 @register("dataset", "folder")
@@ -363,12 +363,12 @@ def folder(path, size: Size) -> ImageData:
     else:
         held = labelled(layout.held)
     if len(train) < 2 or not held:
-        said = "".join(f"\n  {line}" for line in layout.said())
+        notes = "".join(f"\n  {line}" for line in layout.all_notes())
         raise ValueError(
             f"{readable(layout.root)} holds {len(train)} training and {len(held)} held-out "
             "images; at least 3 images are needed, "
             f"those of each class in a folder of its own, for example {readable(root)}/cat/1.jpg "
-            f"(one class needs no folder){said}"
+            f"(one class needs no folder){notes}"
         )
 
     def make(side):
@@ -380,5 +380,5 @@ def folder(path, size: Size) -> ImageData:
         *splits,
         tuple(c or title for c in layout.train),
         f"folder {title} ({len(train)} + {len(held)} images) at {pixels(size)}",
-        (*layout.said(), *overlap(*splits, copies=layout.held is not None)),
+        (*layout.all_notes(), *overlap(*splits, copies=layout.held is not None)),
     )

@@ -185,8 +185,8 @@ def upright(image: Image.Image) -> Image.Image:
     if turns is None:
         return image
     image = image.transpose(turns)
-    says = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-    image.info = {k: v for k, v in image.info.items() if k not in says}  # it is turned once
+    keys = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+    image.info = {k: v for k, v in image.info.items() if k not in keys}  # it is turned once
     return image
 
 # %% ../../nbs/data/00_images.ipynb #518f242a

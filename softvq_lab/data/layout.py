@@ -276,7 +276,7 @@ class Layout:
     tables: list[str] = field(default_factory=list)
     left: LeftOut = field(default_factory=LeftOut)
 
-    def said(self) -> tuple[str, ...]:
+    def all_notes(self) -> tuple[str, ...]:
         "Notes and what was left out, one line each."
         return (*dict.fromkeys(self.notes), *self.left.lines())
 

@@ -48,8 +48,10 @@ def _command(*args: str, folder: Path) -> str:
     except subprocess.TimeoutExpired:
         raise _Failed(f"{args[0]} did not end within {PATIENCE} seconds") from None
     if done.returncode:
-        says = [x for x in done.stderr.splitlines() if x.strip() and not x.startswith("W:")]
-        raise _Failed(f"{args[0]} failed: {printable((says or ['no reason given'])[-1], 300)}")
+        complaints = [x for x in done.stderr.splitlines() if x.strip() and not x.startswith("W:")]
+        raise _Failed(
+            f"{args[0]} failed: {printable((complaints or ['no reason given'])[-1], 300)}"
+        )
     return done.stdout
 
 # %% ../../nbs/data/10_packages.ipynb #42dc0393

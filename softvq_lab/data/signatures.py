@@ -140,5 +140,5 @@ def reading_archive(path, kind: str, helps: str = "fetch or write it again"):
     except Exception as e:
         if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):
             raise  # a missing file or a disk error; EINVAL comes from a damaged offset
-        says = printable((str(e).splitlines() or [""])[0], 200) or type(e).__name__
-        raise ValueError(f"{readable(path)} is damaged or {kind} ({says}): {helps}") from None
+        reason = printable((str(e).splitlines() or [""])[0], 200) or type(e).__name__
+        raise ValueError(f"{readable(path)} is damaged or {kind} ({reason}): {helps}") from None

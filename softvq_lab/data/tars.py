@@ -531,14 +531,14 @@ def _of_members(found: tuple, split: list[str], where) -> tuple:
             f"{len(lacking)} of {len(needed)} images have no {members} member with a label, such "
             f"as {place(lacking[0])}"
         )
-    said = [
+    notes = [
         f"labels are in {members} members" + (f"; those in {unused} are not used" if unused else "")
     ]
     labels = np.full(len(values), -1)
     digits = [values[i].isdigit() for i in needed]
     if all(digits):
         labels[needed], names = _numbered([int(values[i]) for i in needed])
-        return labels, names, said
+        return labels, names, notes
     if any(digits):
         word, count = needed[digits.index(False)], sum(digits)
         raise ValueError(
@@ -548,4 +548,4 @@ def _of_members(found: tuple, split: list[str], where) -> tuple:
     words = [class_name(values[i]) for i in needed]
     number = {c: y for y, c in enumerate(sorted(set(words)))}
     labels[needed] = [number[w] for w in words]
-    return labels, tuple(number), said
+    return labels, tuple(number), notes

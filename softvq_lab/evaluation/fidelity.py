@@ -265,7 +265,7 @@ def fidelity_figures(
     notes = remarks(features, name, figures[name], figures.get(f"{name}_infinity"))
     if logits is not None:
         figures |= {(prefix or "inception_") + k: v for k, v in inception_score(logits).items()}
-    more, said = _compared_by_neighbours(features, real_features, paired)
+    more, neighbour_notes = _compared_by_neighbours(features, real_features, paired)
     figures |= {prefix + k: v for k, v in more.items()}
     intervals = {name: frechet_interval(features, to, draws)} if draws else {}
-    return figures, intervals, notes + said
+    return figures, intervals, notes + neighbour_notes

@@ -158,9 +158,9 @@ def check_metric(name: str, size: int = 16, count: int = 4):
         raise ValueError(f"No metric {name!r} is registered. Registered: {known}.")
     noise = torch.Generator().manual_seed(0)
     x, y = (torch.rand(count, 3, size, size, generator=noise) * 2 - 1 for _ in range(2))
-    for holds, says in _metric_promises(measure, lower_is_better(PLUGIN + name), x, y):
+    for holds, promise in _metric_promises(measure, lower_is_better(PLUGIN + name), x, y):
         if not holds:
-            raise AssertionError(f"metric {name!r}: {says}")
+            raise AssertionError(f"metric {name!r}: {promise}")
 
 
 def _metric_promises(measure, lower: bool | None, x: Tensor, y: Tensor):

@@ -142,12 +142,12 @@ def confusions(class_names: Sequence[str], labels, taken, most: int = 12) -> str
     asked, found = (torch.as_tensor(v).tolist() for v in (labels, taken))
     pairs = Counter((a, b) for a, b in zip(asked, found) if a != b)
     wrong = pairs.total()
-    told = f"{wrong} of {len(asked)} are taken for another class"
+    summary = f"{wrong} of {len(asked)} are taken for another class"
     if not wrong:
-        return told
+        return summary
     first = pairs.most_common(most)
     words = [
         f"{class_names[a]} for {class_names[b]}" + f" ({n} times)" * (n > 1) for (a, b), n in first
     ]
     rest = wrong - sum(n for _, n in first)
-    return f"{told}: {', '.join(words)}" + f", and {rest} more" * (rest > 0)
+    return f"{summary}: {', '.join(words)}" + f", and {rest} more" * (rest > 0)

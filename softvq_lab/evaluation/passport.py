@@ -75,8 +75,8 @@ class Measured:
         for k, v in self.figures.items():
             low, high = self.intervals.get(k, (None, None))
             interval = "" if low is None else f"   {low:.4g} .. {high:.4g}"
-            says = f"   ({why})" if (why := caveat(k, self.figures)) else ""
-            rows.append(f"{k:24} {v:10.4f}{interval}{says}")
+            note = f"   ({why})" if (why := caveat(k, self.figures)) else ""
+            rows.append(f"{k:24} {v:10.4f}{interval}{note}")
         return "\n".join([*rows, *self.notes, *(f"  {k:22} {v}" for k, v in self.passport.items())])
 
 # %% ../../nbs/evaluation/00_passport.ipynb #f58032d6

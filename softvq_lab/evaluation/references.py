@@ -70,11 +70,11 @@ def folder_reference(path, size: Size, extractor: Extractor, **kw) -> Reference:
     "A reference of all image files under a folder, each centre-cropped to `size` as ADM does."
     path, left = Path(path), LeftOut()
     files = sorted(images_under(path, left))
-    said = "".join(f"\n  {line}" for line in left.lines())
+    left_out = "".join(f"\n  {line}" for line in left.lines())
     if not files:
-        raise ValueError(f"{readable(path)} holds no images{said}")
+        raise ValueError(f"{readable(path)} holds no images{left_out}")
     if left.missed():
-        warnings.warn(f"reference {readable(path)}:{said}", stacklevel=2)
+        warnings.warn(f"reference {readable(path)}:{left_out}", stacklevel=2)
     return reference_of(
         f"folder {readable(path.name)}, centre crop at {pixels(size)}",
         extractor,
@@ -175,8 +175,8 @@ def _check_images(h: _Header, path):
     else:
         kinds = {"f": "float", "i": "whole", "u": "whole"}
         kind = "" if h.dtype == np.uint8 else kinds.get(h.dtype.kind, "")
-    says = f" {helps[kind]}, then numpy.savez(path, x)." if kind else ""
-    raise ValueError(f"{path}: arr_0 must hold 8-bit images (N, H, W, 3), got {h}.{says}")
+    hint = f" {helps[kind]}, then numpy.savez(path, x)." if kind else ""
+    raise ValueError(f"{path}: arr_0 must hold 8-bit images (N, H, W, 3), got {h}.{hint}")
 
 # %% ../../nbs/evaluation/02a_references.ipynb #9b21a76f
 def npz_images(path, batch_size: int = 64) -> Iterator[Tensor]:
@@ -238,8 +238,8 @@ def _names(path: Path) -> set[str]:
     "Names of the arrays in an `.npz`; a `ValueError` if the file is not an `.npz`."
     if not zipfile.is_zipfile(path):
         kind = what_it_is(path, unless="a zip").partition(" Convert it")[0]
-        says = f", it{kind}" if kind else ": it is cut off or of another kind."
-        raise ValueError(f"{readable(path)} is not an .npz file{says}")
+        reason = f", it{kind}" if kind else ": it is cut off or of another kind."
+        raise ValueError(f"{readable(path)} is not an .npz file{reason}")
     with _zip(path) as z:
         return {n.removesuffix(".npy") for n in z.namelist() if n.endswith(".npy")}
 
@@ -259,15 +259,15 @@ def npz_reference(path, extractor: Extractor, batch_size: int = 64) -> Reference
             f"{readable(path)} holds {', '.join(sorted(has)) or 'no arrays'}; needed: arr_0 "
             "(images), or mu and sigma"
         )
-    says = f"{path.name} ({sha256(path)[:8]})"
-    return _of_npz(path, has, says, extractor, batch_size)
+    label = f"{path.name} ({sha256(path)[:8]})"
+    return _of_npz(path, has, label, extractor, batch_size)
 
 # %% ../../nbs/evaluation/02a_references.ipynb #6b1d81f7
 def _of_npz(
-    path: Path, has: set[str], says: str, extractor: Extractor, batch_size: int
+    path: Path, has: set[str], label: str, extractor: Extractor, batch_size: int
 ) -> Reference:
     if "extractor" in has:
-        return _saved(path, has, says, extractor)
+        return _saved(path, has, label, extractor)
     moments = None
     if {"mu", "sigma"} <= has and extractor.kind == "inception":  # ADM's are Inception's
         moments = _moments(path)
@@ -280,8 +280,8 @@ def _of_npz(
             raise ValueError(
                 lacks if "sigma" in has else f"{path} holds mu without sigma; both are needed"
             )
-        return Reference(f"mu and sigma of {says}", extractor.name, moments)
-    r = reference_of(f"images of {says}", extractor, npz_images(path, batch_size))
+        return Reference(f"mu and sigma of {label}", extractor.name, moments)
+    r = reference_of(f"images of {label}", extractor, npz_images(path, batch_size))
     if moments is None:
         return r
     return replace(r, name=f"{r.name}, and its mu and sigma", moments=moments)
@@ -305,13 +305,13 @@ def save_reference(path, reference: Reference):
     write_atomic(path, buffer.getvalue())
 
 
-def _saved(path: Path, has: set[str], says: str, extractor: Extractor) -> Reference:
+def _saved(path: Path, has: set[str], label: str, extractor: Extractor) -> Reference:
     if lacking := {"mu", "sigma", "count", "name"} - has:
         raise ValueError(
             f"{path} is no whole saved reference: it lacks {', '.join(sorted(lacking))}."
         )
     if (of := str(_whole(path, "extractor"))) != extractor.name:
-        raise ValueError(f"{says} holds features of another network: {of}, not {extractor.name}")
+        raise ValueError(f"{label} holds features of another network: {of}, not {extractor.name}")
     moments = _moments(path, int(_numbers(path, "count", 0)) or None)
     features = None
     if "features" in has:

@@ -221,16 +221,16 @@ def sampling_time(left: int, seconds: float) -> str:
     """
     if left * seconds < LONG:
         return ""
-    says = (
+    message = (
         f"{left:,} more samples take about {short_duration(left * seconds)} here; what is drawn is "
         "kept, also when this is stopped"
     )
     fewer = int(PATIENCE / seconds)
     if fewer < 10 or fewer >= left:
-        return says
+        return message
     fewer = int(float(f"{fewer:.0e}"))  # a round number
     in_time = f"{fewer:,} in {short_duration(fewer * seconds)}"
-    return f"{says}. For {in_time}: --samples {fewer} (papermill: -p samples {fewer})"
+    return f"{message}. For {in_time}: --samples {fewer} (papermill: -p samples {fewer})"
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #c6be1814
 def _own_blocks(count: int, batch_size: int, rank: int, world: int) -> list[range]:
@@ -301,8 +301,8 @@ def sample_to_folder(
                 list(pool.map(lambda i: _write(_path(folder, i), pixels[i - block.start]), missing))
                 if first:
                     first, each = False, (time.monotonic() - began) / len(block) / world
-                    if says := sampling_time(count - block.stop, each):
-                        bar.say(says)
+                    if message := sampling_time(count - block.stop, each):
+                        bar.say(message)
             bar.update(len(block))
 
 # %% ../../nbs/evaluation/00a_sampling.ipynb #486191e4

@@ -112,10 +112,10 @@ def sample_figures(
     count = len(reference.features) if reference.features is not None else 0
     evaluator = _evaluator(extractor, logits is not None, len(f), count)
     whole = reference.name == f"training split of {data.source}, {len(data.train)} images"
-    found, says = _by_class(
+    found, by_judge = _by_class(
         f, logits, labels, data, extractor, reference.features if whole else None
     )
-    figures, evaluator = figures | found, evaluator + says
+    figures, evaluator = figures | found, evaluator + by_judge
     about = passport(evaluator, reference.name, len(f), data, **protocol)
     return Measured(figures, about, intervals, notes)
 

@@ -322,8 +322,8 @@ class Advice:
 def _named(classes: dict[str, int], most: int = 12) -> str:
     "The classes with the most pictures, each with its number of pictures."
     often = sorted(classes.items(), key=lambda c: -c[1])
-    told = ", ".join(f"{readable(name)} {count}" for name, count in often[:most])
-    return told + (f" and {len(often) - most} more" if len(often) > most else "")
+    text = ", ".join(f"{readable(name)} {count}" for name, count in often[:most])
+    return text + (f" and {len(often) - most} more" if len(often) > most else "")
 
 
 def _described(p: Proposal) -> str:
@@ -380,8 +380,8 @@ def advise(path, minutes: float = 60, quiet: bool = False) -> Advice:
             images.source,
         )
         made.append(propose(name, settings, part, minutes))
-    said = remarks(found, max(p.settings["image_size"] for p in made))
-    return Advice(str(root), found, machine, (*images.notes, *said), tuple(made))
+    more = remarks(found, max(p.settings["image_size"] for p in made))
+    return Advice(str(root), found, machine, (*images.notes, *more), tuple(made))
 
 # %% ../../nbs/experiments/09_advice.ipynb #900fbd8e
 def _readable(split: ImageFiles) -> list[int]:

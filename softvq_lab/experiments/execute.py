@@ -160,8 +160,8 @@ class Job:
             known = {k: who[k] for k in ("host", "pid", "created") if k in who}
             return {"state": "running"} | known
         decided = s["state"] == "running" and who is None and was_held(self.lock)
-        told = s.get("host"), s.get("pid"), s.get("created")
-        return {} if not decided and believed(self.file, *told) else {"state": "interrupted"}
+        worker = s.get("host"), s.get("pid"), s.get("created")
+        return {} if not decided and believed(self.file, *worker) else {"state": "interrupted"}
 
     def say(self, state: str, **values):
         "Write the state; `values` are kept until they are overwritten."
@@ -236,12 +236,12 @@ def _outcome(e: BaseException, asked: int = 0, passed: str = "") -> tuple[str, s
 
 def _tell_kernel(number: int) -> bool:
     "Send a signal to the kernel, which has its own process group; False if there is none."
-    told = False
+    signalled = False
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
             child.send_signal(number)
-            told = True
-    return told
+            signalled = True
+    return signalled
 
 # %% ../../nbs/experiments/02_execute.ipynb #96d6143d
 class Signals(Handlers):
@@ -250,7 +250,7 @@ class Signals(Handlers):
     cells ends the notebook there. The third SIGINT kills the kernel.
     """
 
-    asked, executing, told, passed = 0, False, False, ""
+    asked, executing, signalled, passed = 0, False, False, ""
 
     def handle(self, number, frame):
         if number == signal.SIGINT:
@@ -269,11 +269,11 @@ class Signals(Handlers):
             _tell_kernel(signal.SIGKILL)
         if self.executing:
             self.pass_on()
-        elif not self.told and (self.asked > 1 or not psutil.Process().children()):
+        elif not self.signalled and (self.asked > 1 or not psutil.Process().children()):
             raise KeyboardInterrupt  # not if the kernel got the signal: it is ending already
 
     def pass_on(self):
-        self.told = _tell_kernel(signal.SIGINT) or self.told
+        self.signalled = _tell_kernel(signal.SIGINT) or self.signalled
 
     def begins(self, heading: str, cell: int, of: int):
         "Called before a cell; after an interrupt it does not begin."

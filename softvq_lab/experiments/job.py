@@ -21,7 +21,7 @@ import psutil
 from ..core import ConfigError, now, read_json
 from .execute import AT_WORK, TRAININGS, Job, begin_workflow, stop
 from .parameters import check_parameters
-from ..history import seconds_between, seconds_told
+from ..history import recorded_seconds, seconds_between
 from ..locks import Lock, Taken
 from ..runs import Run, describe
 from ..settings.typed_text import read_word
@@ -86,10 +86,10 @@ def seconds_at_work(run: Run) -> float | None:
     older version: the duration of its notebook, or the time from its creation to its last update.
     """
     status, job = run.status, Job(output_of(run, TRAININGS[0])).info
-    known = status.get("seconds"), seconds_told(run.path), job.get("seconds")
-    told = next((s for s in known if s is not None and math.isfinite(s)), None)
-    if told is not None:
-        return told
+    known = status.get("seconds"), recorded_seconds(run.path), job.get("seconds")
+    recorded = next((s for s in known if s is not None and math.isfinite(s)), None)
+    if recorded is not None:
+        return recorded
     return seconds_between(describe(run)["created"], status.get("updated", ""))
 
 # %% ../../nbs/experiments/03_job.ipynb #34ecfb8f

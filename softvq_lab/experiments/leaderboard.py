@@ -46,7 +46,7 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
     """A table for each kind of evaluation and passport, with its runs, best first.
 
     `attrs`: `evaluation`, `title`, `passport`, `by` (the metric that ranks, or ''), `ranked` (`by`
-    in words) and `said` (the declarations of metrics in the files).
+    in words) and `declared` (the declarations of metrics in the files).
     """
     tables, files = [], {r.path: figures(r) for r in runs}
     for name, shared, rows in comparable(runs):
@@ -56,18 +56,18 @@ def boards(runs: list[Run]) -> list[pd.DataFrame]:
         ).rename_axis("run")
         if frame.columns.empty:
             continue
-        said = agreeing(
+        declared = agreeing(
             read_declarations(files[r.path].get(name, {}).get("metrics")) for r, _ in rows
         )
-        if by := leading(frame.columns, said):
-            frame = frame.sort_values(by, ascending=lower_is_better(by, said), kind="stable")
+        if by := leading(frame.columns, declared):
+            frame = frame.sort_values(by, ascending=lower_is_better(by, declared), kind="stable")
         frame.attrs = {
             "evaluation": name,
             "title": (f"{name}, {shared.get('count', '?')} images, {shared.get('reference', '')}"),
             "passport": shared,
             "by": by,
-            "ranked": f"ranked by {by} ({direction(by, said)})" if by else "not ranked",
-            "said": said,
+            "ranked": f"ranked by {by} ({direction(by, declared)})" if by else "not ranked",
+            "declared": declared,
         }
         tables.append(frame)
     return tables
@@ -77,9 +77,9 @@ def results(report: dict) -> pd.DataFrame:
     """The metrics of a sweep's finished runs, a row for each run and passport.
 
     Other columns: varying settings (`vary.NAME`), `label`, `seed`, `stage`, `run`, `evaluation` and
-    `passport`. `attrs["said"]` holds the declarations of metrics in the evaluation files.
+    `passport`. `attrs["declared"]` holds the declarations of metrics in the evaluation files.
     """
-    rows, done, said = [], {}, []
+    rows, done, declared = [], {}, []
     for t in report["tasks"]:
         if t["state"] == "done" and t["stage"] != "evaluation":
             done[t["run"]] = t
@@ -88,7 +88,7 @@ def results(report: dict) -> pd.DataFrame:
         for name, f in figures(Run(t["run"])).items():
             if t["stage"] == "generator" and name.partition("-")[0] == "reconstruction":
                 continue  # its tokenizer's, which has rows of its own
-            said.append(read_declarations(f.get("metrics")))
+            declared.append(read_declarations(f.get("metrics")))
             rows.append(
                 {
                     **_numbers(f["figures"]),  # first: a metric called `seed` does not replace it
@@ -102,7 +102,7 @@ def results(report: dict) -> pd.DataFrame:
                 }
             )
     table = pd.DataFrame(rows)
-    table.attrs["said"] = agreeing(said)
+    table.attrs["declared"] = agreeing(declared)
     return table
 
 
@@ -113,7 +113,7 @@ def _plain(value):
 
 def declared_in(table: pd.DataFrame) -> Declared:
     "Declarations of metrics in the evaluation files of a table."
-    return table.attrs.get("said", {})
+    return table.attrs.get("declared", {})
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #4387ffee
 def rows_with(table: pd.DataFrame, figure: str) -> pd.DataFrame:
@@ -183,16 +183,18 @@ def effect(table: pd.DataFrame, parameter: str, figure: str) -> pd.DataFrame:
 # %% ../../nbs/experiments/07_leaderboard.ipynb #b640ba62
 def verdict(table: pd.DataFrame, figure: str) -> str:
     "A sentence: which setting is best, and how certain that is from the seeds of the best two."
-    ranked, said = settings(table, figure), declared_in(table)
+    ranked, declared = settings(table, figure), declared_in(table)
     if ranked.empty:
         return f"Nothing has a {figure} yet."
-    if why := why_not_ranked(figure, said):
+    if why := why_not_ranked(figure, declared):
         return why
     if len(ranked) < 2:
         return f"{ranked.index[0]} is the only setting that was measured."
     first, second = ranked.index[:2]
-    gain = _gains(rows_with(table, figure), figure, first, second, lower_is_better(figure, said))
-    n, mean, best = len(gain), gain.mean(), shown(figure, ranked["mean"].iloc[0], said)
+    gain = _gains(
+        rows_with(table, figure), figure, first, second, lower_is_better(figure, declared)
+    )
+    n, mean, best = len(gain), gain.mean(), shown(figure, ranked["mean"].iloc[0], declared)
     if not n:
         return f"{first} has the best {figure}: {best}, but no seed in common with {second}."
     if mean == 0:
@@ -243,10 +245,10 @@ def pareto(frame: pd.DataFrame, cost: str, quality: str) -> pd.Series:
 
     A row without both numbers is never on the front. A `ValueError` if `quality` has no direction.
     """
-    said = declared_in(frame)
-    if why := why_not_ranked(quality, said):
+    declared = declared_in(frame)
+    if why := why_not_ranked(quality, declared):
         raise ValueError(why)
-    sign = -1 if lower_is_better(quality, said) else 1
+    sign = -1 if lower_is_better(quality, declared) else 1
     points = list(zip(frame[cost], sign * frame[quality]))
     best = [
         math.isfinite(c + q) and not any(d <= c and r >= q and (d, r) != (c, q) for d, r in points)

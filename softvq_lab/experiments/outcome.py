@@ -36,12 +36,12 @@ def _varied(rows: pd.DataFrame) -> list[str]:
     return [c for c in columns if rows[c].map(str).nunique() > 1]
 
 
-def _sheet(title: str, rows: pd.DataFrame, metrics: list[str], said) -> Sheet:
+def _sheet(title: str, rows: pd.DataFrame, metrics: list[str], declared) -> Sheet:
     "Settings and their metrics over seeds, best first."
-    varied, by = _varied(rows), leading(metrics, said)
+    varied, by = _varied(rows), leading(metrics, declared)
     groups = rows.groupby("label", sort=False)
     if by:
-        order = groups[by].mean().sort_values(ascending=bool(lower_is_better(by, said)))
+        order = groups[by].mean().sort_values(ascending=bool(lower_is_better(by, declared)))
         groups = [(label, groups.get_group(label)) for label in order.index]
     table = [
         [
@@ -62,11 +62,11 @@ def _measured(report: dict) -> Iterator[tuple[str, pd.DataFrame, list[str], dict
     table = results(report)
     if table.empty:
         return
-    said = declared_in(table)
+    declared = declared_in(table)
     for (stage, name, _), rows in table.groupby(["stage", "evaluation", "passport"], sort=False):
         rows = rows.dropna(axis=1, how="all")
-        if metrics := [c for c in rows.columns if is_headline(c, said)]:
-            yield f"{stage}s: {name}", rows, metrics, said
+        if metrics := [c for c in rows.columns if is_headline(c, declared)]:
+            yield f"{stage}s: {name}", rows, metrics, declared
 
 
 def outcome(report: dict) -> list[Sheet]:
@@ -78,8 +78,8 @@ def verdicts(report: dict) -> list[str]:
     "The `verdict` for each of these tables with more than one setting."
     return [
         printable(verdict(rows, by), 1000)
-        for _, rows, metrics, said in _measured(report)
-        if rows["label"].nunique() > 1 and (by := leading(metrics, said))
+        for _, rows, metrics, declared in _measured(report)
+        if rows["label"].nunique() > 1 and (by := leading(metrics, declared))
     ]
 
 # %% ../../nbs/experiments/07a_outcome.ipynb #73d4fe56

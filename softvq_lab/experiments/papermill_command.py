@@ -100,8 +100,8 @@ def _refuse_missing(notebook: str | None):
     "Raise a `ConfigError` for a missing notebook whose name is close to a workflow's."
     path = Path(notebook or "")
     if path.suffix == ".ipynb" and not path.exists() and "://" not in notebook:
-        if told := closest(path.stem, WORKFLOWS):
-            raise ConfigError(f"there is no notebook {notebook}.{told}")
+        if hint := closest(path.stem, WORKFLOWS):
+            raise ConfigError(f"there is no notebook {notebook}.{hint}")
 
 
 def _folder_of(output: Path) -> Path:
@@ -162,9 +162,9 @@ def what_came_out(workflow: str, folder: Path) -> str:
     if not (folder / "config.json").is_file():
         return ""
     run = Run(folder)
-    told = headlines(run) if workflow in ("evaluate", "train") else ""
+    result = headlines(run) if workflow in ("evaluate", "train") else ""
     advice = run.status.get("advice", []) if workflow in TRAINS.values() else []
-    lines = [told, *advice, f"softvq-lab show {shlex.quote(str(folder))}"]
+    lines = [result, *advice, f"softvq-lab show {shlex.quote(str(folder))}"]
     return "\n".join(printable(line, 1000) for line in lines if line)
 
 
@@ -199,8 +199,8 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
             with Screen(sys.stderr) as relay.screen, relay:
                 command.main(words, prog_name="papermill", standalone_mode=False)
             tell(f"done in {short_duration(time.monotonic() - began)}: {output}", sys.stderr)
-            if told := what_came_out(workflow, folder):
-                tell(told, sys.stderr)
+            if message := what_came_out(workflow, folder):
+                tell(message, sys.stderr)
             return 0
         except click.ClickException as e:
             e.show()
@@ -211,8 +211,10 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
                 errors.seek(0)
                 tell(errors.read().decode(errors="replace")[-2000:], sys.stderr)
                 if RUNS.put_back(output):
-                    told = f"{output} stays as it was; what was refused is {refused_path(output)}"
-                    tell(told, sys.stderr)
+                    message = (
+                        f"{output} stays as it was; what was refused is {refused_path(output)}"
+                    )
+                    tell(message, sys.stderr)
                 raise
     by_hand = reason == BY_HAND
     tell(what_next(workflow, folder) if by_hand else printable(reason), sys.stderr)

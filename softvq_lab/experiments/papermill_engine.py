@@ -37,8 +37,8 @@ class WatchedClient(PapermillNotebookClient):
             self.heading = titles[0].lstrip("# ") if titles else self.heading
         else:
             loads = cell.source.startswith(("import ", "from "))  # torch alone takes seconds
-            told = f"{self.heading}, loading libraries" if loads else self.heading
-            self.watcher.begins(told, cell_index + 1, len(self.nb.cells))
+            heading = f"{self.heading}, loading libraries" if loads else self.heading
+            self.watcher.begins(heading, cell_index + 1, len(self.nb.cells))
         try:
             return super().execute_cell(cell, cell_index, *args, **kwargs)
         finally:

@@ -49,11 +49,11 @@ def given_parameters(namespace: dict, defaults: dict[str, object]) -> dict[str, 
             n for c in some[-1:] for n in assigned_names(c) if not n.startswith("PAPERMILL_")
         ]  # a cell may have run again: the newest counts
 
-    told = names(injected)
+    explicit = names(injected)
     return {
         n: namespace[n]
-        for n in names([c for c in cells if c not in injected]) + told
-        if n in told or n not in defaults or namespace[n] != defaults[n]
+        for n in names([c for c in cells if c not in injected]) + explicit
+        if n in explicit or n not in defaults or namespace[n] != defaults[n]
     }
 
 # %% ../../nbs/experiments/00_parameters.ipynb #15f4ddbb

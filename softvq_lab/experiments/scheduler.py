@@ -167,16 +167,16 @@ def time_left(
     waiting = []
     for i, t in tasks.items():
         record, s = records.get(i) or {}, states[i]
-        told = record.get("left") if record.get("main") else None
+        recorded = record.get("left") if record.get("main") else None
         if s["state"] in ENDED:
             continue
         if s["state"] in AT_WORK and t.stage in done:
             usual = _mean(done[t.stage]) - _spent(s)
-            ahead.append(max(told or 0.0, usual))
-            at_least = at_least or usual <= (told or 0.0)  # it takes longer than those before
-        elif s["state"] in AT_WORK and told is not None:
-            begun.setdefault(t.stage, []).append(_spent(s) + told)
-            ahead.append(told)
+            ahead.append(max(recorded or 0.0, usual))
+            at_least = at_least or usual <= (recorded or 0.0)  # it takes longer than those before
+        elif s["state"] in AT_WORK and recorded is not None:
+            begun.setdefault(t.stage, []).append(_spent(s) + recorded)
+            ahead.append(recorded)
             at_least = True
         else:
             waiting.append(t.stage)
@@ -193,7 +193,7 @@ class Overview:
 
     def __init__(self, screen: Screen, executor: Executor):
         self.screen, self.at_once = screen, getattr(executor, "n", None)
-        self.said = set()
+        self.announced = set()
 
     def __call__(self, tasks: dict[str, Task], states: dict[str, dict]):
         busy = [i for i, s in states.items() if s["state"] in AT_WORK]
@@ -206,8 +206,8 @@ class Overview:
             elif record := records[i]:
                 what = tasks[i].label or Path(tasks[i].run).name
                 self.screen.show(record | {"what": f"  {what}", "ended": False}, i)
-        if left.seconds is not None and not left.unknown and left.at_least not in self.said:
-            self.said.add(left.at_least)
+        if left.seconds is not None and not left.unknown and left.at_least not in self.announced:
+            self.announced.add(left.at_least)
             measured = "steps measured" if left.at_least else "jobs done"
             self.screen.say(f"by the {measured} so far: {left}")
 

@@ -200,8 +200,8 @@ def _id_file(job: Job) -> Path:
 
 def _ids(job: Job) -> list[str]:
     "Ids of the Slurm jobs of a job, the newest first."
-    told = json_or_empty(_id_file(job), _SlurmIds)
-    return [told["job_id"], *told.get("before", [])] if told else []
+    ids = json_or_empty(_id_file(job), _SlurmIds)
+    return [ids["job_id"], *ids.get("before", [])] if ids else []
 
 
 def _state(job: Job, queue: dict[str, str]) -> dict:

@@ -74,8 +74,8 @@ def _distinct(values: list) -> list:
     "Check a list of varying values: not empty, nothing twice."
     if not values:
         raise ValueError("is empty, so nothing would run")
-    told = Counter(json.dumps(v, sort_keys=True, default=str) for v in values)
-    if twice := next((t for t, n in told.items() if n > 1), None):
+    counts = Counter(json.dumps(v, sort_keys=True, default=str) for v in values)
+    if twice := next((t for t, n in counts.items() if n > 1), None):
         raise ValueError(f"{twice} is there twice")
     return values
 
@@ -186,21 +186,21 @@ STAGES = TRAINS | {"evaluation": "evaluate"}  # stage -> workflow
 # %% ../../nbs/experiments/04_sweep.ipynb #e415f304
 def _mistakes(e: ValidationError, lines: dict[tuple, int]) -> list[str]:
     "Pydantic's errors as sentences, with line numbers where known."
-    said = []
+    messages = []
     for x in e.errors(include_url=False):
-        loc, says = tuple(x["loc"]), x["msg"].removeprefix("Value error, ")
-        says = says.replace("Input should", "should")
+        loc, message = tuple(x["loc"]), x["msg"].removeprefix("Value error, ")
+        message = message.replace("Input should", "should")
         if x["type"] == "unexpected_keyword_argument":
             known = (
                 SweepConfig if len(loc) == 1 else RandomConfig if "random" in loc else StageConfig
             )
-            says = f"unknown.{closest(loc[-1], known.__dataclass_fields__)}"
+            message = f"unknown.{closest(loc[-1], known.__dataclass_fields__)}"
         if x["type"] == "list_type":
-            says += f", such as [{x['input']!s:.40}]"
+            message += f", such as [{x['input']!s:.40}]"
         line = next((lines[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in lines), None)
         where = ".".join(map(str, loc)) or "sweep"
-        said.append(f"  {where}{f' (line {line})' if line else ''}: {says}")
-    return said if len(said) <= 20 else [*said[:20], f"  and {len(said) - 20} more"]
+        messages.append(f"  {where}{f' (line {line})' if line else ''}: {message}")
+    return messages if len(messages) <= 20 else [*messages[:20], f"  and {len(messages) - 20} more"]
 
 
 def _sweep_of(given: dict, name: str, lines: dict[tuple, int]) -> SweepConfig:
@@ -213,8 +213,8 @@ def _sweep_of(given: dict, name: str, lines: dict[tuple, int]) -> SweepConfig:
     try:
         return TypeAdapter(SweepConfig).validate_python(given)
     except ValidationError as e:
-        says = "\n".join(_mistakes(e, lines))
-        raise ConfigError(f"{name} cannot be used:\n{says}") from None
+        problems = "\n".join(_mistakes(e, lines))
+        raise ConfigError(f"{name} cannot be used:\n{problems}") from None
 
 # %% ../../nbs/experiments/04_sweep.ipynb #ffbaa731
 def read_sweep(source) -> SweepConfig:
@@ -250,8 +250,8 @@ def override(source, settings: dict) -> SweepConfig:
     try:
         return replace(spec, **{first: replace(stage, set=stage.set | settings)})
     except ValidationError as e:
-        says = "\n".join(_mistakes(e, {}))
-        raise ConfigError(f"{spec.name} cannot be used with these settings:\n{says}") from None
+        problems = "\n".join(_mistakes(e, {}))
+        raise ConfigError(f"{spec.name} cannot be used with these settings:\n{problems}") from None
 
 # %% ../../nbs/experiments/04_sweep.ipynb #3ed50824
 def _same(value, wanted) -> bool:
@@ -289,10 +289,10 @@ def narrow(source, only: dict) -> SweepConfig:
         )
     if "seed" in only and only["seed"] not in spec.seeds:
         raise ConfigError(f"the sweep {spec.name} has no seed {only['seed']!r}: {spec.seeds}")
-    told = "_".join(f"{k}-{v}" for k, v in only.items())
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{spec.name}-{told}")
+    choice = "_".join(f"{k}-{v}" for k, v in only.items())
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{spec.name}-{choice}")
     if len(name) > 100:  # too long for a sweep's name: a digest keeps parts apart
-        name = f"{name[:91]}-{hex_digest(told, 8)}"
+        name = f"{name[:91]}-{hex_digest(choice, 8)}"
     parts = {
         s: _narrowed(c, {k: v for k, v in only.items() if k in varying[s]})
         for s, c in stages.items()
@@ -516,19 +516,19 @@ def _differs_from(run: Run, made: dict) -> dict[str, str]:
 
 def _older(runs: list[Run], stage: str, made: dict, accept: set[str]) -> tuple[Run | None, str]:
     "A run with a job's settings that may be used for it, or a message about the newest one."
-    says = ""
+    reason = ""
     for run in runs:
         differs = _differs_from(run, made)
         usable = _is_job(run) or run.status["state"] == "done" and _is_measured(run, stage)
         if differs and usable and set(differs) <= accept:
             return run, ""
-        if differs and not says:
+        if differs and not reason:
             what = "; ".join(f"{k}: {v}" for k, v in differs.items())
-            says = (
+            reason = (
                 f"{run.path} has these settings but was made of something else ({what}). It "
                 f"stays, and this one is made anew; accept={','.join(differs)} takes it as it is"
             )
-    return None, says
+    return None, reason
 
 
 def _is_measured(run: Run, stage: str) -> bool:
@@ -561,7 +561,7 @@ class _Planner:
             return self.tasks.setdefault(d, task)
         alike = settings_digest(workflow, cfg, alike)
         new = Run(f"{self.root}/pool/{readable_name(workflow, cfg, given)}-{d[:8]}")
-        run, says, more = self.run_of(new, d, alike, stage, made)
+        run, reason, more = self.run_of(new, d, alike, stage, made)
         d = d if run.path == new.path else digest_of_run(run)
         self.about[d] = alike, flatten(cfg)
         task = Task(
@@ -574,7 +574,7 @@ class _Planner:
             vary,
             before.id if before else "",
             run.status["state"] == "done" and not _is_job(run) and _is_measured(run, stage),
-            says,
+            reason,
         )
         return self.tasks.setdefault(d, task)
 
@@ -593,8 +593,8 @@ class _Planner:
         if same and _is_measured(same, stage):
             return same, "", {}
         older = self.known.alike.get(alike, [])
-        other, says = _older(older, stage, made, accepted_kinds(self.accept))
-        return (other, "", {"accept": self.accept}) if other else (new, says, {})
+        other, reason = _older(older, stage, made, accepted_kinds(self.accept))
+        return (other, "", {"accept": self.accept}) if other else (new, reason, {})
 
 # %% ../../nbs/experiments/04_sweep.ipynb #9d2a73c7
 def _link(stage: str, before: Task | None) -> dict:
@@ -678,9 +678,9 @@ class Sweep:
     def write(self, states: dict[str, dict], executor: str, ended: bool = False):
         "Write sweep.json if anything changed."
         rows = [asdict(t) | {"label": t.label} | states[t.id] for t in self.tasks]
-        if (told := json.dumps([rows, ended], default=str)) == self.last:
+        if (report := json.dumps([rows, ended], default=str)) == self.last:
             return
-        self.last = told
+        self.last = report
         counts = {
             s: sum(r["state"] == s for r in rows)
             for s in ("planned", "queued", "running", "done", "failed")
@@ -743,8 +743,8 @@ def read_report(path) -> dict:
     report, lock = read_json(file, _Report), file.with_name("sweep.lock")
     d = report["driver"]
     if d["state"] == "running":
-        told = d.get("host"), d.get("pid"), d.get("created")
-        if not (owner(lock) if was_held(lock) else lives(*told)):
+        process = d.get("host"), d.get("pid"), d.get("created")
+        if not (owner(lock) if was_held(lock) else lives(*process)):
             d["state"] = "gone"
     return report
 

@@ -94,7 +94,7 @@ def overlaid(table: pd.DataFrame, metric: str) -> go.Figure:
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #1e21dfff
 def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
     "Every run as a dot, settings from worst to best, their means as vertical marks."
-    ranked, fig, said = settings(table, figure)[::-1], go.Figure(), declared_in(table)
+    ranked, fig, declared = settings(table, figure)[::-1], go.Figure(), declared_in(table)
     measured = rows_with(table, figure)
     colours = _colours(table["label"])
     for label in ranked.index:
@@ -119,7 +119,7 @@ def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
         showlegend=False,
         height=90 + 32 * len(ranked),
         width=900,
-        xaxis_title=f"{metric_title(figure, said)}, {direction(figure, said)}",
+        xaxis_title=f"{metric_title(figure, declared)}, {direction(figure, declared)}",
     ).update_yaxes(automargin=True)
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #d6043495
@@ -221,10 +221,10 @@ def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
     """Settings by cost and quality (means over seeds), and the Pareto front; no front if `figure`
     has no direction.
     """
-    said = declared_in(table)
+    declared = declared_in(table)
     means = rows_with(table, figure).groupby("label", sort=False)[["gflops", figure]].mean()
     means.attrs = table.attrs
-    ranked = lower_is_better(figure, said) is not None
+    ranked = lower_is_better(figure, declared) is not None
     front = (means[pareto(means, "gflops", figure)] if ranked else means[:0]).sort_values("gflops")
     fig, colours = go.Figure(), _colours(table["label"])
     fig.add_scatter(
@@ -252,5 +252,5 @@ def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
         height=420,
         width=900,
         xaxis_title="GFLOPs of a tokenizer for one image (encoding and decoding)",
-        yaxis_title=metric_title(figure, said),
+        yaxis_title=metric_title(figure, declared),
     )

@@ -95,7 +95,7 @@ def codeword_name(codebook: int, codeword: int, codebooks: int = 1) -> str:
     return f"{codeword}" if codebooks == 1 else f"{codebook}:{codeword}"
 
 # %% ../../nbs/explore/01_codewords.ipynb #6fded7b5
-def _sharpness_told(q: Tensor) -> list[str]:
+def _sharpness_text(q: Tensor) -> list[str]:
     "A sentence for each token of weights (L, K): entropy and effective codewords."
     entropy, effective = token_figures(q)
     return [
@@ -113,7 +113,7 @@ def heatmap(q: Tensor, codebooks: int = 1, top: int = 24, token: int | None = No
             z=w.numpy().round(4),
             x=names,
             y=list(range(len(q))),
-            customdata=np.repeat(np.array(_sharpness_told(q))[:, None], len(names), 1),
+            customdata=np.repeat(np.array(_sharpness_text(q))[:, None], len(names), 1),
             colorscale=[[0, "rgba(33,113,181,0)"], [1, "rgba(33,113,181,1)"]],
             zmin=0,
             zmax=max(0.05, float(w.max())),
@@ -270,10 +270,10 @@ def write_weights(edits: dict[int, dict[int, float]]) -> str:
     return ",".join(f"{i}:{k}:{w:.9g}" for i, new in edits.items() for k, w in new.items())
 
 
-def read_weights(told: str, tokenizer) -> dict[int, dict[int, float]]:
+def read_weights(text: str, tokenizer) -> dict[int, dict[int, float]]:
     "What `write_weights` wrote; a `ValueError` if the tokenizer has no such token or codeword."
     edits = {}
-    for part in (told or "").split(",") if told else []:
+    for part in (text or "").split(",") if text else []:
         try:
             i, k, w = part.split(":")
             token, codeword = int(i), int(k)

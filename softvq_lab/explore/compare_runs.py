@@ -87,17 +87,17 @@ def metric_tables(runs: dict[str, Run]) -> list[tuple[str, dict, str, list[Metri
     names = {printable(run.path): name for name, run in runs.items()}
     tables, first = [], {}
     for board in in_places(boards(list(runs.values()))):
-        a, said = board.attrs, board.attrs["said"]
+        a, declared = board.attrs, board.attrs["declared"]
         common = first.setdefault(a["evaluation"], a["passport"])
         measured = {names[p]: board.loc[p].dropna().to_dict() for p in board.index}
         rows = []
         for metric in board:
             found = {n: m for n, m in measured.items() if metric in m}
-            way = direction(metric, said)
-            shown = {n: shown_in(metric, m, said) for n, m in found.items()}
+            way = direction(metric, declared)
+            shown = {n: shown_in(metric, m, declared) for n, m in found.items()}
             best = _best({n: m[metric] for n, m in found.items()}, way)
-            headline = is_headline(metric, said) or metric == a["by"]
-            rows.append(MetricRow(metric_title(metric, said), way, headline, shown, best))
+            headline = is_headline(metric, declared) or metric == a["by"]
+            rows.append(MetricRow(metric_title(metric, declared), way, headline, shown, best))
         rows.sort(key=lambda r: not r.headline)
         about = passport_words(a["passport"], common)
         tables.append((a["evaluation"], a["passport"], about, rows))

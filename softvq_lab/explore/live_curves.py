@@ -44,18 +44,18 @@ class LiveCurves(w.VBox):
 
     def __init__(self, run: Run, names: tuple[str, ...] = (), seconds: float = 3.0):
         self.run, self.names, self.seconds, self.drawn = run, names, seconds, None
-        self.says, self.figure = w.HTML(), w.Output()
+        self.line, self.figure = w.HTML(), w.Output()
         self.button = w.Button(description="Stop watching")
         self.button.on_click(lambda _: self.leave())
         self.watching = True
-        super().__init__([w.HBox([self.button, self.says]), self.figure])
+        super().__init__([w.HBox([self.button, self.line]), self.figure])
 
     def leave(self):
         self.watching, self.button.disabled = False, True
 
     def look(self) -> bool:
         metrics, state = read_metrics(self.run), self.run.status["state"]
-        self.says.value = f"<b>{escape(self.run.name)}</b>: {escape(state_of(self.run))}"
+        self.line.value = f"<b>{escape(self.run.name)}</b>: {escape(state_of(self.run))}"
         if len(metrics) != self.drawn and any(len(m) > 1 for m in metrics):
             self.drawn = len(metrics)
             figure = curves(metrics, list(self.names) or with_others(list(FIRST), metrics))

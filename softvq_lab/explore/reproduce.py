@@ -110,7 +110,7 @@ shown = at_budget(nearest_budget(budgets, {int(tokens)}), loaded, image)
 shown['reconstruction'].save('reconstruction.png')
 own = picture_curve(budgets, loaded, image)
 print(needed(own, {metric!r}, {wanted!r}))
-counts, says = token_counts(Run({run!r}), {runs!r})
+counts, problems = token_counts(Run({run!r}), {runs!r})
 rows = rate_distortion(counts)
 rate_distortion_figure(rows, {metric!r}, {rate!r}, own, shown['row'], {wanted!r}).show()"""
     return Ways(f"softvq-lab runs --root {shlex.quote(runs)}", python, _note(image))

@@ -29,9 +29,9 @@ def seconds_left(status: dict) -> float | None:
     each, total = status.get("seconds_per_step"), status.get("steps")
     if status.get("state") != "running" or total is None or not each or not math.isfinite(each):
         return None
-    told = status.get("seconds_left")  # includes the remaining evaluations and checkpoints
-    if isinstance(told, int | float) and math.isfinite(told):
-        return max(0.0, told)
+    recorded = status.get("seconds_left")  # includes the remaining evaluations and checkpoints
+    if isinstance(recorded, int | float) and math.isfinite(recorded):
+        return max(0.0, recorded)
     return max(0, total - status.get("step", 0)) * each
 
 # %% ../../nbs/explore/07_run_again.ipynb #2a892c80

@@ -111,16 +111,16 @@ def rename(runs, run: Run, name: str) -> list[str]:
         raise ConfigError(f"{run.path} belongs to sweeps, which find it by its name.")
     refuse_to_move(runs, run)
     old, there = Path(os.path.abspath(run.path)), Path(os.path.abspath(new))
-    told = [(r, info) for r in list_runs(runs) if (info := _moved(r, old, there))]
-    for r, _ in told:
+    affected = [(r, info) for r in list_runs(runs) if (info := _moved(r, old, there))]
+    for r, _ in affected:
         refuse_to_move(runs, r)
     new.parent.mkdir(parents=True, exist_ok=True)
     os.rename(run.path, new)
-    for r, info in told:
+    for r, info in affected:
         it = Run(new) if r.path == run.path else r
         with holding(it):
             write_json(it.path / "config.json", info)
-    return [run_name(r.path, runs) for r, _ in told if r.path != run.path]
+    return [run_name(r.path, runs) for r, _ in affected if r.path != run.path]
 
 # %% ../../nbs/explore/10_run_folder.ipynb #db0a9372
 def to_bin(runs, run: Run) -> str:

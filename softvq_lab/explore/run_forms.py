@@ -26,15 +26,15 @@ def overview(runs) -> list[dict]:
             work.setdefault(run_of(j).path, []).append(f"{j.info['workflow']} {j.info['state']}")
     known = [r.path for r in list_runs(runs, unreadable=True)]
     for path in [*(p for p in work if p not in set(known)), *known]:
-        told, status = describe(Run(path)), Run(path).status
+        info, status = describe(Run(path)), Run(path).status
         if path not in known:
-            told["state"] = "starting"
+            info["state"] = "starting"
         rows.append(
             {
                 "name": run_name(path, runs),
-                **told,
+                **info,
                 "work": printable(", ".join(work.get(path, []))),
-                "created": told["created"][:16].replace("T", " "),
+                "created": info["created"][:16].replace("T", " "),
                 "steps_done": _number(status.get("step")),
                 "seconds": seconds_at_work(Run(path)),
                 "notes": printable(read_notes(Run(path), 400).strip().partition("\n")[0], 80),

@@ -51,18 +51,18 @@ def fact_columns(rows: list[dict]) -> list[Column]:
         there = {n: v for n, v in values.items() if v not in ("", None)}
         return Column(key, title, there, shown or there, best_first=best_first, usual=bool(there))
 
-    def told(key):
+    def values_of(key):
         return {r["name"]: r[key] for r in rows}
 
-    lasted = {n: short_duration(s) for n, s in told("seconds").items()}
+    lasted = {n: short_duration(s) for n, s in values_of("seconds").items()}
     return [
-        column("kind", "kind", told("kind")),
-        column("state", "state", told("state")),
-        column("step", "step", told("steps_done"), told("step"), best_first=True),
-        column("work", "at work", told("work")),
-        column("created", "created", told("created"), best_first=True),
-        column("trained", "trained for", told("seconds"), lasted, best_first=True),
-        column("notes", "notes", told("notes")),
+        column("kind", "kind", values_of("kind")),
+        column("state", "state", values_of("state")),
+        column("step", "step", values_of("steps_done"), values_of("step"), best_first=True),
+        column("work", "at work", values_of("work")),
+        column("created", "created", values_of("created"), best_first=True),
+        column("trained", "trained for", values_of("seconds"), lasted, best_first=True),
+        column("notes", "notes", values_of("notes")),
     ]
 
 # %% ../../nbs/explore/08_run_table.ipynb #b73c775d
@@ -75,7 +75,7 @@ def passport_words(passport: dict, first: dict) -> str:
 
 def _metric_columns(board: pd.DataFrame, names: dict[str, str], first: dict) -> list[Column]:
     "A column for each metric of one of the `boards`."
-    a, said = board.attrs, board.attrs["said"]
+    a, declared = board.attrs, board.attrs["declared"]
     measured = {p: board.loc[p].dropna().to_dict() for p in board.index}
     found = []
     for metric in board:
@@ -83,13 +83,13 @@ def _metric_columns(board: pd.DataFrame, names: dict[str, str], first: dict) -> 
         found.append(
             Column(
                 f"{a['evaluation']}/{passport_id(a['passport'])}/{metric}",
-                metric_title(metric, said),
+                metric_title(metric, declared),
                 {n: float(figures[metric]) for n, figures in rows.items()},
-                {n: shown_in(metric, figures, said) for n, figures in rows.items()},
+                {n: shown_in(metric, figures, declared) for n, figures in rows.items()},
                 f"{a['evaluation']}, {passport_words(a['passport'], first)}",
-                direction(metric, said),
-                lower_is_better(metric, said) is False,
-                a["passport"] is first and (metric == a["by"] or is_headline(metric, said)),
+                direction(metric, declared),
+                lower_is_better(metric, declared) is False,
+                a["passport"] is first and (metric == a["by"] or is_headline(metric, declared)),
             )
         )
     return found
@@ -142,8 +142,8 @@ def arranged(names: Iterable[str], columns: list[Column], text: str, order: str)
     words = text.lower().split()
 
     def fits(name):
-        told = " ".join([name, *(c.shown.get(name, "") for c in columns if not c.about)]).lower()
-        return all(w in told for w in words)
+        row = " ".join([name, *(c.shown.get(name, "") for c in columns if not c.about)]).lower()
+        return all(w in row for w in words)
 
     kept = [n for n in names if fits(n)]
     by = next((c.values for c in columns if c.key == order.removeprefix("-")), None)

@@ -177,10 +177,10 @@ def memorised(found: dict) -> str:
     "`nearest_training` in a sentence."
     d, share = found["nearest"][0][2], found["closer_than"]
     copy = share > 0.95
-    says = "Yes, it may be: look closely." if copy else "There is no sign of it."
+    verdict = "Yes, it may be: look closely." if copy else "There is no sign of it."
     return (
-        f"Is it a copy? {says} Nearest of {found['searched']:,} training images at {d:.2f}; real "
-        f"held-out images have theirs at {found['typical']:.2f} (median), {share:.0%} of them "
+        f"Is it a copy? {verdict} Nearest of {found['searched']:,} training images at {d:.2f}; "
+        f"real held-out images have theirs at {found['typical']:.2f} (median), {share:.0%} of them "
         "farther than this sample."
     )
 

@@ -274,13 +274,13 @@ def read_upload(path, size: Size) -> Tensor:
         return from_pil(read_picture(path, most=MAX_PIXELS), size)
     except Image.DecompressionBombError as e:
         most = f"it has far too many pixels; at most {MAX_PIXELS // 10**6} million are read."
-        says = f"{e}." if str(e).startswith("the image") else most
+        reason = f"{e}." if str(e).startswith("the image") else most
     except UnknownScale as e:
-        says = str(e)
+        reason = str(e)
     except Exception as e:
         known = str(e).startswith("it is ")
-        says = str(e) if known else f"{KNOWN} are known; it may be damaged."
-    raise ValueError(f"The file could not be read as an image: {says}")
+        reason = str(e) if known else f"{KNOWN} are known; it may be damaged."
+    raise ValueError(f"The file could not be read as an image: {reason}")
 
 # %% ../../nbs/explore/00_session.ipynb #3620c31a
 LITE = "tf_efficientnet_lite0"

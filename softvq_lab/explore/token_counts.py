@@ -110,18 +110,18 @@ def token_counts(run: Run, root) -> tuple[list[Count], list[str]]:
     trained for any first k tokens, 1, 2, 4, ... (up to 128). And a message for each run that
     cannot be opened.
     """
-    counts, says = [], []
+    counts, problems = [], []
     for r in token_siblings(run, root):
         try:
             loaded = load_run(r.path)
         except ValueError as e:
-            says.append(str(e))
+            problems.append(str(e))
             continue
         L = loaded.tokenizer.tokens
         if can_keep(loaded.tokenizer):
             counts += [Count(loaded, 2**i, 2**i) for i in range(8) if 2**i < L]
         counts.append(Count(loaded, L))
-    return sorted(counts, key=lambda c: c.tokens), says
+    return sorted(counts, key=lambda c: c.tokens), problems
 
 
 def one_image(counts: list[Count], loaded: LoadedRun, key: str) -> list[dict]:
@@ -254,7 +254,7 @@ def _lines(rows: list[dict]) -> list[tuple[str, list[dict]]]:
     return lines
 
 
-def _told(row: dict) -> str:
+def _hover_text(row: dict) -> str:
     "The hover text of a row, as HTML."
     similarity = "" if row["ssim"] is None else f", SSIM {row['ssim']:.3f}"
     return html.escape(
@@ -325,7 +325,7 @@ def rate_distortion_figure(
             mode="lines+markers",
             name=first if run else whole,
             line=dict(dash="dot" if run else "solid", color=colour),
-            text=[_told(r) for r in mine],
+            text=[_hover_text(r) for r in mine],
             hovertemplate="%{text}<extra></extra>",
         )
         if own and (band := _band(mine, metric, rate, colour)):

@@ -76,11 +76,11 @@ def samplers_of(family: str) -> dict[str, SamplerChoice]:
     A sampler's options are its keyword-only parameters that have a default.
     """
     samplers = registered("sampler")
-    says = {name: about("sampler", name) for name in samplers}
-    own = [name for name in samplers if says[name].get("of") == family]
+    entries = {name: about("sampler", name) for name in samplers}
+    own = [name for name in samplers if entries[name].get("of") == family]
     return {
-        name: SamplerChoice(says[name].get("steps", 50), sampler_options(samplers[name]))
-        for name in sorted(own, key=lambda name: not says[name].get("default"))
+        name: SamplerChoice(entries[name].get("steps", 50), sampler_options(samplers[name]))
+        for name in sorted(own, key=lambda name: not entries[name].get("default"))
     }
 
 
@@ -358,7 +358,7 @@ class Generator(nn.Module):
         are unknown."""
         own, other = (self.tokens, self.latent_dim), (tokenizer.tokens, tokenizer.latent_dim)
         if own != other:
-            says = (
+            problem = (
                 f"draws {own[0]} tokens of width {own[1]}, and this tokenizer has {other[0]} of "
                 f"width {other[1]}"
             )
@@ -367,14 +367,14 @@ class Generator(nn.Module):
             tokenizer.fingerprint,
             getattr(tokenizer, "rounded_from", ""),  # if it was saved in half precision
         ):
-            says = (
+            problem = (
                 f"was trained on latents of tokenizer {self.tokenizer_fingerprint}, not of "
                 f"{tokenizer.fingerprint}"
             )
         else:
             return self._bind(tokenizer, stats)
         raise ValueError(
-            f"this generator {says}. Use the tokenizer run named in its config.json, or train a "
+            f"this generator {problem}. Use the tokenizer run named in its config.json, or train a "
             "generator on this tokenizer: papermill nbs/train_generator.ipynb ... -p "
             "tokenizer_run FOLDER"
         )

@@ -115,13 +115,13 @@ class DiffusionLoss(nn.Module):
     ) -> Tensor:
         "Sampled tokens (N, D)."
 
-        def told(x, timestep, c):
+        def prediction(x, timestep, c):
             return self.net(x, torch.full((len(x),), timestep, device=x.device), c)
 
         def model(x, timestep):
             if c_null is None:
-                return told(x, timestep, c)
-            out, null = told(torch.cat([x, x]), timestep, torch.cat([c, c_null])).chunk(2)
+                return prediction(x, timestep, c)
+            out, null = prediction(torch.cat([x, x]), timestep, torch.cat([c, c_null])).chunk(2)
             (eps, between), eps_null = out.chunk(2, -1), null.chunk(2, -1)[0]
             return torch.cat([eps_null + scale * (eps - eps_null), between], -1)
 

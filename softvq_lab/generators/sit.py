@@ -78,11 +78,15 @@ class SiT(Generator):
         if kind == "velocity":
             return self.net(x_t, t, y)
         t = t.clamp(*NEAREST[kind])
-        says, at = self.net(x_t, t, y), t.view(-1, 1, 1)
+        output, at = self.net(x_t, t, y), t.view(-1, 1, 1)
         a, s, da, ds = (
             f(at) for f in (self.path.alpha, self.path.sigma, self.path.d_alpha, self.path.d_sigma)
         )
-        x, noise = ((x_t - s * says) / a, says) if kind == "noise" else (says, (x_t - a * says) / s)
+        x, noise = (
+            ((x_t - s * output) / a, output)
+            if kind == "noise"
+            else (output, (x_t - a * output) / s)
+        )
         return da * x + ds * noise
 
     def offers(self, y: Tensor, noise: Callable, guidance: Guidance) -> dict[str, object]:

@@ -76,12 +76,12 @@ def save_guidance(folder, guidance: Guidance, **why):
     """Make `guidance` the default of the generator in `folder`, a run or a saved model, for all
     later loads. `why`: how it was chosen, for readers.
     """
-    told = {
+    choice = {
         "guidance": guidance.scale,
         "interval": [guidance.low, guidance.high],
         "schedule": guidance.schedule,
     }
-    write_json(Path(folder) / SAMPLING, told | {"chosen": why | {"at": now()}})
+    write_json(Path(folder) / SAMPLING, choice | {"chosen": why | {"at": now()}})
 
 
 class _Sampling(Entries):
@@ -98,9 +98,9 @@ def _choose_guidance(model: Generator, folder: Path):
     if not path.exists():
         return
     try:
-        told = read_json(path, _Sampling)
-        schedule = told.get("schedule", "constant")
-        model.choose_guidance(Guidance(float(told["guidance"]), *told["interval"], schedule))
+        choice = read_json(path, _Sampling)
+        schedule = choice.get("schedule", "constant")
+        model.choose_guidance(Guidance(float(choice["guidance"]), *choice["interval"], schedule))
     except ValueError as e:
         raise ValueError(
             f"{path} is no guidance of this generator ({e}). Repair it, or delete it: then it is "
@@ -110,8 +110,10 @@ def _choose_guidance(model: Generator, folder: Path):
 # %% ../../nbs/hub/02_models.ipynb #901f8756
 def _but(*files: Path) -> str:
     "A hint about the first of `files` that holds weights in another format, and what to do."
-    says = (f" {p.name}{what_it_is(p)}" for p in files if p.suffix in WEIGHTS and what_it_is(p))
-    return next(says, "")
+    descriptions = (
+        f" {p.name}{what_it_is(p)}" for p in files if p.suffix in WEIGHTS and what_it_is(p)
+    )
+    return next(descriptions, "")
 
 
 def fetch(folder_or_repo) -> Path:
@@ -370,7 +372,7 @@ def find_tokenizer(folder) -> Path:
             f"{folder} was trained on the tokenizer of {written}, which is not there (nor is "
             f"{beside})"
         )
-    right = _said(folder, "tokenizer_fingerprint") or _recorded_tokenizer(info)
+    right = _recorded_entry(folder, "tokenizer_fingerprint") or _recorded_tokenizer(info)
     return next((p for p in there if fingerprint_of(p) == right), there[0])
 
 
@@ -378,15 +380,15 @@ def fingerprint_of(folder) -> str | None:
     """The fingerprint that is recorded in a saved folder or a run; for a tokenizer from outside,
     that of its files; None if there is neither.
     """
-    said = _said(Path(folder), "fingerprint")
-    return said or (files_fingerprint(folder) if is_outside(folder) else None)
+    recorded = _recorded_entry(Path(folder), "fingerprint")
+    return recorded or (files_fingerprint(folder) if is_outside(folder) else None)
 
 
 def _recorded_tokenizer(info: dict) -> str | None:
     return (info.get("identity", {}).get("tokenizer") or {}).get("tokenizer_run")
 
 # %% ../../nbs/hub/02_models.ipynb #96b84c70
-def _said(folder: Path, key: str):
+def _recorded_entry(folder: Path, key: str):
     """An entry of the newest checkpoint's config.json, or of a saved model's, None if there is
     none. Reads no weights.
     """

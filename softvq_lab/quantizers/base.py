@@ -221,8 +221,8 @@ def check_quantizer(quantizer: Quantizer, tokens: int, batch: int = 3):
             _eval_promises(quantizer, z_hat),
             _codeword_promises(quantizer, out, z_hat),
         )
-        for holds, says in promises:
+        for holds, promise in promises:
             if not holds:
-                raise AssertionError(f"{type(quantizer).__name__}: {says}")
+                raise AssertionError(f"{type(quantizer).__name__}: {promise}")
     finally:
         quantizer.train(was_training)

@@ -49,11 +49,11 @@ class Choice:
         if name in self.options or (more and more != name):
             return name
         options = ", ".join(map(repr, self.options)) + f", '{self.prefix}NAME'" * bool(self.prefix)
-        says = (
+        message = (
             f"should be one of {options}, or your own {' or '.join(self.kinds)} "
             f"(plugins=FILE.py).{closest(name, self.options)}"
         )
-        raise PydanticCustomError("choice", "{says}", {"says": says})
+        raise PydanticCustomError("choice", "{message}", {"message": message})
 
     def settings(self, name: str) -> type | None:
         "The dataclass of additional settings of the entry `name`; None if it has none."
@@ -167,8 +167,8 @@ def check_rules(cfg, *rules):
     A rule is a generator function that yields a message for each mistake. Only its first message
     counts, so that later checks of a rule may rely on earlier ones.
     """
-    if says := [message for rule in rules if (message := next(rule(cfg), None))]:
-        raise ValueError("; ".join(says))
+    if broken := [message for rule in rules if (message := next(rule(cfg), None))]:
+        raise ValueError("; ".join(broken))
 
 # %% ../../nbs/settings/00_parse.ipynb #3e1b77ca
 def flatten(cfg) -> dict[str, object]:
@@ -205,16 +205,18 @@ def _sections(cls) -> dict[type, dict]:
 def _explain(e: dict, given: dict) -> str:
     "One pydantic error as one sentence."
     name = next((str(p) for p in reversed(e["loc"]) if isinstance(p, str)), "")
-    says = e["msg"].removeprefix("Value error, ")
-    says = (
-        says.replace("Input should be", "should be")
+    message = e["msg"].removeprefix("Value error, ")
+    message = (
+        message.replace("Input should be", "should be")
         .replace(", unable to parse string as an integer", "")
         .replace(", unable to parse string as a number", "")
     )
     if e["type"] == "literal_error":
-        says += "." + closest(given.get(name, ""), _options(e))
+        message += "." + closest(given.get(name, ""), _options(e))
     return (
-        f"{name}={given[name]!r}: {says}" if name in given and e["type"] != "value_error" else says
+        f"{name}={given[name]!r}: {message}"
+        if name in given and e["type"] != "value_error"
+        else message
     )
 
 
@@ -244,8 +246,10 @@ def settings_of(cls) -> dict[str, Setting]:
                 add(type(f.default))
             else:
                 kind = next((k for k in (bool, int, float) if isinstance(known[f.name], k)), str)
-                says = described[f.name].description or ""
-                found[f.name] = Setting(f.name, kind, known[f.name], options_of(f.type), says)
+                description = described[f.name].description or ""
+                found[f.name] = Setting(
+                    f.name, kind, known[f.name], options_of(f.type), description
+                )
 
     add(cls)
     return found

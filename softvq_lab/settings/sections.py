@@ -141,9 +141,9 @@ def weights_folder(weights: str | None, base: Path = Path()) -> Path | None:
     folder = base / os.path.expanduser(weights)
     if folder.is_dir():
         return folder
-    says = "is a file" if folder.exists() else f"is not there (looked for {folder.absolute()})"
+    problem = "is a file" if folder.exists() else f"is not there (looked for {folder.absolute()})"
     raise ConfigError(
-        f"weights={weights!r} {says}: name the folder that holds files of pretrained weights"
+        f"weights={weights!r} {problem}: name the folder that holds files of pretrained weights"
     )
 
 # %% ../../nbs/settings/02_sections.ipynb #777efc26

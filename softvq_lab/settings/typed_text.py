@@ -182,10 +182,10 @@ def read_typed(text: str, name: str) -> tuple[object, dict[tuple, int]]:
         raise ConfigError(f"{name} cannot be read: it is nested too deeply.") from None
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
-        says = " ".join(filter(None, (e.problem, e.context)))
-        if "'\\t'" in says:
-            says += ". Indent by spaces, not by tabs"
-        raise ConfigError(f"{name}, line {mark.line + 1 if mark else 1}: {says}.") from None
+        message = " ".join(filter(None, (e.problem, e.context)))
+        if "'\\t'" in message:
+            message += ". Indent by spaces, not by tabs"
+        raise ConfigError(f"{name}, line {mark.line + 1 if mark else 1}: {message}.") from None
     except (yaml.YAMLError, ValueError) as e:
         raise ConfigError(f"{name} cannot be read: {' '.join(str(e).split())}.") from None
 

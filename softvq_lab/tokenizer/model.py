@@ -77,8 +77,8 @@ def fingerprint(model: nn.Module, config) -> str:
     same digest.
     """
     default = dataclasses.asdict(type(config)())
-    told = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    changed = {k: v for k, v in dataclasses.asdict(config).items() if v != default[k]}
+    digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode())
     for name, t in sorted(model.state_dict().items()):
         digest.update(
             name.encode() + t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

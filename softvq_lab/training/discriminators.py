@@ -161,10 +161,10 @@ class FeatureDiscriminator(nn.Module):
         activations, dtype = self.activations(x), next(self.heads.parameters()).dtype
         with full_precision(x.device):
 
-            def says(h, a):
+            def in_parts(h, a):
                 return torch.cat([h(part).flatten(1) for part in a.to(dtype).chunk(parts)])
 
-            return torch.cat([says(h, a) for h, a in zip(self.heads, activations)], 1)  # (B, n)
+            return torch.cat([in_parts(h, a) for h, a in zip(self.heads, activations)], 1)  # (B, n)
 
 # %% ../../nbs/training/02_discriminators.ipynb #989f1f92
 class DinoFeatures(nn.Module):

@@ -355,13 +355,13 @@ def hints(metrics: list[dict], settings: dict) -> list[str]:
     end = _Ending.of(metrics)
     if end is None or not (judged := _judged(end, settings)):
         return []
-    says, changes = judged
+    finding, changes = judged
     named = [
         (", ".join(f"{k}={v:g}" if type(v) is float else f"{k}={v}" for k, v in c.items()), why)
         for c, why in changes
     ]
     return [
-        f"{says}. What helps, most first:",
+        f"{finding}. What helps, most first:",
         *(f"- {change}: {why}" for change, why in named),
         f"Try next: {next_command(settings, changes[0][0])}",
     ]
@@ -372,18 +372,20 @@ def waits(status: dict, settings: dict) -> list[str]:
     share, workers, cores = status.get("waiting"), settings["workers"], os.cpu_count() or 1
     if share is None or share < 0.25:
         return []
-    says = f"{share:.0%} of the time passed in waiting for images: they are read more slowly than"
-    says += " the training takes them."
+    finding = (
+        f"{share:.0%} of the time passed in waiting for images: they are read more slowly than"
+    )
+    finding += " the training takes them."
     if workers < cores:
         change = {"workers": min(cores, max(2, 2 * workers))}
         return [
-            f"{says} More processes can read beside it: there are {cores} cores, and workers is "
-            f"{workers}",
+            f"{finding} More processes can read beside it: there are {cores} cores, and workers "
+            f"is {workers}",
             f"Try next: {next_command(settings, change)}",
         ]
     return [
-        f"{says} With {workers} workers on {cores} cores the disk or the size of the files is the "
-        "limit: keep the pictures in the size of the training, on a local disk, or in tars "
+        f"{finding} With {workers} workers on {cores} cores the disk or the size of the files is "
+        "the limit: keep the pictures in the size of the training, on a local disk, or in tars "
         "(dataset=webdataset)"
     ]
 

@@ -254,18 +254,18 @@ def way_out(run: Run, lower: str, precision: str) -> str:
     can. `lower`: the learning rate, such as 'lr than 0.1'.
     """
     newest, folder = newest_checkpoint(run.checkpoints), shlex.quote(str(run.path))
-    says = (
+    advice = (
         f"A run keeps its learning rate: begin a new run (another run=...) with a lower {lower}, "
         "or a longer warmup_steps"
     )
     if newest and run.kind == "tokenizer":
-        says += f", and start_from={folder}, which takes the averaged weights of {newest.name}"
+        advice += f", and start_from={folder}, which takes the averaged weights of {newest.name}"
     if newest and run.kind in TRAINS and precision != "fp32":
-        says += (
+        advice += (
             f". Or go on with this one from {newest.name}: softvq-lab run {TRAINS[run.kind]} "
             f"run={folder} precision=fp32 --resume"
         )
-    return says
+    return advice
 
 # %% ../../nbs/training/08_loop.ipynb #582ea7a6
 class Loop:
@@ -483,10 +483,10 @@ class Loop:
         "Save, then raise the exception of the signal; `here`: the signal that this rank received."
         self.save(done)
         if asked == ASKED["SIGINT"]:
-            says = f"stopped after step {done}; it was saved"
-            self.say("stopped", error=says, **self.state_at(done))
+            message = f"stopped after step {done}; it was saved"
+            self.say("stopped", error=message, **self.state_at(done))
             self.vote.barrier()
-            raise KeyboardInterrupt(says)
+            raise KeyboardInterrupt(message)
         self.say("preempted", **self.state_at(done))
         self.vote.barrier()
         raise Preempted(

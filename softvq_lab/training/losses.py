@@ -227,8 +227,8 @@ def make_lpips(images: ImageData | None = None, file: str = "") -> Perceptual:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        says = what_it_is(path, unless="a pickle") or f": {str(e).splitlines()[0]}"
-        raise ValueError(f"{path} cannot be read as weights. The file{says}") from None
+        reason = what_it_is(path, unless="a pickle") or f": {str(e).splitlines()[0]}"
+        raise ValueError(f"{path} cannot be read as weights. The file{reason}") from None
     names = {
         k: f"features.{k.split('.', 1)[1]}" for k in net.net.state_dict()
     }  # slice1.0.weight -> features.0.weight

@@ -53,7 +53,7 @@ def named(t, token: int, codeword: int) -> str:
     return codeword_name(token // (t.tokens // codebooks), codeword, codebooks)
 
 
-def told_of_token(t, weights, token: int, heat: float) -> str:
+def describe_token(t, weights, token: int, heat: float) -> str:
     "How mixed the token is, and at which temperature."
     if weights is None:
         return plain(what_instead(t))
@@ -67,7 +67,7 @@ def told_of_token(t, weights, token: int, heat: float) -> str:
     )
 
 
-def told_of_changes(figures: dict) -> str:
+def describe_changes(figures: dict) -> str:
     "PSNR before and after the changes."
     before, after = figures["before"], figures["after"]
     if figures["between"] >= 100:
@@ -108,7 +108,7 @@ def names_of(t, token: int) -> list[str]:
     return [named(t, token, k) for k in range(t.config.codebook_size)]
 
 
-def told_formula(t, result: dict, token: int, heat: float, edit: Edit) -> str:
+def formula_text(t, result: dict, token: int, heat: float, edit: Edit) -> str:
     "The token of `touch` as a sum with its numbers; '' where tokens have no weights."
     if result["weights"] is None:
         return ""
@@ -116,8 +116,8 @@ def told_formula(t, result: dict, token: int, heat: float, edit: Edit) -> str:
     if edit.sharp:
         return f"z = c<sub>{named(t, token, int(q.argmax()))}</sub>: all weight on the strongest"
     s, tau = logits(t.quantizer, result["z_hat"], token, heat)
-    says = formula(s, tau, q, names_of(t, token))
-    return says + "; your weights take the place of these" * (token in edit.weights)
+    text = formula(s, tau, q, names_of(t, token))
+    return text + "; your weights take the place of these" * (token in edit.weights)
 
 
 def weight_bars(t, result: dict, token: int):

@@ -457,10 +457,10 @@ def claim_lines(r: dict) -> Iterator[str]:
     "How much faster a generator is on few tokens."
     yield "\n| SiT-XL, one evaluation | an image faster | FLOPs promise | paper |"
     yield "| --- | --- | --- | --- |"
-    for (few, many), said in CLAIMS.items():
+    for (few, many), paper in CLAIMS.items():
         if v := r[f"{few}_vs_{many}"]:
             times = f"{v['faster']:.1f}x | {v['flops']:.1f}x"
-            yield f"| {few} against {many} tokens | {times} | {said} |"
+            yield f"| {few} against {many} tokens | {times} | {paper} |"
 
 
 def growth_lines(r: dict) -> Iterator[str]:

@@ -153,9 +153,9 @@ def part_tests(a: argparse.Namespace, deadline: float, keep: Callable):
         words += ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "loadfile"]
     paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     left = deadline - time.time()
-    says, why = limited(words, left, TRACEBACKS=str(lines), PYTHONPATH=paths)
+    output, why = limited(words, left, TRACEBACKS=str(lines), PYTHONPATH=paths)
     if not lines.exists():
-        return keep({"failed": f"no test was run: {says[-500:]}{why}"})
+        return keep({"failed": f"no test was run: {output[-500:]}{why}"})
     keep(counted(lines) | ({"cut_off": why} if "did not end" in why else {}))
 
 
@@ -229,10 +229,10 @@ def table(result: dict) -> str:
     "Markdown of what was found."
     lines = [bench.table(result.get("rows", {}))]
     if t := result.get("tests"):
-        says = t.get("failed") or f"{t['passed']} passed, {len(t['wrong'])} failed" + (
+        outcome = t.get("failed") or f"{t['passed']} passed, {len(t['wrong'])} failed" + (
             f"; it {t['cut_off']}" if "cut_off" in t else ""
         )
-        lines.append("\n".join([f"\nTests: {says}.", *(f"- {w}" for w in t.get("wrong", ()))]))
+        lines.append("\n".join([f"\nTests: {outcome}.", *(f"- {w}" for w in t.get("wrong", ()))]))
     lines += [f"\nTraining, {name}: {trained(runs)}" for name, runs in trainings(result).items()]
     return "\n".join(lines)
 

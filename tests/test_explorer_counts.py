@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict
 
 import pytest
-from tabs.token_counts import alone_says
+from tabs.token_counts import alone_notes
 
 from softvq_lab.data.datasets import digits
 from softvq_lab.runs import Run, open_run
@@ -100,7 +100,7 @@ def test_the_legend_lies_below_the_curves_at_every_width(page):
 
 
 def test_a_run_of_one_number_of_tokens_says_which_other_to_choose(open_page, app, runs, tmp_path):
-    says = alone_says(Run(runs / "alone"), tmp_path)
+    says = alone_notes(Run(runs / "alone"), tmp_path)
     assert "papermill nbs/train.ipynb -p keep uniform" in says[0]
     page = open_page(f"{app.url}?run=alone&tab=token-counts")
     page.get_by_text("Choose one above, at Run").wait_for(timeout=60_000)

@@ -176,7 +176,7 @@ class TokenCounts(Tab):
                 pictures.append((served(enlarge(r["reconstruction"], 160)), caption))
         except ValueError as e:
             return [], failed(e), []
-        alone = alone_says(self.tokenizer_run(name), self.ctx.runs) if len(counts) < 2 else []
+        alone = alone_notes(self.tokenizer_run(name), self.ctx.runs) if len(counts) < 2 else []
         notes = "  \n".join([*alone, *(f"Left out: {plain(s)}" for s in skipped)])
         return pictures, notes, [counts[-1].tokens, *(c.tokens for c in counts)]
 
@@ -222,7 +222,7 @@ class TokenCounts(Tab):
         self.asked.change(**own.event)
 
 
-def alone_says(run: Run, runs: str) -> list[str]:
+def alone_notes(run: Run, runs: str) -> list[str]:
     "What to do with a run of one number of tokens: choose another that is there, or train one."
     if nested := nested_runs(runs)[:3]:
         return [CHOOSE.format(", ".join(plain(run_name(r.path, runs)) for r in nested))]

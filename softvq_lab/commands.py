@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['UsageError', 'Samples', 'Sampler', 'Steps', 'Guidance', 'Interval', 'Temperature', 'Precision', 'Noise', 'Seed',
            'GeneratorFolder', 'TokenizerFolder', 'Stats', 'Interpolant', 'NoiseSchedule', 'Out', 'Classes', 'Schedule',
-           'SamplerOptions', 'Batch', 'Processes', 'Device', 'Npz', 'Sheet', 'PreparedRun', 'TakeOver', 'Plugins',
-           'read_settings', 'complete_runs', 'complete_workflows', 'complete_settings', 'complete_sweeps', 'answer',
-           'alone', 'train', 'sample']
+           'SamplerOptions', 'Batch', 'Processes', 'Device', 'CompileNetworks', 'Npz', 'Sheet', 'PreparedRun',
+           'TakeOver', 'Plugins', 'read_settings', 'complete_runs', 'complete_workflows', 'complete_settings',
+           'complete_sweeps', 'answer', 'alone', 'train', 'sample']
 
 # %% ../nbs/12_commands.ipynb #118503f9
 import contextlib
@@ -325,6 +325,10 @@ Device = Annotated[
     Literal[DEVICES],
     typer.Option(help="what computes; auto: GPUs where there are some"),
 ]
+CompileNetworks = Annotated[
+    bool,
+    typer.Option("--compile", help="compile the networks: a slow first batch, fast later ones"),
+]
 Npz = Annotated[
     bool,
     typer.Option(
@@ -397,6 +401,7 @@ def sample(
     batch: Batch = 64,
     processes: Processes = 1,
     device: Device = "auto",
+    compile: CompileNetworks = False,
     npz: Npz = False,
     sheet: Sheet = False,
 ):

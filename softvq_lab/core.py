@@ -6,9 +6,9 @@
 __all__ = ['M_TRIM_THRESHOLD', 'M_MMAP_MAX', 'DEVICES', 'ASKED_DEVICE', 'PRECISIONS', 'NOISES', 'MOST_BYTES', 'DEEPEST', 'Count',
            'JOINERS', 'ConfigError', 'derive_seed', 'rng', 'seed_everything', 'keep_freed_memory', 'best_device',
            'device_asked', 'gpus', 'check_gpus', 'products_as_before', 'in_precision', 'fast_in_bf16', 'full_precision',
-           'write_atomic', 'as_json', 'write_json', 'now', 'short_duration', 'readable', 'Unreadable', 'Entries',
-           'read_json', 'json_or_empty', 'printable', 'hex_digest', 'sha256', 'cache_dir', 'cached', 'write_cache',
-           'Outlet', 'tell']
+           'blocks_of', 'compile_blocks', 'write_atomic', 'as_json', 'write_json', 'now', 'short_duration', 'readable',
+           'Unreadable', 'Entries', 'read_json', 'json_or_empty', 'printable', 'hex_digest', 'sha256', 'cache_dir',
+           'cached', 'write_cache', 'Outlet', 'tell']
 
 # %% ../nbs/00_core.ipynb #43eb34b8
 import ctypes
@@ -25,6 +25,7 @@ import stat
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -195,6 +196,29 @@ def full_precision(device: "torch.device"):
     return (
         torch.autocast(device.type, enabled=False) if device.type != "meta" else nullcontext()
     )  # counting parameters and FLOPs: there is no autocast on meta
+
+# %% ../nbs/00_core.ipynb #b21a8aeb
+def blocks_of(modules: Iterable["torch.nn.Module"]) -> Iterator["torch.nn.Module"]:
+    """The blocks below `modules`: the members of child sequences that are named `blocks`,
+    `encoder_blocks`, ... and hold a single class.
+    """
+    for m in modules:
+        for name, sequence in m.named_children():
+            if name.endswith("blocks") and len({type(b) for b in sequence.children()}) == 1:
+                yield from sequence.children()
+
+
+def compile_blocks(modules: Iterable["torch.nn.Module"], **how):
+    """Compile the blocks of `modules` in place, each when it is first called. `how`: arguments of
+    `torch.compile`.
+    """
+    import torch
+
+    config = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, limit, 64)  # all kinds of blocks share one code object and its limit of 8
+    for block in blocks_of(modules):
+        block.compile(**how)
 
 # %% ../nbs/00_core.ipynb #1715d8aa
 def write_atomic(path, data):

@@ -21,6 +21,7 @@ from softvq_lab.core import (
     ConfigError,
     best_device,
     check_gpus,
+    compile_blocks,
     device_asked,
     json_or_empty,
     read_json,
@@ -64,6 +65,7 @@ class Request:
     batch: int = 64
     processes: int = 1
     device: str = "auto"
+    compile: bool = False  # the blocks of the networks
     npz: bool = False
     sheet: bool = False
 
@@ -130,6 +132,8 @@ def _draw_share(r: Request, device: torch.device, rank: int, world: int) -> Path
     "Draw the samples of process `rank` of `world`; returns the folder."
     pair = load_pair(r.run, r.tokenizer, r.stats, r.interpolant, r.noise_schedule)
     generator, tokenizer = (m.to(device) for m in pair)
+    if r.compile:
+        compile_blocks(m for model in (generator, tokenizer) for m in model.modules())
     for note in generator.notes if rank == 0 else ():
         tell(f"{r.run}: {note}")
     folder = r.out or sample_folder(r.run, sample_settings(generator, tokenizer, **r.how))

@@ -8,6 +8,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
+from softvq_lab.core import blocks_of, compile_blocks
 from softvq_lab.data.datasets import digits
 from softvq_lab.generators.model import make_generator
 from softvq_lab.latents.stats import LatentStats
@@ -30,7 +31,7 @@ from softvq_lab.training.generator_task import GeneratorTask
 from softvq_lab.training.health import where_not_finite
 from softvq_lab.training.loop import Loop, make_accelerator
 from softvq_lab.training.losses import Perceptual, reference_distance
-from softvq_lab.training.state import State, blocks_of, compile_networks, modules_of
+from softvq_lab.training.state import State, compile_networks, modules_of
 from softvq_lab.training.tokenizer_task import TokenizerTask
 
 TINY = dict(preset="tiny", image_size=32, patch_size=8, tokens=8, latent_dim=4, codebook_size=64)
@@ -174,6 +175,28 @@ def test_a_distance_of_pixels_is_one_graph(name, counter):
     f = torch.compile(lambda x, y: distance(x, y).mean(), backend=counter, fullgraph=True)
     learn(f, lambda n: torch.randn(2, n, 3, 32, 32))
     assert counter.frame_count <= 2
+
+
+# ---- sampling
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind, sampler",
+    [("sit", "heun"), ("sit", "sde"), ("sit", "dopri5"), ("dit", "ddim"), ("mar", "mar")],
+)
+def test_samples_compile_in_their_first_steps_and_stay_the_same(kind, sampler, counter):
+    config = GeneratorConfig(generator=kind)
+    g = make_generator(config, 8, 4, 10, STATS, "").eval()
+    y = torch.arange(10)
+    how = dict(sampler=sampler, guidance=2.0, interval=(0.0, 0.7))
+    plain = [g.sample(y[:n], steps=4, start=10 - n, **how) for n in (10, 3)]
+    compile_blocks(g.modules(), backend=counter, fullgraph=True)
+    torch.testing.assert_close(g.sample(y, steps=4, **how), plain[0], rtol=1e-4, atol=1e-4)
+    graphs = counter.frame_count
+    g.sample(y, steps=8, seed=1, **how)
+    assert 1 <= graphs == counter.frame_count and breaks() == []
+    last = g.sample(y[:3], steps=4, start=7, **how)  # a smaller batch: one graph for all sizes
+    torch.testing.assert_close(last, plain[1], rtol=1e-4, atol=1e-4)
+    assert counter.frame_count <= 2 * graphs
 
 
 # ---- the loop's own step

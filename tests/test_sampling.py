@@ -358,6 +358,19 @@ def test_the_command_line_with_two_processes_draws_what_one_does(trained, tmp_pa
 
 
 @pytest.mark.slow
+def test_compiled_networks_draw_the_same_samples(trained, tmp_path, pair):
+    out = tmp_path / "compiled"
+    words = ["--steps", 2, "--samples", 7, "--batch", 4, "--device", "cpu", "--compile"]
+    done = command(trained, *words, "--out", out)
+    assert done.returncode == 0, done.stderr
+    x, y = read_samples(out)
+    expected, labels = read_samples(draw(pair, tmp_path / "eager", 7))
+    assert y.tolist() == labels.tolist()
+    assert (to_uint8(x).int() - to_uint8(expected).int()).abs().max() <= 1  # rounding
+    assert "warn" not in done.stderr.lower()
+
+
+@pytest.mark.slow
 def test_a_killed_command_goes_on(trained, tmp_path, pair):
     ask = [
         "--count",

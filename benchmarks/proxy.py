@@ -19,7 +19,7 @@ from pathlib import Path
 from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import best_device, read_json, write_json
 from softvq_lab.evaluation.extractors import make_extractor
-from softvq_lab.evaluation.proxy import PROXY, proxy_figures, rank_correlation
+from softvq_lab.evaluation.proxy import PROXY, proxy_metrics, rank_correlation
 from softvq_lab.evaluation.references import split_reference
 from softvq_lab.evaluation.sampling import sample_folder, sample_settings, sample_to_folder
 from softvq_lab.evaluation.scores import score_samples
@@ -62,7 +62,7 @@ def proxy_number(run: Run, budget, seeds: int) -> list[float]:
     judge = make_extractor("reference", loaded.images)
     reference, tokenizer = split_reference(loaded.images, judge), loaded.tokenizer.to(best_device())
     return [
-        proxy_figures(
+        proxy_metrics(
             tokenizer, loaded.images, judge, reference, dataclasses.replace(budget, seed=s)
         ).figures["proxy_reference_frechet"]
         for s in range(seeds)

@@ -643,7 +643,7 @@ def _took(run: "Run") -> str:
 def _record(run: "Run") -> dict:
     "The record of a run for `--json`."
     from softvq_lab.experiments.job import seconds_at_work
-    from softvq_lab.runs import describe, figures, strange_figures
+    from softvq_lab.runs import describe, figures, unusable_metrics
 
     d, s = describe(run), run.status
     state, _, why = d["state"].partition(": ")
@@ -663,7 +663,7 @@ def _record(run: "Run") -> dict:
         },
         **_made(run),
         "evaluations": figures(run),
-        "unreadable": strange_figures(run),
+        "unreadable": unusable_metrics(run),
     }
 
 # %% ../nbs/13_cli.ipynb #f8be22f2
@@ -703,7 +703,7 @@ def show(folder: Folder, as_json: Json = False):
     Of its settings those that differ from the defaults; each metric with its passport.
     """
     from softvq_lab.history import events, story
-    from softvq_lab.runs import describe, figures, strange_figures
+    from softvq_lab.runs import describe, figures, unusable_metrics
 
     r = _opened(folder)
     differs, failed = _changed_settings(r), _failure(r)
@@ -723,13 +723,13 @@ def show(folder: Folder, as_json: Json = False):
     found = dict(sorted(figures(r).items(), key=lambda item: not _has_headline(item[1])))
     shared, before = _shared_entries([f["passport"] for f in found.values()]), {}
     for name, f in found.items():
-        _show_figures(c, name, f)
+        _show_metrics(c, name, f)
         if entries := _own_entries(f["passport"], before, shared):
             c.print(Padding(Text(entries), (0, 0, 0, 2), expand=False), style="dim")
         before = f["passport"]
     if shared:
         c.print(f"all of them: {_listed(shared)}", style="dim")
-    for name, why in strange_figures(r).items():
+    for name, why in unusable_metrics(r).items():
         c.print(f"{printable(name)} cannot be read: {why}", style="red")
     if failed:
         reason = printable(failed["reason"])
@@ -765,7 +765,7 @@ def _own_entries(passport: dict, before: dict, shared: dict) -> str:
     return f"as above, but {_listed(differs)}" if differs else "as above"
 
 
-def _show_figures(c: Console, name: str, found: dict):
+def _show_metrics(c: Console, name: str, found: dict):
     "Print the metrics of one evaluation."
     from softvq_lab.metrics import caveat, read_declarations
 

@@ -7,7 +7,7 @@ __all__ = ['OPENED', 'MOST_LOGGED', 'LINE', 'PACKAGES', 'NEUTRAL_SETTINGS', 'BIN
            'Evaluation', 'Run', 'refuse_if_trained', 'holding', 'take_over_run', 'mark_of', 'refuse_if_opened_anew',
            'at_work', 'log_metrics', 'read_metrics', 'trim_metrics', 'plugins_of', 'plugin_hint', 'resume_line',
            'saved_sentence', 'learned_settings', 'open_run', 'check_free', 'check_record', 'check_settings', 'go_on',
-           'check_run', 'made_of', 'list_runs', 'no_such_run', 'describe', 'figures', 'strange_figures', 'headlines',
+           'check_run', 'made_of', 'list_runs', 'no_such_run', 'describe', 'figures', 'unusable_metrics', 'headlines',
            'passport_differences', 'passport_id', 'comparable', 'differences', 'not_shared', 'summary']
 
 # %% ../nbs/08_runs.ipynb #fb273dcd
@@ -735,7 +735,7 @@ def figures(run: Run) -> dict[str, dict]:
     return _evaluations(run)[0]
 
 
-def strange_figures(run: Run) -> dict[str, str]:
+def unusable_metrics(run: Run) -> dict[str, str]:
     "Unusable evaluations of a run: name -> the reason, printable."
     return _evaluations(run)[1]
 
@@ -815,7 +815,7 @@ def summary(root) -> str:
     for r in runs:
         d = describe(r)
         lines.append(f"{printable(r.path)}  {d['kind']}, {d['state']}, step {d['step'] or 0}")
-        lines += [f"    {printable(n)}: {why}" for n, why in strange_figures(r).items()]
+        lines += [f"    {printable(n)}: {why}" for n, why in unusable_metrics(r).items()]
     first = {}
     for name, passport, rows in comparable(runs):
         other = first.setdefault(name, passport)

@@ -36,7 +36,7 @@ from softvq_lab.evaluation.extractors import (
 from softvq_lab.evaluation.fidelity import (
     Moments,
     bootstrap,
-    fidelity_figures,
+    fidelity_metrics,
     frechet,
     frechet_distance,
     frechet_infinity,
@@ -46,17 +46,17 @@ from softvq_lab.evaluation.fidelity import (
     precision_recall,
 )
 from softvq_lab.evaluation.image_metrics import (
-    further_figures,
+    further_metrics,
     load_lpips,
     pairs,
     pixel_metrics,
     reconstruct_split,
-    reconstruction_figures,
+    reconstruction_metrics,
     ssim,
     worst_and_best,
 )
 from softvq_lab.evaluation.passport import Measured, compare, passport
-from softvq_lab.evaluation.proxy import Proxy, proxy_figures, rank_correlation
+from softvq_lab.evaluation.proxy import Proxy, proxy_metrics, rank_correlation
 from softvq_lab.evaluation.references import (
     make_reference,
     npz_images,
@@ -66,7 +66,7 @@ from softvq_lab.evaluation.references import (
 from softvq_lab.evaluation.sampling import SampleFolder, pack_npz, sample_settings, sample_to_folder
 from softvq_lab.evaluation.scores import (
     reconstruction_fidelity,
-    sample_figures,
+    sample_metrics,
     sampling_protocol,
     score_samples,
 )
@@ -196,7 +196,7 @@ def test_from_images_to_figures_as_torch_fidelity_does_it(data, judge, tmp_path)
         )
     finally:
         del FEATURE_EXTRACTORS_REGISTRY["softvq-lab-test"]
-    ours = sample_figures(
+    ours = sample_metrics(
         x, y, data, judge, make_reference(str(tmp_path / "real"), judge, size=32), draws=0
     ).figures
     names = {
@@ -234,7 +234,7 @@ def test_one_image_is_refused_by_every_figure():
         lambda: frechet_distance(many, one),
         lambda: kid(one, many),
         lambda: inception_score(one),
-        lambda: fidelity_figures(one, None, Moments.of(many), many),
+        lambda: fidelity_metrics(one, None, Moments.of(many), many),
     ):
         with pytest.raises(ValueError, match="at least 2"):
             f()
@@ -244,7 +244,7 @@ def test_one_image_is_refused_by_every_figure():
 
 def test_identical_images_give_finite_figures_and_a_note():
     same, real = cloud(1).repeat(60, 1), cloud(200, seed=1)
-    figures, intervals, notes = fidelity_figures(
+    figures, intervals, notes = fidelity_metrics(
         same, torch.zeros(60, 7), Moments.of(real), real, prefix="toy_", draws=5
     )
     assert (
@@ -263,7 +263,7 @@ def test_identical_images_give_finite_figures_and_a_note():
 
 def test_fewer_samples_than_features_give_a_finite_figure_and_a_note():
     few, real = cloud(30, 100), cloud(80, 100, seed=1)
-    figures, _, notes = fidelity_figures(few, None, Moments.of(real), real, draws=3)
+    figures, _, notes = fidelity_metrics(few, None, Moments.of(real), real, draws=3)
     assert all(math.isfinite(v) for v in figures.values()) and figures["fid"] > 0
     assert any(
         "30 samples in 100 dimensions have a covariance of rank 29" in n for n in notes
@@ -279,7 +279,7 @@ def test_fewer_samples_than_features_give_a_finite_figure_and_a_note():
 
 def test_enough_samples_carry_no_warning():
     x = cloud(10_000, 3)
-    assert fidelity_figures(x, None, Moments.of(x), None, draws=0)[2] == [
+    assert fidelity_metrics(x, None, Moments.of(x), None, draws=0)[2] == [
         "The reference has mean and covariance only: no KID, precision and recall."
     ]
 
@@ -347,7 +347,7 @@ def test_reconstructions_are_resampled_with_their_originals():
     assert together[1] < 0.2 * apart[1] and abs(frechet_infinity(near, real)) < 0.2 * abs(
         frechet_infinity(near, Moments.of(real))
     )
-    notes = fidelity_figures(near, None, Moments.of(real), real, paired=True, draws=0)
+    notes = fidelity_metrics(near, None, Moments.of(real), real, paired=True, draws=0)
     assert "kid" not in notes[0] and any("not independent of its original" in n for n in notes[2])
 
 
@@ -511,7 +511,7 @@ def test_a_saved_reference_is_that_reference_and_no_other_networks(judge, data, 
     with pytest.raises(ValueError, match="of another network"):
         make_reference(str(tmp_path / "r.npz"), make_extractor("reference", data, seed=0))
     with pytest.raises(ValueError, match="the reference is made of features of"):
-        sample_figures(
+        sample_metrics(
             torch.zeros(4, 3, 32, 32),
             torch.zeros(4),
             data,
@@ -762,7 +762,7 @@ def test_per_image_figures_and_their_order(trained, data):
     torch.testing.assert_close(
         pairs(t, data.heldout, worst), torch.cat([x[worst], y[worst]]), rtol=1e-4, atol=1e-4
     )
-    m = reconstruction_figures(r, data, "LPIPS is left out.")
+    m = reconstruction_metrics(r, data, "LPIPS is left out.")
     assert (
         m.figures["l1"] == pytest.approx(r["l1"].mean().item())
         and m.notes == ["LPIPS is left out."]
@@ -833,7 +833,7 @@ def test_a_tokenizer_of_small_images_is_measured_without_ssim(tmp_path):
 
     data = digits(8)
     t = Tokenizer(TokenizerConfig(image_size=8, patch_size=4, tokens=3)).eval()
-    m = reconstruction_figures(reconstruct_split(t, data, hold=False), data)
+    m = reconstruction_metrics(reconstruct_split(t, data, hold=False), data)
     assert "ssim" not in m.figures and "SSIM" not in m.passport["evaluator"]
     assert m.notes == ["SSIM is left out: images are smaller than its window of 11 pixels."]
     assert in_words(m.figures) == f"PSNR {m.figures['psnr']:.1f} dB"
@@ -845,7 +845,7 @@ def test_a_tokenizer_of_small_images_is_measured_without_ssim(tmp_path):
 
 def test_the_passport_says_how_ssim_was_taken_and_parts_it_from_the_old_one(trained, data):
     r = reconstruct_split(load_tokenizer(trained / "tokenizer"), data, hold=False)
-    new = reconstruction_figures(r, data)
+    new = reconstruction_metrics(r, data)
     assert (
         "on [0, 1] (data range 1, Gaussian window 11 of sigma 1.5, borders cut)"
         in (new.passport["evaluator"])
@@ -875,11 +875,11 @@ def test_lpips_is_measured_where_its_network_is(trained, data):
             return (x - y).square().mean((1, 2, 3))
 
     r = reconstruct_split(load_tokenizer(trained / "tokenizer"), data, lpips=Stand(), hold=False)
-    (m,) = further_figures(r, data, "LPIPS (VGG), 12345678").values()
+    (m,) = further_metrics(r, data, "LPIPS (VGG), 12345678").values()
     assert "original" not in r and not m.notes
     assert m.figures == {"lpips": pytest.approx(r["lpips"].mean().item())}
     assert "12345678" in m.passport["evaluator"]
-    pixels = reconstruction_figures(r, data, "LPIPS (VGG), 12345678")
+    pixels = reconstruction_metrics(r, data, "LPIPS (VGG), 12345678")
     assert "LPIPS" not in str(pixels) and "lpips" not in pixels.figures
 
 
@@ -921,7 +921,7 @@ def test_figures_of_different_protocols_cannot_be_compared(drawn, data, judge):
     )
     with pytest.raises(ValueError, match="no such entry"):
         compare(a, a, ignore=("sampelr",))
-    with pytest.raises(ValueError, match="no figure in common"):
+    with pytest.raises(ValueError, match="no metric in common"):
         compare(Measured({"x": 1.0}, a.passport), Measured({"y": 1.0}, a.passport))
 
 
@@ -986,7 +986,7 @@ def test_the_proxy_is_reproducible_and_names_its_budget(trained, data, judge):
         data.class_names,
         data.source,
     )
-    a, b = (proxy_figures(t, small, judge, budget=budget) for _ in range(2))
+    a, b = (proxy_metrics(t, small, judge, budget=budget) for _ in range(2))
     assert (
         a.figures == b.figures
         and a.figures["proxy_reference_frechet"] > 0

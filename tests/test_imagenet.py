@@ -17,7 +17,7 @@ from softvq_lab.core import rng
 from softvq_lab.data.folder import folder
 from softvq_lab.data.images import ImageData, labels_of, stack
 from softvq_lab.evaluation.extractors import Extractor, ModuleFeatures
-from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
+from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_metrics
 from softvq_lab.evaluation.references import split_reference
 from softvq_lab.evaluation.scores import reconstruction_fidelity
 from softvq_lab.settings.sections import TokenizerConfig
@@ -259,7 +259,7 @@ def test_reconstructions_of_all_50_000_validation_images_are_evaluated():
     result = reconstruct_split(Tokenizer(config).eval(), data, 2000, extractor=eye, hold=False)
     assert len(result["psnr"]) == official
     for measured in (
-        reconstruction_figures(result, data),
+        reconstruction_metrics(result, data),
         reconstruction_fidelity(result, data, eye, draws=0),
     ):
         assert measured.passport["count"] == official

@@ -153,9 +153,9 @@ def test_everything_that_the_library_measures_is_declared(trained, kind):
     from softvq_lab.data.datasets import digits
     from softvq_lab.data.images import stack
     from softvq_lab.evaluation.extractors import make_extractor
-    from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_figures
-    from softvq_lab.evaluation.probe import pixel_sites, probe_figures
-    from softvq_lab.evaluation.scores import reconstruction_fidelity, sample_figures
+    from softvq_lab.evaluation.image_metrics import reconstruct_split, reconstruction_metrics
+    from softvq_lab.evaluation.probe import pixel_sites, probe_metrics
+    from softvq_lab.evaluation.scores import reconstruction_fidelity, sample_metrics
     from softvq_lab.hub.models import load_tokenizer
 
     data = digits(32)
@@ -163,13 +163,13 @@ def test_everything_that_the_library_measures_is_declared(trained, kind):
     if kind == "tokenizer":
         r = reconstruct_split(load_tokenizer(trained / "tokenizer"), data, extractor=judge)
         measured = [
-            reconstruction_figures(r, data),
+            reconstruction_metrics(r, data),
             reconstruction_fidelity(r, data, judge, draws=0),
-            probe_figures(pixel_sites(data, {"pixels": 16}), data, epochs=1)["pixels"],
+            probe_metrics(pixel_sites(data, {"pixels": 16}), data, epochs=1)["pixels"],
         ]
     else:
         x, y = stack(data.heldout, 60)
-        measured = [sample_figures(x, y, data, judge, draws=0)]
+        measured = [sample_metrics(x, y, data, judge, draws=0)]
     names = [n for m in measured for n in m.figures]
     assert [n for n in names if not find_metric(n)] == [] and len(names) > 8
 

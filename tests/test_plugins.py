@@ -17,9 +17,9 @@ from softvq_lab.data.datasets import digits, load_data
 from softvq_lab.evaluation.extractors import make_extractor
 from softvq_lab.evaluation.image_metrics import (
     check_metric,
-    further_figures,
+    further_metrics,
     reconstruct_split,
-    reconstruction_figures,
+    reconstruction_metrics,
 )
 from softvq_lab.hub.models import load_tokenizer, save
 from softvq_lab.metrics import find_metric, forget, lower_is_better
@@ -177,7 +177,7 @@ def test_a_metric_stands_among_the_figures_and_in_the_passport(mine):
     parse(TrainConfig, dict(plugins=str(mine)))
     images, t = digits(16), Tokenizer(TokenizerConfig(tokens=4, image_size=16)).eval()
     r = reconstruct_split(t, images)
-    m = further_figures(r, images)["reconstruction-plugin_worst_pixel"]
+    m = further_metrics(r, images)["reconstruction-plugin_worst_pixel"]
     assert m.figures["plugin_worst_pixel"] == pytest.approx(
         (r["original"] - r["reconstruction"]).abs().flatten(1).amax(1).mean().item()
     )
@@ -189,15 +189,15 @@ def test_an_edited_metric_changes_its_own_passport_and_no_other(mine):
     parse(TrainConfig, dict(plugins=str(mine)))
     images, t = digits(16), Tokenizer(TokenizerConfig(tokens=4, image_size=16)).eval()
     without = {k: v for k, v in reconstruct_split(t, images).items() if "plugin" not in k}
-    before = reconstruction_figures(without, images).passport
+    before = reconstruction_metrics(without, images).passport
 
     @registry.register("metric", "brightness", "lower")
     def darker(x, y):
         return -y.mean((1, 2, 3))
 
     r = reconstruct_split(t, images)
-    assert reconstruction_figures(r, images).passport == before
-    of = {name: m.passport for name, m in further_figures(r, images).items()}
+    assert reconstruction_metrics(r, images).passport == before
+    of = {name: m.passport for name, m in further_metrics(r, images).items()}
     own, other = (of[f"reconstruction-plugin_{n}"] for n in ("brightness", "worst_pixel"))
     assert list(own["plugins"]) == ["metric brightness"] != list(other["plugins"])
     assert "brightness" not in str(other) and "worst_pixel" not in str(own)
@@ -207,7 +207,7 @@ def test_a_metric_that_does_not_say_which_direction_is_better_is_measured_and_ne
     parse(TrainConfig, dict(plugins=str(mine)))
     images, t = digits(16), Tokenizer(TokenizerConfig(tokens=4, image_size=16)).eval()
     r = reconstruct_split(t, images, hold=False)
-    m = further_figures(r, images)["reconstruction-plugin_brightness"]
+    m = further_metrics(r, images)["reconstruction-plugin_brightness"]
     assert "plugin_brightness" in m.figures and "(not ranked)" in m.passport["evaluator"]
     assert m.notes == [
         "Nothing is ranked by plugin_brightness: its plug-in does not say which direction is "

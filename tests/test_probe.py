@@ -18,7 +18,7 @@ from softvq_lab.evaluation.probe import (
     pixel_sites,
     pool,
     probe_batch,
-    probe_figures,
+    probe_metrics,
     probe_table,
     probe_verdict,
     ridge_probe,
@@ -146,7 +146,7 @@ def test_latents_of_any_tokenizer_and_pixels_of_its_images(trained, data):
 
 def test_site_and_shape_stand_in_the_passport(trained, data):
     t = load_tokenizer(trained / "tokenizer")
-    found = probe_figures(
+    found = probe_metrics(
         latent_sites(t, data) | pixel_sites(data, {"pixels": t.tokens * t.latent_dim}),
         data,
         "ridge",
@@ -161,14 +161,14 @@ def test_site_and_shape_stand_in_the_passport(trained, data):
     assert "shape: " in str(e.value) and compare(
         found["z mean"], found["z flat"], ignore=("site", "shape")
     )
-    lamb = probe_figures(pixel_sites(data, {"pixels": 16}), data, epochs=1)["pixels"]
+    lamb = probe_metrics(pixel_sites(data, {"pixels": 16}), data, epochs=1)["pixels"]
     assert (
         (lamb.passport["epochs"], lamb.passport["lr"]) == (1, 0.003)
         and "LAMB" in lamb.passport["evaluator"]
         and "top5" in lamb.figures
     )
     with pytest.raises(ValueError, match="possible: 'lamb'"):
-        probe_figures({}, data, "adam")
+        probe_metrics({}, data, "adam")
     low, high = lamb.intervals["top1"]
     assert low < lamb.figures["top1"] < high and probe_table(found).count("\n") == 5
 
@@ -194,11 +194,11 @@ def test_the_batch_size_is_a_parameter_and_stands_in_the_passport(data):
     site = pixel_sites(few, {"pixels": 16})
 
     def shown(**kw):
-        return probe_figures(site, few, epochs=1, **kw)["pixels"].passport["batch_size"]
+        return probe_metrics(site, few, epochs=1, **kw)["pixels"].passport["batch_size"]
 
     assert [shown(), shown(batch_size=45), shown(batch_size=1000)] == [32, 45, 90]
     with pytest.raises(ValueError, match="batch_size: "):
-        compare(*(probe_figures(site, few, epochs=1, batch_size=b)["pixels"] for b in (45, 9)))
+        compare(*(probe_metrics(site, few, epochs=1, batch_size=b)["pixels"] for b in (45, 9)))
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_ridge_from_normal_equations_is_scikit_learns(n, width, classes, monkeyp
 
 
 def test_a_passport_says_which_ridge_it_was(data, on_disk):
-    m = probe_figures(pixel_sites(data, {"pixels": 9}), data, "ridge")["pixels"]
+    m = probe_metrics(pixel_sites(data, {"pixels": 9}), data, "ridge")["pixels"]
     assert "normal equations in float64" in m.passport["evaluator"]
 
 

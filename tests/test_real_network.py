@@ -22,7 +22,7 @@ from softvq_lab.data.datasets import digits, load_data
 from softvq_lab.data.images import ImageData, stack
 from softvq_lab.evaluation.extractors import Extractor, ModuleFeatures, extract, make_extractor
 from softvq_lab.evaluation.judge import class_judge, training_features
-from softvq_lab.evaluation.scores import sample_figures
+from softvq_lab.evaluation.scores import sample_metrics
 from softvq_lab.explore.session import colour_network
 from softvq_lab.pretrained import files as weights
 from softvq_lab.pretrained.files import find, loss_weights, packaged_weights, preflight
@@ -321,7 +321,7 @@ def test_without_classes_of_its_own_a_network_judges_by_a_linear_layer(network):
     d = some_digits(60, 20)
     judge = make_extractor(NAME, d)
     x, y = stack(d.heldout)
-    found = sample_figures(x, y, d, judge, draws=0)
+    found = sample_metrics(x, y, d, judge, draws=0)
     f = found.figures
     assert f["class_accuracy"] == f["heldout_class_accuracy"] > 0.3
     assert "ridge regression on its features of 60 training images" in found.passport["evaluator"]
@@ -344,7 +344,7 @@ def test_the_judge_learns_from_the_training_split_alone():
     one_class = ImageData(d.train, d.heldout, ("all",), "x")
     assert class_judge(ImageData(Only(d.train), d.heldout, ("all",), "x"), judge) is None
     assert one_class.num_classes == 1
-    assert "class_accuracy" not in sample_figures(*stack(d.heldout), one_class, judge).figures
+    assert "class_accuracy" not in sample_metrics(*stack(d.heldout), one_class, judge).figures
 
 
 class WrongLabels(torch.utils.data.Dataset):

@@ -32,9 +32,9 @@ from softvq_lab.runs import (
     list_runs,
     open_run,
     read_metrics,
-    strange_figures,
     summary,
     trim_metrics,
+    unusable_metrics,
 )
 from softvq_lab.settings.parse import flatten, parse
 from softvq_lab.settings.workflows import TrainConfig
@@ -176,7 +176,7 @@ def test_a_figure_that_is_no_number_is_named(runs, value):
     path = runs / "second" / "evaluation" / "probe.json"
     write_json(path, {"figures": {"accuracy": value}, "passport": {"count": 3}})
     rows_say(runs, "second", "probe", MEASURED)
-    assert "accuracy should be" in strange_figures(Run(runs / "second"))["probe"]
+    assert "accuracy should be" in unusable_metrics(Run(runs / "second"))["probe"]
 
 
 def test_a_number_that_is_none_or_large_is_shown(runs):

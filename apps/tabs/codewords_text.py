@@ -13,7 +13,7 @@ from softvq_lab.explore.codewords import (
     heatmap,
     overlay,
     read_weights,
-    token_figures,
+    weight_entropy,
     what_instead,
     where_used,
 )
@@ -57,7 +57,7 @@ def describe_token(t, weights, token: int, heat: float) -> str:
     "How mixed the token is, and at which temperature."
     if weights is None:
         return plain(what_instead(t))
-    entropy, effective = token_figures(weights)
+    entropy, effective = weight_entropy(weights)
     tau = f"sharpness {heat:g} times softer"
     if type(t.quantizer).__name__ != "GMMVQ":
         tau = f"tau {t.quantizer.tau:.3g} x {heat:g} = {t.quantizer.tau * heat:.3g}"

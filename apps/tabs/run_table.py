@@ -18,7 +18,7 @@ from softvq_lab.explore.run_table import (
     next_order,
 )
 from softvq_lab.metrics import shown_in
-from softvq_lab.runs import comparable, list_runs, strange_figures
+from softvq_lab.runs import comparable, list_runs, unusable_metrics
 
 METRICS = "### Metrics\nOnly metrics that were measured in the same way stand in one table."
 NONE = "<p>No run yet: start one in the tab <i>Start</i>, or by <code>make demo</code>.</p>"
@@ -132,7 +132,7 @@ def measured(runs) -> str:
     parts = [
         f"<p>{text(run_name(r.path, runs))}, {text(name)}: {text(why)}</p>"
         for r in found
-        for name, why in strange_figures(r).items()
+        for name, why in unusable_metrics(r).items()
     ]
     groups = sorted(comparable(found), key=lambda group: evaluation_place(group[0]))
     parts += [measured_alike(runs, *group) for group in groups]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENOUGH', 'Moments', 'frechet', 'frechet_distance', 'inception_score', 'score_splits', 'kid', 'kid_subset',
-           'precision_recall', 'frechet_infinity', 'bootstrap', 'frechet_interval', 'remarks', 'fidelity_figures']
+           'precision_recall', 'frechet_infinity', 'bootstrap', 'frechet_interval', 'remarks', 'fidelity_metrics']
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #d159d4aa
 from collections.abc import Callable
@@ -170,17 +170,17 @@ def _distance_to(samples: Tensor, real: Moments | Tensor) -> Callable[[Tensor], 
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #123e6ec8
 def bootstrap(
-    figure: Callable[[Tensor], float],
+    metric: Callable[[Tensor], float],
     count: int,
     draws: int = 50,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95% bootstrap interval of the metric `figure(indices)` over `count` images, centred on
+    """The 95% bootstrap interval of the metric `metric(indices)` over `count` images, centred on
     its value for all of them.
     """
     g = rng("bootstrap", seed)
-    again = np.array([figure(torch.randint(count, (count,), generator=g)) for _ in range(draws)])
-    low, high = np.quantile(again, [0.025, 0.975]) - again.mean() + figure(torch.arange(count))
+    again = np.array([metric(torch.randint(count, (count,), generator=g)) for _ in range(draws)])
+    low, high = np.quantile(again, [0.025, 0.975]) - again.mean() + metric(torch.arange(count))
     return float(low), float(high)
 
 
@@ -240,7 +240,7 @@ def _compared_by_neighbours(
     return kid(features, real) | precision_recall(features, real), []
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #375fb7a8
-def fidelity_figures(
+def fidelity_metrics(
     features: Tensor,  # (N, F) of the samples
     logits: Tensor | None,  # (N, C), for the Inception score
     real: Moments,

@@ -56,7 +56,7 @@ def try_guidance(
 ) -> Tried:
     """Fréchet distance, score and class accuracy of `count` samples with one guidance setting.
 
-    The values are those of `sample_figures` for the same samples.
+    The values are those of `sample_metrics` for the same samples.
     """
     settings = sample_settings(generator, tokenizer, guidance=scale, interval=interval, **how)
     blocks = draw_samples(generator, tokenizer, settings, count)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WINDOW', 'ssim', 'pixel_metrics', 'load_lpips', 'reconstructions', 'reconstruct_split', 'check_metric',
-           'reconstruction_figures', 'further_figures', 'worst_and_best', 'pairs']
+           'reconstruction_metrics', 'further_metrics', 'worst_and_best', 'pairs']
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #dd096663
 from collections.abc import Iterator
@@ -200,7 +200,7 @@ def _mean(result: dict, name: str) -> dict[str, float]:
     return {name: result[name].mean().item()} if name in result else {}
 
 # %% ../../nbs/evaluation/01_image_metrics.ipynb #4b9924bf
-def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = "") -> Measured:
+def reconstruction_metrics(result: dict, data: ImageData, lpips_says: str = "") -> Measured:
     """Mean PSNR, SSIM and L1 of `reconstruct_split`, the worst PSNR and the codebook's statistics.
 
     `lpips_says`: the text of `load_lpips`, which becomes a note if LPIPS was not measured.
@@ -218,7 +218,7 @@ def reconstruction_figures(result: dict, data: ImageData, lpips_says: str = "") 
     return Measured(figures, _about(result, data, _evaluator(result)), notes=notes)
 
 
-def further_figures(result: dict, data: ImageData, lpips_says: str = "") -> dict[str, Measured]:
+def further_metrics(result: dict, data: ImageData, lpips_says: str = "") -> dict[str, Measured]:
     """LPIPS and the metrics of plug-ins in the result of `reconstruct_split`, by the names of
     their files.
 

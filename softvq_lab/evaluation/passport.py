@@ -102,7 +102,7 @@ def compare(
     shared = {k: (v, b["figures"][k]) for k, v in a["figures"].items() if k in b["figures"]}
     if not shared:
         raise ValueError(
-            f"no figure in common: {', '.join(a['figures'])} and {', '.join(b['figures'])}"
+            f"no metric in common: {', '.join(a['figures'])} and {', '.join(b['figures'])}"
         )
     return shared
 

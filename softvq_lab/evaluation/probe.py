@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HELD', 'ALPHAS', 'POOLS', 'Sites', 'UNASKED', 'feature_rows', 'gather', 'make_probe', 'probe_batch', 'linear_probe',
            'ridge_probe', 'streamed_ridge', 'pool', 'latent_sites', 'is_grey', 'shrink_to', 'pixel_sites',
-           'block_features', 'block_sites', 'Probed', 'default_probe', 'probe_figures', 'probe_table', 'probe_verdict']
+           'block_features', 'block_sites', 'Probed', 'default_probe', 'probe_metrics', 'probe_table', 'probe_verdict']
 
 # %% ../../nbs/evaluation/04_probe.ipynb #c1929e72
 import math
@@ -452,7 +452,7 @@ def _wilson(right: Tensor) -> tuple[float, float]:
     return tuple(binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson"))
 
 # %% ../../nbs/evaluation/04_probe.ipynb #ed4b00ac
-def probe_figures(
+def probe_metrics(
     sites: Sites,
     data: ImageData,
     method: str = "lamb",
@@ -490,7 +490,7 @@ def probe_figures(
 
 # %% ../../nbs/evaluation/04_probe.ipynb #a314798f
 def probe_table(found: dict[str, Probed]) -> str:
-    "The probes of `probe_figures` as text, best first."
+    "The probes of `probe_metrics` as text, best first."
     rows = sorted(found.items(), key=lambda kv: -kv[1].figures["top1"])
 
     def line(k, m):

@@ -116,41 +116,41 @@ def declared_in(table: pd.DataFrame) -> Declared:
     return table.attrs.get("declared", {})
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #4387ffee
-def rows_with(table: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """The rows of `table` that have a number for the metric `figure`; a `ValueError` if their
+def rows_with(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of `table` that have a number for `metric`; a `ValueError` if their
     passports differ.
     """
-    if table.empty or figure not in table:
+    if table.empty or metric not in table:
         return table.iloc[:0]
-    values = table[figure].map(_number)
-    rows = table.assign(**{figure: values})[values.notna()]
+    values = table[metric].map(_number)
+    rows = table.assign(**{metric: values})[values.notna()]
     if "passport" in rows and (ways := rows["passport"].nunique()) > 1:
         raise ValueError(
-            f"{figure} was measured in {ways} ways, which are not ranked together. Take the rows "
+            f"{metric} was measured in {ways} ways, which are not ranked together. Take the rows "
             "of one passport."
         )
     return rows
 
 
-def settings(table: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """Mean, spread (standard deviation over seeds) and number of seeds of `figure` for each
+def settings(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Mean, spread (standard deviation over seeds) and number of seeds of `metric` for each
     setting.
 
-    Best first. If `figure` has no direction, the settings keep their order and have no `worst` and
+    Best first. If `metric` has no direction, the settings keep their order and have no `worst` and
     `best`. A `ValueError` if the passports of the rows differ.
     """
-    rows = rows_with(table, figure)
+    rows = rows_with(table, metric)
     if rows.empty:
         return pd.DataFrame(columns=["mean", "spread", "seeds", "worst", "best"])
-    lower = lower_is_better(figure, declared_in(table))
-    g = rows.groupby("label", sort=False)[figure]
+    lower = lower_is_better(metric, declared_in(table))
+    g = rows.groupby("label", sort=False)[metric]
     low, high = (g.min(), g.max()) if lower is not None else (math.nan, math.nan)
     frame = pd.DataFrame({"mean": g.mean(), "spread": g.std(), "seeds": g.count()}).assign(
         worst=high if lower else low, best=low if lower else high
     )
     if lower is not None:
         frame = frame.sort_values("mean", ascending=lower, kind="stable")
-    frame.attrs["figure"] = figure
+    frame.attrs["metric"] = metric
     return frame
 
 
@@ -166,54 +166,54 @@ def _value_of_setting(v):
     return str(v) if isinstance(v, list | dict) else v
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #912258c8
-def effect(table: pd.DataFrame, parameter: str, figure: str) -> pd.DataFrame:
-    """The effect of one parameter on `figure`: the mean over everything else, and the standard
+def effect(table: pd.DataFrame, parameter: str, metric: str) -> pd.DataFrame:
+    """The effect of one parameter on `metric`: the mean over everything else, and the standard
     deviation over seeds (pooled over equal settings).
     """
     column = f"vary.{parameter}"
-    if column not in table or figure not in table:
+    if column not in table or metric not in table:
         return pd.DataFrame(columns=["mean", "spread", "runs"])
-    t = rows_with(table, figure).assign(**{column: lambda t: t[column].map(_value_of_setting)})
-    variances = t.groupby([column, "label"], sort=False)[figure].var()
+    t = rows_with(table, metric).assign(**{column: lambda t: t[column].map(_value_of_setting)})
+    variances = t.groupby([column, "label"], sort=False)[metric].var()
     spread = variances.groupby(column, sort=False).mean().pow(0.5)
-    g = t.groupby(column, sort=False)[figure]
+    g = t.groupby(column, sort=False)[metric]
     effects = pd.DataFrame({"mean": g.mean(), "spread": spread, "runs": g.count()})
     return effects.rename_axis(parameter)
 
 # %% ../../nbs/experiments/07_leaderboard.ipynb #b640ba62
-def verdict(table: pd.DataFrame, figure: str) -> str:
+def verdict(table: pd.DataFrame, metric: str) -> str:
     "A sentence: which setting is best, and how certain that is from the seeds of the best two."
-    ranked, declared = settings(table, figure), declared_in(table)
+    ranked, declared = settings(table, metric), declared_in(table)
     if ranked.empty:
-        return f"Nothing has a {figure} yet."
-    if why := why_not_ranked(figure, declared):
+        return f"Nothing has a {metric} yet."
+    if why := why_not_ranked(metric, declared):
         return why
     if len(ranked) < 2:
         return f"{ranked.index[0]} is the only setting that was measured."
     first, second = ranked.index[:2]
     gain = _gains(
-        rows_with(table, figure), figure, first, second, lower_is_better(figure, declared)
+        rows_with(table, metric), metric, first, second, lower_is_better(metric, declared)
     )
-    n, mean, best = len(gain), gain.mean(), shown(figure, ranked["mean"].iloc[0], declared)
+    n, mean, best = len(gain), gain.mean(), shown(metric, ranked["mean"].iloc[0], declared)
     if not n:
-        return f"{first} has the best {figure}: {best}, but no seed in common with {second}."
+        return f"{first} has the best {metric}: {best}, but no seed in common with {second}."
     if mean == 0:
-        return f"{first} and {second} are equal in {figure}: {best} over {n} seeds."
+        return f"{first} and {second} are equal in {metric}: {best} over {n} seeds."
     if mean < 0:
         return (
-            f"{first} has the best mean {figure}: {best}, but on the {n} seeds that both have "
+            f"{first} has the best mean {metric}: {best}, but on the {n} seeds that both have "
             f"{second} is better by {-mean:.3g}."
         )
     return (
-        f"{first} has the best {figure}: {best}, by {mean:.3g} before {second}, better in "
+        f"{first} has the best {metric}: {best}, by {mean:.3g} before {second}, better in "
         f"{int((gain > 0).sum())} of {n} seeds." + _believable(gain)
     )
 
 
-def _gains(rows: pd.DataFrame, figure: str, first: str, second: str, lower: bool) -> pd.Series:
+def _gains(rows: pd.DataFrame, metric: str, first: str, second: str, lower: bool) -> pd.Series:
     "The advantage of `first` over `second` for each seed that both have."
     seeds = rows.assign(seed=rows["seed"].map(str))  # a missing seed counts as a seed, too
-    pair = seeds.pivot_table(index="seed", columns="label", values=figure)[[first, second]].dropna()
+    pair = seeds.pivot_table(index="seed", columns="label", values=metric)[[first, second]].dropna()
     return (pair[second] - pair[first]) if lower else (pair[first] - pair[second])
 
 

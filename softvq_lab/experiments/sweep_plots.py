@@ -92,15 +92,15 @@ def overlaid(table: pd.DataFrame, metric: str) -> go.Figure:
     )
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #1e21dfff
-def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
+def ranking(table: pd.DataFrame, metric: str) -> go.Figure:
     "Every run as a dot, settings from worst to best, their means as vertical marks."
-    ranked, fig, declared = settings(table, figure)[::-1], go.Figure(), declared_in(table)
-    measured = rows_with(table, figure)
+    ranked, fig, declared = settings(table, metric)[::-1], go.Figure(), declared_in(table)
+    measured = rows_with(table, metric)
     colours = _colours(table["label"])
     for label in ranked.index:
         rows = measured[measured["label"] == label]
         fig.add_scatter(
-            x=rows[figure],
+            x=rows[metric],
             y=[label] * len(rows),
             mode="markers",
             marker=dict(color=colours[label], size=9, opacity=0.7),
@@ -119,7 +119,7 @@ def ranking(table: pd.DataFrame, figure: str) -> go.Figure:
         showlegend=False,
         height=90 + 32 * len(ranked),
         width=900,
-        xaxis_title=f"{metric_title(figure, declared)}, {direction(figure, declared)}",
+        xaxis_title=f"{metric_title(metric, declared)}, {direction(metric, declared)}",
     ).update_yaxes(automargin=True)
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #d6043495
@@ -140,8 +140,8 @@ def _effect_curve(e: pd.DataFrame) -> go.Scatter:
     )
 
 
-def effects(table: pd.DataFrame, figure: str) -> go.Figure | None:
-    "A panel for each varied parameter: the mean of `figure`, and its spread over seeds."
+def effects(table: pd.DataFrame, metric: str) -> go.Figure | None:
+    "A panel for each varied parameter: the mean of `metric`, and its spread over seeds."
     names = [c.removeprefix("vary.") for c in table.columns if c.startswith("vary.")]
     if not names:
         return None
@@ -150,10 +150,10 @@ def effects(table: pd.DataFrame, figure: str) -> go.Figure | None:
         -(-len(names) // columns), columns, subplot_titles=names, vertical_spacing=0.18
     )
     for i, name in enumerate(names):
-        curve = _effect_curve(effect(table, name, figure))
+        curve = _effect_curve(effect(table, name, metric))
         fig.add_trace(curve, row=i // columns + 1, col=i % columns + 1)
     fig.update_xaxes(type="category").update_yaxes(
-        title=metric_title(figure, declared_in(table)), col=1
+        title=metric_title(metric, declared_in(table)), col=1
     )
     return fig.update_layout(
         template=TEMPLATE,
@@ -178,15 +178,15 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #8a6c42f1
-def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> go.Figure | None:
-    """`figure` over the rate (tokens or numbers per image) with mean and spread; None if the rate
+def rate_distortion(table: pd.DataFrame, metric: str, rate: str = "tokens") -> go.Figure | None:
+    """`metric` over the rate (tokens or numbers per image) with mean and spread; None if the rate
     does not vary.
     """
-    if figure not in table or table[rate].nunique() < 2:
+    if metric not in table or table[rate].nunique() < 2:
         return None
     fig = go.Figure()
-    measured = rows_with(table, figure)
-    g = measured.groupby(rate)[figure]
+    measured = rows_with(table, metric)
+    g = measured.groupby(rate)[metric]
     fig.add_scatter(
         x=g.mean().index,
         y=g.mean(),
@@ -198,7 +198,7 @@ def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> g
     for label, rows in measured.groupby("label", sort=False):
         fig.add_scatter(
             x=rows[rate],
-            y=rows[figure],
+            y=rows[metric],
             mode="markers",
             name=label,
             marker=dict(size=8, opacity=0.75, color=_colours(table["label"])[label]),
@@ -213,23 +213,23 @@ def rate_distortion(table: pd.DataFrame, figure: str, rate: str = "tokens") -> g
         height=380,
         width=760,
         xaxis_title="tokens an image" if rate == "tokens" else "numbers an image (L x D)",
-        yaxis_title=metric_title(figure, declared_in(table)),
+        yaxis_title=metric_title(metric, declared_in(table)),
     )
 
 # %% ../../nbs/experiments/08_sweep_plots.ipynb #1a1009dd
-def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
-    """Settings by cost and quality (means over seeds), and the Pareto front; no front if `figure`
+def pareto_front(table: pd.DataFrame, metric: str) -> go.Figure:
+    """Settings by cost and quality (means over seeds), and the Pareto front; no front if `metric`
     has no direction.
     """
     declared = declared_in(table)
-    means = rows_with(table, figure).groupby("label", sort=False)[["gflops", figure]].mean()
+    means = rows_with(table, metric).groupby("label", sort=False)[["gflops", metric]].mean()
     means.attrs = table.attrs
-    ranked = lower_is_better(figure, declared) is not None
-    front = (means[pareto(means, "gflops", figure)] if ranked else means[:0]).sort_values("gflops")
+    ranked = lower_is_better(metric, declared) is not None
+    front = (means[pareto(means, "gflops", metric)] if ranked else means[:0]).sort_values("gflops")
     fig, colours = go.Figure(), _colours(table["label"])
     fig.add_scatter(
         x=front["gflops"],
-        y=front[figure],
+        y=front[metric],
         mode="lines",
         line=dict(color="#b5b5b5", shape="hv"),
         name="front",
@@ -237,7 +237,7 @@ def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
     for label, row in means.iterrows():
         fig.add_scatter(
             x=[row["gflops"]],
-            y=[row[figure]],
+            y=[row[metric]],
             mode="markers",
             name=label + (" *" if label in front.index else ""),
             marker=dict(
@@ -252,5 +252,5 @@ def pareto_front(table: pd.DataFrame, figure: str) -> go.Figure:
         height=420,
         width=900,
         xaxis_title="GFLOPs of a tokenizer for one image (encoding and decoding)",
-        yaxis_title=metric_title(figure, declared),
+        yaxis_title=metric_title(metric, declared),
     )

@@ -138,14 +138,14 @@ def _by_class(stored: StoredMap, which: str) -> list:
     return traces
 
 
-def _by_figure(stored: StoredMap, which: str, figure: str) -> list:
+def _by_value(stored: StoredMap, which: str, name: str) -> list:
     "All points, coloured by a metric."
     mark = dict(
         size=6,
         opacity=0.9,
-        color=stored.figures[figure],
+        color=stored.figures[name],
         colorscale="Viridis",
-        colorbar=dict(title=_safe(figure), thickness=12),
+        colorbar=dict(title=_safe(name), thickness=12),
     )
     return [_points(stored, which, list(range(len(stored.classes))), marker=mark, showlegend=False)]
 
@@ -182,7 +182,7 @@ def draw(
         raise ValueError(f"map {which!r}: there are {', '.join(stored.maps)}")
     if colour != "class" and colour not in stored.figures:
         raise ValueError(f"colour {colour!r}: there are class, {', '.join(stored.figures)}")
-    traces = _by_class(stored, which) if colour == "class" else _by_figure(stored, which, colour)
+    traces = _by_class(stored, which) if colour == "class" else _by_value(stored, which, colour)
     fig = go.Figure([*traces, *_marks(stored, which, chosen, own)])
     legend = dict(orientation="h", y=-0.08, itemsizing="constant")
     return adapt(

@@ -24,7 +24,7 @@ from ..data.images import ImageData, spread
 from softvq_lab.evaluation.image_metrics import (
     pixel_metrics,
     reconstruct_split,
-    reconstruction_figures,
+    reconstruction_metrics,
 )
 from softvq_lab.explore.session import (
     LoadedRun,
@@ -173,7 +173,7 @@ def measured(loaded: LoadedRun, kept: int | None = None, limit: int = 512) -> di
     images = some_heldout(loaded.images, limit)
     blank = torch.zeros(1, *images.heldout[0][0].shape)
     nothing = pixel_metrics(blank, blank) | {"psnr": torch.zeros(len(images.heldout)), "stats": {}}
-    about = reconstruction_figures(nothing, images).passport  # what measuring would give
+    about = reconstruction_metrics(nothing, images).passport  # what measuring would give
     found = figures(loaded.run).get("reconstruction", {}) if kept is None else {}
     if (
         found.get("subject") == {"tokenizer": loaded.tokenizer.fingerprint}
@@ -181,7 +181,7 @@ def measured(loaded: LoadedRun, kept: int | None = None, limit: int = 512) -> di
         and nothing.keys() - {"stats"} <= found["figures"].keys()
     ):
         return {"figures": found["figures"], "passport": about, "stored": True}
-    now = reconstruction_figures(image_values(loaded, kept, limit), images)
+    now = reconstruction_metrics(image_values(loaded, kept, limit), images)
     return {"figures": now.figures, "passport": now.passport, "stored": False}
 
 # %% ../../nbs/explore/02_token_counts.ipynb #d31bbbb0

@@ -176,7 +176,7 @@ class TrainGeneratorConfig:
 # %% ../../nbs/settings/03_workflows.ipynb #05427e9a
 @config
 class EvaluateConfig:
-    "nbs/evaluate.ipynb: the figures of a run, each with its passport."
+    "nbs/evaluate.ipynb: the metrics of a run, each with its passport."
 
     recipe: Recipe = "digits"
     run: str = Field(
@@ -276,8 +276,8 @@ class SweepPageConfig:
         "runs/sweeps/digits-tau",
         description="folder of a sweep; several, separated by commas, are shown as one",
     )
-    figure: str = Field("psnr", description="by which tokenizers are ranked")
-    sample_figure: str = Field("reference_frechet", description="by which generators are ranked")
+    metric: str = Field("psnr", description="by which tokenizers are ranked")
+    sample_metric: str = Field("reference_frechet", description="by which generators are ranked")
     curve: str = Field("rec", description="which metric of the training is overlaid")
 
 # %% ../../nbs/settings/03_workflows.ipynb #58143b89

@@ -28,8 +28,8 @@ if __name__ == "__main__":  # before gradio, which makes folders when it is impo
     tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = ASIDE.name
 
     def end(*_):
-        """End the process and remove the folder, into which handlers may still be writing: as
-        another program takes the process over, all its threads end at once.
+        """Replace this process by `rm`, which ends all threads at once, so that no handler writes
+        into the folder while it is removed.
         """
         os.execvp("rm", ["rm", "-rf", "--", ASIDE.name])
 
@@ -72,8 +72,8 @@ CSS = address.CSS + map_script.CSS + runs.CSS
 # Where it is `hidden`, nothing within stays in sight while one scrolls.
 OUTSIDE = ".gradio-container {overflow: clip !important}"
 HEAD = f"<style>{OUTSIDE}</style><script>{(HERE / 'page.js').read_text()}</script>"
-# A tab that somebody has clicked. What opens one for them (a link, a button) writes its name
-# itself: the page tells of that too, and on a slow machine when a later link is there already.
+# Runs when a tab is selected. Only a click may set the tab: links and buttons set it themselves,
+# and their select event can arrive after a later link.
 OPENED = """now => {{
     if (window.clickedTab !== {title}) return now;
     window.clickedTab = null;
@@ -205,8 +205,8 @@ def main(argv=None):
     "Parse the command line and serve."
     args = options(argv)
     host = f"[{args.host}]" if ":" in args.host and not args.host.startswith("[") else args.host
+    app = build(args.runs, tuple(args.data)).queue(**QUEUE)
     try:
-        app = build(args.runs, tuple(args.data)).queue(**QUEUE)
         _, url, public = app.launch(
             server_name=host,
             server_port=args.port,
@@ -223,7 +223,9 @@ def main(argv=None):
             **LAUNCH,
         )
     except OSError as e:
-        sys.exit(f"explorer: {host}:{args.port} cannot be used ({e}); take another by --port")
+        sys.exit(
+            f"explorer: cannot listen on {host}:{args.port} ({e}); choose another port with --port"
+        )
     if not Path(args.runs).exists():
         print(f"explorer: {args.runs} is not there yet; runs appear when it holds some", flush=True)
     shared = f"\npublic: {public}" if public else ""

@@ -43,7 +43,8 @@
     nameTiles(grid);
   });
 
-  // A picture is a button that does nothing here: it is named by its caption and no stop.
+  // A click on a picture needs a position, which a keyboard cannot give: the picture gets its
+// caption as a name and is no tab stop.
   const namePicture = button => {
     const caption = button.closest('.captioned')?.querySelector('.prose')?.textContent.trim();
     set(button, 'aria-label', caption || 'picture');
@@ -120,7 +121,7 @@
     const says = document.createElement('p');
     says.className = 'refused';
     says.setAttribute('role', 'alert');
-    says.textContent = `${what} is not possible; ${range} are. It stays ${stands}.`;
+    says.textContent = `${what} cannot be used. Possible: ${range}. The value stays ${stands}.`;
     box.closest('.block')?.append(says);
     box.value = stands;
   };

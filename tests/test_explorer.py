@@ -466,7 +466,7 @@ def test_codewords(open_page, app, looks):
     page.get_by_text("with the changes").first.wait_for(timeout=40_000)
     _wait_change(page, "#cw-after img", after)
     after = page.locator("#cw-after img").get_attribute("src")
-    page.locator("#cw-knock input").click()
+    page.locator("#cw-ablate input").click()
     page.get_by_role("option", name="2", exact=True).click()
     _wait_change(page, "#cw-after img", after)
     page.keyboard.press("Escape")

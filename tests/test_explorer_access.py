@@ -168,7 +168,9 @@ def test_points_of_the_map_are_chosen_by_number(open_tab):
     assert box.input_value() == "3-17"
     box.fill("99")
     box.press("Enter")
-    page.get_by_text("99 is not possible; two numbers from 0 to 19").wait_for(timeout=60_000)
+    page.get_by_text("99 cannot be used: write one or two numbers from 0 to 19").wait_for(
+        timeout=60_000
+    )
 
 
 # type and layout
@@ -216,7 +218,7 @@ def test_tiles_are_neither_cut_nor_do_they_overlap(open_tab):
 @pytest.mark.parametrize(
     "tab,run,slider,picture",
     [
-        ("codewords", "tokenizer", "cw-heat", "cw-after"),
+        ("codewords", "tokenizer", "cw-temperature", "cw-after"),
         ("codewords", "tokenizer", "cw-donor", "cw-after"),
         ("reconstruct", "eight", "rec-kept", "rec-reconstruction"),
         ("latent-map", "tokenizer", "map-pictures", "map-way"),
@@ -253,7 +255,10 @@ def test_a_number_that_is_not_possible_is_refused_with_the_range(
     box.fill(typed)
     box.blur()
     says = page.get_by_role("alert")
-    assert says.inner_text() == f"{typed} is not possible; {possible} are. It stays {stays}."
+    assert (
+        says.inner_text()
+        == f"{typed} cannot be used. Possible: {possible}. The value stays {stays}."
+    )
     assert box.input_value() == stays
     page.wait_for_timeout(500)
     assert box.input_value() == stays and f"{elem_id}={typed}" not in page.url

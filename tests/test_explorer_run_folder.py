@@ -53,7 +53,7 @@ def test_notes_names_and_the_bin(open_page, app, runs, looks):
     notes = page.locator("#folder-notes textarea")
     notes.fill("the best so far\n<b>really</b>")
     watch(page, "generator")  # without a save: the notes are kept, and of the right run
-    says(page, "The notes of tokenizer are kept")
+    says(page, "Notes of tokenizer saved")
     page.wait_for_function("document.querySelector('#folder-notes textarea').value === ''")
     assert (runs / "tokenizer" / "notes.md").read_text() == "the best so far\n<b>really</b>"
     assert not (runs / "generator" / "notes.md").exists()

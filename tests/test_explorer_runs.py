@@ -231,7 +231,7 @@ def test_a_person_walks_the_map_and_the_runs(open_page, app, looks):
     )
     looks(page, "runs-sweeps")
     open_tab(page, "#runs-tabs", "Notebook")
-    page.frame_locator("#paper iframe").get_by_text("Shown").wait_for(timeout=30_000)
+    page.frame_locator("#notebook iframe").get_by_text("Shown").wait_for(timeout=30_000)
     looks(page, "runs-notebook")
     assert page.title() == "softvq_lab explorer"
 
@@ -252,11 +252,11 @@ def test_names_in_run_folders_are_text(open_page, app):
     page = open_page(f"{app.url}?tab=runs")
     page.locator('#runs-table button[data-run^="<img"]').click(timeout=60_000)
     page.locator("#watch-status", has_text="<img src=x").wait_for(timeout=60_000)
-    page.locator("#runs-figures summary").first.wait_for(state="attached")
+    page.locator("#runs-metrics summary").first.wait_for(state="attached")
     open_tab(page, "#runs-tabs", "Notebook")
-    page.locator("#paper iframe").wait_for(timeout=60_000)
+    page.locator("#notebook iframe").wait_for(timeout=60_000)
     assert page.locator('img[src="x"]').count() == 0 and page.title() == "softvq_lab explorer"
-    assert page.locator("#paper iframe").get_attribute("sandbox") == ""
+    assert page.locator("#notebook iframe").get_attribute("sandbox") == ""
 
 
 def test_a_training_outlives_the_app(open_page, tmp_path):

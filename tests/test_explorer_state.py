@@ -177,8 +177,8 @@ def test_controls_stay_whatever_else_is_looked_at(open_page, app):
     says(page, "classes", "3")
     go(page, "codewords")
     type_in(page, "cw-token", "5")
-    type_in(page, "cw-heat", "2.5")
-    page.locator("#cw-knock input").click()
+    type_in(page, "cw-temperature", "2.5")
+    page.locator("#cw-ablate input").click()
     page.get_by_role("option", name="2", exact=True).click()
     page.keyboard.press("Escape")
     says(page, "ablate", "2")
@@ -186,8 +186,8 @@ def test_controls_stay_whatever_else_is_looked_at(open_page, app):
     page.locator("#rec-heldout button img").nth(3).click()
     page.wait_for_function("location.search.includes('image=')")
     go(page, "codewords")
-    assert (shown(page, "cw-token"), shown(page, "cw-heat")) == ("5", "2.5")
-    assert shown(page, "cw-knock") == "2"
+    assert (shown(page, "cw-token"), shown(page, "cw-temperature")) == ("5", "2.5")
+    assert shown(page, "cw-ablate") == "2"
     go(page, "sample")
     page.wait_for_timeout(1500)  # whatever comes late has come
     assert [shown(page, n) for n in ("steps", "count", "guidance", "seed")] == [
@@ -302,9 +302,9 @@ SET = {  # of each tab: query, and the controls that it sets with what then stan
         "token=5&temperature=2.5&sharp=1&ablate=1&ablate=4&swap=0&donor=17&click=looks",
         {
             "cw-token": "5",
-            "cw-heat": "2.5",
+            "cw-temperature": "2.5",
             "cw-sharp": "1",
-            "cw-knock": "1,4",
+            "cw-ablate": "1,4",
             "cw-swap": "0",
             "cw-donor": "17",
         },
@@ -695,7 +695,7 @@ def test_quick_changes_of_tab_end_at_the_last_one(open_page, app):
 @pytest.mark.parametrize(
     "tab,slider,last",
     [
-        ("codewords", "cw-heat", "temperature"),
+        ("codewords", "cw-temperature", "temperature"),
         ("reconstruct", "rec-kept", "kept"),
         ("token-counts", "tc-tokens", "tokens"),
     ],
@@ -773,7 +773,7 @@ LINES = {
     "codewords": (
         "run=tokenizer&token=3&temperature=2&ablate=1",
         "",
-        ["Edit(heat=2, knock=(1,)", "touch(", "['weights'][3].topk(5)"],
+        ["Edit(tau_factor=2, ablate=(1,)", "edit_tokens(", "['weights'][3].topk(5)"],
     ),
     "token-counts": (
         "run=eight&image=9&tokens=3&metric=l1&rate=bits&wanted=0.2",

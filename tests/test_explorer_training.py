@@ -94,9 +94,9 @@ def test_a_stopped_run_says_where_it_goes_on(trained, tmp_path):
     from tabs.watch import standing
 
     run = Run(shutil.copytree(trained / "tokenizer", tmp_path / "a"))
-    assert "Go on" not in standing(run)
+    assert "Resume" not in standing(run)
     run.set_status("preempted", step=40, steps=100)
-    assert "<b>Go on</b>, below, continues after step 40." in standing(run)
+    assert "<b>Resume</b>, below, continues after step 40." in standing(run)
     shutil.rmtree(run.checkpoints)
     assert "continues at its beginning." in standing(run)
 

@@ -81,10 +81,10 @@ def moves(visitor, n: int) -> dict:
             "reconstruct", **run, rec_api_file=visitor.upload(coloured(n))
         ),
         "edit": lambda: visitor.ask(
-            "cw-knock", "input", **run, cw_knock=[str(n % 8)], cw_heat=1 + n % 4000 / 1000
+            "cw-ablate", "input", **run, cw_ablate=[str(n % 8)], cw_temperature=1 + n % 4000 / 1000
         ),
         "temperature": lambda: visitor.ask(
-            "cw-heat", "input", **run, cw_heat=0.1 + n % 4900 / 1000
+            "cw-temperature", "input", **run, cw_temperature=0.1 + n % 4900 / 1000
         ),
         "first preview": lambda: visitor.call(
             "sample", run="generator", count=2, steps=1, sampler="euler", seed=n

@@ -19,7 +19,7 @@ from softvq_lab.core import ConfigError
 from softvq_lab.evaluation import latent_map
 from softvq_lab.evaluation.image_metrics import reconstruct_split
 from softvq_lab.experiments.parameters import check_parameters
-from softvq_lab.explore.session import load_run, open_external, reconstruct
+from softvq_lab.explore.session import load_any, load_run, open_external, reconstruct
 from softvq_lab.hub.models import fingerprint_of, is_outside, load_pair, load_tokenizer
 from softvq_lab.hub.titok import Layout, TiTok, released_name
 from softvq_lab.latents.stats import encode_dataset, stats_of
@@ -219,6 +219,18 @@ def test_a_tokenizer_from_outside_needs_images_and_a_run_has_its_own(folders, tr
         open_external(folders("titok-vae"), OutsideConfig())
     with pytest.raises(ConfigError, match="knows its images. Leave dataset out"):
         read(tokenizer_run=str(trained / "tokenizer"), dataset="shapes")
+    refused = [
+        ({"run": str(folders("titok-vae"))}, "names no images. Say which"),
+        (
+            {"run": str(trained / "tokenizer"), "dataset": "digits"},
+            "knows its images. Leave dataset",
+        ),
+    ]
+    for workflow in ("evaluate", "latent_map"):
+        for given, match in refused:
+            config = check_parameters(workflow, given)
+            with pytest.raises(ConfigError, match=match):
+                load_any(config.run, config.outside)
     with pytest.raises(ValueError, match="not image_size=64"):
         read(tokenizer_run=str(trained / "tokenizer"), image_size=64)
     with pytest.raises(ConfigError, match="data_path is only for"):

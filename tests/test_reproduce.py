@@ -13,7 +13,7 @@ from softvq_lab import cli
 from softvq_lab.core import write_json
 from softvq_lab.data.images import grid, to_pil
 from softvq_lab.experiments.parameters import check_parameters
-from softvq_lab.explore.codewords import Edit, touch
+from softvq_lab.explore.codewords import Edit, edit_tokens
 from softvq_lab.explore.latent_map import latent_path, picture_of
 from softvq_lab.explore.one_sample import Drawn, drawing, film_strip, frame, variation_steps
 from softvq_lab.explore.reproduce import (
@@ -23,8 +23,10 @@ from softvq_lab.explore.reproduce import (
     map_ways,
     reconstruction_ways,
     sample_ways,
+    sweep_ways,
     variation_ways,
 )
+from softvq_lab.explore.sampling import guidance_sweep
 from softvq_lab.explore.session import chosen_image, load_run, reconstruct, sample_steps
 
 
@@ -49,7 +51,11 @@ def test_the_lines_of_a_reconstruction(trained, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "edit",
-    [Edit(), Edit(heat=0.5, sharp=True), Edit(weights={2: {7: 0.5}}, swap=(1,), knock=(0, 3))],
+    [
+        Edit(),
+        Edit(tau_factor=0.5, sharp=True),
+        Edit(weights={2: {7: 0.5}}, swap=(1,), ablate=(0, 3)),
+    ],
 )
 def test_the_lines_of_an_edit(trained, tmp_path, monkeypatch, edit):
     run = trained / "tokenizer"
@@ -58,7 +64,7 @@ def test_the_lines_of_an_edit(trained, tmp_path, monkeypatch, edit):
     loaded = load_run(run)
     x, donor = (chosen_image(loaded, f"heldout:{i}") for i in (5, 9))
     same_picture(
-        Image.open(tmp_path / "edited.png"), to_pil(touch(loaded, x, edit, donor)["after"])
+        Image.open(tmp_path / "edited.png"), to_pil(edit_tokens(loaded, x, edit, donor)["after"])
     )
 
 
@@ -126,6 +132,18 @@ def test_the_lines_of_a_film(drawn, tmp_path, monkeypatch):
     assert 1 <= step < 3
     same_picture(Image.open(tmp_path / "sample.png"), to_pil(x))
     assert ways.terminal == sheet.terminal and "finished samples only" in ways.note
+
+
+def test_the_lines_of_a_guidance_sweep(trained, tmp_path, monkeypatch):
+    run, scales = trained / "generator", [1.0, 4.0]
+    loaded = load_run(run)
+    how = dict(sampler="heun", steps=3, interval=(0.0, 0.7), seed=5)
+    run_lines(sweep_ways(str(run), [3, 1, 4], scales, how).python, tmp_path, monkeypatch)
+    *_, (_, rows) = guidance_sweep(loaded, torch.tensor([3, 1, 4]), scales, **how)
+    sheet, side = Image.open(tmp_path / "sweep.png"), rows.shape[-1]
+    for i, j in (0, 0), (0, 2), (1, 1):
+        left, top = j * (side + 2), i * (side + 2)
+        same_picture(sheet.crop((left, top, left + side, top + side)), to_pil(rows[i, j]))
 
 
 def test_the_lines_of_variations(drawn, tmp_path, monkeypatch):

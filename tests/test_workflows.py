@@ -133,7 +133,7 @@ def test_the_notebook_of_sliders_shows_all_and_draws(root, trained, tmp_path, ca
         if "parameters" in cell.metadata.get("tags", []):
             cells.update(run=str(runs / "generator"), runs=str(runs))
     for name, value in dict(
-        image=5, token=2, heat=2.0, sharp=True, swap=(1, 3), knock=(4,)
+        image=5, token=2, tau_factor=2.0, sharp=True, swap=(1, 3), ablate=(4,)
     ).items():
         capsys.readouterr()
         cells[name].value = value

@@ -1,4 +1,4 @@
-"""The page's address holds all that the open tab shows but uploads: read, written, and followed.
+"""The page's address: the run, the tab, the pictures and the controls in `Tab.linked`.
 
 A tab names its controls (`Tab.linked`) and how a run limits them (`Tab.fit`); everything else is
 done here. The address is read when the page is opened and when somebody goes back or forward, and
@@ -19,7 +19,7 @@ from tabs.picker import SEVERAL, failed, plain, preferred, resolve, stamp
 from softvq_lab.core import printable
 from softvq_lab.explore.png_texts import LONGEST, link_in
 
-NEVER = -1  # before all steps back: what is shown is no new entry of the history
+NEVER = -1  # older than any step back: the page adds no history entry
 BAD = "**This link asks for what is not possible here; the usual settings stand instead.** "
 NO_UPLOAD = "your own pictures are not in a link: upload them again"
 CSS = " #back {display: none} #link-message:not(:has(p)) {display: none}"
@@ -184,8 +184,8 @@ class Following:
         if new:
             session.linked = session.links[tab] = number
             session.passed.clear()
-        # The server knows a link before the page shows its run and tab. Until then the page asks
-        # for what it showed before, or for a link that somebody went by: no step of a person's.
+        # This request still shows the state before the link, or a link passed on the way. The user
+        # did not choose it, so it gets no history entry.
         elif session.linked != number and (run, tab) in session.passed | shown:
             self.back = NEVER
 
@@ -321,7 +321,7 @@ def is_not(name: str, value: str, possible) -> str:
 def pictures(values: list[str], files: dict[str, str]) -> tuple[list[str], list[str]]:
     "Keys of the pictures that an address names, and what is wrong with it."
     keys, wrong = [], []
-    for name in ",".join(values).split(",")[: SEVERAL + 1]:
+    for name in ",".join(values).split(","):
         if name.isdecimal() and len(name) < 10:
             keys.append(f"heldout:{int(name)}")
         elif name in files:
@@ -365,13 +365,20 @@ def checked(control, how: dict, value):
         known = [c[1] if isinstance(c, tuple) else c for c in choices]
         given = value if isinstance(value, list) else [value]
         if any(v not in known for v in given):
-            shown = ", ".join(str(k) for k in known[:20] if k != "")
-            raise ValueError(shown + ", ..." * (len(known) > 20) or "nothing for this run")
+            raise ValueError(enumerated([k for k in known if k != ""]))
     elif isinstance(control, (gr.Slider, gr.Number)):
         low, high, whole = bounds(control, how)
         if value is None or not low <= value <= high or (whole and value != int(value)):
             raise ValueError(limits_of(control, how))
     return value
+
+
+def enumerated(known: list) -> str:
+    "The first 20 of the possible values."
+    if not known:
+        return "nothing for this run"
+    shown = ", ".join(map(str, known[:20]))
+    return f"{shown}, ..." if len(known) > 20 else shown
 
 
 def bounds(control, how: dict) -> tuple[float, float, bool]:
@@ -383,4 +390,6 @@ def bounds(control, how: dict) -> tuple[float, float, bool]:
 
 def limits_of(control, how: dict) -> str:
     low, high, whole = bounds(control, how)
-    return f"{'whole numbers' if whole else 'numbers'} from {low:g} to {high:g}"
+    start = f" from {low:g}" if low > -math.inf else ""
+    end = f" to {high:g}" if high < math.inf else ""
+    return f"{'whole numbers' if whole else 'numbers'}{start}{end}"

@@ -31,10 +31,10 @@ from tabs.picture_files import downloadable
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.codewords import (
     can_attend,
+    edit_tokens,
     has_weights,
     read_weights,
     set_weight,
-    touch,
     weigh,
     write_weights,
 )
@@ -118,7 +118,7 @@ class Codewords(Places, Tab):
         self.drawn, self.rests = (gr.Textbox(visible="hidden") for _ in range(2))
         self.linked = {
             "token": self.token,
-            "temperature": self.heat,
+            "temperature": self.temperature,
             "sharp": self.sharp,
             "weights": self.edits,
             "ablate": self.ablated,
@@ -130,8 +130,13 @@ class Codewords(Places, Tab):
 
     def layout_weights(self):
         self.token = Slider(0, 31, 0, step=1, label="Token", elem_id="cw-token")
-        self.heat = gr.Slider(
-            0.1, 5, 1, step=0.1, label="Temperature, times the trained tau", elem_id="cw-heat"
+        self.temperature = gr.Slider(
+            0.1,
+            5,
+            1,
+            step=0.1,
+            label="Temperature, times the trained tau",
+            elem_id="cw-temperature",
         )
         self.sharp = gr.Checkbox(
             False,
@@ -157,7 +162,7 @@ class Codewords(Places, Tab):
     def layout_tokens(self):
         several = dict(multiselect=True, allow_custom_value=True)
         self.ablated = Dropdown(
-            [], label="Ablate tokens (they become their mean)", elem_id="cw-knock", **several
+            [], label="Ablate tokens (they become their mean)", elem_id="cw-ablate", **several
         )
         self.swapped = Dropdown(
             [], label="Take tokens from another image", elem_id="cw-swap", **several
@@ -199,7 +204,7 @@ class Codewords(Places, Tab):
         return {
             self.chooses: dict(choices=[draws, *looks], value=draws[1]),
             self.token: dict(maximum=max(1, t.tokens - 1), value=0),
-            self.heat: dict(value=1, visible=weights),
+            self.temperature: dict(value=1, visible=weights),
             self.sharp: dict(value=False, visible=weights),
             self.typed: dict(visible=weights),
             self.edits: dict(value="", own=True, check=lambda text: read_weights(text, t)),
@@ -220,23 +225,23 @@ class Codewords(Places, Tab):
         token = int(values["token"]) if has_weights(self.ctx.open(name).tokenizer) else None
         return edit_ways(str(run), image, edit, donor, token)
 
-    def show(self, stands, name, images, token, heat, sharp, ablated, swapped, donor, edits):
+    def show(self, stands, name, images, token, tau_factor, sharp, ablated, swapped, donor, edits):
         """Pictures, formula and bars. `look` follows with what belongs to the token, and with the
         map, which takes the page longest.
         """
-        drawn = json.dumps([stands, token, heat, sharp, edits])
+        drawn = json.dumps([stands, token, tau_factor, sharp, edits])
         blank = [None] * len(CAPTIONS)
         if not name:
             return *blank, "", "", None, None, drawn
         try:
             loaded = self.ctx.open(name)
             x, t = chosen_image(loaded, focus(images)), loaded.tokenizer
-            edit = edit_of(t, heat, sharp, edits, numbers(swapped), numbers(ablated))
+            edit = edit_of(t, tau_factor, sharp, edits, numbers(swapped), numbers(ablated))
             other = chosen_image(loaded, f"heldout:{int(donor)}") if swapped else None
-            r = touch(loaded, x, edit, other)
+            r = edit_tokens(loaded, x, edit, other)
             token = min(int(token), t.tokens - 1)
             sentences = [
-                describe_token(t, r["weights"], token, heat),
+                describe_token(t, r["weights"], token, tau_factor),
                 describe_changes(r["figures"]),
             ]
             if edit.weights:
@@ -248,7 +253,7 @@ class Codewords(Places, Tab):
                 *pictures,
                 None if held is None else downloadable(held),
                 "  \n".join(sentences),
-                formula_text(t, r, token, heat, edit),
+                formula_text(t, r, token, tau_factor, edit),
                 weight_bars(t, r, token),
                 donor_picture(loaded, int(donor)),
                 drawn,
@@ -256,7 +261,7 @@ class Codewords(Places, Tab):
         except ValueError as e:
             return *blank, failed(e), "", None, None, drawn
 
-    def look(self, name, images, token, heat, sharp, edits):
+    def look(self, name, images, token, tau_factor, sharp, edits):
         """The map of all tokens, and what belongs to one: weights, codewords alone, where they are
         used, where the encoder looked.
         """
@@ -271,7 +276,7 @@ class Codewords(Places, Tab):
             if not has_weights(t):
                 none = "*This tokenizer has no codeword weights.*"
                 return None, [], [], none, [], [], looked, *empty[7:]
-            edit = edit_of(t, heat, sharp, edits)
+            edit = edit_of(t, tau_factor, sharp, edits)
             r = weigh(loaded, x, edit)
             q, own = r["weights"][token], r["own"][token]
             shown = {*own.topk(min(TOP, len(q))).indices.tolist(), *edit.weights.get(token, {})}
@@ -345,7 +350,7 @@ class Codewords(Places, Tab):
 
     def wire(self):
         ctx, asked, edits = self.ctx, self.asked, self.edits
-        where, how = [ctx.run, ctx.images], [self.token, self.heat, self.sharp]
+        where, how = [ctx.run, ctx.images], [self.token, self.temperature, self.sharp]
         others = [self.ablated, self.swapped, self.donor]
         outputs = [self.message, self.formula, self.bars, self.donor_picture, self.drawn]
         shown = [*self.pictures, *outputs]
@@ -371,7 +376,14 @@ class Codewords(Places, Tab):
             moved = [ctx.run, self.token, self.slid_codewords, edits, slider]
             outputs = [edits, self.table_message]
             slider.input(**Newest(self.slide_of(i), moved, outputs, **HIDDEN).event)
-        undone = [self.heat, self.sharp, edits, self.ablated, self.swapped, self.table_message]
+        undone = [
+            self.temperature,
+            self.sharp,
+            edits,
+            self.ablated,
+            self.swapped,
+            self.table_message,
+        ]
         self.reset.click(self.on_reset, None, undone, **QUIET).then(**draw)
         self.wire_clicks()
         self.wire_places(draw)

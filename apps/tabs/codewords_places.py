@@ -10,7 +10,7 @@ from tabs.picture_files import served
 from softvq_lab.explore.codewords import can_attend, has_weights
 from softvq_lab.explore.session import chosen_image, enlarge
 from softvq_lab.explore.token_views import (
-    HEATS,
+    TAU_FACTORS,
     codewords_at,
     held_by_tokens,
     held_pictures,
@@ -31,7 +31,7 @@ DRAWS, LOOKS = ("draws there", "draws"), ("looks there (attention of the encoder
 
 
 class Places:
-    "What is clicked in pictures; the tab has `token`, `heat`, `sharp` and `pictures`."
+    "What is clicked in pictures; the tab has `token`, `temperature`, `sharp` and `pictures`."
 
     def choices(self, tokenizer) -> tuple[tuple, list[tuple]]:
         "How a click may choose a token; only a ViT has attention."
@@ -85,9 +85,9 @@ class Places:
         "A click in the strip: its temperature; the mean has none."
         if event.index == 0:
             return gr.skip(), True
-        if event.index > len(HEATS):
+        if event.index > len(TAU_FACTORS):
             return gr.skip(), gr.skip()
-        return HEATS[event.index - 1], False
+        return TAU_FACTORS[event.index - 1], False
 
     def wire_places(self, draw: dict):
         where = [self.ctx.run, self.ctx.images]
@@ -98,7 +98,9 @@ class Places:
             chosen = [self.token, self.place]
             shown.select(self.on_place, [*where, self.chooses], chosen, **CLICKS).then(**draw)
         self.held.select(self.on_held, None, self.token, **CLICKS).then(**draw)
-        self.strip.select(self.on_strip, None, [self.heat, self.sharp], **CLICKS).then(**draw)
+        self.strip.select(self.on_strip, None, [self.temperature, self.sharp], **CLICKS).then(
+            **draw
+        )
 
 
 def strip_tiles(loaded, key: str) -> list[tuple[str, str]]:
@@ -112,12 +114,13 @@ def describe_place(loaded, key: str, found, chooses: str, across: float, down: f
     t, (token, _) = loaded.tokenizer, found[0]
     best = ", ".join(f"token {i} ({part:.0%})" for i, part in found[:3])
     verb = "look" if chooses == "looks" else "draw"
-    sentence = f"Here {verb}: {best}. **Token {token}** is chosen"
+    sentence = f"Tokens that {verb} here: {best}. **Token {token}** is selected"
     if not has_weights(t):
         return sentence + "."
     words = codewords_at(loaded, key, token, across, down)[:3]
     mix = ", ".join(f"**{named(t, token, k)}** (weight {w:.0%}, {c:.1%})" for k, w, c in words)
     return (
-        f"{sentence}. Of its codewords draw here most: {mix}. The last number says how far this "
-        "place changes when others take the codeword's place, in percent of black to white."
+        f"{sentence}. Its codewords with the largest effect here: {mix}. The second percentage is "
+        "how much this place changes when the codeword is replaced by others, in percent of the "
+        "range from black to white."
     )

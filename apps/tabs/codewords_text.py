@@ -24,9 +24,11 @@ from softvq_lab.explore.token_views import bars, formula, held_by_token, logits
 SIDE = 240  # pixels of a picture, about
 
 
-def edit_of(t, heat, sharp, edits: str, swapped=(), ablated=()) -> Edit:
+def edit_of(t, tau_factor, sharp, edits: str, swapped=(), ablated=()) -> Edit:
     "The changes that the controls ask for; only tokens with weights can have other weights."
-    weighted = (heat, bool(sharp), read_weights(edits, t)) if has_weights(t) else (1.0, False, {})
+    weighted = (
+        (tau_factor, bool(sharp), read_weights(edits, t)) if has_weights(t) else (1.0, False, {})
+    )
     return Edit(*weighted, swapped, ablated)
 
 
@@ -53,14 +55,14 @@ def named(t, token: int, codeword: int) -> str:
     return codeword_name(token // (t.tokens // codebooks), codeword, codebooks)
 
 
-def describe_token(t, weights, token: int, heat: float) -> str:
+def describe_token(t, weights, token: int, tau_factor: float) -> str:
     "How mixed the token is, and at which temperature."
     if weights is None:
         return plain(what_instead(t))
     entropy, effective = weight_entropy(weights)
-    tau = f"sharpness {heat:g} times softer"
+    tau = f"temperature x {tau_factor:g}"
     if type(t.quantizer).__name__ != "GMMVQ":
-        tau = f"tau {t.quantizer.tau:.3g} x {heat:g} = {t.quantizer.tau * heat:.3g}"
+        tau = f"tau {t.quantizer.tau:.3g} x {tau_factor:g} = {t.quantizer.tau * tau_factor:.3g}"
     return (
         f"**Token {token}**: entropy {entropy[token]:.2f} nats, "
         f"{effective[token]:.1f} effective codewords (all tokens: {effective.mean():.1f}); {tau}"
@@ -108,14 +110,14 @@ def names_of(t, token: int) -> list[str]:
     return [named(t, token, k) for k in range(t.config.codebook_size)]
 
 
-def formula_text(t, result: dict, token: int, heat: float, edit: Edit) -> str:
-    "The token of `touch` as a sum with its numbers; '' where tokens have no weights."
+def formula_text(t, result: dict, token: int, tau_factor: float, edit: Edit) -> str:
+    "The token of `edit_tokens` as a sum with its numbers; '' where tokens have no weights."
     if result["weights"] is None:
         return ""
     q = result["weights"][token]
     if edit.sharp:
         return f"z = c<sub>{named(t, token, int(q.argmax()))}</sub>: all weight on the strongest"
-    s, tau = logits(t.quantizer, result["z_hat"], token, heat)
+    s, tau = logits(t.quantizer, result["z_hat"], token, tau_factor)
     text = formula(s, tau, q, names_of(t, token))
     return text + "; your weights take the place of these" * (token in edit.weights)
 

@@ -1,8 +1,8 @@
 """Controls whose limits change with the chosen run.
 
-A page may still ask with the value of before while the new limits are on their way to it. The
-server knows them already, and gradio would refuse the question with an error on the page. These
-take the nearest value that is possible now; the page shows the right one with that answer.
+A page may still send a value of the previous run before it has received the new limits. The server
+knows them already, and gradio would refuse the request with an error on the page. These controls
+take the nearest possible value instead; the page shows it with the answer.
 """
 
 import gradio as gr

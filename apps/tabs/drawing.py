@@ -21,14 +21,15 @@ class Drawing:
 
     def __init__(self, session: Session | None):
         self.session = session or Session()
-        self.run, self.session.sampling = self.session.marks.get("sample"), self
+        self.mark = self.session.marks.get("sample")
+        self.session.sampling = self
         self.made = self.session.drawn_from
 
     @property
     def replaced(self) -> bool:
         "Was another run chosen, or something else asked for?"
         now = self.session
-        return now.sampling is not self or now.marks.get("sample") != self.run
+        return now.sampling is not self or now.marks.get("sample") != self.mark
 
     @property
     def stopped(self) -> bool:
@@ -40,8 +41,8 @@ class Drawing:
 
 
 def untouched(places: int):
-    """The last answer of what is no longer wanted: gradio sends the last one again when a handler
-    ends, and another's pictures may stand there by then.
+    """The final answer of a replaced request. Gradio repeats a generator's last answer when it
+    ends, which would overwrite newer pictures.
     """
     return tuple(gr.skip() for _ in range(places))
 

@@ -68,6 +68,16 @@ class LatentMap(Tab):
         run = resolve(self.ctx.runs, name)
         return None if run.kind == "generator" else read_map(run)
 
+    def opened(self, name, which=None):
+        "The models of a run and its map; a `ValueError` if it has none, or none called `which`."
+        loaded = self.ctx.open(name)
+        stored = read_map(loaded.run)
+        if stored is None:
+            raise ValueError("This run has no map.")
+        if which is not None and which not in stored.maps:
+            raise ValueError(f"There is no map {which!r}. Possible: {', '.join(stored.maps)}.")
+        return loaded, stored
+
     def fit(self, name, kept):
         try:
             stored = self.stored(name)
@@ -130,9 +140,8 @@ class LatentMap(Tab):
 
     def on_look(self, name, which, colour, ends, own):
         try:
-            loaded = self.ctx.open(name)
-            return drawn(loaded, read_map(loaded.run), which, colour, ends, own)
-        except (ValueError, AttributeError):
+            return drawn(*self.opened(name), which, colour, ends, own)
+        except ValueError:
             return gr.skip()
 
     def wire(self):
@@ -174,8 +183,7 @@ def thumbnail_sheet(loaded, stored) -> dict:
     when, indices = map_file(loaded.run).stat().st_mtime, tuple(stored.indices)
     sheet, columns = _thumbnails(str(loaded.run.path), when, indices)
     url = f"gradio_api/file={served(sheet)}"
-    side = sheet.width // columns
-    return {"url": url, "side": side, "columns": columns, "count": len(indices)}
+    return {"url": url, "columns": columns, "count": len(indices)}
 
 
 def describe_map(loaded, stored) -> str:

@@ -73,8 +73,8 @@ def made_by(part, given) -> Made:
 
 
 @contextmanager
-def drawing(made: Made | None):
-    "Whatever is drawn within is made so."
+def recording(made: Made | None):
+    "Pictures written in this block record `made`."
     before = NOW.set(made)
     try:
         yield

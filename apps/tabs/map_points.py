@@ -7,7 +7,7 @@ from tabs.picture_files import served
 
 from softvq_lab.data.images import to_pil
 from softvq_lab.explore.familiarity import how_unlike
-from softvq_lab.explore.latent_map import picture_of, read_map
+from softvq_lab.explore.latent_map import picture_of
 from softvq_lab.explore.map_points import (
     Place,
     classes_in_words,
@@ -79,13 +79,12 @@ class MapPoints(Tab):
     def on_near(self, name, which, ends):
         "The neighbours of the last chosen point, by its latents where they were kept."
         try:
-            loaded = self.ctx.open(name)
-            stored = read_map(loaded.run)
-            if stored is None or not ends:
+            if not ends:
                 return tiled([]), NO_POINT
+            loaded, stored = self.map.opened(name, which)
             vectors, flat = vectors_of(loaded.run.path / "evaluation", stored, which)
             found = neighbours_of_point(vectors, int(ends.split("-")[-1]), NEAR)
-        except (ValueError, IndexError, KeyError) as e:
+        except (ValueError, IndexError) as e:
             return tiled([]), failed(e)
         classes = plain(classes_in_words([stored.classes[n] for n in found]))
         return tiled(
@@ -94,12 +93,11 @@ class MapPoints(Tab):
 
     def on_region(self, name, which, region):
         try:
-            loaded = self.ctx.open(name)
-            stored = read_map(loaded.run)
-            if stored is None or not region:
+            if not region:
                 return tiled([]), ""
+            loaded, stored = self.map.opened(name, which)
             found = points_within(stored.maps[which], read_region(region))
-        except (ValueError, KeyError) as e:
+        except ValueError as e:
             return tiled([]), failed(e)
         classes = classes_in_words([stored.classes[n] for n in found])
         more = f"; the first {SHOWN} are shown" if len(found) > SHOWN else ""
@@ -124,15 +122,12 @@ class MapPoints(Tab):
         if not own:
             return tiled([]), ""
         try:
-            loaded = self.ctx.open(name)
-            stored = read_map(loaded.run)
-            if stored is None:
-                return tiled([]), ""
+            loaded, stored = self.map.opened(name, which)
             if stored.tokenizer != loaded.tokenizer.fingerprint:
                 return tiled([]), OTHER
             x = read_upload(own, loaded.tokenizer.image_size)
             place, strange = own_place(loaded, stored, which, x), plain(how_unlike(loaded, x))
-        except (ValueError, KeyError) as e:
+        except ValueError as e:
             return tiled([]), failed(e)
         if place is None:
             return tiled([]), WITHOUT

@@ -7,7 +7,7 @@ from tabs.picker import CLICKS, Tab, failed, picture, plain
 from tabs.picture_files import downloadable, kept
 
 from softvq_lab.data.images import grid, to_pil
-from softvq_lab.explore.latent_map import latent_path, picture_of, read_map
+from softvq_lab.explore.latent_map import latent_path, picture_of
 from softvq_lab.explore.session import enlarge
 
 WAY = "From one to the other: the straight line between their latents, decoded"
@@ -37,7 +37,7 @@ class MapWay(Tab):
                 max_lines=1,
             )
             with gr.Row():
-                self.swap = gr.Button("Turn round", size="sm", elem_id="map-swap")
+                self.swap = gr.Button("Swap the ends", size="sm", elem_id="map-swap")
                 self.show = gr.Button(
                     "Show in Reconstruct", variant="primary", size="sm", elem_id="map-show"
                 )
@@ -54,8 +54,8 @@ class MapWay(Tab):
     def on_click(self, name, ends, event: gr.EventData):
         "Another point: the end of the way from the one that was clicked before it."
         try:
-            loaded = self.ctx.open(name)
-            stored, n = read_map(loaded.run), int(event.index)
+            loaded, stored = self.map.opened(name)
+            n = int(event.index)
             points = len(stored.indices)
             before = ends_of(ends, points) if event.before is None else [int(event.before)]
             ends = [*before, n][-2:]
@@ -67,23 +67,22 @@ class MapWay(Tab):
     def on_points(self, name, typed, ends):
         "Points by their numbers: what a click does, for those who have no mouse."
         try:
-            loaded = self.ctx.open(name)
-            indices = read_map(loaded.run).indices
-            wanted = ends_of(typed.replace(" ", ""), len(indices))
-        except (ValueError, AttributeError) as e:
-            return gr.skip(), gr.skip(), f"**{plain(typed)}** is not possible; {plain(e)} is."
+            loaded, stored = self.map.opened(name)
+            wanted = ends_of(typed.replace(" ", ""), len(stored.indices))
+        except ValueError as e:
+            return gr.skip(), gr.skip(), f"**{plain(typed)}** cannot be used: {plain(e)}"
         if written(wanted) == ends:
             return gr.skip()
-        images = [key_of(loaded, indices[n]) for n in wanted[-1:]]
+        images = [key_of(loaded, stored.indices[n]) for n in wanted[-1:]]
         return written(wanted), images or gr.skip(), gr.skip()
 
     def on_way(self, name, ends, pictures):
         try:
             if not ends:
                 return None, "Click two points, or write their numbers."
-            loaded = self.ctx.open(name)
-            return way_of(loaded, ends_of(ends, len(read_map(loaded.run).indices)), pictures)
-        except (ValueError, IndexError, AttributeError) as e:
+            loaded, stored = self.map.opened(name)
+            return way_of(loaded, stored, ends_of(ends, len(stored.indices)), pictures)
+        except ValueError as e:
             return None, failed(e)
 
     def on_show(self):
@@ -118,8 +117,7 @@ def ends_of(text: str, points: int) -> list[int]:
     "Up to two numbers of points, of a map of so many; a `ValueError` says what is possible."
     parts = text.split("-") if text else []
     if len(parts) > 2 or not all(p.isdecimal() and int(p) < points for p in parts):
-        possible = f"two numbers from 0 to {points - 1} as 3-17" if points else "nothing: no map"
-        raise ValueError(possible)
+        raise ValueError(f"write one or two numbers from 0 to {points - 1}, such as 3-17.")
     return [int(p) for p in parts]
 
 
@@ -130,9 +128,8 @@ def key_of(loaded, index: int) -> str:
     return f"file:{kept(to_pil(picture_of(loaded, index)))}"
 
 
-def way_of(loaded, ends: list[int], pictures: int) -> tuple[str, str]:
+def way_of(loaded, stored, ends: list[int], pictures: int) -> tuple[str, str]:
     "The way between the ends as a picture, and what they are."
-    stored = read_map(loaded.run)
     indices = [stored.indices[n] for n in ends]
     heldout = [i < len(loaded.images.heldout) for i in indices]
     named = [

@@ -33,7 +33,7 @@ class Newest:
             call = mine.call = object()
             before = [o.call for o in others]
             given, stood = given[: len(inputs)], given[len(inputs) :]
-            with made.drawing(made.made_by(part, stood) if part else None):
+            with made.recording(made.made_by(part, stood) if part else None):
                 found = handler(*given)
             newest = mine.call is call and [o.call for o in others] == before
             return found if newest else gr.skip()

@@ -21,8 +21,7 @@ NONE = "**No generator for this tokenizer yet.** Train one: `{}`"
 OTHERS = "  \nOr choose a generator that is there above, at *Run*: {}."
 TRAINS = "**{} is in training{}.** It draws after its first checkpoint: this page waits for it."
 ENDED = (
-    "**{} has no checkpoint: it ended at step {} ({}).** Go on with it in the tab *Runs*, at "
-    "*Watch*."
+    "**{} has no checkpoint: it ended at step {} ({}).** Resume it in the tab *Runs*, at *Watch*."
 )
 
 

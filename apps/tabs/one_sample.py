@@ -52,7 +52,7 @@ class OneSample(Tab):
             "strength": self.strength,
             "variation": self.variation,  # the one that is shown large; 0: the sample itself
         }
-        self.follows = [self.large, self.strip, self.variations, self.varied, self.vary_says]
+        self.follows = [self.large, self.strip, self.variations, self.varied, self.vary_message]
 
     def layout_choice(self):
         self.which = Slider(1, 32, 1, step=1, label="Sample number", elem_id="which")
@@ -69,12 +69,12 @@ class OneSample(Tab):
             )
             with gr.Column(scale=0, min_width=160):
                 self.vary = gr.Button("Draw variations", elem_id="vary")
-        self.vary_says = gr.Markdown(NO_VARIATIONS, elem_id="vary-message")
+        self.vary_message = gr.Markdown(NO_VARIATIONS, elem_id="vary-message")
         self.variations = tiles("variations", VARIED, "max-content", **small)
 
     def fresh(self, name):
         blank = dict.fromkeys([self.large, self.strip, self.varied])
-        return blank | {self.variations: tiled([]), self.vary_says: NO_VARIATIONS}
+        return blank | {self.variations: tiled([]), self.vary_message: NO_VARIATIONS}
 
     def chosen(self, drawn, which):
         "The models, what was drawn with them, and the index of the chosen sample."
@@ -124,17 +124,17 @@ class OneSample(Tab):
 
     def on_vary(self, drawn, which, strength, session=None):
         "Variations of the chosen sample, after each step."
-        drawing = Drawing(session)
+        wish = Drawing(session)
         try:
             loaded, samples, n = self.chosen(drawn, which)
             how = samples.how
             pace = StepsLeft(steps_taken(loaded, how["sampler"], how["steps"]))
             for i, images in variation_steps(loaded, samples, n, strength):  # noqa: B007
-                if drawing.replaced:
+                if wish.replaced:
                     yield untouched(3)
                     return
                 message = pace.after(i)
-                if drawing.stopped:
+                if wish.stopped:
                     message = f"Stopped at {pace.place}."
                     break
                 yield gr.skip(), message, gr.skip()
@@ -163,10 +163,10 @@ class OneSample(Tab):
         self.follow(gr.on([self.of_run.change, self.which.input], **self.opened.event))
         clicked = self.sample.samples.select(self.on_click, drawn, self.which, **QUIET)
         self.follow(clicked.then(**self.opened.event))
-        self.vary.click(**Start(self, self.vary_says, shows=VARIATIONS, variation=0).event).then(
+        self.vary.click(**Start(self, self.vary_message, shows=VARIATIONS, variation=0).event).then(
             self.on_vary,
             [*asked, self.strength, self.ctx.session],
-            [self.variations, self.vary_says, self.varied],
+            [self.variations, self.vary_message, self.varied],
             api_name=False,
             **AT_WORK,
         )

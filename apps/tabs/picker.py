@@ -36,15 +36,16 @@ CLICKS = dict(trigger_mode="multiple", concurrency_limit=1, **QUIET)
 class Session:
     """What the server knows of one open page.
 
-    `marks`: what each tab was last fitted to; `defaults`: what its controls would be by that;
-    `files`: uploaded pictures by their names in the address.
+    `marks`: what each tab was last fitted to; `runs`: the run that it showed then; `defaults`: what
+    its controls would be by that; `files`: uploaded pictures by their names in the address.
     """
 
     def __init__(self):
         self.marks, self.runs, self.defaults, self.files = {}, {}, {}, {}
         self.linked, self.links = None, {}  # the newest address that was followed, and for each tab
         self.passed = set()  # (run, tab) of the addresses that were read since the page showed one
-        self.place, self.sampling, self.stopped = None, None, False  # of Sample, see `Drawing`
+        self.place = None  # (run, tab, pictures) of the last answer
+        self.sampling, self.stopped = None, False  # of Sample, see `Drawing`
         self.drawn_from = None  # likewise
         self.waiting = False  # does `Context.waiting` tick?
         self.count, self.lock = itertools.count(1).__next__, threading.Lock()
@@ -73,7 +74,7 @@ class Context:
     waiting: gr.Timer  # ticks while something is awaited, see `awaited`
     there: gr.State  # what was there at its last look
     tabs: gr.Tabs | None = None
-    data: tuple[str, ...] = ()  # folders that a training started here may read
+    data: tuple[str, ...] = ()  # folders that a training started here may read, the first: runs
     look: dict = field(default_factory=dict)  # event: a look at the folder, and at who works there
     place: str = ""  # id of the tab that is being filled
     parts: dict[str, list["Tab"]] = field(default_factory=dict)  # of each tab
@@ -82,8 +83,9 @@ class Context:
     asked: dict[str, tuple[gr.State, gr.State]] = field(default_factory=dict)
 
     def expect(self, places: list[str]):
-        """Tabs that are to be filled. What tells them of a change stands outside of them: a page
-        takes any answer for a change of a `gr.State` in a tab that it has not opened yet."""
+        """Make the two states of each tab. They stand outside the tabs, because Gradio takes any
+        answer for a change of a `gr.State` in a tab that was never opened.
+        """
         self.asked = {p: (gr.State(""), gr.State("")) for p in places}
 
     def enter(self, place: str):
@@ -175,7 +177,7 @@ class Tab:
         "What its pictures depend on beside the run of that name and its newest checkpoint."
 
     def awaits(self, name: str):
-        "The same as `depends`, for parts that show the chosen pictures only."
+        "Like `depends`, but a change only draws the pictures anew: controls are not fitted again."
 
     def fit(self, name: str, kept: dict) -> dict:
         """How a run limits the controls: keyword arguments of each (`choices`, `maximum`, ...), of
@@ -239,7 +241,9 @@ def preferred(offered, *wanted):
 
 
 def resolve(runs: str, name: str | None) -> Run:
-    "The run of that name; only what `choices` offers is ever opened."
+    """The run of that name, even one whose config is unreadable; a `ValueError` if there is none. A
+    name is never used as a path.
+    """
     if not name:
         raise ValueError("Choose a run first.")
     for run in list_runs(runs, unreadable=True):
@@ -305,7 +309,9 @@ def focus(images: list[str] | None) -> str:
 
 
 def build(app: gr.Blocks, runs: str, data: tuple[str, ...] = ()) -> Context:
-    "The dropdown of runs, refreshed on demand (`address` fills it when the page is opened)."
+    """The header of the page (runs, links, dropped pictures) and the `Context` of all tabs;
+    `address` fills the runs when a page is opened.
+    """
     with gr.Row():
         # `resolve` checks what is typed. Names come when the page is opened: what stands here at
         # the start is in the page that asks for a password.

@@ -15,6 +15,7 @@ from softvq_lab.explore.run_folder import (
     write_notes,
 )
 from softvq_lab.explore.run_forms import MOST_NOTES, overview, read_notes
+from softvq_lab.runs import BIN
 
 MANY = dict(trigger_mode="multiple", concurrency_limit=1, **QUIET)
 
@@ -29,7 +30,7 @@ class RunFolder(Tab):
     def layout(self):
         small = dict(size="sm", scale=0, min_width=120)
         self.notes = gr.Textbox(
-            label="Notes (kept when you leave the field)",
+            label="Notes (saved when you leave the field)",
             lines=3,
             max_lines=12,
             max_length=MOST_NOTES,
@@ -43,11 +44,11 @@ class RunFolder(Tab):
             with gr.Row(equal_height=False):
                 self.binned = Dropdown(
                     [],
-                    label="In the bin (runs/.bin, which nobody empties)",
+                    label=f"In the bin ({self.ctx.runs}/{BIN}, never emptied automatically)",
                     allow_custom_value=True,
                     elem_id="folder-binned",
                 )
-                self.restore = gr.Button("Take it out", elem_id="folder-restore", **small)
+                self.restore = gr.Button("Restore", elem_id="folder-restore", **small)
             with gr.Row():
                 self.delete = gr.Button(
                     "Move this run to the bin",
@@ -78,7 +79,7 @@ class RunFolder(Tab):
             write_notes(run, text)
         except (OSError, ValueError) as e:
             return failed(e)
-        return f"The notes of {plain(name)} are kept."
+        return f"Notes of {plain(name)} saved."
 
     def on_rename(self, name, new, chosen):
         try:

@@ -47,9 +47,9 @@ class RunTable(Tab):
         self.order = gr.Textbox("", visible="hidden", elem_id="runs-order")
         self.listing = gr.HTML(js_on_load=CLICK, elem_id="runs-table", apply_default_css=False)
         gr.Markdown(METRICS)
-        self.metrics = gr.HTML(elem_id="runs-figures", apply_default_css=False)
+        self.metrics = gr.HTML(elem_id="runs-metrics", apply_default_css=False)
         self.seen = gr.State("")  # what stands there: it is not drawn again under a finger
-        self.asked = [self.words, self.columns, self.order]
+        self.inputs = [self.words, self.columns, self.order]
         self.linked = {"filter": self.words, "columns": self.columns, "sort": self.order}
 
     def offered(self) -> list[Column]:
@@ -95,9 +95,9 @@ class RunTable(Tab):
 
     def wire(self):
         shown = [self.listing, self.seen]
-        self.drawing = Newest(self.on_draw, self.asked, shown, **QUIET)
-        gr.on([c.change for c in self.asked], **self.drawing.event)
-        self.of_run.change(self.on_open, self.asked, [*shown, self.metrics], **QUIET)
+        self.drawing = Newest(self.on_draw, self.inputs, shown, **QUIET)
+        gr.on([c.change for c in self.inputs], **self.drawing.event)
+        self.of_run.change(self.on_open, self.inputs, [*shown, self.metrics], **QUIET)
         self.listing.click(self.on_sort, self.order, self.order, **CLICKS)
 
 

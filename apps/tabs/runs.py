@@ -37,8 +37,7 @@ CSS = """
 .sheet table {border-collapse: collapse; width: 100%; font-size: 14px}
 .sheet th, .sheet td {text-align: left; padding: 4px 10px; white-space: nowrap;
     border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color)}
-.sheet th {font-weight: 600}
-.sheet th {vertical-align: bottom}
+.sheet th {font-weight: 600; vertical-align: bottom}
 .sheet th small {display: block; max-width: 16em; white-space: normal; font-weight: 400;
     font-size: 12px}
 .sheet .n {text-align: right; font-variant-numeric: tabular-nums}
@@ -54,7 +53,7 @@ CSS = """
 .bar {height: 8px; border-radius: 4px; background: var(--border-color-primary);
     overflow: hidden; margin-top: 4px}
 .bar i {display: block; height: 100%; background: var(--color-accent)}
-#paper iframe {width: 100%; height: 75vh; border: 1px solid var(--border-color-primary);
+#notebook iframe {width: 100%; height: 75vh; border: 1px solid var(--border-color-primary);
     border-radius: 6px; background: #fff}
 """
 
@@ -97,7 +96,7 @@ class Runs(Tab):
         return [r["name"] for r in overview(self.ctx.runs)]
 
     def on_tick(self, names, seen, *asked):
-        rows, count = overview(self.ctx.runs), len(self.table.asked)
+        rows, count = overview(self.ctx.runs), len(self.table.inputs)
         table, watch = self.table.look(rows, seen, *asked[:count]), self.watch.look(*asked[count:])
         return {**self.named(names, [r["name"] for r in rows]), **table, **watch}
 
@@ -121,7 +120,7 @@ class Runs(Tab):
         for name, tab in self.views.items():
             tab.select(None, None, self.view, js=f"() => '{name}'", api_name=False)
         self.view.change(None, self.view, self.inner, js=OPEN, api_name=False)
-        asked = [self.names, table.seen, *table.asked, *watch.asked]
+        asked = [self.names, table.seen, *table.inputs, *watch.inputs]
         shown = [self.names, ctx.run, watch.watched, table.listing, table.seen, *watch.shown]
         before = (table.drawing, watch.watching)
         ticking = Newest(self.on_tick, asked, shown, before, **QUIET)
@@ -134,7 +133,7 @@ class Notebook(Tab):
         gr.Markdown("The executed notebooks of the run chosen at the top.")
         with gr.Row():
             self.which = Dropdown(
-                [], label="Notebook", elem_id="paper-which", allow_custom_value=True
+                [], label="Notebook", elem_id="notebook-which", allow_custom_value=True
             )
             self.file = gr.DownloadButton(
                 "Download",
@@ -142,9 +141,9 @@ class Notebook(Tab):
                 scale=0,
                 min_width=120,
                 visible=False,
-                elem_id="paper-file",
+                elem_id="notebook-file",
             )
-        self.paper = gr.HTML(elem_id="paper", apply_default_css=False)
+        self.page = gr.HTML(elem_id="notebook", apply_default_css=False)
 
     def on_run(self, name, which):
         "The notebooks of the chosen run, and the one that was looked at if it has that, too."
@@ -171,7 +170,7 @@ class Notebook(Tab):
 
     def wire(self):
         run, which = self.ctx.run, self.which
-        offered = Newest(self.on_run, [run, which], [which, self.paper, self.file])
+        offered = Newest(self.on_run, [run, which], [which, self.page, self.file])
         gr.on([self.tab.select, self.of_run.change], **offered.event)
-        read = Newest(self.on_notebook, [run, which], [self.paper, self.file])
+        read = Newest(self.on_notebook, [run, which], [self.page, self.file])
         which.input(**read.event)

@@ -10,12 +10,18 @@ from tabs.no_generator import NoGenerator, missing
 from tabs.one_sample import OneSample
 from tabs.picker import LEFT, RIGHT, Tab, picture, plain, resolve, stamp
 from tabs.picture_files import downloadable
-from tabs.sample_grid import GRID, SAMPLES, VARIATIONS, SampleGrid
+from tabs.sample_grid import GRID, SAMPLES, SWEEP, VARIATIONS, SampleGrid
 
 from softvq_lab.core import PRECISIONS
 from softvq_lab.data.images import grid
 from softvq_lab.explore.one_sample import Drawn, drawing, film_strip, sample_sheet
-from softvq_lab.explore.reproduce import film_ways, grid_ways, sample_ways, variation_ways
+from softvq_lab.explore.reproduce import (
+    film_ways,
+    grid_ways,
+    sample_ways,
+    sweep_ways,
+    variation_ways,
+)
 from softvq_lab.explore.sampling import StepsLeft, classes_of, guidance_sweep, steps_taken
 from softvq_lab.explore.session import generator_for, load_run
 from softvq_lab.registry import register
@@ -31,6 +37,7 @@ OTHER = f"shows => shows === '{VARIATIONS}' ? '{SAMPLES}' : shows"
 PRESSED = {
     SAMPLES: [("go", "sample-large")],
     GRID: [("grid-go", "grid-picture")],
+    SWEEP: [("sweep", "samples")],
     VARIATIONS: [("go", "sample-large"), ("vary", "variations")],
 }
 PRESS = """async asked => {
@@ -52,7 +59,8 @@ PRESS = """async asked => {
     }
 }"""
 DICE = "() => Math.floor(Math.random() * 1e6)"
-SWEEP = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+SCALES, MOST_SWEPT = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0], 10  # of guidance; samples of each
+HOW = ("sampler", "steps", "seed", "temperature", "low", "high", "precision")  # see `settings`
 
 
 @register("tab", "Sample", place=4)
@@ -133,8 +141,7 @@ class Sample(Tab):
     @property
     def how(self):
         "The controls that say how samples are drawn, as `settings` takes them."
-        first = [self.sampler, self.steps, self.seed, self.temperature]
-        return [*first, self.low, self.high, self.precision]
+        return [self.linked[name] for name in HOW]
 
     @property
     def usual(self):
@@ -207,14 +214,15 @@ class Sample(Tab):
 
     def reproduce(self, name, image, values):
         loaded = self.find(name)
-        keys = ("sampler", "steps", "seed", "temperature", "low", "high", "precision")
-        how = [values[k] for k in keys]
+        how = [values[name] for name in HOW]
         if values["shows"] == GRID:
             usual = self.settings_of(loaded, values["classes"], values["guidance"], *how)
             return grid_ways(str(loaded.run.path), *self.grid.axes(loaded, values), usual)
         y = classes_of(loaded, labels(values["classes"]), int(values["count"]))
-        how = settings(loaded, *how) | {"guidance": values["guidance"]}
-        run, classes = str(loaded.run.path), y.tolist()
+        run, classes, how = str(loaded.run.path), y.tolist(), settings(loaded, *how)
+        if values["shows"] == SWEEP:
+            return sweep_ways(run, classes[:MOST_SWEPT], SCALES, how)
+        how["guidance"] = values["guidance"]
         sample = min(int(values["sample"]), len(classes)) - 1
         if values["shows"] == VARIATIONS or values["variation"]:
             return variation_ways(run, classes, how, sample, values["strength"])
@@ -294,14 +302,14 @@ class Sample(Tab):
         session=None,
     ):
         "The same samples, one row for each guidance scale."
-        wish, rows, pace = Drawing(session), "", StepsLeft(len(SWEEP), "row")
+        wish, rows, pace = Drawing(session), "", StepsLeft(len(SCALES), "row")
         try:
             loaded = self.find(name)
-            y = classes_of(loaded, labels(label), min(10, int(count)))
+            y = classes_of(loaded, labels(label), min(MOST_SWEPT, int(count)))
             how = settings(loaded, sampler, steps, seed, temperature, low, high, precision)
-            for scales, x in guidance_sweep(loaded, y, SWEEP, wish.goes_on, **how):
+            for scales, x in guidance_sweep(loaded, y, SCALES, wish.goes_on, **how):
                 sheet = grid(x.flatten(0, 1), len(y), max(1, 64 // x.shape[-1]))
-                whole = len(scales) == len(SWEEP)
+                whole = len(scales) == len(SCALES)
                 rows = "Rows, from above: guidance " + ", ".join(f"{s:g}" for s in scales)
                 end = ". The noise of a column is the same."
                 message = pace.after(len(scales))
@@ -325,14 +333,14 @@ class Sample(Tab):
         self.draw_after(self.go.click, asked, "sample")
         diced = self.dice.click(None, None, self.seed, js=DICE, api_name=False)
         self.draw_after(diced.then, asked, False)
-        self.sweep.click(**Start(self, self.message, shows="").event).then(
+        self.sweep.click(**Start(self, self.message, shows=SWEEP).event).then(
             self.on_sweep,
             [*what, *how, self.ctx.session],
             [self.samples, self.message, self.drawn],
             api_name="sweep",
             **AT_WORK,
         )
-        drawn = {self.go: SAMPLES, self.dice: SAMPLES, self.sweep: "", self.grid.go: GRID}
+        drawn = {self.go: SAMPLES, self.dice: SAMPLES, self.sweep: SWEEP, self.grid.go: GRID}
         drawn[self.one.vary] = VARIATIONS
         for button, shown in drawn.items():
             button.click(None, None, self.grid.shows, js=f"() => '{shown}'", api_name=False)

@@ -23,7 +23,7 @@ ABOUT = (
     "that of the seed's first sample."
 )
 AXES = ("rows", "row_values", "columns", "column_values")  # names in the link
-SAMPLES, GRID, VARIATIONS = "samples", "grid", "variations"  # what is shown
+SAMPLES, GRID, SWEEP, VARIATIONS = "samples", "grid", "sweep", "variations"  # what is shown
 TYPED = "separated by commas"
 
 
@@ -45,7 +45,7 @@ class SampleGrid(Tab):
                 self.stop = gr.Button("Stop", elem_id="grid-stop")
             self.message = gr.Markdown(elem_id="grid-message")
             self.picture = still("grid-picture")
-        # what was drawn last: one of SAMPLES, GRID, VARIATIONS; "" is nothing yet
+        # what was drawn last: one of SAMPLES, GRID, SWEEP, VARIATIONS; "" is nothing yet
         self.shows = gr.Textbox("", visible="hidden")
         self.linked = {
             "rows": self.rows,
@@ -147,7 +147,7 @@ class SampleGrid(Tab):
         for axis, typed in (self.rows, self.row_values), (self.columns, self.column_values):
             chosen = Newest(self.on_setting, [name, axis], [typed, self.message], **QUIET)
             axis.input(**chosen.event)
-        axes = [self.rows, self.row_values, self.columns, self.column_values]
+        axes = [self.linked[name] for name in AXES]
         self.go.click(**Start(self, self.message, shows=GRID).event).then(
             self.on_go,
             [name, *axes, session, *self.sample.usual],
@@ -158,6 +158,6 @@ class SampleGrid(Tab):
 
 
 def check_shown(value: str):
-    possible = SAMPLES, GRID, VARIATIONS
+    possible = SAMPLES, GRID, SWEEP, VARIATIONS
     if value and value not in possible:
         raise ValueError(", ".join(possible))

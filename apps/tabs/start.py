@@ -138,7 +138,7 @@ class Start(Tab):
     def on_start(self, flow, run, name, rest, *values):
         """Start a job with the fields that were changed and the lines of text.
 
-        Whatever is wrong is said whole.
+        An error is shown in full.
         """
         try:
             params = self.params(flow, rest, values)

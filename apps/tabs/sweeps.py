@@ -24,12 +24,12 @@ from softvq_lab.explore.latent_map import adapt
 from softvq_lab.metrics import leading, shown
 
 ABOUT = (
-    "Who won, and whether that can be believed: means over seeds, "
-    "*spread* is the standard deviation of single runs over them."
+    "The best settings and how certain the ranking is. Values are means over seeds; *spread* is "
+    "the standard deviation over seeds."
 )
 EMPTY = (
     "No sweep yet: <code>softvq-lab sweep sweeps/digits-tau.yaml</code> plans and runs one, "
-    "and the page may be looked at meanwhile."
+    "and this page shows it while it runs."
 )
 FOREIGN = "This sweep.json is not of a sweep of ours."
 PLOTS = 7

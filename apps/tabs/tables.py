@@ -6,7 +6,7 @@ from softvq_lab.core import printable
 
 
 class Raw(str):
-    "A cell, HTML of our own."
+    "A cell that is already HTML and is not escaped."
 
 
 def text(x) -> str:

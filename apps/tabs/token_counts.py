@@ -23,7 +23,7 @@ from softvq_lab.data.images import to_pil
 from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.reproduce import count_ways
 from softvq_lab.explore.run_forms import run_name
-from softvq_lab.explore.session import chosen_image, enlarge, load_run
+from softvq_lab.explore.session import chosen_image, enlarge
 from softvq_lab.explore.token_counts import (
     near_siblings,
     nested_runs,
@@ -137,8 +137,7 @@ class TokenCounts(Tab):
 
     def counts_of(self, name):
         "The opened run, the token counts to compare, and what could not be opened."
-        loaded = load_run(resolve(self.ctx.runs, name).path)
-        return loaded, *token_counts(self.tokenizer_run(name), self.ctx.runs)
+        return self.ctx.open(name), *token_counts(self.tokenizer_run(name), self.ctx.runs)
 
     def reproduce(self, name, image, values):
         run = str(self.tokenizer_run(name).path)
@@ -159,7 +158,8 @@ class TokenCounts(Tab):
             figure = rate_distortion_figure(known, metric, rate, mine, found["row"], wanted)
         except ValueError as e:
             return *blank, failed(e), "", None
-        answer = [needed(mine, metric, wanted), usual(known, metric, wanted) or WAIT]
+        waiting = "" if rows[0] == name else WAIT
+        answer = [needed(mine, metric, wanted), usual(known, metric, wanted) or waiting]
         pictures = [downloadable(enlarge(found[k], 240)) for k in CAPTIONS]
         return *pictures, summary(found["row"], budgets), " ".join(answer), adapt(figure)
 

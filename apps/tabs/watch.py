@@ -68,11 +68,11 @@ class Watch(Tab):
         )
         self.status = gr.HTML(elem_id="watch-status", apply_default_css=False)
         small = dict(size="sm", scale=0, min_width=120)
-        with gr.Row(elem_classes="watch-buttons"):
+        with gr.Row():
             self.stop = gr.Button("Stop", variant="stop", elem_id="watch-stop", **small)
-            self.go_on = gr.Button("Go on", elem_id="watch-go-on", **small)
+            self.go_on = gr.Button("Resume", elem_id="watch-go-on", **small)
             self.until = gr.Number(
-                label="Go on up to step",
+                label="Train until step",
                 precision=0,
                 visible=False,
                 scale=0,
@@ -92,7 +92,7 @@ class Watch(Tab):
         )
         self.linked = {"watch": self.watched}
         self.drawn = gr.State(())  # what the curves were drawn of
-        self.asked = [self.watched, self.width, self.drawn]
+        self.inputs = [self.watched, self.width, self.drawn]
         self.shown = [self.status, self.health, self.plot, self.log, self.stop, self.drawn]
         self.shown += [self.go_on, self.until, self.message]
 
@@ -194,7 +194,7 @@ class Watch(Tab):
         return Ways(str(command), "") if command else None
 
     def wire(self):
-        self.watching = Newest(self.look, self.asked, self.shown, show_progress="hidden")
+        self.watching = Newest(self.look, self.inputs, self.shown, show_progress="hidden")
         self.looked = self.watched.change(**self.watching.event)
         asked = dict(show_progress="hidden", api_name="stop")
         self.stop.click(self.on_stop, self.watched, self.message, **asked)
@@ -204,7 +204,7 @@ class Watch(Tab):
 
 
 def clock() -> str:
-    "Of what is said once and stays on the page."
+    "Hour and minute, for messages that stay on the page."
     return datetime.now().strftime("%H:%M")
 
 
@@ -230,7 +230,7 @@ def standing(run: Run) -> str:
     if status["state"] in ("preempted", "stopped", "interrupted") and can_go_on(run):
         saved = steps_of(run.checkpoints)
         where = f"after step {int(saved[-1].name.split('-')[1])}" if saved else "at its beginning"
-        parts.append(f"<b>Go on</b>, below, continues {where}.")
+        parts.append(f"<b>Resume</b>, below, continues {where}.")
     return "".join(f"<p>{p}</p>" for p in parts) or "<p>Nothing here yet.</p>"
 
 

@@ -293,6 +293,7 @@ def _settle(
     tasks: dict[str, Task], states: dict[str, dict], attempts: int, before: dict, say
 ) -> None:
     "Mark tasks that cannot continue as failed, and print what changed since `before`."
+    done = sum(s.get("state") in ENDED for s in before.values())
     for i, t in tasks.items():
         state = states[i]
         if t.needs and states[t.needs]["state"] == "failed" and state["state"] != "done":
@@ -304,7 +305,8 @@ def _settle(
             state |= {"state": "failed", "reason": why}
         old = before.get(i, {}).get("state")
         if old and state["state"] != old and state["state"] in (*ENDED, *AGAIN):
-            _tell(say, t, states, old)
+            done += state["state"] in ENDED and old not in ENDED
+            _tell(say, t, state, f"{done}/{len(states)}")
 
 
 def _why_not_again(t: Task, state: dict, attempts: int) -> str:
@@ -345,10 +347,9 @@ def _turn(
     return states
 
 
-def _tell(say, t: Task, states: dict, old: str):
-    s, done = states[t.id], sum(x["state"] in ENDED for x in states.values())
+def _tell(say, t: Task, s: dict, count: str):
     say(
-        f"{done}/{len(states)}  {s['state']:11} {t.stage}: {t.label}"
+        f"{count}  {s['state']:11} {t.stage}: {t.label}"
         + (f"  {short_duration(s['seconds'])}" if s.get("seconds") else "")
         + (f"  {s['reason'].splitlines()[0][:200]}" if s.get("reason") else "")
     )

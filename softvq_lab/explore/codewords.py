@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['has_weights', 'what_instead', 'can_attend', 'soften', 'weight_entropy', 'strongest', 'codeword_name', 'heatmap',
-           'heldout_latents', 'mean_tokens', 'Edit', 'reweigh', 'weigh', 'touch', 'set_weight', 'write_weights',
+           'heldout_latents', 'mean_tokens', 'Edit', 'reweigh', 'weigh', 'edit_tokens', 'set_weight', 'write_weights',
            'read_weights', 'codewords_alone', 'where_used', 'attention', 'overlay']
 
 # %% ../../nbs/explore/01_codewords.ipynb #31b6f386
@@ -57,14 +57,16 @@ def can_attend(tokenizer) -> bool:
     return isinstance(getattr(tokenizer, "encoder", None), Encoder)
 
 
-def soften(quantizer: SoftVQ, z_hat: Tensor, heat: float = 1.0, sharp: bool = False) -> Tensor:
-    """Codeword weights (B, L, K) of z_hat (B, L, D) at `heat` times the trained temperature;
+def soften(
+    quantizer: SoftVQ, z_hat: Tensor, tau_factor: float = 1.0, sharp: bool = False
+) -> Tensor:
+    """Codeword weights (B, L, K) of z_hat (B, L, D) at `tau_factor` times the trained temperature;
     `sharp`: all weight on the strongest.
     """
-    if not heat > 0:
-        raise ValueError(f"heat={heat} must be above 0: a factor on the temperature")
+    if not tau_factor > 0:
+        raise ValueError(f"tau_factor={tau_factor} must be above 0: a factor on the temperature")
     q = rearrange(
-        (quantizer.similarities(z_hat) * quantizer.sharpness(z_hat) / heat).softmax(-1),
+        (quantizer.similarities(z_hat) * quantizer.sharpness(z_hat) / tau_factor).softmax(-1),
         "g b l k -> b (g l) k",
     )
     return torch.nn.functional.one_hot(q.argmax(-1), q.shape[-1]).to(q) if sharp else q
@@ -165,13 +167,13 @@ def mean_tokens(loaded: LoadedRun) -> Tensor:
 class Edit:
     "Changes to an image's tokens, applied in this order."
 
-    heat: float = 1.0  # factor on the temperature
+    tau_factor: float = 1.0  # factor on the temperature
     sharp: bool = False  # all weight on the strongest codeword
     weights: dict[int, dict[int, float]] = field(
         default_factory=dict
     )  # token -> codeword -> new weight; the rest of the token is scaled so that all add up to 1
     swap: tuple[int, ...] = ()  # tokens taken from another image
-    knock: tuple[int, ...] = ()  # ablated tokens: each becomes its mean
+    ablate: tuple[int, ...] = ()  # ablated tokens: each becomes its mean
 
 # %% ../../nbs/explore/01_codewords.ipynb #0a0c06dd
 def reweigh(q: Tensor, new: dict[int, float]) -> Tensor:
@@ -204,21 +206,26 @@ def weigh(loaded: LoadedRun, x: Tensor, edit: Edit = Edit()) -> dict:
     and the encoder output `z_hat` (1, L, D); None if the tokenizer has no weights.
     """
     t, L = loaded.tokenizer, loaded.tokenizer.tokens
-    if bad := [i for i in (*edit.weights, *edit.swap, *edit.knock) if not 0 <= i < L]:
+    if bad := [i for i in (*edit.weights, *edit.swap, *edit.ablate) if not 0 <= i < L]:
         raise ValueError(f"there is no token {bad[0]}: this tokenizer has tokens 0 to {L - 1}")
     if not has_weights(t):
-        if edit.weights or edit.sharp or edit.heat != 1:
+        if edit.weights or edit.sharp or edit.tau_factor != 1:
             raise ValueError(what_instead(t))
         return dict.fromkeys(("z_hat", "own", "weights"))
     z_hat = t.embed(x[None])
-    own, q = soften(t.quantizer, z_hat)[0], soften(t.quantizer, z_hat, edit.heat, edit.sharp)[0]
+    own, q = (
+        soften(t.quantizer, z_hat)[0],
+        soften(t.quantizer, z_hat, edit.tau_factor, edit.sharp)[0],
+    )
     for i, new in edit.weights.items():
         q[i] = reweigh(q[i], new)
     return {"z_hat": z_hat, "own": own, "weights": q}
 
 
 @torch.no_grad()
-def touch(loaded: LoadedRun, x: Tensor, edit: Edit = Edit(), other: Tensor | None = None) -> dict:
+def edit_tokens(
+    loaded: LoadedRun, x: Tensor, edit: Edit = Edit(), other: Tensor | None = None
+) -> dict:
     """Image x (3, H, W) with its tokens edited; those in `edit.swap` come from the image `other`
     (3, H, W).
 
@@ -234,8 +241,8 @@ def touch(loaded: LoadedRun, x: Tensor, edit: Edit = Edit(), other: Tensor | Non
         if other is None:
             raise ValueError("swapping needs another image")
         z[:, list(edit.swap)] = t.encode(other[None]).z[:, list(edit.swap)]
-    if edit.knock:
-        z[:, list(edit.knock)] = mean_tokens(loaded)[list(edit.knock)]
+    if edit.ablate:
+        z[:, list(edit.ablate)] = mean_tokens(loaded)[list(edit.ablate)]
     before, after = t.decode(torch.cat([z0, z])).clamp(-1, 1)
 
     def of(a, b):
@@ -368,5 +375,5 @@ def overlay(x: Tensor, map: Tensor, side: int = 224, full: Tensor | None = None)
     """
     bright = (map / (map.max() if full is None else full).clamp_min(1e-12))[None]
     image = enlarge(to_pil(x), side)
-    heat = error_map(bright, torch.zeros_like(bright)).resize(image.size, Image.Resampling.NEAREST)
-    return Image.blend(image, heat, 0.6)
+    glow = error_map(bright, torch.zeros_like(bright)).resize(image.size, Image.Resampling.NEAREST)
+    return Image.blend(image, glow, 0.6)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UPLOADED', 'Ways', 'reconstruction_ways', 'edit_ways', 'count_ways', 'map_ways', 'sample_ways', 'grid_ways',
-           'film_ways', 'variation_ways']
+           'sweep_ways', 'film_ways', 'variation_ways']
 
 # %% ../../nbs/explore/12_reproduce.ipynb #eb2876e9
 import shlex
@@ -67,8 +67,8 @@ def edit_ways(
     words = ", ".join(f"{k}={v!r}" for k, v in given.items())
     other = f", {_image(donor)}" if edit.swap and donor else ""
     imports = "from softvq_lab.data.images import to_pil\n"
-    imports += "from softvq_lab.explore.codewords import Edit, touch\n"
-    lines = f"result = touch(loaded, {_image(image)}, Edit({words}){other})\n"
+    imports += "from softvq_lab.explore.codewords import Edit, edit_tokens\n"
+    lines = f"result = edit_tokens(loaded, {_image(image)}, Edit({words}){other})\n"
     lines += "to_pil(result['after']).save('edited.png')\nprint(result['figures'])"
     if token is not None:
         lines += f"\nprint(result['weights'][{token}].topk(5))  # weights and codewords"
@@ -229,6 +229,22 @@ def grid_ways(run: str, rows: Axis, columns: Axis, usual: dict) -> Ways:
     imports = "from softvq_lab.explore.sample_grid import Axis, sample_grid\n"
     lines = f"picture = sample_grid(\n    loaded,\n    {axes.rstrip()}\n{words})\n"
     return Ways("", imports + _opened(run) + lines + "picture.save('grid.png')")
+
+# %% ../../nbs/explore/12_reproduce.ipynb #bc0570dd
+def sweep_ways(run: str, classes: list[int], scales: list[float], how: dict) -> Ways:
+    "Samples of `classes` at each guidance scale, a row for each."
+    imports = "import torch\n\nfrom softvq_lab.data.images import grid\n"
+    imports += "from softvq_lab.explore.sampling import guidance_sweep\n"
+    words = "".join(f"    {k}={v!r},\n" for k, v in how.items())
+    lines = f"""
+for _, images in guidance_sweep(
+    loaded,
+    torch.tensor({classes!r}),
+    {scales!r},
+{words}):
+    pass
+grid(images.flatten(0, 1), {len(classes)}).save('sweep.png')"""
+    return Ways("", imports + _opened(run) + lines)
 
 # %% ../../nbs/explore/12_reproduce.ipynb #d41f6c02
 def _one_sample(run: str, classes: list[int], how: dict, sample: int) -> str:

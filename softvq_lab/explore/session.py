@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'MAX_PIXELS', 'KNOWN', 'LITE', 'PERCEPTUAL', 'LoadedRun', 'MissingImages', 'remembered', 'recently',
-           'load_run', 'open_external', 'generators_of', 'generator_for', 'read_upload', 'error_map', 'enlarge',
-           'colour_network', 'perceptual', 'perceptual_soon', 'reconstruct', 'can_keep', 'in_words', 'sheet', 'bundle',
-           'heldout_gallery', 'chosen_image', 'same_image', 'latent_steps', 'decode_latents', 'sample_steps']
+           'load_run', 'open_external', 'load_any', 'generators_of', 'generator_for', 'read_upload', 'error_map',
+           'enlarge', 'colour_network', 'perceptual', 'perceptual_soon', 'reconstruct', 'can_keep', 'in_words', 'sheet',
+           'bundle', 'heldout_gallery', 'chosen_image', 'same_image', 'latent_steps', 'decode_latents', 'sample_steps']
 
 # %% ../../nbs/explore/00_session.ipynb #9b4f8399
 import contextlib
@@ -232,6 +232,21 @@ def open_external(folder, data: ImagesConfig, image_size: int = 0) -> LoadedRun:
         )
     tokenizer = load_tokenizer(folder, image_size)
     return LoadedRun(Run(folder), tokenizer, load_data(data, tokenizer.image_size))
+
+
+def load_any(folder, outside: OutsideConfig) -> LoadedRun:
+    """A run, or a tokenizer that was not trained here, with the images that `outside` names.
+
+    A `ConfigError` if images are named for a run, which knows its own.
+    """
+    if is_outside(folder):
+        return open_external(folder, outside, outside.image_size)
+    if outside.dataset != "auto":
+        raise ConfigError(
+            f"dataset={outside.dataset!r} is for a tokenizer that was not trained here, and "
+            f"{folder} knows its images. Leave dataset out."
+        )
+    return load_run(folder)
 
 # %% ../../nbs/explore/00_session.ipynb #94b53fde
 def generators_of(run: Run, root) -> Iterator[Run]:

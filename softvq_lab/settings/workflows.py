@@ -186,16 +186,7 @@ class EvaluateConfig:
             "not trained here: saved or released SoftVQ, MAETok, TiTok, an autoencoder of diffusers"
         ),
     )
-    data: DataConfig = DataConfig()  # for the latter only: a run knows its own data
-    image_size: int = Field(
-        0,
-        ge=0,
-        le=2048,
-        description=(
-            "side of the images, for an autoencoder of diffusers, which takes many; 0: the "
-            "tokenizer's own"
-        ),
-    )
+    outside: OutsideConfig = OutsideConfig()  # for the latter only: a run knows its own images
     extractor: Extractor = Field(
         "reference",
         description=(

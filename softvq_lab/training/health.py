@@ -115,8 +115,8 @@ def averages_say(decay: float, warmup: bool, steps: int) -> str:
     if ready <= steps:
         return f"averaged weights have forgotten their beginning from step {ready} on"
     return (
-        f"The averaged weights, which are what is measured and drawn with, still remember their "
-        f"beginning: {steps:,} steps are too few for ema_decay={decay:g}, which takes {ready:,}. "
+        f"The averaged weights, which all metrics and samples use, still contain the initial ones: "
+        f"{steps:,} steps are too few for ema_decay={decay:g}, which takes {ready:,}. "
         f"Use ema_decay={forgetting_decay(steps):g}, or train longer."
     )
 

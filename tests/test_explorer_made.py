@@ -200,44 +200,44 @@ def test_every_handler_that_writes_a_picture_knows_what_stands_on_the_page():
 
 
 @pytest.fixture
-def shelf(tmp_path, monkeypatch):
-    "A shelf of 10,000 bytes in a folder of its own, and its clock, which a test may set."
+def cache(tmp_path, monkeypatch):
+    "A cache of 10,000 bytes in a folder of its own, and its clock, which a test may set."
     from tabs import picture_files
 
     monkeypatch.setattr(picture_files, "get_upload_folder", lambda: str(tmp_path))
-    shelf = picture_files.Shelf(most=10_000, young=120, clock=lambda: shelf.now)
-    shelf.now = 0.0
-    return shelf
+    cache = picture_files.FileCache(most=10_000, young=120, clock=lambda: cache.now)
+    cache.now = 0.0
+    return cache
 
 
-def test_five_hundred_moves_of_a_slider_leave_no_more_files_than_are_allowed(shelf, tmp_path):
-    first = shelf.put(b"start" * 20)
+def test_five_hundred_moves_of_a_slider_leave_no_more_files_than_are_allowed(cache, tmp_path):
+    first = cache.put(b"start" * 20)
     for move in range(500):
-        shelf.now += 10
-        last = shelf.put(f"{move:0100d}".encode())
-        assert shelf.put(b"start" * 20) == first  # is wanted again and again
+        cache.now += 10
+        last = cache.put(f"{move:0100d}".encode())
+        assert cache.put(b"start" * 20) == first  # is wanted again and again
     sizes = [p.stat().st_size for p in tmp_path.iterdir()]
-    assert sum(sizes) == shelf.total == 10_000 and len(sizes) == 100
+    assert sum(sizes) == cache.total == 10_000 and len(sizes) == 100
     assert Path(first).exists() and Path(last).read_bytes() == f"{499:0100d}".encode()
 
 
-def test_a_file_that_a_page_may_still_load_stays(shelf, tmp_path):
-    made = [shelf.put(bytes([i]) * 6000) for i in range(3)]
+def test_a_file_that_a_page_may_still_load_stays(cache, tmp_path):
+    made = [cache.put(bytes([i]) * 6000) for i in range(3)]
     assert all(Path(p).exists() for p in made)  # too many, but all of them new
-    shelf.now = 121
-    copy = shelf.put(b"{}", name="train.ipynb")
+    cache.now = 121
+    copy = cache.put(b"{}", name="train.ipynb")
     assert [Path(p).exists() for p in made] == [False, False, True]
     assert Path(copy).name == "train.ipynb"
-    shelf.now = 300
-    shelf.put(b"x" * 9_999)
+    cache.now = 300
+    cache.put(b"x" * 9_999)
     assert not Path(copy).parent.exists() and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_removed_picture_is_written_again_when_it_is_wanted(shelf):
-    path = shelf.put(b"a" * 6000)
-    shelf.now = 200
-    shelf.put(b"b" * 6000)
+def test_a_removed_picture_is_written_again_when_it_is_wanted(cache):
+    path = cache.put(b"a" * 6000)
+    cache.now = 200
+    cache.put(b"b" * 6000)
     assert not Path(path).exists()
-    assert shelf.put(b"a" * 6000) == path and Path(path).read_bytes() == b"a" * 6000
+    assert cache.put(b"a" * 6000) == path and Path(path).read_bytes() == b"a" * 6000
     Path(path).unlink()  # by somebody who tidies the temporary folder
-    assert Path(shelf.put(b"a" * 6000)).exists() and shelf.total == 12_000
+    assert Path(cache.put(b"a" * 6000)).exists() and cache.total == 12_000

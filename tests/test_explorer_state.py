@@ -368,20 +368,20 @@ def test_a_link_holds_the_view_of_runs_and_the_watched_run(open_page, app):
 def test_every_control_of_a_tab_is_in_the_link_or_left_out_on_purpose():
     import explorer
     from gradio.components import Checkbox, Dropdown, Number, Radio, Slider
-    from tabs.picker import Tab
+    from tabs.picker import Part
 
     seen = []
-    init = Tab.__init__
+    init = Part.__init__
 
     def note(self, *given):
         init(self, *given)
         seen.append(self)
 
-    Tab.__init__ = note
+    Part.__init__ = note
     try:
         explorer.build("nowhere")
     finally:
-        Tab.__init__ = init
+        Part.__init__ = init
     for part in seen:
         if part.ctx.parts.get("runs") and part in part.ctx.parts["runs"]:
             continue

@@ -1,6 +1,6 @@
-"""The page's address: the run, the tab, the pictures and the controls in `Tab.linked`.
+"""The page's address: the run, the tab, the pictures and the controls in `Part.linked`.
 
-A tab names its controls (`Tab.linked`) and how a run limits them (`Tab.fit`); everything else is
+A tab names its controls (`Part.linked`) and how a run limits them (`Part.fit`); everything else is
 done here. The address is read when the page is opened and when somebody goes back or forward, and
 written by the page itself as controls change. What a person or a link has set stays as long as the
 chosen run allows it.
@@ -140,7 +140,7 @@ class Address:
         )
         dropped = [ctx.drop, link, ctx.session]
         ctx.drop.upload(self.on_drop, dropped, [ctx.drop, ctx.notice, *opened], **SLOW)
-        asked = [ctx.run, ctx.images, ctx.tab, link, ctx.looked]
+        asked = [ctx.run, ctx.images, ctx.tab, link, ctx.refreshes]
         controls = list(self.linked.values())
         states = [s for pair in ctx.asked.values() for s in pair]
         parts = [p for parts in ctx.parts.values() for p in parts]

@@ -5,7 +5,7 @@ from pathlib import Path
 import gradio as gr
 from tabs.controls import Dropdown
 from tabs.newest import LATEST, Newest
-from tabs.picker import CLICKS, SEVERAL, Context, Tab, failed, plain, tiles
+from tabs.picker import CLICKS, SEVERAL, Context, Part, failed, plain, tiles
 from tabs.picture_files import served
 
 from softvq_lab.explore.session import heldout_gallery, read_upload
@@ -13,7 +13,7 @@ from softvq_lab.explore.session import heldout_gallery, read_upload
 ANY = "all classes"
 
 
-class Chooser(Tab):
+class Chooser(Part):
     """Held-out pictures by class and uploads, which write `ctx.images`.
 
     `prefix` begins the ids of its components. `several`: more than one picture may be chosen.

@@ -25,7 +25,7 @@ from tabs.codewords_text import (
 )
 from tabs.controls import Dropdown, Slider
 from tabs.newest import QUIET, Newest
-from tabs.picker import CLICKS, LEFT, RIGHT, Tab, failed, focus, picture, resolve, tiles
+from tabs.picker import CLICKS, LEFT, RIGHT, Part, failed, focus, picture, resolve, tiles
 from tabs.picture_files import downloadable
 
 from softvq_lab.data.images import to_pil
@@ -89,7 +89,7 @@ LATER = f"() => {{ for (const ms of [100, 600, 2000]) setTimeout({CLICK}, ms); }
 
 
 @register("tab", "Codewords", place=2)
-class Codewords(Places, Tab):
+class Codewords(Places, Part):
     def layout(self):
         gr.Markdown(ABOUT)
         with gr.Row(elem_classes="work"):
@@ -100,7 +100,7 @@ class Codewords(Places, Tab):
                 self.layout_tokens()
             with gr.Column(**RIGHT):
                 self.message = gr.Markdown(elem_id="cw-message")
-                self.place = gr.Markdown(elem_id="cw-place")  # in sight, where one clicks
+                self.place_message = gr.Markdown(elem_id="cw-place")  # in sight, where one clicks
                 with gr.Row(elem_classes="pictures"):
                     self.pictures = [picture(f"cw-{k}", c) for k, c in CAPTIONS.items()]
                 self.layout_place()
@@ -191,7 +191,7 @@ class Codewords(Places, Tab):
                 )
                 self.used = tiles("cw-used", 3, "max-content", fit_columns=False)
         gr.Markdown(LOOKED)
-        self.looked = tiles("cw-attention", 6, "max-content", fit_columns=False)
+        self.attention = tiles("cw-attention", 6, "max-content", fit_columns=False)
 
     def fit(self, name, kept):
         try:
@@ -200,9 +200,8 @@ class Codewords(Places, Tab):
             return {}
         t, weights = loaded.tokenizer, has_weights(loaded.tokenizer)
         tokens = dict(choices=[str(i) for i in range(t.tokens)], value=[])
-        draws, looks = self.choices(t)
         return {
-            self.chooses: dict(choices=[draws, *looks], value=draws[1]),
+            self.chooses: dict(choices=self.click_choices(t), value="draws"),
             self.token: dict(maximum=max(1, t.tokens - 1), value=0),
             self.temperature: dict(value=1, visible=weights),
             self.sharp: dict(value=False, visible=weights),
@@ -261,7 +260,7 @@ class Codewords(Places, Tab):
         except ValueError as e:
             return *blank, failed(e), "", None, None, drawn
 
-    def look(self, name, images, token, tau_factor, sharp, edits):
+    def show_token(self, name, images, token, tau_factor, sharp, edits):
         """The map of all tokens, and what belongs to one: weights, codewords alone, where they are
         used, where the encoder looked.
         """
@@ -311,10 +310,8 @@ class Codewords(Places, Tab):
 
         def on_slide(name, token, slid, edits, weight):
             try:
-                t, token = self.ctx.open(name).tokenizer, int(token)
-                known = read_weights(edits, t)
-                known[token] = set_weight(known.get(token, {}), slid[i], weight)
-                return write_weights(known), ""
+                known = read_weights(edits, self.ctx.open(name).tokenizer)
+                return with_weights(known, int(token), [(slid[i], weight)])
             except (ValueError, IndexError) as e:
                 return gr.skip(), failed(e)
 
@@ -337,14 +334,8 @@ class Codewords(Places, Tab):
         typed = [row[1] for row in table.values.tolist()]
         changed = [(k, w) for (k, was), w in zip(top, typed, strict=False) if differs(w, was)]
         try:
-            known = read_weights(edits, t)
-            before = dict(known.get(token, {}))
-            for codeword, weight in changed:
-                known[token] = set_weight(known.get(token, {}), codeword, weight)
-            typed = {k for k, _ in changed}
-            less = any(known[token][k] < w for k, w in before.items() if k not in typed)
-            message = MADE_ROOM if less else ""
-            return write_weights(known), gr.skip(), message
+            text, message = with_weights(read_weights(edits, t), token, changed)
+            return text, gr.skip(), message
         except ValueError as e:
             return gr.skip(), rows_of(t, token, top), failed(e)
 
@@ -365,10 +356,10 @@ class Codewords(Places, Tab):
             self.used_message,
             self.used,
             self.top,
-            self.looked,
+            self.attention,
         ]
         outputs += [self.slid_codewords, *self.sliders]
-        self.rests.change(**Newest(self.look, [*where, *how, edits], outputs).event)
+        self.rests.change(**Newest(self.show_token, [*where, *how, edits], outputs).event)
         written = [ctx.run, self.token, self.table, self.top, edits]
         edited = [edits, self.table, self.table_message]
         self.table.input(**Newest(self.on_edit, written, edited, show_progress="hidden").event)
@@ -403,3 +394,15 @@ class Codewords(Places, Tab):
 def on_tile(last, event: gr.SelectData):
     "The number of the click and of the tile."
     return (last or (0,))[0] + 1, event.index
+
+
+def with_weights(known: dict, token: int, changed: list[tuple]) -> tuple[str, str]:
+    """The edited weights with (codeword, weight) of `changed` in a token, as text, and a message if
+    that made earlier ones smaller.
+    """
+    before = after = known.get(token, {})
+    for codeword, weight in changed:
+        after = set_weight(after, codeword, weight)
+    earlier = before.keys() - {k for k, _ in changed}
+    smaller = any(after[k] < before[k] for k in earlier)
+    return write_weights(known | {token: after}), MADE_ROOM if smaller else ""

@@ -33,9 +33,9 @@ DRAWS, LOOKS = ("draws there", "draws"), ("looks there (attention of the encoder
 class Places:
     "What is clicked in pictures; the tab has `token`, `temperature`, `sharp` and `pictures`."
 
-    def choices(self, tokenizer) -> tuple[tuple, list[tuple]]:
+    def click_choices(self, tokenizer) -> list[tuple]:
         "How a click may choose a token; only a ViT has attention."
-        return DRAWS, [LOOKS] if can_attend(tokenizer) else []
+        return [DRAWS, LOOKS] if can_attend(tokenizer) else [DRAWS]
 
     def layout_place(self):
         self.chooses = Radio(
@@ -93,9 +93,9 @@ class Places:
         where = [self.ctx.run, self.ctx.images]
         sides = Newest(self.sides, where, [self.held, self.strip])
         self.asked.change(**sides.event)
-        self.asked.change(None, None, self.place, js="() => ''", api_name=False)
+        self.asked.change(None, None, self.place_message, js="() => ''", api_name=False)
         for shown in self.pictures:
-            chosen = [self.token, self.place]
+            chosen = [self.token, self.place_message]
             shown.select(self.on_place, [*where, self.chooses], chosen, **CLICKS).then(**draw)
         self.held.select(self.on_held, None, self.token, **CLICKS).then(**draw)
         self.strip.select(self.on_strip, None, [self.temperature, self.sharp], **CLICKS).then(

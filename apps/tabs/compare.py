@@ -3,7 +3,7 @@
 import gradio as gr
 from tabs.controls import Dropdown
 from tabs.newest import QUIET, Newest
-from tabs.picker import Tab, by_worth, plain, preferred, resolve, still
+from tabs.picker import Part, all_runs, by_worth, plain, preferred, resolve, still
 from tabs.picture_files import downloadable
 from tabs.tables import Raw, sheet, text
 
@@ -30,7 +30,7 @@ UNEQUAL = (
 )
 
 
-class Compare(Tab):
+class Compare(Part):
     def layout(self):
         self.which = Dropdown(
             [],
@@ -55,7 +55,7 @@ class Compare(Tab):
         self.linked = {"compare": self.which}
 
     def fit(self, name, kept):
-        return {self.which: dict(choices=[r["name"] for r in overview(self.ctx.runs)], value=[])}
+        return {self.which: dict(choices=all_runs(self.ctx.runs), value=[])}
 
     def on_open(self, chosen, name):
         "The chosen run and the newest finished ones of its kind, unless others were chosen here."
@@ -65,7 +65,7 @@ class Compare(Tab):
             return gr.Dropdown(choices=names)
         return gr.Dropdown(choices=names, value=proposed(rows, name))
 
-    def usable(self, names) -> dict[str, Run]:
+    def readable_runs(self, names) -> dict[str, Run]:
         "The runs of these names; a `ValueError` says which of them cannot be compared."
         runs = {name: resolve(self.ctx.runs, name) for name in names or ()}
         if len(runs) > MOST:
@@ -76,15 +76,14 @@ class Compare(Tab):
 
     def on_compare(self, names, curve):
         "Settings and metrics as HTML, and the curves."
+        hidden = gr.Dropdown(visible=False), gr.Plot(value=None, visible=False)
         if not names or len(names) < 2:
-            hidden = gr.Dropdown(visible=False), gr.Plot(value=None, visible=False)
             return f"<p>{CHOOSE}</p>", *hidden
         try:
-            runs = self.usable(names)
+            runs = self.readable_runs(names)
             html = f'<div class="sheet">{settings_table(runs)}{metrics_tables(runs)}</div>'
             logged = curve_names(runs)
         except (OSError, ValueError) as e:
-            hidden = gr.Dropdown(visible=False), gr.Plot(value=None, visible=False)
             return f"<p>There is nothing to compare: {text(e)}</p>", *hidden
         curve = preferred(logged, curve)
         offered = gr.Dropdown(choices=logged, value=curve, visible=bool(logged))
@@ -92,7 +91,7 @@ class Compare(Tab):
 
     def on_curve(self, names, curve):
         try:
-            runs = self.usable(names)
+            runs = self.readable_runs(names)
         except (OSError, ValueError):
             runs = {}
         if not runs or curve not in curve_names(runs):
@@ -102,7 +101,7 @@ class Compare(Tab):
     def on_pictures(self, names):
         "The same held-out pictures by each run; what has no pictures is said."
         try:
-            runs = self.usable(names) if names and len(names) > 1 else {}
+            runs = self.readable_runs(names) if names and len(names) > 1 else {}
         except (OSError, ValueError):
             runs = {}
         picture, missing = same_pictures(runs.items())

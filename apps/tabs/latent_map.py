@@ -9,7 +9,7 @@ from tabs.map_points import MapPoints, star
 from tabs.map_script import HOOK
 from tabs.map_way import MapWay, ends_of
 from tabs.newest import Newest
-from tabs.picker import Tab, failed, plain, preferred, resolve
+from tabs.picker import Part, failed, plain, preferred, resolve
 from tabs.picture_files import served
 
 from softvq_lab.explore.latent_map import draw, read_map, thumbnails
@@ -35,7 +35,7 @@ HINT = (
 
 
 @register("tab", "Latent map", place=5)
-class LatentMap(Tab):
+class LatentMap(Part):
     def layout(self):
         gr.Markdown(ABOUT)
         self.layout_map()
@@ -43,7 +43,7 @@ class LatentMap(Tab):
         self.linked = {"map": self.which, "colour": self.colour}
 
     def layout_map(self):
-        with gr.Row(visible="hidden") as self.looks:  # until there is a map
+        with gr.Row(visible="hidden") as self.options_row:  # until there is a map
             self.which = Dropdown([], label="Map", elem_id="map-which", min_width=160)
             self.colour = Dropdown(
                 ["class"], value="class", label="Colour", elem_id="map-colour", min_width=160
@@ -120,7 +120,7 @@ class LatentMap(Tab):
             self.message: message,
             self.plot: gr.Plot(value=None, visible=False),
             self.hook: {},
-            self.looks: gr.Row(visible="hidden"),
+            self.options_row: gr.Row(visible="hidden"),
             self.way.box: gr.Column(visible="hidden"),
             self.around.box: gr.Column(visible="hidden"),
             **self.compute.offered(able, first),
@@ -133,7 +133,7 @@ class LatentMap(Tab):
             **self.without(describe_map(loaded, stored), first=False),
             self.plot: gr.Plot(value=drawn(loaded, stored, which, colour, ends, own), visible=True),
             self.hook: thumbnail_sheet(loaded, stored),
-            self.looks: gr.Row(visible=True),
+            self.options_row: gr.Row(visible=True),
             self.way.box: gr.Column(visible=True),
             self.around.box: gr.Column(visible=True),
         }
@@ -146,7 +146,7 @@ class LatentMap(Tab):
 
     def wire(self):
         run, around = self.ctx.run, self.around
-        there = [self.looks, self.way.box, around.box, *self.compute.offers]
+        there = [self.options_row, self.way.box, around.box, *self.compute.offers]
         shown = [self.message, self.plot, self.hook, *there]
         asked = [run, self.which, self.colour, self.way.ends, around.own]
         mapped = Newest(self.on_run, asked, shown, show_progress="hidden")

@@ -64,12 +64,12 @@ def controls(ctx, tab: str) -> dict:
 
 def asked(part) -> list:
     "The components whose values `made_by` takes."
-    return [part.ctx.run, part.ctx.images, *controls(part.ctx, part.home).values()]
+    return [part.ctx.run, part.ctx.images, *controls(part.ctx, part.tab_id).values()]
 
 
 def made_by(part, given) -> Made:
     run, images, *values = given
-    return Made(part.ctx, part.home, run, images, values)
+    return Made(part.ctx, part.tab_id, run, images, values)
 
 
 @contextmanager

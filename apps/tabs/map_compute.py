@@ -2,7 +2,7 @@
 
 import gradio as gr
 from tabs.newest import QUIET
-from tabs.picker import Tab, failed, resolve
+from tabs.picker import Part, failed, resolve
 
 from softvq_lab.experiments.execute import AT_WORK, Job
 from softvq_lab.experiments.job import output_of, progress, start
@@ -10,7 +10,7 @@ from softvq_lab.experiments.job import output_of, progress, start
 FIRST, AGAIN = "Compute the map", "Compute it again"
 
 
-class MapCompute(Tab):
+class MapCompute(Part):
     "`map` is the tab that shows the map; `message` is where it says what happens."
 
     def __init__(self, map):
@@ -44,7 +44,7 @@ class MapCompute(Tab):
                 self.seed = gr.Number(
                     0, precision=0, label="Seed", elem_id="map-seed", min_width=100
                 )
-        self.seen = gr.State("")  # state of the job when the page last looked
+        self.seen = gr.State("")  # state of the job when the page last refreshes
         self.timer = gr.Timer(2, active=False)
         self.timers = [self.timer]
         self.offers = [self.box, self.go, self.seen]
@@ -67,7 +67,7 @@ class MapCompute(Tab):
             return failed(e).replace("\n", "  \n"), gr.skip(), gr.skip()
         return "The map is being computed ...", gr.Timer(active=True), "running"
 
-    def on_tick(self, name, seen, looked):
+    def on_tick(self, name, seen, refreshes):
         "Progress of the job, if there is one; when its map has come, the page looks again."
         stop = {self.timer: gr.Timer(active=False)}
         try:
@@ -82,12 +82,12 @@ class MapCompute(Tab):
         if seen not in AT_WORK:
             return {**stop, self.seen: state}
         if state == "done":
-            return {**stop, self.seen: state, self.ctx.looked: looked + 1}
+            return {**stop, self.seen: state, self.ctx.refreshes: refreshes + 1}
         message = f"**The map was not computed ({state}).** The tab *Runs* has the log."
         return {**stop, self.seen: state, self.message: message}
 
     def wire(self):
-        run, seen, timer, looked = self.ctx.run, self.seen, self.timer, self.ctx.looked
+        run, seen, timer, refreshes = self.ctx.run, self.seen, self.timer, self.ctx.refreshes
         self.go.click(
             self.on_go,
             [run, self.neighbours, self.images, self.seed],
@@ -95,5 +95,5 @@ class MapCompute(Tab):
             show_progress="minimal",
             api_name="latent_map",
         )
-        outputs = [self.message, timer, seen, looked]
-        timer.tick(self.on_tick, [run, seen, looked], outputs, **QUIET)
+        outputs = [self.message, timer, seen, refreshes]
+        timer.tick(self.on_tick, [run, seen, refreshes], outputs, **QUIET)

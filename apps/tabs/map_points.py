@@ -2,7 +2,7 @@
 
 import gradio as gr
 from tabs.newest import LATEST, QUIET, Newest
-from tabs.picker import CLICKS, Tab, failed, plain, tiled, tiles
+from tabs.picker import CLICKS, Part, failed, plain, tiled, tiles
 from tabs.picture_files import served
 
 from softvq_lab.data.images import to_pil
@@ -30,7 +30,7 @@ FLAT = "This map was made without keeping its latents: these are the nearest on 
 OTHER = "The map is of other weights than the run has now. Compute it again above."
 
 
-class MapPoints(Tab):
+class MapPoints(Part):
     "`map` is the tab whose points they are."
 
     def __init__(self, map):

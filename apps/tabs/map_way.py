@@ -3,8 +3,8 @@
 import gradio as gr
 from tabs.map_script import RING
 from tabs.newest import QUIET, Newest
-from tabs.picker import CLICKS, Tab, failed, picture, plain
-from tabs.picture_files import downloadable, kept
+from tabs.picker import CLICKS, Part, failed, picture, plain
+from tabs.picture_files import downloadable, permanent
 
 from softvq_lab.data.images import grid, to_pil
 from softvq_lab.explore.latent_map import latent_path, picture_of
@@ -14,7 +14,7 @@ WAY = "From one to the other: the straight line between their latents, decoded"
 TURN = "text => text.split('-').reverse().join('-')"
 
 
-class MapWay(Tab):
+class MapWay(Part):
     "`map` is the tab whose points they are."
 
     def __init__(self, map):
@@ -125,7 +125,7 @@ def key_of(loaded, index: int) -> str:
     "What the other tabs call this picture."
     if index < len(loaded.images.heldout):
         return f"heldout:{index}"
-    return f"file:{kept(to_pil(picture_of(loaded, index)))}"
+    return f"file:{permanent(to_pil(picture_of(loaded, index)))}"
 
 
 def way_of(loaded, stored, ends: list[int], pictures: int) -> tuple[str, str]:

@@ -17,7 +17,7 @@ class Newest:
     answer, too.
     Use: `gr.on(events, **handler.event)`. No two of them may follow the same event of a component:
     gradio's page raises that event again for both when one has ended, and they never come to rest.
-    One that writes pictures is a method of a `picker.Tab`: it is also told what stands on the page,
+    One that writes pictures is a method of a `picker.Part`: it also gets what stands on the page,
     which goes into these pictures (see `picture_files.downloadable`).
     """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 from tabs.newest import QUIET
-from tabs.picker import Tab, plain, resolve
+from tabs.picker import Part, plain, resolve
 
 from softvq_lab.checkpoints import steps_of
 from softvq_lab.core import json_or_empty, short_duration
@@ -25,7 +25,7 @@ ENDED = (
 )
 
 
-class NoGenerator(Tab):
+class NoGenerator(Part):
     "Says how far the generator is, and opens it after its first checkpoint."
 
     def __init__(self, ctx, message: gr.Markdown):
@@ -45,7 +45,7 @@ class NoGenerator(Tab):
             unready = False
         return {self.waiting: unready, self.timer: gr.Timer(active=unready)}
 
-    def on_tick(self, name, waiting, looked):
+    def on_tick(self, name, waiting, refreshes):
         stop = {self.timer: gr.Timer(active=False), self.waiting: False}
         try:
             run = resolve(self.ctx.runs, name)
@@ -55,12 +55,12 @@ class NoGenerator(Tab):
             return stop
         if generator_for(run, self.ctx.runs) is None:
             return {self.message: missing(run, self.ctx.runs)}
-        return stop | {self.ctx.looked: looked + 1}
+        return stop | {self.ctx.refreshes: refreshes + 1}
 
     def wire(self):
-        looked = self.ctx.looked
-        outputs = [self.message, self.timer, self.waiting, looked]
-        self.timer.tick(self.on_tick, [self.ctx.run, self.waiting, looked], outputs, **QUIET)
+        refreshes = self.ctx.refreshes
+        outputs = [self.message, self.timer, self.waiting, refreshes]
+        self.timer.tick(self.on_tick, [self.ctx.run, self.waiting, refreshes], outputs, **QUIET)
 
 
 def missing(run: Run, runs: str) -> str:

@@ -6,7 +6,7 @@ import gradio as gr
 from tabs.controls import Slider
 from tabs.drawing import AT_WORK, Drawing, Start, reason, untouched
 from tabs.newest import QUIET, Newest
-from tabs.picker import CLICKS, Tab, picture, plain, still, tiled, tiles
+from tabs.picker import CLICKS, Part, picture, plain, still, tiled, tiles
 from tabs.picture_files import downloadable, served
 from tabs.sample_grid import VARIATIONS
 
@@ -22,7 +22,7 @@ NO_VARIATIONS = "*None yet. Draw samples, choose one of them, and draw its varia
 VARIED = 8  # variations of a sample
 
 
-class OneSample(Tab):
+class OneSample(Part):
     "`sample` is the tab whose samples they are."
 
     def __init__(self, sample):

@@ -1,7 +1,7 @@
 """What all tabs share: the chosen run and pictures, and the base of a tab.
 
-A tab is a `Tab`: `layout` makes its components, its other methods are the handlers, and `wire`
-connects the two.
+A tab is made of `Part`s: `layout` makes the components of one, its other methods are handlers, and
+`wire` connects the two.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from tabs.newest import QUIET
 from softvq_lab.checkpoints import steps_of
 from softvq_lab.experiments.job import is_alive, jobs
 from softvq_lab.explore.reproduce import Ways
-from softvq_lab.explore.run_forms import run_name
+from softvq_lab.explore.run_forms import overview, run_name
 from softvq_lab.explore.session import LoadedRun, load_run
 from softvq_lab.runs import Run, describe, list_runs
 
@@ -66,19 +66,19 @@ class Context:
     # none: the first held-out one. The server's alone: a page must not name files.
     images: gr.State
     tab: gr.Textbox  # id of the open tab
-    looked: gr.State  # changes when somebody has asked to look at the folder again
+    refreshes: gr.State  # changes when somebody has asked to look at the folder again
     session: gr.State
     notice: gr.Markdown  # what was wrong with the page's address
     copy: gr.Button  # copies it
     drop: gr.File  # takes a picture from here, whose settings are opened
     waiting: gr.Timer  # ticks while something is awaited, see `awaited`
-    there: gr.State  # what was there at its last look
+    last_listing: gr.State  # what was there at its last look
     tabs: gr.Tabs | None = None
     data: tuple[str, ...] = ()  # folders that a training started here may read, the first: runs
-    look: dict = field(default_factory=dict)  # event: a look at the folder, and at who works there
-    place: str = ""  # id of the tab that is being filled
-    parts: dict[str, list["Tab"]] = field(default_factory=dict)  # of each tab
-    unwired: list["Tab"] = field(default_factory=list)
+    refresh: dict = field(default_factory=dict)  # event: reads the folder again
+    tab_id: str = ""  # id of the tab that is being filled
+    parts: dict[str, list["Part"]] = field(default_factory=dict)  # of each tab
+    unwired: list["Part"] = field(default_factory=list)
     # Of each tab: changes with the chosen run, and with the run or the chosen pictures
     asked: dict[str, tuple[gr.State, gr.State]] = field(default_factory=dict)
 
@@ -88,9 +88,9 @@ class Context:
         """
         self.asked = {p: (gr.State(""), gr.State("")) for p in places}
 
-    def enter(self, place: str):
-        "What is built from here on belongs to the tab `place`."
-        self.place, self.parts[place] = place, []
+    def enter(self, tab_id: str):
+        "What is built from here on belongs to the tab `tab_id`."
+        self.tab_id, self.parts[tab_id] = tab_id, []
 
     def wire(self):
         "Connect the parts of the tab that was filled, now that all of its controls are known."
@@ -112,8 +112,8 @@ class Context:
         "The dropdown of the runs, and what is said without any."
         return gr.Dropdown(choices=offered, value=run), gr.Markdown(visible=not offered)
 
-    def on_again(self, run, looked):
-        return *self.offer(*self.offered(run)), looked + 1
+    def on_again(self, run, refreshes):
+        return *self.offer(*self.offered(run)), refreshes + 1
 
     def awaited(self, run: str | None) -> bool:
         "May new runs come, or the first weights of the chosen one?"
@@ -127,25 +127,25 @@ class Context:
         session.waiting = now
         return {self.waiting: gr.Timer(active=now)}
 
-    def on_wait(self, run, looked, there, session):
+    def on_wait(self, run, refreshes, listing, session):
         """A look at the folder while something is awaited.
 
-        `there`: names and states of the runs, and whether the chosen one had weights, at the last
+        `listing`: names and states of the runs, and whether the chosen one had weights, at the last
         look.
         """
         made = self.wait(session, run)  # first: what ends after it is seen at the next look
         offered, chosen = self.offered(run)
         states = [label.partition(AT_STEP)[0] for label, _ in offered]  # names stand there, too
         now = states, chosen in usable(self.runs)
-        if now == there:
+        if now == listing:
             return made or gr.skip()  # gradio takes {} for a value
         same = {} if chosen == run else {"value": chosen}  # what is chosen meanwhile stays
-        made |= {self.run: gr.Dropdown(choices=offered, **same), self.there: now}
+        made |= {self.run: gr.Dropdown(choices=offered, **same), self.last_listing: now}
         made[self.empty] = gr.Markdown(visible=not offered)
-        return made | ({self.looked: looked + 1} if now[1] else {})
+        return made | ({self.refreshes: refreshes + 1} if now[1] else {})
 
 
-class Tab:
+class Part:
     """A part of the page: `layout` makes its components, `wire` connects them with the handlers.
 
     Handlers follow `of_run.change` (another run) or `asked.change` (another run or picture), which
@@ -158,12 +158,12 @@ class Tab:
     """
 
     def __init__(self, ctx: Context, tab: gr.Tab | None = None):
-        self.ctx, self.tab, self.home = ctx, tab, ctx.place
+        self.ctx, self.tab, self.tab_id = ctx, tab, ctx.tab_id
         self.linked: dict[str, gr.components.Component] = {}
         self.follows: list[gr.components.Component] = []
         self.timers: list[gr.Timer] = []
-        self.of_run, self.asked = ctx.asked[ctx.place]
-        ctx.parts[ctx.place].append(self)
+        self.of_run, self.asked = ctx.asked[ctx.tab_id]
+        ctx.parts[ctx.tab_id].append(self)
         self.layout()
         ctx.unwired.append(self)
 
@@ -215,6 +215,11 @@ def choices(runs: str) -> list[tuple[str, str]]:
 def stamp(run: Run) -> tuple:
     "Changes when the run has other weights."
     return run.path.name, *(p.name for p in steps_of(run.checkpoints)[-1:])
+
+
+def all_runs(runs: str) -> list[str]:
+    "Names of all runs, newest first, also of those that have only begun or cannot be read."
+    return [r["name"] for r in overview(runs)]
 
 
 def usable(runs: str) -> list[str]:
@@ -333,12 +338,12 @@ def build(app: gr.Blocks, runs: str, data: tuple[str, ...] = ()) -> Context:
     tab = gr.Textbox("reconstruct", visible="hidden")
     states = gr.State([]), tab, gr.State(0), gr.State(Session())
     notice = gr.Markdown(elem_id="link-message")
-    waiting, there = gr.Timer(3, active=False), gr.State(None)
-    wait = waiting, there
+    waiting, listing = gr.Timer(3, active=False), gr.State(None)
+    wait = waiting, listing
     ctx = Context(runs, app, run, empty, *states, notice, copy, drop, *wait, data=(runs, *data))
-    shown = [run, empty, ctx.looked]
-    again.click(ctx.on_again, [run, ctx.looked], shown, **QUIET)
-    asked = [run, ctx.looked, there, ctx.session]
-    ctx.look = dict(fn=ctx.on_wait, inputs=asked, outputs=[*shown, there, waiting], **QUIET)
-    waiting.tick(**ctx.look)
+    shown = [run, empty, ctx.refreshes]
+    again.click(ctx.on_again, [run, ctx.refreshes], shown, **QUIET)
+    asked = [run, ctx.refreshes, listing, ctx.session]
+    ctx.refresh = dict(fn=ctx.on_wait, inputs=asked, outputs=[*shown, listing, waiting], **QUIET)
+    waiting.tick(**ctx.refresh)
     return ctx

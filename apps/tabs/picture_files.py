@@ -15,11 +15,11 @@ from tabs import made
 from softvq_lab.core import hex_digest, write_atomic
 from softvq_lab.explore.png_texts import png_bytes
 
-MOST = 512 << 20  # bytes of files that are kept
-YOUNG = 120  # seconds in which a page has loaded what it was sent
+MAX_BYTES = 512 << 20  # bytes of files that are kept
+MIN_AGE = 120  # seconds in which a page has loaded what it was sent
 
 
-class Shelf:
+class FileCache:
     """Files in gradio's folder, together at most `most` bytes: what was wanted longest ago is
     removed first, but nothing that was wanted less than `young` seconds ago.
 
@@ -28,7 +28,7 @@ class Shelf:
     of it.
     """
 
-    def __init__(self, most: int = MOST, young: float = YOUNG, clock=time.monotonic):
+    def __init__(self, most: int = MAX_BYTES, young: float = MIN_AGE, clock=time.monotonic):
         self.most, self.young, self.clock = most, young, clock
         self.files: OrderedDict[Path, tuple[int, float]] = OrderedDict()  # bytes, when wanted
         self.total, self.lock = 0, threading.Lock()
@@ -74,15 +74,15 @@ class Shelf:
         return True
 
 
-SHELF = Shelf()
+CACHE = FileCache()
 
 
 def served(image: Image.Image | bytes, suffix: str = "png") -> str:
     "A picture (or a file's bytes) as a file that the server may send."
-    return SHELF.put(_bytes(image), suffix=suffix)
+    return CACHE.put(_bytes(image), suffix=suffix)
 
 
-def kept(image: Image.Image) -> str:
+def permanent(image: Image.Image) -> str:
     "Likewise, a file that stays as long as the server: a page's chosen picture is known by it."
     data = _bytes(image)
     path = Path(get_upload_folder()) / "kept" / f"{hex_digest(data, 64)}.png"
@@ -93,7 +93,7 @@ def kept(image: Image.Image) -> str:
 
 def served_copy(path: Path) -> str:
     "A file of a run as a copy that may be sent, under its own name."
-    return SHELF.put(path.read_bytes(), name=path.name)
+    return CACHE.put(path.read_bytes(), name=path.name)
 
 
 def downloadable(image: Image.Image, how: made.Made | None = None) -> str:
@@ -102,7 +102,7 @@ def downloadable(image: Image.Image, how: made.Made | None = None) -> str:
     """
     how = how or made.NOW.get()  # none where a program asks
     data = png_bytes(image, how.texts if how else {})
-    return SHELF.put(data, name=how.file_name if how else "")
+    return CACHE.put(data, name=how.file_name if how else "")
 
 
 def _bytes(image: Image.Image | bytes) -> bytes:

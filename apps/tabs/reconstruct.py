@@ -5,7 +5,7 @@ from tabs import made
 from tabs.chooser import Chooser
 from tabs.controls import Dropdown, Slider
 from tabs.newest import Newest
-from tabs.picker import LEFT, RIGHT, Tab, choices, failed, focus, picture, plain, resolve, still
+from tabs.picker import LEFT, RIGHT, Part, choices, failed, focus, picture, plain, resolve, still
 from tabs.picture_files import downloadable, served
 
 from softvq_lab.explore.familiarity import how_unlike
@@ -35,12 +35,12 @@ CAPTIONS = {
     "reconstruction": "Reconstruction",
     "error": "Error (brightest: half the range or more)",
 }
-NOBODY = "no second run"
+NO_SECOND_RUN = "no second run"
 WAIT = "The perceptual distance comes with the next picture: its network is being trained, once."
 
 
 @register("tab", "Reconstruct", place=1)
-class Reconstruct(Tab):
+class Reconstruct(Part):
     def layout(self):
         gr.Markdown(ABOUT)
         with gr.Row(elem_classes="work"):
@@ -87,7 +87,7 @@ class Reconstruct(Tab):
 
     def layout_beside(self):
         self.other = Dropdown(
-            [(NOBODY, "")],
+            [(NO_SECOND_RUN, "")],
             value="",
             label="Beside it",
             elem_id="rec-other",
@@ -114,7 +114,7 @@ class Reconstruct(Tab):
     def fit(self, name, kept):
         "The slider of kept tokens and the runs that may stand beside this one."
         others = [(label, value) for label, value in choices(self.ctx.runs) if value != name]
-        limits = {self.other: dict(choices=[(NOBODY, ""), *others], value="")}
+        limits = {self.other: dict(choices=[(NO_SECOND_RUN, ""), *others], value="")}
         try:
             t = self.ctx.open(name).tokenizer
         except ValueError:

@@ -3,7 +3,7 @@
 import gradio as gr
 from tabs.controls import Dropdown
 from tabs.newest import QUIET, Newest
-from tabs.picker import Tab, failed, plain, preferred, resolve
+from tabs.picker import Part, all_runs, failed, plain, preferred, resolve
 from tabs.watch import Watch
 
 from softvq_lab.explore.run_folder import (
@@ -14,13 +14,13 @@ from softvq_lab.explore.run_folder import (
     to_bin,
     write_notes,
 )
-from softvq_lab.explore.run_forms import MOST_NOTES, overview, read_notes
+from softvq_lab.explore.run_forms import MOST_NOTES, read_notes
 from softvq_lab.runs import BIN
 
 MANY = dict(trigger_mode="multiple", concurrency_limit=1, **QUIET)
 
 
-class RunFolder(Tab):
+class RunFolder(Part):
     "`watch` shows the run whose folder it is."
 
     def __init__(self, ctx, watch: Watch):
@@ -102,7 +102,7 @@ class RunFolder(Tab):
         message = f"{plain(name)} is in the bin."
         if needing:
             message += f" **{plain(', '.join(needing))} cannot be used without it.**"
-        names = [r["name"] for r in overview(self.ctx.runs)]
+        names = all_runs(self.ctx.runs)
         after = None if chosen == name else chosen
         undo = {self.undo: gr.Button(visible=True), self.undone: (binned, name)}
         return self.moved(message, preferred(names), after) | undo
@@ -123,7 +123,7 @@ class RunFolder(Tab):
     def moved(self, message: str, watched: str | None, chosen: str | None) -> dict:
         "The page after a folder was moved."
         offered, chosen = self.ctx.offered(chosen)
-        names = [r["name"] for r in overview(self.ctx.runs)]
+        names = all_runs(self.ctx.runs)
         return {
             self.message: message,
             self.watched: gr.Dropdown(choices=names, value=watched),
@@ -137,7 +137,7 @@ class RunFolder(Tab):
         run, watched = self.ctx.run, self.watched
         shown = [self.notes, self.shown, self.name, self.binned]
         looked = Newest(self.on_watch, watched, shown, **QUIET)
-        self.watch.looked.then(**looked.event)
+        self.watch.updated.then(**looked.event)
         self.notes.blur(self.on_notes, [self.shown, self.notes], self.message, **MANY)
         made = [self.message, watched, run, self.binned, self.undo, self.undone]
         self.rename.click(self.on_rename, [watched, self.name, run], made, **MANY)

@@ -5,7 +5,7 @@ from html import escape
 import gradio as gr
 from tabs.controls import Dropdown
 from tabs.newest import QUIET, Newest
-from tabs.picker import CLICKS, Tab
+from tabs.picker import CLICKS, Part
 from tabs.tables import Raw, sheet, text
 
 from softvq_lab.explore.run_forms import overview, run_name
@@ -29,7 +29,7 @@ CLICK = """element.addEventListener('click', e => {
 SORTED = {"-": ("descending", " \u25be"), "": ("ascending", " \u25b4")}
 
 
-class RunTable(Tab):
+class RunTable(Part):
     def layout(self):
         self.words = gr.Textbox(
             label="Filter",
@@ -81,7 +81,7 @@ class RunTable(Tab):
         table = self.drawn(overview(self.ctx.runs), *asked)
         return table, table
 
-    def look(self, rows, seen, *asked) -> dict:
+    def update(self, rows, seen, *asked) -> dict:
         "What has changed on the page since it was `seen`."
         table = self.drawn(rows, *asked)
         return {} if table == seen else {self.listing: table, self.seen: table}

@@ -6,7 +6,7 @@ import gradio as gr
 from tabs.compare import Compare
 from tabs.controls import Dropdown
 from tabs.newest import QUIET, Newest
-from tabs.picker import Tab, choices, preferred, resolve
+from tabs.picker import Part, all_runs, choices, preferred, resolve
 from tabs.picture_files import served_copy
 from tabs.run_folder import RunFolder
 from tabs.run_table import RunTable
@@ -59,7 +59,7 @@ CSS = """
 
 
 @register("tab", "Runs", place=6)
-class Runs(Tab):
+class Runs(Part):
     def layout(self):
         gr.Markdown(ABOUT)
         self.timer = gr.Timer(2, active=False)  # `address` alone starts and stops it
@@ -93,11 +93,14 @@ class Runs(Tab):
 
     def on_open(self):
         "The runs that are offered now; the timer looks for others."
-        return [r["name"] for r in overview(self.ctx.runs)]
+        return all_runs(self.ctx.runs)
 
     def on_tick(self, names, seen, *asked):
         rows, count = overview(self.ctx.runs), len(self.table.inputs)
-        table, watch = self.table.look(rows, seen, *asked[:count]), self.watch.look(*asked[count:])
+        table, watch = (
+            self.table.update(rows, seen, *asked[:count]),
+            self.watch.update(*asked[count:]),
+        )
         return {**self.named(names, [r["name"] for r in rows]), **table, **watch}
 
     def named(self, names: list[str], offered: list[str]) -> dict:
@@ -128,7 +131,7 @@ class Runs(Tab):
         table.listing.select(self.on_select, None, [ctx.run, watch.watched, self.view], **QUIET)
 
 
-class Notebook(Tab):
+class Notebook(Part):
     def layout(self):
         gr.Markdown("The executed notebooks of the run chosen at the top.")
         with gr.Row():

@@ -8,7 +8,7 @@ from tabs.drawing import AT_ONCE, AT_WORK, Drawing, Start, on_stop, reason, unto
 from tabs.newest import Newest
 from tabs.no_generator import NoGenerator, missing
 from tabs.one_sample import OneSample
-from tabs.picker import LEFT, RIGHT, Tab, picture, plain, resolve, stamp
+from tabs.picker import LEFT, RIGHT, Part, picture, plain, resolve, stamp
 from tabs.picture_files import downloadable
 from tabs.sample_grid import GRID, SAMPLES, SWEEP, VARIATIONS, SampleGrid
 
@@ -64,7 +64,7 @@ HOW = ("sampler", "steps", "seed", "temperature", "low", "high", "precision")  #
 
 
 @register("tab", "Sample", place=4)
-class Sample(Tab):
+class Sample(Part):
     def layout(self):
         gr.Markdown(ABOUT)
         self.drawn = gr.State(None)  # (run, `Drawn`) of the last sampling

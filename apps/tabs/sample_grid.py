@@ -3,7 +3,7 @@
 import gradio as gr
 from tabs.drawing import AT_WORK, Drawing, Start, reason, untouched
 from tabs.newest import QUIET, Newest
-from tabs.picker import Tab, still
+from tabs.picker import Part, still
 from tabs.picture_files import downloadable
 
 from softvq_lab.explore.sample_grid import (
@@ -27,7 +27,7 @@ SAMPLES, GRID, SWEEP, VARIATIONS = "samples", "grid", "sweep", "variations"  # w
 TYPED = "separated by commas"
 
 
-class SampleGrid(Tab):
+class SampleGrid(Part):
     "`sample` is the tab whose settings stand for what does not vary."
 
     def __init__(self, sample):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 from tabs.newest import LATEST, QUIET, SLOW
-from tabs.picker import Tab, failed, resolve
+from tabs.picker import Part, all_runs, failed, resolve
 
 from softvq_lab.core import ConfigError
 from softvq_lab.experiments.execute import TRAININGS
@@ -45,7 +45,7 @@ MOST_FOLDERS = 100  # that are offered; any other one can be typed
 NO_DATA = "your own pictures: start the app with --data FOLDER to allow a folder"
 
 
-class Start(Tab):
+class Start(Part):
     "`watch` shows what was started; `view` is the open tab of Runs."
 
     def __init__(self, ctx, watch, view: gr.Textbox):
@@ -149,7 +149,7 @@ class Start(Tab):
             lines = min(12, str(e).count("\n") + 2)
             return gr.Textbox(value=str(e), visible=True, lines=lines), gr.skip(), gr.skip()
         label = run_name(run_of(job).path, self.ctx.runs)
-        names = [r["name"] for r in overview(self.ctx.runs)]
+        names = all_runs(self.ctx.runs)
         return (
             gr.Textbox(value=f"{flow} of {label} has begun.", visible=True, lines=1),
             gr.Dropdown(choices=names, value=label),
@@ -188,7 +188,7 @@ class Start(Tab):
             [*what, *controls],
             [self.answer, watched, self.view],
             **SLOW,
-        ).then(**self.ctx.look)
+        ).then(**self.ctx.refresh)
         filled = [self.flow, self.name, self.rest, self.answer, self.view, self.watch.message]
         self.watch.copy.click(self.on_duplicate, watched, [*filled, *controls], **QUIET)
         tokenizer = self.controls["train_generator", "tokenizer_run"]

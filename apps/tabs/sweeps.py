@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 from tabs.newest import QUIET, Newest
-from tabs.picker import Tab, preferred
+from tabs.picker import Part, preferred
 from tabs.tables import sheet, text
 
 from softvq_lab.core import printable
@@ -39,7 +39,7 @@ SHOWN = {  # of a stage: evaluation, curve
 }
 
 
-class Sweeps(Tab):
+class Sweeps(Part):
     def layout(self):
         gr.Markdown(ABOUT)
         self.which = gr.Dropdown([], label="Sweep", elem_id="sweep-which", allow_custom_value=True)

@@ -8,7 +8,7 @@ from tabs.picker import (
     CLICKS,
     LEFT,
     RIGHT,
-    Tab,
+    Part,
     failed,
     focus,
     picture,
@@ -72,7 +72,7 @@ COLUMNS = ["run", "tokens", "numbers", "bits", "PSNR", "SSIM", "L1", "images", "
 
 
 @register("tab", "Token counts", place=3)
-class TokenCounts(Tab):
+class TokenCounts(Part):
     def layout(self):
         gr.Markdown(ABOUT)
         with gr.Row(elem_classes="work"):

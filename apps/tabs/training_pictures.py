@@ -3,14 +3,14 @@
 import gradio as gr
 from tabs.controls import Slider
 from tabs.newest import LATEST, QUIET, Newest
-from tabs.picker import Tab, failed, resolve, still
+from tabs.picker import Part, failed, resolve, still
 from tabs.picture_files import downloadable
 from tabs.watch import Watch
 
 from softvq_lab.explore.training_pictures import step_picture, step_pictures
 
 
-class TrainingPictures(Tab):
+class TrainingPictures(Part):
     "`watch` shows the run whose pictures they are."
 
     def __init__(self, ctx, watch: Watch):

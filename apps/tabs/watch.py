@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 from tabs.newest import Newest
-from tabs.picker import Tab, failed, plain, preferred, resolve
+from tabs.picker import Part, all_runs, failed, plain, preferred, resolve
 from tabs.tables import text
 
 from softvq_lab.checkpoints import steps_of
@@ -24,7 +24,7 @@ from softvq_lab.experiments.job import (
 from softvq_lab.explore.latent_map import adapt
 from softvq_lab.explore.reproduce import Ways
 from softvq_lab.explore.run_again import can_go_on, seconds_left
-from softvq_lab.explore.run_forms import overview, run_name
+from softvq_lab.explore.run_forms import run_name
 from softvq_lab.metrics import online_metrics
 from softvq_lab.plots import curves
 from softvq_lab.runs import Run, describe, read_metrics
@@ -55,7 +55,7 @@ NO_JOB = (
 )
 
 
-class Watch(Tab):
+class Watch(Part):
     "`width` holds the width of the page."
 
     def __init__(self, ctx, width: gr.Number):
@@ -98,7 +98,7 @@ class Watch(Tab):
 
     def fit(self, name, kept):
         "The run that is chosen at the top is watched, until another one is chosen here."
-        offered = [r["name"] for r in overview(self.ctx.runs)]
+        offered = all_runs(self.ctx.runs)
         return {self.watched: dict(choices=offered, value=preferred(offered, name), own=True)}
 
     def folder(self, name: str) -> Run:
@@ -108,7 +108,7 @@ class Watch(Tab):
                 return run_of(j)
         return resolve(self.ctx.runs, name)
 
-    def look(self, name, width, drawn):
+    def update(self, name, width, drawn):
         "What the page shows of a run; curves only when there are new lines."
         try:
             run = self.folder(name)
@@ -194,13 +194,13 @@ class Watch(Tab):
         return Ways(str(command), "") if command else None
 
     def wire(self):
-        self.watching = Newest(self.look, self.inputs, self.shown, show_progress="hidden")
-        self.looked = self.watched.change(**self.watching.event)
+        self.watching = Newest(self.update, self.inputs, self.shown, show_progress="hidden")
+        self.updated = self.watched.change(**self.watching.event)
         asked = dict(show_progress="hidden", api_name="stop")
         self.stop.click(self.on_stop, self.watched, self.message, **asked)
         asked = dict(show_progress="minimal", api_name="resume", concurrency_limit=1)
         gone_on = self.go_on.click(self.on_go_on, [self.watched, self.until], self.message, **asked)
-        gone_on.then(**self.ctx.look)
+        gone_on.then(**self.ctx.refresh)
 
 
 def clock() -> str:

@@ -39,7 +39,7 @@ if __name__ == "__main__":  # before gradio, which makes folders when it is impo
 
 import gradio as gr
 import safehttpx
-from tabs import address, map_script, picker, reproduce, runs
+from tabs import address, picker, reproduce
 
 from softvq_lab.registry import about, registered
 
@@ -67,7 +67,6 @@ THEME = gr.themes.Default(
     button_cancel_background_fill=gr.themes.colors.red.c600,
     button_cancel_background_fill_hover=gr.themes.colors.red.c700,
 )
-CSS = address.CSS + map_script.CSS + runs.CSS
 # Gradio puts its own container before every rule of `css`: what is about that stands in the head.
 # Where it is `hidden`, nothing within stays in sight while one scrolls.
 OUTSIDE = ".gradio-container {overflow: clip !important}"
@@ -213,7 +212,6 @@ def main(argv=None):
             share=args.share,
             auth=args.auth,
             theme=THEME,
-            css=CSS,
             css_paths=HERE / "page.css",
             head=HEAD,
             max_file_size="40mb",

@@ -22,7 +22,6 @@ from softvq_lab.explore.png_texts import LONGEST, link_in
 NEVER = -1  # older than any step back: the page adds no history entry
 BAD = "**This link asks for what is not possible here; the usual settings stand instead.** "
 NO_UPLOAD = "your own pictures are not in a link: upload them again"
-CSS = " #back {display: none} #link-message:not(:has(p)) {display: none}"
 # The address of what the page shows. `place`: run, tab and image as the server knows them.
 LINK = """(place, ...values) => {
     const url = new URL(window.location), at = JSON.parse(place || '{}');

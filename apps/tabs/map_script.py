@@ -1,10 +1,5 @@
 """What the page of the tab Latent map does itself: thumbnails, clicks, selections, rings."""
 
-CSS = (
-    " .map-tip {position: fixed; display: none; pointer-events: none; z-index: 50;"
-    " border: 2px solid #888; border-radius: 4px; background: #fff; image-rendering: pixelated}"
-    " #map-hook {min-height: 0 !important; padding: 0 !important}"
-)
 # gr.Plot has no event of its own for a point.
 HOOK = """
 let bound = null;

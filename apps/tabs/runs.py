@@ -24,38 +24,6 @@ ABOUT = (
     "and they go on; come back, and they are here."
 )
 OPEN = "view => ({selected: view, __type__: 'update'})"
-CSS = """
-/* A wide table fades where it goes on: the page's colour moves with the table and hides that. */
-.sheet {overflow-x: auto; --page: var(--body-background-fill); --dim: rgb(128 128 128 / 45%);
-    background-image: linear-gradient(to right, var(--page) 50%, transparent),
-        linear-gradient(to left, var(--page) 50%, transparent),
-        linear-gradient(to right, var(--dim), transparent),
-        linear-gradient(to left, var(--dim), transparent);
-    background-position: left, right, left, right; background-repeat: no-repeat;
-    background-size: 48px 100%, 48px 100%, 16px 100%, 16px 100%;
-    background-attachment: local, local, scroll, scroll}
-.sheet table {border-collapse: collapse; width: 100%; font-size: 14px}
-.sheet th, .sheet td {text-align: left; padding: 4px 10px; white-space: nowrap;
-    border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color)}
-.sheet th {font-weight: 600; vertical-align: bottom}
-.sheet th small {display: block; max-width: 16em; white-space: normal; font-weight: 400;
-    font-size: 12px}
-.sheet .n {text-align: right; font-variant-numeric: tabular-nums}
-.sheet .n small {margin-left: auto}
-.sheet .run {position: sticky; left: 0; background: var(--body-background-fill)}
-.sheet summary {cursor: pointer; padding: 6px 0; color: var(--body-text-color)}
-.sheet button {color: var(--link-text-color); text-decoration: underline; cursor: pointer;
-    padding: 4px 0}
-.sheet h4 {margin: 18px 0 2px; font-weight: 600; color: var(--body-text-color)}
-.sheet p {margin: 0 0 4px; font-size: 13px; color: var(--body-text-color); opacity: .75;
-    white-space: normal}
-#watch-status p {color: var(--body-text-color); margin: 4px 0}
-.bar {height: 8px; border-radius: 4px; background: var(--border-color-primary);
-    overflow: hidden; margin-top: 4px}
-.bar i {display: block; height: 100%; background: var(--color-accent)}
-#notebook iframe {width: 100%; height: 75vh; border: 1px solid var(--border-color-primary);
-    border-radius: 6px; background: #fff}
-"""
 
 
 @register("tab", "Runs", place=6)
@@ -97,10 +65,8 @@ class Runs(Part):
 
     def on_tick(self, names, seen, *asked):
         rows, count = overview(self.ctx.runs), len(self.table.inputs)
-        table, watch = (
-            self.table.update(rows, seen, *asked[:count]),
-            self.watch.update(*asked[count:]),
-        )
+        table = self.table.update(rows, seen, *asked[:count])
+        watch = self.watch.update(*asked[count:])
         return {**self.named(names, [r["name"] for r in rows]), **table, **watch}
 
     def named(self, names: list[str], offered: list[str]) -> dict:

@@ -25,6 +25,7 @@ MEASURED = PAPER / "measured.json"
 SCALES = ("digits", "pictures")  # those of our own sweeps, from the smaller to the larger
 # tables with reconstruction and generation -> their column of gFID
 BOTH = {"table3": "sit_l_gfid_no_cfg", "table4": "sit_l_gfid"}
+SUMMARISED = ("table3", "table4")  # whose claims are counted at the top of the page
 BOTH_FIGURE = ROOT / "docs" / "reconstruction_and_generation.png"
 IMAGENET = "/data/imagenet"  # stands for the person's folder in all commands
 
@@ -366,27 +367,59 @@ def verdict(better: list[float], worse: list[float], sign: int) -> str:
     ahead, behind = [sign * v for v in better], [sign * v for v in worse]
     few = ", one seed" if min(len(ahead), len(behind)) < 2 else ""
     if min(ahead) > max(behind):
-        return "as there" + few
-    return "the other way round" + few if max(ahead) < min(behind) else "undecided"
+        return "same" + few
+    return "opposite" + few if max(ahead) < min(behind) else "undecided"
+
+
+def pairs_of(table: Table, jobs: dict, claim: dict, scale: str) -> list[tuple]:
+    "What was measured at a scale of each pair of rows of a claim, and the verdict, if any."
+    column = claim["column"]
+    sign = 1 if table.columns[column]["better"] == "higher" else -1
+    found = []
+    for pair in claim["pairs"]:
+        x, y = (values(table, table.rows[i], column, jobs, scale) for i in pair)
+        found.append((x, y, verdict(x, y, sign) if x and y else ""))
+    return found
+
+
+def claimed(table: Table, claim: dict) -> str:
+    "The metric of a claim and what the paper says of it."
+    return f"{table.columns[claim['column']]['title']}: {claim['says']}"
 
 
 def comparison(table: Table, jobs: dict, claim: dict) -> list[list[str]]:
     """A claim of the paper about pairs of rows of a table: claim, pair, both numbers of it in the
     paper; and for each smaller scale both numbers there, and whether it is so there.
     """
-    column = claim["column"]
-    sign = 1 if table.columns[column]["better"] == "higher" else -1
     lines = []
     for first, second in claim["pairs"]:
         a, b = table.rows[first], table.rows[second]
-        line = ["" if lines else f"{table.columns[column]['title']}: {claim['says']}"]
-        there = [row.paper.get(column, "drawn only") for row in (a, b)]
-        line += [f"{a.name} : {b.name}", " : ".join(dict.fromkeys(there))]
-        for scale in measured_scales(table, jobs):
-            x, y = (values(table, row, column, jobs, scale) for row in (a, b))
+        there = [row.paper.get(claim["column"], "plot only") for row in (a, b)]
+        line = ["" if lines else claimed(table, claim)]
+        lines.append([*line, f"{a.name} : {b.name}", " : ".join(dict.fromkeys(there))])
+    for scale in measured_scales(table, jobs):
+        for line, (x, y, says) in zip(lines, pairs_of(table, jobs, claim, scale), strict=True):
             here = [f"{statistics.fmean(v):.3g}" if v else "not run" for v in (x, y)]
-            line += [" : ".join(here), verdict(x, y, sign) if x and y else ""]
-        lines.append(line)
+            line += [" : ".join(here), says]
+    return lines
+
+
+def tally(table: Table, jobs: dict, claim: dict, scale: str) -> str:
+    "How many pairs of a claim have which verdict at a scale: '3 same, 1 opposite'."
+    found = [says.partition(",")[0] for _, _, says in pairs_of(table, jobs, claim, scale) if says]
+    counts = {says: found.count(says) for says in ("same", "opposite", "undecided")}
+    return ", ".join(f"{n} {says}" for says, n in counts.items() if n) or "not run"
+
+
+def summary_lines(jobs: dict) -> list[str]:
+    "The Markdown of which claims hold at each smaller scale, by counts of their pairs of rows."
+    head = ["what the paper's tables show", *(f"on {scale}" for scale in SCALES)]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for key in SUMMARISED:
+        table = tables()[key]
+        for claim in described()[key]["claims"]:
+            counts = [tally(table, jobs, claim, scale) for scale in SCALES]
+            lines.append(_line([claimed(table, claim), *counts]))
     return lines
 
 
@@ -496,6 +529,7 @@ def page() -> str:
     jobs = measured_before()
     text = (PAPER / "page.md").read_text()
     text = text.replace("{{both}}", "\n".join(both_lines(jobs)))
+    text = text.replace("{{summary}}", "\n".join(summary_lines(jobs)))
     for key, about in described().items():
         text = text.replace(f"{{{{{key}}}}}", "\n".join(section(tables()[key], about, jobs)))
     if "{{" in text:

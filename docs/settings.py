@@ -1,26 +1,32 @@
-"""The page of all settings, docs/settings.md, from the classes of `softvq_lab.settings`.
+"""The page of all settings and metrics, docs/settings.md, from what the library declares.
 
     python docs/settings.py [--check]
 
-Names, defaults, bounds and descriptions are data of these classes: nothing is written twice.
+Names, defaults, bounds and descriptions are data of `softvq_lab.settings`, `softvq_lab.registry`
+and `softvq_lab.metrics`: nothing is written twice.
 """
 
 import argparse
 import dataclasses
 import inspect
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
 from pydantic import TypeAdapter
 
+from softvq_lab import metrics
+from softvq_lab.core import ConfigError
+from softvq_lab.registry import Entries, library
 from softvq_lab.settings.parse import Choice, choice_of
+from softvq_lab.settings.recipes import RECIPES
 from softvq_lab.settings.workflows import WORKFLOWS
 
 PAGE = Path(__file__).resolve().parent / "settings.md"
 HEAD = """# Settings
 
-*Written by `python docs/settings.py` from the classes of `softvq_lab.settings`. Do not edit it.*
+*Written by `python docs/settings.py` from what the library declares. Do not edit it.*
 
 Each setting is a parameter of papermill (`-p tokens 32`), of the command line
 (`softvq-lab execute train tokens=32`) and of a sweep file (`tokens: 32`). An unknown name, a wrong
@@ -28,7 +34,25 @@ type, a value out of range and a combination that makes no sense stop a workflow
 and the message says what is possible. The classes, with the rules for combinations:
 [`nbs/settings/02_sections.ipynb`](../nbs/settings/02_sections.ipynb) and
 [`nbs/settings/03_workflows.ipynb`](../nbs/settings/03_workflows.ipynb).
+
+At the end of the page: [settings of single methods](#settings-of-single-methods), the values of
+[recipe pictures](#recipe-pictures), and what the names of [metrics](#metrics) mean.
 """
+METRICS = """Direction, unit and protocol are declared in
+[`nbs/04_metrics.ipynb`](../nbs/04_metrics.ipynb). The command `show` prints these names. Nothing
+is ranked by a metric for which neither direction is better. A prefix says what was measured:
+
+- `r_`: reconstructions instead of samples (`rfid` with Inception).
+- `reference_`, `dinov2_`, or the name of a model of timm: the features of this network instead of
+  Inception's. The Fréchet distance is then called `frechet` instead of `fid`, the score `score`
+  instead of `inception_score`.
+- `proxy_`: samples of the small generator that `proxy=True` trains.
+- `online_`: samples along a generator's training (`online_every`).
+
+`top1`, `top5` and `train_top1` are fractions of images that a linear probe classifies correctly.
+"""
+# made from the names without them
+PREFIXES = ("r_", "reference_", "dinov2_", "proxy_", metrics.ONLINE)
 
 
 def sections(workflow) -> dict[str, object]:
@@ -121,6 +145,9 @@ def other_defaults(workflow) -> list[str]:
             "`recipe=paper` and `recipe=released` change defaults: [their values, with the source "
             "of each](paper/recipe.csv)."
         )
+        with suppress(ConfigError):  # efficiency takes no pictures
+            workflow.defaults({"recipe": "pictures"})
+            says[-1] += " So does `recipe=pictures`: [its values](#recipe-pictures)."
     return says
 
 
@@ -144,6 +171,51 @@ def of_workflow(name: str, workflow) -> list[str]:
     return [*lines, *table(workflow, own, dataclasses.asdict(workflow())), ""] if own else lines
 
 
+def of_single_methods() -> list[str]:
+    "The settings of the registry's entries that have some of their own."
+    lines = ["## Settings of single methods", ""]
+    for kind, entries in library().items():
+        for name in (n for n, entry in entries.items() if entry.has_settings):
+            cls = Entries(kind).settings(name)
+            defaults = dataclasses.asdict(cls())
+            lines += [f"### {kind} {name}", "", f"With `{kind}={name}` only.", ""]
+            lines += [*table(cls, list(defaults), defaults), ""]
+    return lines
+
+
+def of_recipe(name: str) -> list[str]:
+    "The values of a recipe, one column for each thing that is trained or measured."
+    columns: dict[tuple[str, ...], dict] = {}
+    for (what, *_), values in RECIPES[name].items():
+        same = next((key for key, others in columns.items() if others == values), ())
+        columns.pop(same, None)
+        columns[(*same, what)] = values
+    head = ["setting", *(", ".join(key) for key in columns)]
+    about = f"The defaults that `recipe={name}` changes, of each thing that is trained or measured."
+    lines = [f"## Recipe {name}", "", about, ""]
+    lines += [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
+    for setting in dict.fromkeys(s for values in columns.values() for s in values):
+        found = [values.get(setting) for values in columns.values()]
+        cells = [_code(setting), *(_code(repr(f.value)) if f else "" for f in found)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def of_metrics() -> list[str]:
+    "What the names of metrics mean, and which direction is better."
+    known = metrics.declarations(metrics.known_metrics())
+    plain = {n: about for n, about in known.items() if not n.startswith(PREFIXES)}
+    lines = ["## Metrics", "", METRICS, "| metric | better | unit | what it is |"]
+    lines += ["| --- | --- | --- | --- |"]
+    for name, about in plain.items():
+        if says := [about[k] for k in ("label", "protocol") if k in about]:
+            cells = [_code(name), about["better"], about.get("unit", ""), "; ".join(says)]
+            lines.append(f"| {' | '.join(cells)} |")
+    logged = [n for n, about in plain.items() if not about.keys() & {"label", "protocol"}]
+    lines += ["", "A training also logs the terms of its loss and the state of its optimiser:"]
+    return [*lines, f"{', '.join(map(_code, logged))}.", ""]
+
+
 def page() -> str:
     "docs/settings.md."
     lines = [HEAD, "## Workflow by workflow", ""]
@@ -154,6 +226,7 @@ def page() -> str:
         about = inspect.getdoc(cls).replace("<", "&lt;")
         defaults = dataclasses.asdict(cls())
         lines += [f"## {name}", "", about, "", *table(cls, list(defaults), defaults), ""]
+    lines += [*of_single_methods(), *of_recipe("pictures"), *of_metrics()]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DIRECTIONS', 'Declared', 'BELOW_ZERO', 'ACCURACY', 'PLUGIN', 'ONLINE', 'SAMPLES', 'Metric', 'declare', 'forget',
-           'find_metric', 'lower_is_better', 'direction', 'why_not_ranked', 'metric_title', 'is_headline', 'leading',
-           'goodness', 'shown', 'caveat', 'shown_in', 'declarations', 'read_declarations', 'agreeing',
-           'features_metrics', 'renamed', 'declare_features', 'online_metrics']
+           'known_metrics', 'find_metric', 'lower_is_better', 'direction', 'why_not_ranked', 'metric_title',
+           'is_headline', 'leading', 'goodness', 'shown', 'caveat', 'shown_in', 'declarations', 'read_declarations',
+           'agreeing', 'features_metrics', 'renamed', 'declare_features', 'online_metrics']
 
 # %% ../nbs/04_metrics.ipynb #71d85371
 import math
@@ -64,6 +64,11 @@ def forget(name: str):
     _registry.pop(name, None)
 
 # %% ../nbs/04_metrics.ipynb #e246a3d0
+def known_metrics() -> tuple[str, ...]:
+    """Names of all metrics in the registry, in the order of their declaration."""
+    return tuple(_registry)
+
+
 def find_metric(name: str, declared: Declared | None = None) -> Metric | None:
     """The declaration of `name`: the registry's, else that of `declared`; None if there is none."""
     return _registry.get(name) or (declared or {}).get(name)

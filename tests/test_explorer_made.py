@@ -176,7 +176,7 @@ def test_two_people_with_other_settings_get_files_of_their_own(tmp_path, monkeyp
         and one.endswith("/a-sample.png")
         and texts(open(one, "rb").read())[LINK] == "?seed=1"
     )
-    with made.drawing(How(2)):
+    with made.recording(How(2)):
         assert picture_files.downloadable(image) == two
     assert made.NOW.get() is None
 

@@ -170,8 +170,10 @@ def test_a_claim_is_told_with_both_numbers_and_its_verdict():
     ]
     first, second, third = r.comparison(table, {"digits-table3": measured}, claim)
     names = "SoftVQ-S, 256 x 8 : VQ-S, 256 x 8"
-    assert first == ["rFID: it is better", names, "0.80 : 1.45", "1.05 : 2.05", "as there"]
+    assert first == ["rFID: it is better", names, "0.80 : 1.45", "1.05 : 2.05", "same"]
     assert second[::4] == ["", "undecided"] and third[3:] == ["not run : not run", ""]
+    counts = [r.tally(table, {"digits-table3": measured}, claim, s) for s in r.SCALES]
+    assert counts == ["1 same, 1 undecided", "not run"]
     pictures = job("softvq", 64, 0, 1.0)
     pictures["figures"] = {"r_tf_efficientnet_lite0_frechet": 1.0}
     first = r.comparison(table, {"digits-table3": measured, "pictures-table3": [pictures]}, claim)[
@@ -179,7 +181,7 @@ def test_a_claim_is_told_with_both_numbers_and_its_verdict():
     ]
     assert first[5:] == ["1 : not run", ""], "columns come with what was measured"
     one_seed = r.comparison(table, {"digits-table3": measured[:3]}, claim)[0]
-    assert one_seed[4] == "as there, one seed"
+    assert one_seed[4] == "same, one seed"
 
 
 def test_reconstruction_and_generation_are_told_of_every_training():

@@ -282,6 +282,7 @@ def _execute(
 
     ours = output is None and not given.get("run")  # a folder that is made for this
     output = output or usual_output(workflow, given, root, resume)
+    there = output.parent.exists()
     if output.is_dir() or output.suffix != ".ipynb":
         raise ConfigError(
             f"--output {output} is no notebook. Name a file, such as {output}/notebook.ipynb."
@@ -293,7 +294,7 @@ def _execute(
             return output, 0
         status = run_workflow(workflow, output, resume, **given)
     except ConfigError:
-        if not given.get("run"):
+        if not there:
             _remove_empty(output.parent, root)  # a mistake leaves no folder
         raise
     except KeyboardInterrupt:  # before it was executed
@@ -685,13 +686,15 @@ def _changed_settings(run: "Run") -> dict:
 
 
 def _failure(run: "Run") -> dict | None:
-    "Why a run failed and the last lines of its log; None if it did not."
+    """Why a run failed and the last lines of its log; None if it did not, also if it was stopped on
+    purpose.
+    """
     from softvq_lab.experiments.execute import Job
 
     s, job = run.status, Job(run.path / "notebook.ipynb")
     info = job.info
     given = s.get("error") if s["state"] != "unreadable" else None
-    if not given and info["state"] != "failed":
+    if info["state"] != "failed" and (not given or s["state"] == "stopped"):
         return None
     return {"reason": given or info.get("reason"), "log": job.last_lines(15).splitlines()}
 
@@ -732,11 +735,10 @@ def show(folder: Folder, as_json: Json = False):
     for name, why in unusable_metrics(r).items():
         c.print(f"{printable(name)} cannot be read: {why}", style="red")
     if failed:
-        reason = printable(failed["reason"])
-        if r.status.get("state") == "stopped":  # on purpose
-            c.print(reason)
-        else:
-            c.print("\n".join([f"failed: {reason}", *map(printable, failed["log"])]), style="red")
+        lines = [f"failed: {printable(failed['reason'])}", *map(printable, failed["log"])]
+        c.print("\n".join(lines), style="red")
+    elif r.status.get("state") == "stopped":  # on purpose
+        c.print(printable(r.status.get("error") or ""))
 
 # %% ../nbs/13_cli.ipynb #7512d4bd
 def _listed(passport: dict) -> str:

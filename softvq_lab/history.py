@@ -7,8 +7,10 @@ __all__ = ['HISTORY', 'WORDS', 'remember', 'events', 'story', 'seconds_between',
 
 # %% ../nbs/03a_history.ipynb #1adb50c9
 import json
+import os
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from .core import printable, short_duration
 
@@ -25,10 +27,20 @@ def remember(folder, before: dict, status: dict):
     if before.get("state") == status["state"] and same_process:
         return
     lines = [_event(status)]
-    if before.get("state") == "running" and not same_process:
+    if before.get("state") == status["state"] == "running":  # the process before it has died
         lines.insert(0, _event(before) | {"state": "interrupted"})
-    with open(Path(folder) / HISTORY, "a", encoding="utf-8") as f:
-        f.writelines(json.dumps(line) + "\n" for line in lines)
+    with open(Path(folder) / HISTORY, "a+b") as f:
+        if _is_torn(f):
+            f.write(b"\n")
+        f.writelines(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def _is_torn(f: BinaryIO) -> bool:
+    "Whether the last line of a file has no end: the machine was switched off."
+    if not f.seek(0, os.SEEK_END):
+        return False
+    f.seek(-1, os.SEEK_END)
+    return f.read(1) != b"\n"
 
 
 def _event(status: dict) -> dict:

@@ -454,7 +454,8 @@ def take_away(path):
     if it is alive on this machine.
     """
     who = owner(path)
-    if who and _is_here(path, who):
+    unreadable = who == {} and _probe(path) == "held"  # such as on a full disk
+    if who and _is_here(path, who) or unreadable:
         raise Taken(
             f"{name_of(who)} is alive and at work: stop it first. Only what cannot be reached is "
             "taken over",

@@ -52,6 +52,9 @@ NO_NUMBERS = (  # modules and rooms that compute no numbers
     "commands",
     "experiments",
     "explore",
+    "figure_png",
+    "figure_traces",
+    "history",
     "locks",
     "plots",
     "progress",
@@ -60,6 +63,7 @@ NO_NUMBERS = (  # modules and rooms that compute no numbers
     "runs",
     "settings",
     "signals",
+    "tables",
 )
 MEASURING = ("evaluation", "metrics", "data", "pretrained")
 
@@ -197,13 +201,19 @@ def _data_difference(there: dict, now: dict) -> str:
     return contents_difference(there, now)
 
 # %% ../nbs/07_provenance.ipynb #6a56271a
+def _code_difference(there: dict, now: dict) -> str:
+    "The changed modules and rooms; older records also hold some that compute no numbers."
+    known = sorted({*there, *now} - set(NO_NUMBERS))
+    return ", ".join(k for k in known if there.get(k) != now.get(k))
+
+
 COMPARE = {
     "data": _data_difference,
     "classes": _classes_difference,
     "tokenizer": _named_differences,
     "plugins": lambda a, b: _named_differences(a, b, lambda n: not n.endswith(".py")),
     "weights": _named_differences,
-    "code": lambda a, b: ", ".join(k for k in sorted({*a, *b}) if a.get(k) != b.get(k)),
+    "code": _code_difference,
 }
 
 

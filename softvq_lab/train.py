@@ -44,7 +44,7 @@ from softvq_lab.hub.models import (
     is_outside,
     load_tokenizer,
 )
-from .pretrained.files import preflight
+from .pretrained.files import loss_weights, preflight
 from .progress import progress_bar
 from softvq_lab.provenance import (
     code_record,
@@ -71,7 +71,7 @@ from softvq_lab.runs import (
     take_over_run,
 )
 from .settings.parse import flatten, parameters, parse
-from .settings.sections import DataConfig, ImagesConfig, OptimConfig
+from .settings.sections import DataConfig, ImagesConfig, LossConfig, OptimConfig
 from .settings.workflows import TrainConfig, TrainGeneratorConfig
 from .signals import INTERRUPTED, PREEMPTED, BeforeFirstStep, Preempted, Requests
 from .tokenizer.model import Tokenizer
@@ -191,7 +191,9 @@ def identity_of(config: TrainConfig | TrainGeneratorConfig, images: ImageData) -
         weights = config.engine.weights
         needed = preflight(config.tokenizer, config.loss, weights, True, config.start_from)
     else:
-        found, needed = {"tokenizer_run": config.tokenizer_run}, []
+        found = {"tokenizer_run": config.tokenizer_run}
+        teacher = LossConfig(align=config.repa.align)
+        needed = loss_weights(teacher, config.engine.weights).values()
         behind = learned_settings(_info_of(config.tokenizer_run).get("config", {}))
         settings |= {k: behind.get(k, settings.get(k)) for k in ("quantizer", "dataset")}
     return {

@@ -29,6 +29,8 @@ from softvq_lab.explore.reproduce import (
 from softvq_lab.explore.sampling import guidance_sweep
 from softvq_lab.explore.session import chosen_image, load_run, reconstruct, sample_steps
 
+DIGITS = tuple("0123456789")
+
 
 def run_lines(python: str, folder, monkeypatch):
     monkeypatch.chdir(folder)
@@ -85,7 +87,7 @@ def test_the_lines_of_samples(trained, tmp_path, monkeypatch, classes, guidance,
     run = trained / "generator"
     loaded = load_run(run)
     how = dict(sampler="heun", steps=3, guidance=guidance, interval=interval, seed=seed)
-    ways = sample_ways(str(run), loaded.generator, classes, **how)
+    ways = sample_ways(str(run), loaded.generator, classes, loaded.images.class_names, **how)
     *_, (_, drawn) = sample_steps(loaded, torch.tensor(classes), **how)
 
     run_lines(ways.python, tmp_path, monkeypatch)
@@ -124,7 +126,7 @@ def drawn(trained):
 
 def test_the_lines_of_a_film(drawn, tmp_path, monkeypatch):
     loaded, drawn = drawn
-    sheet = sample_ways(str(loaded.run.path), loaded.generator, [3, 1, 4], **drawn.how)
+    sheet = sample_ways(str(loaded.run.path), loaded.generator, [3, 1, 4], DIGITS, **drawn.how)
     ways = film_ways(str(loaded.run.path), [3, 1, 4], drawn.how, 1, 0.5, sheet)
     run_lines(ways.python, tmp_path, monkeypatch)
     same_picture(Image.open(tmp_path / "film.png"), film_strip(loaded, drawn, 1))

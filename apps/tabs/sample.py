@@ -226,7 +226,7 @@ class Sample(Part):
         sample = min(int(values["sample"]), len(classes)) - 1
         if values["shows"] == VARIATIONS or values["variation"]:
             return variation_ways(run, classes, how, sample, values["strength"])
-        sheet = sample_ways(run, loaded.generator, classes, **how)
+        sheet = sample_ways(run, loaded.generator, classes, loaded.images.class_names, **how)
         if values["film"] < 100:
             return film_ways(run, classes, how, sample, values["film"] / 100, sheet)
         return sheet

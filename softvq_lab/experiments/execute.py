@@ -185,11 +185,13 @@ class Job:
             lock.release()
 
     def refusal(self, who: dict) -> Taken:
-        return Taken(
-            f"{self.output} is being executed by {name_of(who)}: wait for it, or stop it. Where "
-            f"that process cannot be reached any more: softvq-lab resume {self.output.parent} "
-            "--take-over, or take_over=True"
-        )
+        message = f"{self.output} is being executed by {name_of(who)}: wait for it, or stop it."
+        if self.output.name == "notebook.ipynb":  # of a training
+            message += (
+                " Where that process cannot be reached any more: softvq-lab resume "
+                f"{self.output.parent} --take-over, or take_over=True"
+            )
+        return Taken(message)
 
     def plan(self, workflow: str, parameters: dict):
         "Record what is to be executed."
@@ -535,7 +537,8 @@ def refuse_what_is_not_there(workflow: str, given: dict, base: Path = Path()):
     of relative paths.
     """
     if workflow == "sweep":
-        _refuse_without_report(str(given.get("sweep") or ""), base)
+        usual = defaults_of(WORKFLOWS[workflow])["sweep"]
+        _refuse_without_report(str(given.get("sweep") or usual), base)
     for name in ("tokenizer_run", "run"):
         usual = defaults_of(WORKFLOWS[workflow]).get(name)
         asked = str(given.get(name) or usual or "")

@@ -13,7 +13,7 @@ import math
 import os
 import platform
 import re
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -71,7 +71,7 @@ def progress(job: Job) -> tuple[int, int, str]:
     if info.get("workflow") in TRAININGS and begun and {"step", "steps"} <= s.keys():
         return s["step"], s["steps"], "steps"
     try:
-        written = datetime.fromtimestamp(os.path.getmtime(job.output), timezone.utc).isoformat()
+        written = datetime.fromtimestamp(os.path.getmtime(job.output)).astimezone().isoformat()
         if written < str(info.get("begun") or ""):
             return 0, 0, "cells"  # of an earlier execution
         cells = [c for c in read_json(job.output)["cells"] if c["cell_type"] == "code"]

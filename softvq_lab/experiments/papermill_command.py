@@ -104,6 +104,13 @@ def _refuse_missing(notebook: str | None):
             raise ConfigError(f"there is no notebook {notebook}.{hint}")
 
 
+def _project() -> str:
+    """The folder of relative parameters as papermill sees it: the kernel changes to the project,
+    papermill does not (`parameters.project_root`).
+    """
+    return ".." if Path.cwd().name == "nbs" and Path("../settings.ini").exists() else ""
+
+
 def _folder_of(output: Path) -> Path:
     "The run folder of a training whose executed notebook goes to `output`."
     return output.parent if output.name == "notebook.ipynb" else output.with_suffix("")
@@ -126,12 +133,13 @@ def with_output(arguments: list[str]) -> list[str]:
         _refuse_missing(notebook)
         return arguments
     given = _parameters(found)
-    # the kernel changes to this folder, papermill does not (`parameters.project_root`)
-    project = ".." if Path.cwd().name == "nbs" and Path("../settings.ini").exists() else ""
+    project = _project()
     refuse_what_is_not_there(workflow, given, Path(project))
     for name in ("run", "weights"):
         if given.get(name):
             given[name] = os.path.join(project, os.path.expanduser(str(given[name])))
+    if given.get("sweep"):
+        given["sweep"] = ",".join(os.path.join(project, s) for s in given["sweep"].split(","))
     if workflow in TRAINS.values() and (given.get("run") or found.get("output_path")):
         folder = Path(given.get("run") or _folder_of(Path(found["output_path"])))
         check_free(Run(folder), bool(given.get("resume")))
@@ -151,8 +159,9 @@ def _work(complete: list[str]) -> tuple[str, Path, Path] | None:
     workflow, output = workflow_of(found.get("notebook_path")), found.get("output_path")
     if not workflow or not output or "--progress-bar" in complete:
         return None
-    folder = _parameters(found).get("run") or _folder_of(Path(output))
-    return workflow, Path(output), Path(str(folder))
+    run = _parameters(found).get("run")
+    folder = Path(_project(), str(run)) if run else _folder_of(Path(output))
+    return workflow, Path(output), folder
 
 
 def what_came_out(workflow: str, folder: Path) -> str:
@@ -227,13 +236,18 @@ def _started(arguments: list[str]) -> int:
     if work := _work(complete):
         from softvq_lab.experiments.execute import leave_nothing
 
-        status = INTERRUPTED
+        # `with_output` gave this training a run folder and an output
+        made = complete[:2] == ["-p", "run"] and len(complete) == len(arguments) + 4
+        status = None
         try:
             if complete != arguments:
                 tell(complete[-1])  # where the executed notebook will be
             status = _execute(complete, *work)
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+            raise
         finally:
-            if status == INTERRUPTED and complete[0] == "-p" and complete != arguments:
+            if status == INTERRUPTED and made:
                 leave_nothing(work[1])  # removes the folder that was made for this call
         return status
     from papermill.cli import papermill as command

@@ -43,6 +43,12 @@ class Executor(Protocol):
         "Called when the driver is asked to end: stop the tasks that should not go on."
 
 # %% ../../nbs/experiments/06_scheduler.ipynb #4fcf7140
+def _gpus_of(task: Task) -> int:
+    "How many GPUs of this machine a job uses: one for each of its processes."
+    given = task.parameters
+    return max(1, int(given.get("processes") or 1) // int(given.get("nodes") or 1))
+
+
 class Local:
     "`n` jobs at a time on this machine; None: one per GPU, or without GPUs one per core."
 
@@ -51,14 +57,21 @@ class Local:
     def __init__(self, n: int | None = None):
         self.gpus = gpus()
         cores = len(os.sched_getaffinity(0))
-        self.n = n or self.gpus or cores
+        self.n = (self.gpus or cores) if n is None else n
         if self.n < 1:
             raise ConfigError(f"n={n}: at least one job at a time")
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
+        self.names = visible.split(",")  # of the GPUs, as this process may see them
         self.threads = max(1, cores // self.n)
         self.children = []
 
     def room(self, busy: list[Task]) -> int:
         return self.n - len(busy)
+
+    def least_used(self, count: int, busy: list[Task]) -> list[int]:
+        "`count` GPUs, at most all; more jobs than GPUs share them evenly."
+        taken = [i for t in busy for i in t.job.info.get("gpus") or ()]
+        return sorted(sorted(range(self.gpus), key=taken.count)[:count])
 
     def start(self, task: Task, busy: list[Task] = ()):
         env = {
@@ -67,10 +80,9 @@ class Local:
             "PYTHONUNBUFFERED": "1",
         }
         if self.gpus:
-            taken = [t.job.info.get("gpu") for t in busy]
-            gpu = min(range(self.gpus), key=taken.count)  # more jobs than GPUs share them evenly
-            env["CUDA_VISIBLE_DEVICES"] = str(gpu)
-            task.job.say("queued", gpu=gpu)
+            chosen = self.least_used(_gpus_of(task), busy)
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(self.names[i] for i in chosen)
+            task.job.say("queued", gpus=chosen)
         self.children = [p for p in self.children if p.poll() is None]  # no zombies
         self.children.append(start(task.job, env))
 
@@ -250,9 +262,13 @@ def _drive(sweeps, executor, retry: bool, attempts: int, poll: float, say, watch
             if requests.asked == "SIGINT":
                 raise KeyboardInterrupt(_kept(tasks, states))
     finally:
-        if states:
+        # what was stopped goes on when the sweep is driven again
+        left = {
+            i: s | {"state": "planned"} if s["state"] in AGAIN else s for i, s in states.items()
+        }
+        if left:
             for s in sweeps:
-                s.write(states, executor.name, ended=True)
+                s.write(left, executor.name, ended=True)
     return bool(states) and all(s["state"] == "done" for s in states.values())
 
 # %% ../../nbs/experiments/06_scheduler.ipynb #b3e9f8ba

@@ -115,7 +115,7 @@ class Slurm:
                     for x in e.errors()
                 )
             ) from None
-        self.last: dict[str, str] = {}
+        self.last: dict[str, str] | None = None  # the queue; None: it has not been seen yet
 
     def room(self, busy: list) -> int:
         return self.options.at_most - len(busy)
@@ -149,6 +149,8 @@ class Slurm:
             job = executor.submit(SlurmJob(task.job.output.resolve()))
         before = _ids(task.job)
         write_json(_id_file(task.job), {"job_id": job.job_id, "before": before})
+        if self.last is not None:
+            self.last[job.job_id] = "PENDING"
 
     def states(self, tasks: list) -> dict[str, dict]:
         "States from the jobs' files, corrected by the queue."
@@ -158,8 +160,10 @@ class Slurm:
     def stop(self, tasks: list):
         "Jobs stay in the queue: softvq-lab sweep adopts them later, scancel ends them."
 
-    def _queue(self) -> dict[str, str]:
-        "Job id -> state in the queue; the last known one if the controller does not answer."
+    def _queue(self) -> dict[str, str] | None:
+        """Job id -> state in the queue; the last known ones if the controller does not answer, None
+        if it never has.
+        """
         p = subprocess.run(
             ["squeue", "--noheader", "--me", "--states=all", "--format=%i %T"],
             capture_output=True,
@@ -204,10 +208,12 @@ def _ids(job: Job) -> list[str]:
     return [ids["job_id"], *ids.get("before", [])] if ids else []
 
 
-def _state(job: Job, queue: dict[str, str]) -> dict:
+def _state(job: Job, queue: dict[str, str] | None) -> dict:
     s = job.info
     if s["state"] in ("planned", "done", "failed"):
         return s
+    if queue is None:  # nothing is known: it must not be submitted again
+        return s | {"state": "running" if s["state"] == "running" else "queued"}
     found = queue.get(next(iter(_ids(job)), ""))
     if found in QUEUED:
         return s | {

@@ -551,8 +551,8 @@ class _Planner:
         "Add the task of these settings on the run of `before`."
         workflow, cfg = STAGES[stage], self.parsed(stage, given, vary)
         inner, (alike, behind) = (before.id, self.about[before.id]) if before else ("", ("", {}))
-        if not before and given.get("tokenizer_run"):
-            inner, alike, behind = _digests(Run(given["tokenizer_run"]))
+        if not before and stage == "generator":  # of the default run, too
+            inner, alike, behind = _digests(Run(cfg.tokenizer_run))
         made = made_of(workflow, cfg, behind)
         d = digest(workflow, cfg, inner, made)
         if stage == "evaluation":

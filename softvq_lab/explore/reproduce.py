@@ -8,6 +8,7 @@ __all__ = ['UPLOADED', 'Ways', 'reconstruction_ways', 'edit_ways', 'count_ways',
 
 # %% ../../nbs/explore/12_reproduce.ipynb #eb2876e9
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .codewords import Edit
@@ -171,6 +172,7 @@ def sample_ways(
     run: str,
     generator: Generator,
     classes: list[int],
+    class_names: Sequence[str],
     sampler: str,
     steps: int,
     guidance: float,
@@ -184,7 +186,7 @@ def sample_ways(
     short = _period(classes)
     words = ["softvq-lab", "sample", run, "--samples", len(classes)]
     if generator.num_classes and short != list(range(generator.num_classes)):
-        words += ["--classes", ",".join(map(str, short))]
+        words += ["--classes", ",".join(_class_word(c, class_names) for c in short)]
     words += ["--sampler", sampler, "--steps", steps, "--guidance", f"{guidance:g}"]
     usual = generator.guidance
     if tuple(interval) != (usual.low, usual.high):
@@ -212,6 +214,12 @@ grid(images, {min(len(classes), 10)}).save('samples.png')"""
     return Ways(terminal, python)
 
 # %% ../../nbs/explore/12_reproduce.ipynb #4b2eb706
+def _class_word(index: int, names: Sequence[str]) -> str:
+    "A class for `--classes`, which takes a name before an index: the index, if it names no other."
+    word = str(index)
+    return word if word not in names or names[index] == word else names[index]
+
+
 def _period(classes: list[int]) -> list[int]:
     "The shortest prefix of `classes` that, repeated, gives all of them."
     for n in range(1, len(classes) + 1):

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from ..core import MOST_BYTES, ConfigError, printable
+from ..experiments.execute import TRAININGS
 from ..experiments.job import is_alive, jobs, run_of, seconds_at_work
 from ..runs import Run, describe, list_runs
 
@@ -22,8 +23,9 @@ def overview(runs) -> list[dict]:
     """
     work, rows = {}, []
     for j in jobs(runs):
-        if is_alive(j):
-            work.setdefault(run_of(j).path, []).append(f"{j.info['workflow']} {j.info['state']}")
+        path = run_of(j).path
+        if is_alive(j) and (j.info["workflow"] in TRAININGS or (path / "config.json").is_file()):
+            work.setdefault(path, []).append(f"{j.info['workflow']} {j.info['state']}")
     known = [r.path for r in list_runs(runs, unreadable=True)]
     for path in [*(p for p in work if p not in set(known)), *known]:
         info, status = describe(Run(path)), Run(path).status

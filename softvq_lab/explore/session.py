@@ -349,7 +349,16 @@ def perceptual_soon(loaded: LoadedRun) -> tuple[str, torch.nn.Module] | None:
     if loaded.missing and not find_vgg().path:
         return None  # the reference network is trained on the images
     if loaded.memory.setdefault("perceptual begun", me := object()) is me:
-        threading.Thread(target=perceptual, args=(loaded,), daemon=True).start()
+        threading.Thread(target=_perceptual_later, args=(loaded,), daemon=True).start()
+
+
+def _perceptual_later(loaded: LoadedRun):
+    "Compute `perceptual`; if that fails, the next one who asks tries again."
+    try:
+        perceptual(loaded)
+    except Exception:
+        loaded.memory.pop("perceptual begun", None)
+        raise
 
 
 @torch.no_grad()

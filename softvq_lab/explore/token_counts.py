@@ -195,7 +195,7 @@ def bits_a_token(tokenizer) -> float:
     """
     quantizer = getattr(tokenizer, "quantizer", None)
     parts = getattr(quantizer, "parts", [quantizer])
-    if all(type(part).__name__ == "VQ" for part in parts):
+    if all(type(part).__name__ in ("VQ", "External") for part in parts):
         return sum(math.log2(part.codebook_size) for part in parts)
     return 16 * tokenizer.latent_dim
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..checkpoints import steps_of
 from ..data.images import spread
 from softvq_lab.explore.session import (
     LoadedRun,
@@ -76,7 +77,8 @@ def at_budget(budget: TokenBudget, loaded: LoadedRun, key: str) -> dict:
 
 def picture_curve(budgets: list[TokenBudget], loaded: LoadedRun, key: str) -> list[dict]:
     "The `row` of `at_budget` for each budget."
-    about = (key, *budgets)
+    newest = [steps_of(Run(b.path).checkpoints)[-1:] for b in budgets]  # one may be in training
+    about = (key, *budgets, str(newest))
     return recently(
         loaded,
         "curves",

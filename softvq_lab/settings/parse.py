@@ -204,7 +204,8 @@ def _sections(cls) -> dict[type, dict]:
 
 def _explain(e: dict, given: dict) -> str:
     "One pydantic error as one sentence."
-    name = next((str(p) for p in reversed(e["loc"]) if isinstance(p, str)), "")
+    places = [p for p in reversed(e["loc"]) if isinstance(p, str)]
+    name = next((p for p in places if p in given), places[0] if places else "")
     message = e["msg"].removeprefix("Value error, ")
     message = (
         message.replace("Input should be", "should be")

@@ -218,6 +218,8 @@ def recipe_values(name: str, what: str, given: dict, *by: str) -> dict:
     """The defaults of a recipe for the parameters `given`; `by`: the parameters (such as 'size') on
     which further values depend.
     """
+    if not isinstance(name, str) or not isinstance(what, str):
+        return {}  # it is refused as a setting
     first = recipe(name, what)
     more = [str(given.get(b, first[b].value if b in first else "")) for b in by]
     return {name: stated.value for name, stated in recipe(name, what, *more).items()}

@@ -281,8 +281,8 @@ def _execute(
     from softvq_lab.settings.workflows import TRAINS
 
     ours = output is None and not given.get("run")  # a folder that is made for this
+    new = ours or output is not None and not output.parent.exists()
     output = output or usual_output(workflow, given, root, resume)
-    there = output.parent.exists()
     if output.is_dir() or output.suffix != ".ipynb":
         raise ConfigError(
             f"--output {output} is no notebook. Name a file, such as {output}/notebook.ipynb."
@@ -294,7 +294,7 @@ def _execute(
             return output, 0
         status = run_workflow(workflow, output, resume, **given)
     except ConfigError:
-        if not there:
+        if new:
             _remove_empty(output.parent, root)  # a mistake leaves no folder
         raise
     except KeyboardInterrupt:  # before it was executed

@@ -37,7 +37,7 @@ def on_white(image: Image.Image, size: Size) -> Image.Image:
     return sheet
 
 # %% ../../nbs/data/11_drawn.ipynb #0e4ee899
-def _drawn(count: int, size: Size, draw: Callable[[int], Image.Image]) -> Iterator[bytes]:
+def _drawn(count: int, draw: Callable[[int], Image.Image]) -> Iterator[bytes]:
     "The pictures one after the other, as bytes (3, H, W)."
     for i in range(count):
         yield np.ascontiguousarray(np.asarray(draw(i)).transpose(2, 0, 1)).tobytes()
@@ -77,7 +77,7 @@ def drawn_once(
     def parts():
         nonlocal crc
         yield _header(shape)
-        for part in _drawn(count, size, draw):
+        for part in _drawn(count, draw):
             crc = zlib.crc32(part, crc)
             yield part
 
@@ -92,7 +92,7 @@ def drawn_once(
         warnings.warn(f"not kept in the cache: {e}. Name another by SOFTVQ_LAB_CACHE", stacklevel=2)
     if array is not None:
         return array
-    return np.frombuffer(b"".join(_drawn(count, size, draw)), np.uint8).reshape(shape)
+    return np.frombuffer(b"".join(_drawn(count, draw)), np.uint8).reshape(shape)
 
 # %% ../../nbs/data/11_drawn.ipynb #90f853a1
 class DrawnPictures(Dataset):

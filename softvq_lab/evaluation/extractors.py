@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch_fidelity.utils import create_feature_extractor
 
-from ..core import ConfigError, keep_freed_memory
+from ..core import ConfigError, in_precision, keep_freed_memory
 from ..data.images import ImageData, from_uint8, to_uint8
 from .passport import versioned
 from ..metrics import declare_features
@@ -82,15 +82,15 @@ class TimmFeatures(nn.Module):
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #778e9dbd
 class ReferenceFeatures(nn.Module):
-    "Features (B, 64) and class logits (B, C) of the reference network."
+    "Features (B, 64) of the reference network and, of several classes, logits (B, C)."
 
     def __init__(self, net: ReferenceNet):
         super().__init__()
         self.net = net
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         f = self.net.features(from_uint8(x))
-        return f, self.net.head(f)
+        return (f, self.net.head(f)) if self.net.head.out_features > 1 else (f,)
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #eaae8958
 class Extractor(nn.Module):
@@ -120,7 +120,9 @@ class Extractor(nn.Module):
         if images.dtype != torch.uint8:
             raise ValueError(f"extractors take 8-bit images (to_uint8), got {images.dtype}")
         held = chain(self.parameters(), self.buffers())  # a network may have fixed kernels only
-        out = self.net(images.to(next(held, images).device))
+        device = next(held, images).device
+        with in_precision("fp32", device):  # as passports say; torch allows TF32 in convolutions
+            out = self.net(images.to(device))
         return out[0].float().cpu(), out[1].float().cpu() if len(out) > 1 else None
 
 # %% ../../nbs/evaluation/01a_extractors.ipynb #3a16f065

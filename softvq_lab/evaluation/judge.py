@@ -108,17 +108,19 @@ def classes_taken(
     """The predicted class (N) of each image: by the extractor's own classifier, else by the judge
     on its features (N, F). None where neither knows the classes of `data`.
     """
+    if data.num_classes < 2:
+        return None
     if logits is not None:
         return logits.argmax(1) if logits.shape[1] == data.num_classes else None
-    judge = class_judge(data, extractor) if data.num_classes > 1 else None
+    judge = class_judge(data, extractor)
     return judge(features) if judge else None
 
 # %% ../../nbs/evaluation/01b_judge.ipynb #6dbcaa98
 def own_accuracy(data: ImageData, logits: Tensor | None, labels) -> float | None:
     """Accuracy of the logits (N, C) of an extractor's own classifier on images with known `labels`
-    (N); None where it does not know the classes of `data`.
+    (N); None where it does not know the classes of `data`, or there is only one.
     """
-    if logits is None or logits.shape[1] != data.num_classes:
+    if logits is None or logits.shape[1] != data.num_classes or data.num_classes < 2:
         return None
     return (logits.argmax(1) == torch.as_tensor(np.asarray(labels))).float().mean().item()
 

@@ -40,15 +40,14 @@ class Reference:
     extractor: str  # its name
     moments: Moments
     features: Tensor | None = None  # (M, F); None where only moments are known
-    logits: Tensor | None = None
 
 
 def reference_of(
     name: str, extractor: Extractor, images, batch_size: int = 64, workers: int = 0
 ) -> Reference:
     "A reference of images: a tensor in [-1, 1], a data set, or batches of 8-bit images."
-    f, logits = extract(extractor, images, batch_size, workers)
-    return Reference(f"{name}, {len(f)} images", extractor.name, Moments.of(f), f, logits)
+    f, _ = extract(extractor, images, batch_size, workers)
+    return Reference(f"{name}, {len(f)} images", extractor.name, Moments.of(f), f)
 
 
 def split_reference(

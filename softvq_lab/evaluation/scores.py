@@ -147,7 +147,7 @@ def _by_class(
 ) -> tuple[dict[str, float], str]:
     "Metrics of samples that need their classes (N), and the judge's name; empty for one class."
     own = logits is not None and logits.shape[1] == data.num_classes
-    if not own and (logits is not None or data.num_classes < 2):
+    if data.num_classes < 2 or not own and logits is not None:
         return {}, ""
     train = training_features(data, extractor, known)
     judge = None if own else class_judge(data, extractor, train)
@@ -177,9 +177,9 @@ def headlines_of(
     prefix, measures = extractor.prefix, {}
     name = prefix + "frechet" if prefix else "fid"
     found = {name: frechet(real, Moments.of(features))}
-    if logits is not None:
+    if logits is not None and logits.shape[1] > 1:
         measures[(prefix or "inception_") + "score"] = lambda i: inception_score(logits[i])["score"]
-        if logits.shape[1] == num_classes:
+        if logits.shape[1] == num_classes > 1:
             right = (logits.argmax(1) == labels).float()
             measures["class_accuracy"] = lambda i: right[i].mean().item()
     found |= {k: measure(torch.arange(len(features))) for k, measure in measures.items()}

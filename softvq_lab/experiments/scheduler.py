@@ -262,13 +262,9 @@ def _drive(sweeps, executor, retry: bool, attempts: int, poll: float, say, watch
             if requests.asked == "SIGINT":
                 raise KeyboardInterrupt(_kept(tasks, states))
     finally:
-        # what was stopped goes on when the sweep is driven again
-        left = {
-            i: s | {"state": "planned"} if s["state"] in AGAIN else s for i, s in states.items()
-        }
-        if left:
+        if states:
             for s in sweeps:
-                s.write(left, executor.name, ended=True)
+                s.write(states, executor.name, ended=True)
     return bool(states) and all(s["state"] == "done" for s in states.values())
 
 # %% ../../nbs/experiments/06_scheduler.ipynb #b3e9f8ba

@@ -17,6 +17,7 @@ import os
 import random as python_random
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -638,6 +639,13 @@ def plan(sweep: SweepConfig, root="runs", accept: str = "") -> list[Task]:
     return list(planner.tasks.values())
 
 # %% ../../nbs/experiments/04_sweep.ipynb #6eeb0b07
+def _counts(states: Iterable[str]) -> dict[str, int]:
+    "How many jobs are in which state; one that was stopped is planned again."
+    known = ("planned", "queued", "running", "done", "failed")
+    found = Counter(s if s in known else "planned" for s in states)
+    return {s: found[s] for s in known}
+
+
 class Sweep:
     "A sweep and its folder."
 
@@ -681,10 +689,7 @@ class Sweep:
         if (report := json.dumps([rows, ended], default=str)) == self.last:
             return
         self.last = report
-        counts = {
-            s: sum(r["state"] == s for r in rows)
-            for s in ("planned", "queued", "running", "done", "failed")
-        }
+        counts = _counts(r["state"] for r in rows)
         driver = {"state": "ended" if ended else "running"} | this_process()
         write_json(
             self.folder / "sweep.json",
@@ -779,5 +784,5 @@ def join_reports(reports: list[dict]) -> dict:
         "about": "; ".join(r["about"] for r in reports),
         "tasks": list(tasks.values()),
         "driver": next((d for d in drivers if d["state"] == "running"), drivers[0]),
-        "counts": {s: sum(t["state"] == s for t in tasks.values()) for s in reports[0]["counts"]},
+        "counts": _counts(t["state"] for t in tasks.values()),
     }

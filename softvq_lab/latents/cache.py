@@ -28,6 +28,7 @@ from ..data.images import ImageData, stack
 from .stats import LatentStats, combine, moments
 from ..locks import GONE, create, made_once, owner, sweep_up
 from ..progress import progress_bar
+from ..ranks import patient_group
 from ..signals import ignore_stops
 
 # %% ../../nbs/latents/01_cache.ipynb #a9650492
@@ -261,7 +262,7 @@ def cache_latents(
         _make(tokenizer, images, folder, plan, (rank, world), batch_size, workers, progress)
     _finish(folder, plan, sorted(broken.files) if broken else [])
     if not ranked and world > 1:
-        dist.barrier()
+        dist.barrier(patient_group())  # a rank may encode for long
     if not (folder / "cache.json").is_file() and (ranked or world == 1):
         return None
     return open_cache(folder, plan["tokenizer"], verify=False)

@@ -8,7 +8,6 @@ __all__ = ['RECIPE', 'SLOW', 'shrink', 'ReferenceNet', 'weights_hash', 'referenc
 # %% ../../nbs/pretrained/01_reference.ipynb #a6cccd4c
 import hashlib
 import itertools
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..core import best_device, cache_dir, cached, derive_seed, rng, write_cache
-from ..data.images import ImageData, stack
+from ..data.images import ImageData, spread, stack
 from ..locks import made_once, sweep_up
 from ..progress import progress_bar
 
@@ -28,7 +27,9 @@ def shrink(x: Tensor) -> Tensor:
     return (
         x
         if x.shape[-2:] == (32, 32)
-        else F.interpolate(x, (32, 32), mode="bilinear", antialias=True, align_corners=False)
+        else F.interpolate(
+            x.float(), (32, 32), mode="bilinear", antialias=True, align_corners=False
+        )
     )
 
 
@@ -75,8 +76,9 @@ SLOW = 2  # seconds after which a progress bar shows that images are being read
 def _read(data: ImageData, most: int = 4096) -> TensorDataset:
     "The training images of the network, decoded or drawn once, not in every epoch."
     how = {"desc": f"reading images for {_called(data)}", "unit": "image", "delay": SLOW}
-    x, y = stack(data.train, most, partial(progress_bar, **how))
-    return TensorDataset(shrink(x), y)
+    items = (data.train[i] for i in progress_bar(spread(len(data.train), most), **how))
+    x, y = zip(*[(shrink(x[None])[0], int(y)) for x, y in items])  # large ones are not kept
+    return TensorDataset(torch.stack(x), torch.tensor(y))
 
 
 def _called(data: ImageData) -> str:

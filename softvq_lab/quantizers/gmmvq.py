@@ -55,7 +55,7 @@ class GMMVQ(SoftVQ):
     def sharpness(self, z_hat: Tensor) -> Tensor:
         omega = F.softplus(
             F.linear(z_hat.float(), self.omega.weight.float(), self.omega.bias.float())
-        )  # (B, L, 1)
+        ).clamp_min(1e-4)  # (B, L, 1); at 0 all codewords have the same weight, and no gradient
         return rearrange(omega, "b (g l) one -> g b l one", g=self.codebooks)
 
 # %% ../../nbs/quantizers/02_gmmvq.ipynb #ee9b2e09

@@ -416,7 +416,7 @@ def make_on_reference(
     if net is None:
         raise ValueError(
             "discriminator='reference' needs net, the network: "
-            "softvq_lab.pretrained.reference.reference_network(data, seed=1)"
+            "softvq_lab.pretrained.reference.reference_network(data)"
         )
     return FeatureDiscriminator(NetworkFeatures(net), norm=norm)
 

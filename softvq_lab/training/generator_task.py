@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from ..core import best_device, seed_everything
+from ..core import best_device, full_precision, seed_everything
 from ..data.datasets import Augmented, WithMirrors
 from ..data.images import ImageData, grid, tile
 from ..generators.base import Generator
@@ -113,14 +113,14 @@ class GeneratorTask(Task):
             weight=repa.align_weight,
         )
         aligner(
-            torch.zeros(1, t.tokens, net.width), torch.zeros(1, 3, *t.image_size)
+            torch.zeros(1, t.tokens // net.patch**2, net.width), torch.zeros(1, 3, *t.image_size)
         )  # a number of tokens that does not fit raises its error before any work
         return aligner
 
     def forward(self, batch: list[Tensor]) -> dict[str, Tensor]:
         z, y = batch
         if self.fly:
-            with torch.no_grad():
+            with torch.no_grad(), full_precision(batch[0].device):  # as latents that are kept
                 z = self.tokenizer[0].encode(batch[0]).z
         losses = {"denoise": self.model.loss(z, y).mean()}
         if self.aligner:

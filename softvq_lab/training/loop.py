@@ -108,8 +108,10 @@ def make_accelerator(run: Run, engine: EngineConfig) -> Accelerator:
     cpu = best_device().type == "cpu"
     if cpu and engine.precision == "fp16":
         raise ConfigError("precision='fp16' needs a GPU: on a CPU use 'bf16' or 'fp32'")
-    if engine.tf32 and not cpu:
-        torch.set_float32_matmul_precision("high")
+    if not cpu:
+        torch.backends.cudnn.allow_tf32 = engine.tf32  # of convolutions; torch allows it by default
+        if engine.tf32:
+            torch.set_float32_matmul_precision("high")
     warnings.filterwarnings(
         "ignore", message="Grad strides do not match bucket view strides"
     )  # harmless with several ranks: the stride of an axis of size 1 has no meaning
@@ -393,6 +395,7 @@ class Loop:
             getattr(self.task.data, "draws", False),
         )
         self.stream = (self.seed, "step", step, self.accelerator.process_index)
+        self.task.step = step
         self.explain_not_finite(
             step,
             self.task,
@@ -450,8 +453,7 @@ class Loop:
                 ).tolist(),
             )
         )
-        if (bad := self.finite_check.bad.item()) >= 0:
-            self.again(bad)
+        self.refuse_not_finite()
         values |= {"lr": lr_at(done - 1, self.optim)}
         if not self.main:
             return
@@ -461,6 +463,11 @@ class Loop:
         self.measured["loss"] = values["loss"]
         self.say("running", **self.state_at(done))
         self.bar.set_postfix(loss=values["loss"], refresh=False)
+
+    def refuse_not_finite(self):
+        "Raise a `FloatingPointError` if a step was not finite; waits for the device."
+        if (bad := self.finite_check.bad.item()) >= 0:
+            self.again(bad)
 
     def picture(self, done: int):
         "Send the image of this step to the tracker."
@@ -476,6 +483,7 @@ class Loop:
     def save(self, done: int, score: float | None = None):
         if self.saved != done:
             self.still_ours()
+            self.refuse_not_finite()
             self.state.save(self.run, done, done == self.optim.steps, score)
         self.saved = done
 

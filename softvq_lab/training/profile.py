@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from ..core import device_asked, products_as_before
 from ..data.transfer import to_device
 from ..progress import progress_bar
 from ..runs import Run
@@ -199,13 +200,14 @@ def step_seconds(
     """Seconds of each of `steps` training steps after `warm` others, without a profiler. The steps
     train `task`; together they are at most `optim.steps`.
     """
-    _, take = _stepping(task, run, optim, 0, engine, 0)
-    take(warm)
     seconds = []
-    for _ in range(steps):
-        began = time.perf_counter()
-        take(1)
-        seconds.append(time.perf_counter() - began)
+    with device_asked(engine.device), products_as_before():
+        _, take = _stepping(task, run, optim, 0, engine, 0)
+        take(warm)
+        for _ in range(steps):
+            began = time.perf_counter()
+            take(1)
+            seconds.append(time.perf_counter() - began)
     return seconds
 
 
@@ -222,9 +224,9 @@ def profile_steps(
     """Take `warm` + `steps` training steps (at most `optim.steps`) and profile the latter. The
     steps train `task`.
     """
-    accelerator, take = _stepping(task, run, optim, seed, engine, workers)
-    cuda = accelerator.device.type == "cuda"
-    with marked(parts_of(task)):
+    with device_asked(engine.device), products_as_before(), marked(parts_of(task)):
+        accelerator, take = _stepping(task, run, optim, seed, engine, workers)
+        cuda = accelerator.device.type == "cuda"
         take(warm)
         with recorded(cuda) as p, record_function(_ALL_STEPS):
             take(steps)

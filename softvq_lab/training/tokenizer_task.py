@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..core import seed_everything
+from ..core import in_precision, seed_everything
 from ..data.images import ImageData, grid, stack
 from ..latents.stats import measure_latents
 from ..pretrained.files import fit_weights, loss_weights, require
@@ -159,9 +159,10 @@ class TokenizerTask(Task):
     @torch.no_grad()
     def evaluate(self, model: Tokenizer, step: int) -> dict[str, float]:
         device = next(model.parameters()).device
-        values = torch.cat(
-            [psnr(model(x.to(device))[0], x.to(device)) for x in self.heldout.split(128)]
-        )
+        with in_precision("fp32", device):  # as `evaluate` measures it
+            values = torch.cat(
+                [psnr(model(x.to(device))[0], x.to(device)) for x in self.heldout.split(128)]
+            )
         blind = psnr(
             self.heldout.mean(0, keepdim=True).expand_as(self.heldout), self.heldout
         )  # PSNR of a decoder that ignores the tokens: the baseline of `alarms`

@@ -98,7 +98,8 @@ def _line(event: dict, first: bool, before: dict) -> str:
         what = f"{WORDS.get(state, printable(state, 100))}, {where}"
         took = _seconds(before, event) if before.get("state") == "running" else None
         what += f", after {short_duration(took)}" if took is not None else ""
-        what += f": {printable(event['error'], 200)}" if state == "failed" else ""
+        why = event.get("error") if state == "failed" else None
+        what += f": {printable(why, 200)}" if why else ""
     return f"{printable(event.get('at') or 'some day', 40):26} {what}"
 
 

@@ -44,16 +44,19 @@ def _shortened(text: str, most: int) -> str:
 
 
 def progress_line(r: dict, width: int | None = None) -> str:
-    """A record as one line of text. If it is wider than `width`, the memory and then the middle of
-    a long name are left out.
+    """A record as one line of text. What makes it wider than `width` is left out until it fits: the
+    memory, the middle of a long name, the rate.
     """
     line = _line(r)
-    if width and len(line) > width:
-        r = r | {"memory": 0} if "memory" in r else r
+    if width and len(line) > width and "memory" in r:
+        r = r | {"memory": 0}
         line = _line(r)
     if width and len(line) > width and r.get("what"):
         room = max(SHORT, len(r["what"]) - (len(line) - width))
-        line = _line(r | {"what": _shortened(r["what"], room)})
+        r = r | {"what": _shortened(r["what"], room)}
+        line = _line(r)
+    if width and len(line) > width and r.get("rate"):
+        line = _line(r | {"rate": None})
     return line
 
 

@@ -50,7 +50,8 @@ def at_a_terminal(words, cwd, press: str = "", times: int = 1, columns: int = 12
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     env = {**os.environ, **ENV, "PATH": f"{BIN}:{os.environ['PATH']}"}
-    env.pop("SOFTVQ_LAB_COMMAND", None)
+    for name in ("SOFTVQ_LAB_COMMAND", "COLUMNS", "LINES"):  # pytest's workers set the latter two
+        env.pop(name, None)
     words = list(map(str, words))
     p = subprocess.Popen(
         words, cwd=cwd, env=env, stdin=its, stdout=its, stderr=its, preexec_fn=_leads
@@ -60,6 +61,7 @@ def at_a_terminal(words, cwd, press: str = "", times: int = 1, columns: int = 12
     until = time.monotonic() + PATIENCE
     while True:
         if time.monotonic() > until:
+            said += f"\n--- not ended; Ctrl-C was pressed {pressed} times ---\n".encode()
             _abort(p.pid)
             until = float("inf")
         due = press and pressed < times and time.monotonic() - last > 1.2
@@ -80,6 +82,11 @@ def at_a_terminal(words, cwd, press: str = "", times: int = 1, columns: int = 12
     shown.status = p.wait()  # while its terminal is there: what lacks one gets SIGHUP
     os.close(ours)
     return shown
+
+
+def ends_of(shown: str) -> str:
+    "The beginning and the end of what a terminal showed, for the message of a failed test."
+    return shown if len(shown) < 9000 else f"{shown[:4000]}\n[...]\n{shown[-5000:]}"
 
 
 def lines_of(shown: str) -> list[str]:

@@ -404,6 +404,11 @@ def test_words_that_no_command_has_are_one_line(monkeypatch, capsys, words):
         (("sweep", TAU, "--dry", "--executor", "slurmm"), "possible are local and slurm"),
         (("sweep", TAU, "--dry", "--slurm", "[gpu]"), "options are written"),
         (
+            ("run", "train", "recipe=[paper,released]"),
+            "recipe=['paper', 'released']",
+        ),
+        (("execute", "guidance", "scales=[1,2]"), "scales=[1, 2]: should be a valid string"),
+        (
             ("sweep", TAU, "--dry", "--executor", "slurm", "--slurm", "{partishun: x}"),
             "Did you mean 'partition'?",
         ),

@@ -235,6 +235,14 @@ def test_what_is_alive_here_is_not_taken_over(tmp_path):
     take_away(tmp_path / "a.lock")
 
 
+def test_what_is_held_here_is_not_taken_over_though_a_full_disk_left_its_file_empty(tmp_path):
+    pid = holder(tmp_path / "a.lock")
+    (tmp_path / "a.lock").write_text("")
+    with pytest.raises(Taken, match="is alive and at work"):
+        take_away(tmp_path / "a.lock")
+    os.kill(pid, signal.SIGKILL), end_of(pid)
+
+
 def test_a_lock_that_is_taken_for_a_moment_is_waited_for(tmp_path):
     path, ready = tmp_path / "a.lock", tmp_path / "ready"
 

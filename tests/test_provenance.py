@@ -623,3 +623,34 @@ def test_a_killed_process_is_in_the_story_though_it_said_nothing(half):
     said = story(half.path)
     assert "gone without a word: killed, or the machine was switched off, step 5" in said
     assert "done, step 6" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("state", ["failed", "interrupted", "stopped"])
+def test_what_another_process_says_of_a_run_is_told_once(tmp_path, state):
+    "A rank that fails, or who takes a run over, is another process than the one that ran."
+    from softvq_lab.history import remember, story
+
+    at = {"host": "a", "started": "2026-01-01T10:00:00+00:00", "step": 3}
+    running = at | {"state": "running", "pid": 1, "updated": "2026-01-01T10:00:00+00:00"}
+    ended = at | {"state": state, "pid": 2, "updated": "2026-01-01T10:05:00+00:00"}
+    remember(tmp_path, {}, running)
+    remember(tmp_path, running, ended)
+    remember(tmp_path, ended, running | {"pid": 3})
+    _, end, _ = story(tmp_path).splitlines()
+    assert "after 5 min" in end and ("gone without a word" in end) == (state == "interrupted")
+
+
+def test_the_story_goes_on_after_a_line_that_was_cut_off(tmp_path):
+    from softvq_lab.history import HISTORY, events, remember
+
+    (tmp_path / HISTORY).write_text('{"state": "runn')
+    remember(tmp_path, {}, {"state": "running", "pid": 1, "updated": "2026-01-01"})
+    assert [e["state"] for e in events(tmp_path)] == ["running"]
+
+
+def test_modules_that_compute_no_numbers_make_no_other_run():
+    assert not set(provenance.code_record()) & set(provenance.NO_NUMBERS)
+    assert {"tables", "history", "figure_png", "figure_traces"} <= set(provenance.NO_NUMBERS)
+    there = {"code": {"tables": "1", "quantizers": "1"}}
+    assert not identity_differences(there, {"code": {"quantizers": "1"}}), "of an older version"
+    assert identity_differences(there, {"code": {"quantizers": "2"}}) == {"code": "quantizers"}

@@ -5,7 +5,7 @@ import torch
 
 from softvq_lab.data.datasets import digits
 from softvq_lab.hub.models import load_tokenizer
-from softvq_lab.quantizers.base import check_quantizer
+from softvq_lab.quantizers.base import UsageWindow, check_quantizer
 from softvq_lab.quantizers.blockwise import blocks, soft_mix
 from softvq_lab.quantizers.gmmvq import GMMVQ
 from softvq_lab.quantizers.softvq import SoftVQ, kl_from, kl_term
@@ -168,3 +168,21 @@ def test_the_released_kl_term_is_the_default_and_configs_without_the_choice_mean
     b.load_state_dict(a.state_dict())
     z_hat = torch.randn(2, 4, 8)
     torch.testing.assert_close(a(z_hat).losses["kl"], b(z_hat).losses["kl"])
+
+
+def test_a_sharpness_that_underflows_leaves_everything_finite():
+    q = GMMVQ(8, codebook_size=16, kl_weight=1.0)
+    torch.nn.init.constant_(q.omega.weight, -30)
+    z_hat = torch.ones(2, 3, 8, requires_grad=True)
+    out = q(z_hat)
+    (out.z.sum() + sum(out.losses.values())).backward()
+    assert all(v.isfinite().all() for v in (out.z, *out.losses.values(), z_hat.grad))
+
+
+@pytest.mark.parametrize("size", [16, 131_072])
+def test_uniform_use_of_any_codebook_is_no_collapse(size):
+    window = UsageWindow(1, size)
+    n = window.size // 4
+    for _ in range(4):
+        stats = window(torch.randint(size, (1, n)))
+    assert stats["window_usage"] > 0.95

@@ -19,13 +19,14 @@ from torch import nn
 
 from softvq_lab.core import ConfigError, read_json
 from softvq_lab.data.datasets import digits, load_data
-from softvq_lab.data.images import ImageData, stack
+from softvq_lab.data.images import ImageData, stack, to_uint8
 from softvq_lab.evaluation.extractors import Extractor, ModuleFeatures, extract, make_extractor
-from softvq_lab.evaluation.judge import class_judge, training_features
+from softvq_lab.evaluation.judge import class_judge, classes_taken, training_features
 from softvq_lab.evaluation.scores import sample_metrics
 from softvq_lab.explore.session import colour_network
 from softvq_lab.pretrained import files as weights
 from softvq_lab.pretrained.files import find, loss_weights, packaged_weights, preflight
+from softvq_lab.pretrained.reference import ReferenceNet
 from softvq_lab.runs import open_run
 from softvq_lab.settings.parse import parse
 from softvq_lab.settings.sections import DataConfig, LossConfig, TokenizerConfig
@@ -377,3 +378,38 @@ def test_the_explorer_compares_by_it_where_pictures_have_colours():
     loaded = SimpleNamespace(images=load_data(DataConfig(dataset="shapes", data_size=40), 32))
     assert colour_network(loaded.images) == NAME
     assert colour_network(digits(32)) == "", "grey: the reference network knows them better"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_reference_network_takes_images_of_any_size_in_half_precision(dtype):
+    net = ReferenceNet(3)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        maps = net.maps(torch.zeros(2, 3, 64, 48, dtype=dtype))
+    assert all(m.isfinite().all() for m in maps)
+
+
+def test_of_one_class_there_is_no_accuracy_and_no_score(tmp_path):
+    "Cross-entropy over one class teaches a network nothing, and its answers are always right."
+    d = digits(32)
+    one = ImageData(Labelled(d.train), Labelled(d.heldout), ("all",), "digits of one class")
+    judge = make_extractor("reference", one)
+    x, _ = stack(d.heldout, 60)
+    f, logits = extract(judge, to_uint8(x))
+    assert logits is None
+    found = sample_metrics(x, torch.zeros(60, dtype=torch.long), one, judge, draws=0).figures
+    assert not [k for k in found if "accuracy" in k or "score" in k], found
+    assert "reference_frechet" in found
+    assert classes_taken(one, judge, f, torch.zeros(60, 1)) is None
+
+
+class Labelled(torch.utils.data.Dataset):
+    "All of one class."
+
+    def __init__(self, split):
+        self.split, self.labels = split, [0] * len(split)
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, i):
+        return self.split[i][0], 0

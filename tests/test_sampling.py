@@ -532,6 +532,18 @@ def test_runs_that_were_moved_together_find_each_other(trained, tmp_path):
         load_pair(tmp_path / "generator")
 
 
+def test_the_explorers_command_means_the_same_classes_where_names_are_numbers(trained, tmp_path):
+    from softvq_lab.commands import _class_numbers
+    from softvq_lab.explore.reproduce import sample_ways
+
+    names = ("1", "2", "3", *"abcdefg")
+    (tmp_path / "config.json").write_text(json.dumps({"class_names": names}))
+    generator, _ = load_pair(trained / "generator")
+    how = dict(sampler="heun", steps=2, guidance=1, interval=(0, 1), seed=0)
+    words = sample_ways("g", generator, [1, 0, 5], names, **how).terminal.split()
+    assert _class_numbers(words[words.index("--classes") + 1], tmp_path) == [1, 0, 5]
+
+
 def test_classes_are_given_by_number_or_by_name(tmp_path):
     from softvq_lab.commands import _class_numbers
     from softvq_lab.core import ConfigError, write_json

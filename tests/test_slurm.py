@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import slurm_cluster
@@ -188,6 +189,21 @@ def test_what_a_person_cancelled_is_not_begun_again(tmp_path):
         assert bool(job.info.get("stopped")) == stopped
     assert SlurmJob(job.output)() == 0 and SlurmJob(job.output).checkpoint() is None
     assert job.info.get("attempts") is None, "a requeue began what a person had cancelled"
+
+
+def test_a_queue_that_does_not_answer_makes_no_job_be_submitted_again(tmp_path, monkeypatch):
+    job = Job(tmp_path / "a" / "notebook.ipynb")
+    with job.planning():
+        job.plan("train", {"run": str(tmp_path / "a")})
+    job.say("queued")
+    write_json(job.output.with_suffix(".slurm.json"), {"job_id": "17"})
+    (tmp_path / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    executor, task = Slurm(), SimpleNamespace(id="a", job=job)
+    assert executor.states([task])["a"]["state"] == "queued"
+    executor.last = {"17": "PENDING"}  # it was seen, and then nothing more
+    assert executor.states([task])["a"]["state"] == "queued"
 
 
 def test_only_the_locks_of_this_very_slurm_job_are_taken_from_a_dead_node(tmp_path):

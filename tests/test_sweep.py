@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from softvq_lab.experiments.sweep import (
     RandomConfig,
     StageConfig,
     SweepConfig,
+    Task,
     narrow,
     open_sweep,
     override,
@@ -624,3 +626,46 @@ def test_the_page_names_every_key_of_a_sweep_file(root):
     assert [k for k in keys if f"`{k}`" not in page] == []
     (random,) = re.findall(r"^\| `random` \|.*`(\{count.*\})` \|$", page, re.M)
     assert settings_of(StageConfig(random=RandomConfig(**read_typed(random, "the page")[0])))
+
+
+def test_a_stage_of_generators_alone_depends_on_the_tokenizer_it_uses(
+    trained, tmp_path, monkeypatch
+):
+    "Also on the default one: trained anew, it makes other jobs."
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained / "tokenizer", tmp_path / "runs" / "tokenizer")
+    spec = dict(name="s", generator=dict(set=dict(steps=2, warmup_steps=1)))
+    (before,) = plan(open_sweep(spec, tmp_path / "runs").spec, tmp_path / "runs")
+    info = read_json(tmp_path / "runs" / "tokenizer" / "config.json")
+    info["config"]["optim"]["lr"] = 0.5
+    write_json(tmp_path / "runs" / "tokenizer" / "config.json", info)
+    (after,) = plan(open_sweep(spec, tmp_path / "runs").spec, tmp_path / "runs")
+    assert before.id != after.id
+
+
+def test_jobs_get_the_gpus_that_this_process_may_see(monkeypatch, tmp_path):
+    monkeypatch.setattr("softvq_lab.experiments.scheduler.gpus", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
+    given = []
+    monkeypatch.setattr(
+        "softvq_lab.experiments.scheduler.start", lambda job, env: given.append(env) or Popened()
+    )
+    executor = Local()
+    assert executor.n == 2
+
+    def task(name, **parameters):
+        return Task(name, "tokenizer", "train", parameters, str(tmp_path / name / "n.ipynb"), "")
+
+    first, second, both = task("a"), task("b"), task("c", processes=2)
+    for t, busy in ((first, []), (second, [first]), (both, [])):
+        with t.job.planning():
+            t.job.plan("train", {})
+        executor.start(t, busy)
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in given] == ["2", "GPU-abc", "2,GPU-abc"]
+    with pytest.raises(ConfigError, match="at least one job"):
+        Local(0)
+
+
+class Popened:
+    def poll(self):
+        return None

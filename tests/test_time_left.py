@@ -124,3 +124,13 @@ def test_the_overview_says_both_estimates_once(spent, capsys, monkeypatch):
     said = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"by the steps measured so far: over \d+ min left", said[0])
     assert said[1:] == ["by the jobs done so far: about 7 min left"]
+
+
+@pytest.mark.parametrize("left", [65, 3800, 86_400 * 2])
+def test_the_loss_is_seen_in_a_terminal_of_80_columns(left):
+    "Memory, the middle of the name and the rate are left out before it."
+    record = {"what": "softvq-4x8_codebook_size-32", "done": 13210, "of": 100_000, "unit": "step"}
+    record |= {"rate": 428.5, "things": "images", "left": left, "unmeasured": ["saving"]}
+    record |= {"notes": {"loss": 0.0273}, "memory": 10**9, "ended": False, "elapsed": 1.0}
+    assert len(line := progress_line(record, 80)) <= 80 and line.endswith("loss 0.0273")
+    assert progress_line(record, 200).endswith("loss 0.0273, 1.0 GB")

@@ -393,6 +393,7 @@ def test_of_one_class_there_is_no_accuracy_and_no_score(tmp_path):
     d = digits(32)
     one = ImageData(Labelled(d.train), Labelled(d.heldout), ("all",), "digits of one class")
     judge = make_extractor("reference", one)
+    assert "of rotations" in judge.name
     x, _ = stack(d.heldout, 60)
     f, logits = extract(judge, to_uint8(x))
     assert logits is None

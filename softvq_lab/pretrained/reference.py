@@ -93,6 +93,8 @@ def _train(net: ReferenceNet, data: ImageData, seed: int, steps: int = 300, batc
             m.reset_parameters()
     device = best_device()
     net.to(device).train()
+    # one class teaches nothing: which way up an image is turned does
+    turned = nn.Linear(net.features_dim, 4).to(device) if data.num_classes < 2 else None
     loader = DataLoader(
         split,
         min(batch, len(split)),
@@ -100,15 +102,19 @@ def _train(net: ReferenceNet, data: ImageData, seed: int, steps: int = 300, batc
         drop_last=True,
         generator=rng("reference", seed),
     )
-    optimizer = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=0.05)
+    learned = [*net.parameters(), *(turned.parameters() if turned else ())]
+    optimizer = torch.optim.AdamW(learned, 3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     how = {"unit": "step", "things": "images", "each": loader.batch_size, "total": steps}
     batches = itertools.islice(itertools.chain.from_iterable(itertools.repeat(loader)), steps)
     for x, y in progress_bar(batches, f"{_called(data)}, trained once and kept", **how):
         dy, dx = torch.randint(-3, 4, (2,)).tolist()
-        loss = F.cross_entropy(
-            net(x.to(device).roll((dy, dx), (2, 3))), y.to(device), label_smoothing=0.05
-        )
+        x = x.to(device).roll((dy, dx), (2, 3))
+        if turned:
+            y = torch.randint(4, (len(x),))
+            x = torch.stack([torch.rot90(image, k, (1, 2)) for image, k in zip(x, y.tolist())])
+        logits = turned(net.features(x)) if turned else net(x)
+        loss = F.cross_entropy(logits, y.to(device), label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -133,11 +139,13 @@ def weights_hash(net: nn.Module) -> str:
 
 def reference_network(data: ImageData, seed: int = 0) -> ReferenceNet:
     """The reference network of `data` for `seed`: from the cache, or trained now on the training
-    split (a few seconds). Frozen, in eval mode, on the CPU.
+    split (a few seconds). Frozen, in eval mode, on the CPU. With a single class it learns which way
+    up images are turned (Gidaris et al. 2018, arXiv 1803.07728).
     """
     x, y = stack(data.train, 64)
+    recipe = RECIPE if data.num_classes > 1 else f"{RECIPE} of rotations"
     key = hashlib.sha256(
-        f"{RECIPE} {seed} {data.source} {data.class_names} {len(data.train)}".encode()
+        f"{recipe} {seed} {data.source} {data.class_names} {len(data.train)}".encode()
         + x.numpy().tobytes()
         + y.numpy().tobytes()
     ).hexdigest()[:16]
@@ -150,7 +158,7 @@ def reference_network(data: ImageData, seed: int = 0) -> ReferenceNet:
                     sweep_up(fresh.parent, f".{path.name}.*.tmp")
                     write_cache(fresh, save(_train(net, data, seed).state_dict()))
     digest = weights_hash(net)
-    net.name = f"reference-{RECIPE} on {data.source}, seed {seed}, weights {digest}"
+    net.name = f"reference-{recipe} on {data.source}, seed {seed}, weights {digest}"
     return net.eval().requires_grad_(False)
 
 

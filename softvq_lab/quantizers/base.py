@@ -103,15 +103,15 @@ def use_stats(mean: Tensor, used: Tensor) -> dict[str, Tensor]:
 # %% ../../nbs/quantizers/00_base.ipynb #fa31df92
 class UsageWindow(WholeStep, nn.Module):
     """Usage of codebooks by the tokens of a step, over all its parts and processes, and by the
-    last `size` tokens of each codebook, at least four for each codeword. Not saved: it refills
-    within a few steps.
+    last `size` tokens of each codebook (None: 65,536, or four for each codeword if these are more).
+    Not saved: it refills within a few steps.
     """
 
     stats = ("usage", "perplexity", "collapse", "window_usage")  # of a whole step
 
-    def __init__(self, codebooks: int, codebook_size: int, size: int = 65_536):
+    def __init__(self, codebooks: int, codebook_size: int, size: int | None = None):
         super().__init__()
-        size = max(size, 4 * codebook_size)  # or many codewords could not be seen at all
+        size = size or max(65_536, 4 * codebook_size)  # or many codewords could not be seen at all
         self.codebook_size, self.size, self.pending = codebook_size, size, None
         self.register_buffer("taken", torch.zeros((), dtype=torch.long), persistent=False)
         self.register_buffer(

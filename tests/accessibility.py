@@ -1,8 +1,10 @@
 """Axe on a page of the explorer: what would keep somebody from using it."""
 
+import contextlib
 from pathlib import Path
 
 import axe_playwright_python
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 WIDTHS = (390, 768, 1024, 1440)
@@ -13,6 +15,8 @@ EXCLUDED = ()
 
 def findings(page) -> list[str]:
     "Serious and critical findings on what is visible now: rule, selector, what is wrong."
+    with contextlib.suppress(PlaywrightTimeout):  # what is being computed is faded
+        page.wait_for_function("!document.querySelector('.pending')", timeout=20_000)
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE)
     options = {"resultTypes": ["violations"]}

@@ -56,11 +56,11 @@ def test_a_click_in_a_picture_chooses_the_token_of_that_place(chooses, page, run
     image.click(position={"x": box["width"] * 0.45, "y": box["height"] * 0.45})
     expected = tokens_at(maps, 0.45, 0.45, 0 if chooses == "looks" else 1)
     token, part = expected[0]
-    place = page.locator("#cw-place", has_text=f"Token {token} is chosen")
+    place = page.locator("#cw-place", has_text=f"Token {token} is selected")
     place.wait_for(timeout=RESTS)
     assert f"token {token} ({part:.0%})" in place.inner_text()
     first, weight, change = codewords_at(loaded, "heldout:4", token, 0.45, 0.45)[0]
-    told = f"draw here most: {first} (weight {weight:.0%}, {change:.1%}), "
+    told = f"largest effect here: {first} (weight {weight:.0%}, {change:.1%}), "
     assert told in place.inner_text()
     says(page, "token", str(token))
     page.locator("#cw-message", has_text=f"Token {token}:").wait_for(timeout=RESTS)

@@ -164,7 +164,8 @@ def test_five_hundred_calls_leave_the_memory_as_it_was(visitors, app):
 
 
 def test_whoever_waits_sees_a_place_in_the_queue(client):
-    work = [client.submit("generator", api_name="/sample") for _ in range(6)]
+    how = dict(steps=100, count=16, sampler="euler", api_name="/sample")  # some seconds each
+    work = [client.submit("generator", **how) for _ in range(6)]
     places = set()
     for _ in range(200):
         places |= {s.rank for s in (w.status() for w in work) if s.rank is not None}

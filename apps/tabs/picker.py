@@ -119,10 +119,12 @@ class Context:
         "May new runs come, or the first weights of the chosen one?"
         return run not in usable(self.runs) or any(map(is_alive, jobs(self.runs)))
 
-    def wait(self, session: Session, run: str | None) -> dict:
-        "Start or stop looking, if that is to change; other answers leave the timer alone."
+    def wait(self, session: Session, run: str | None, looks: bool = False) -> dict:
+        """Start or stop looking, if that is to change. Only a look (`looks`) stops it, because that
+        shows what has ended.
+        """
         now = self.awaited(run)
-        if now == session.waiting:
+        if now == session.waiting or not now and not looks:
             return {}
         session.waiting = now
         return {self.waiting: gr.Timer(active=now)}
@@ -133,7 +135,9 @@ class Context:
         `listing`: names and states of the runs, and whether the chosen one had weights, at the last
         look.
         """
-        made = self.wait(session, run)  # first: what ends after it is seen at the next look
+        made = self.wait(
+            session, run, looks=True
+        )  # first: what ends after it is seen at the next look
         offered, chosen = self.offered(run)
         states = [label.partition(AT_STEP)[0] for label, _ in offered]  # names stand there, too
         now = states, chosen in usable(self.runs)

@@ -44,7 +44,7 @@
   });
 
   // A click on a picture needs a position, which a keyboard cannot give: the picture gets its
-// caption as a name and is no tab stop.
+  // caption as a name and is no tab stop.
   const namePicture = button => {
     const caption = button.closest('.captioned')?.querySelector('.prose')?.textContent.trim();
     set(button, 'aria-label', caption || 'picture');

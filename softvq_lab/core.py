@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['M_TRIM_THRESHOLD', 'M_MMAP_MAX', 'DEVICES', 'ASKED_DEVICE', 'PRECISIONS', 'NOISES', 'MOST_BYTES', 'DEEPEST', 'Count',
-           'JOINERS', 'ConfigError', 'derive_seed', 'rng', 'seed_everything', 'keep_freed_memory', 'best_device',
-           'device_asked', 'gpus', 'check_gpus', 'products_as_before', 'in_precision', 'fast_in_bf16', 'full_precision',
-           'blocks_of', 'compile_blocks', 'write_atomic', 'as_json', 'write_json', 'now', 'short_duration', 'readable',
-           'Unreadable', 'Entries', 'read_json', 'json_or_empty', 'printable', 'hex_digest', 'sha256', 'cache_dir',
-           'cached', 'write_cache', 'Outlet', 'tell']
+           'JOINERS', 'ConfigError', 'derive_seed', 'rng', 'seed_everything', 'keep_freed_memory',
+           'convolve_in_float32', 'best_device', 'device_asked', 'gpus', 'check_gpus', 'products_as_before',
+           'in_precision', 'fast_in_bf16', 'full_precision', 'blocks_of', 'compile_blocks', 'write_atomic', 'as_json',
+           'write_json', 'now', 'short_duration', 'readable', 'Unreadable', 'Entries', 'read_json', 'json_or_empty',
+           'printable', 'hex_digest', 'sha256', 'cache_dir', 'cached', 'write_cache', 'Outlet', 'tell']
 
 # %% ../nbs/00_core.ipynb #43eb34b8
 import ctypes
@@ -91,6 +91,14 @@ DEVICES = ("auto", "cpu", "cuda")
 ASKED_DEVICE = "SOFTVQ_LAB_DEVICE"  # environment variable, which child processes inherit
 
 
+@cache
+def convolve_in_float32():
+    "On GPUs, compute convolutions of float32 in float32, as products are: torch's default is TF32."
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def best_device(asked: str = "auto") -> "torch.device":
     """The device that computes: `asked`, else that of `$SOFTVQ_LAB_DEVICE`, else CUDA if available.
     A `ConfigError` for a device that is not available.
@@ -104,6 +112,7 @@ def best_device(asked: str = "auto") -> "torch.device":
     if asked == "cuda" and not there:
         raise ConfigError("device='cuda', and torch finds no GPU here. Possible: auto, cpu.")
     if there and asked != "cpu":
+        convolve_in_float32()
         return torch.device("cuda")
     keep_freed_memory()
     return torch.device("cpu")

@@ -159,11 +159,8 @@ def _data_of(config: TrainGeneratorConfig) -> ImagesConfig:
     outside, stated = is_outside(run.path), given.dataset != "auto"
     if outside and stated:
         return given
-    if stated:
-        raise ConfigError(
-            f"dataset={given.dataset!r} is for a tokenizer that was not trained here, and "
-            f"tokenizer_run={config.tokenizer_run!r} knows its images. Leave dataset out."
-        )
+    if not outside:
+        given.refuse_for_run(f"tokenizer_run={config.tokenizer_run!r}")
     try:
         if not outside:
             return parse(DataConfig, located_settings(run.path, run.info)["data"])

@@ -15,6 +15,7 @@ from softvq_lab.core import (
     ConfigError,
     best_device,
     check_gpus,
+    convolve_in_float32,
     device_asked,
     gpus,
 )
@@ -306,6 +307,17 @@ def test_a_gpu_that_is_not_there_is_said_at_once(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="torch finds no GPU here"):
         best_device("cuda")
+
+
+def test_convolutions_are_in_float32_unless_a_training_takes_tf32(one_gpu, monkeypatch):
+    flags = torch.backends.cudnn
+    monkeypatch.setattr(flags, "allow_tf32", True)  # torch's default
+    convolve_in_float32.cache_clear()
+    best_device()
+    assert not flags.allow_tf32
+    flags.allow_tf32 = True  # by somebody who wants it
+    best_device()
+    assert flags.allow_tf32, "it is set once"
 
 
 def test_more_processes_than_gpus_are_refused_in_words(one_gpu, monkeypatch, tmp_path):

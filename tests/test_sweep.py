@@ -662,6 +662,7 @@ def test_jobs_get_the_gpus_that_this_process_may_see(monkeypatch, tmp_path):
             t.job.plan("train", {})
         executor.start(t, busy)
     assert [e["CUDA_VISIBLE_DEVICES"] for e in given] == ["2", "GPU-abc", "2,GPU-abc"]
+    assert executor.room([first]) == 1 and executor.room([both]) == 0 and Local(5).room([both]) == 4
     with pytest.raises(ConfigError, match="at least one job"):
         Local(0)
 

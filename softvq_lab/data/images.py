@@ -10,7 +10,6 @@ __all__ = ['Size', 'LARGEST', 'Place', 'from_uint8', 'to_uint8', 'to_pil', 'from
 # %% ../../nbs/data/00_images.ipynb #e50df2a8
 import math
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -264,14 +263,12 @@ class ImageData:
         return len(self.class_names)
 
 
-def stack(
-    split: Dataset, limit: int | None = None, watch: Callable[[list[int]], Iterable[int]] = iter
-) -> tuple[Tensor, Tensor]:
+def stack(split: Dataset, limit: int | None = None) -> tuple[Tensor, Tensor]:
     """Up to `limit` items of a split as one batch: images (N, 3, H, W) and labels (N).
 
-    They are spread evenly over the split. `watch` wraps their indices, such as a progress bar.
+    They are spread evenly over the split.
     """
-    items = [split[i] for i in watch(spread(len(split), limit))]
+    items = [split[i] for i in spread(len(split), limit)]
     return torch.stack([x for x, _ in items]), torch.tensor([int(y) for _, y in items])
 
 

@@ -121,7 +121,7 @@ class Extractor(nn.Module):
             raise ValueError(f"extractors take 8-bit images (to_uint8), got {images.dtype}")
         held = chain(self.parameters(), self.buffers())  # a network may have fixed kernels only
         device = next(held, images).device
-        with in_precision("fp32", device):  # as passports say; torch allows TF32 in convolutions
+        with in_precision("fp32", device):  # as passports say, also while a training uses TF32
             out = self.net(images.to(device))
         return out[0].float().cpu(), out[1].float().cpu() if len(out) > 1 else None
 

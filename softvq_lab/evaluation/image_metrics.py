@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..core import in_precision
 from ..data.images import ImageData, to_uint8
 from .passport import Measured, passport, versioned
 from ..metrics import PLUGIN, direction, lower_is_better, why_not_ranked
@@ -84,10 +83,8 @@ def reconstructions(
     "Originals (B, 3, H, W), reconstructions (clipped) and z_hat (B, L, .), batch by batch."
     device = next(tokenizer.parameters()).device
     for x, _ in DataLoader(split, batch_size):
-        with in_precision("fp32", device):
-            z_hat = tokenizer.embed(x.to(device))
-            y = tokenizer.decode(tokenizer.quantizer(z_hat).z).clamp(-1, 1)
-        yield x, y.cpu(), z_hat
+        z_hat = tokenizer.embed(x.to(device))
+        yield x, tokenizer.decode(tokenizer.quantizer(z_hat).z).clamp(-1, 1).cpu(), z_hat
 
 
 def _weights_of_a_token(quantizer: nn.Module) -> int:

@@ -236,8 +236,7 @@ def _started(arguments: list[str]) -> int:
     if work := _work(complete):
         from softvq_lab.experiments.execute import leave_nothing
 
-        # `with_output` gave this training a run folder and an output
-        made = complete[:2] == ["-p", "run"] and len(complete) == len(arguments) + 4
+        made = complete[3:-1] == arguments  # `with_output` chose the run folder of this training
         status = None
         try:
             if complete != arguments:

@@ -50,7 +50,7 @@ def _gpus_of(task: Task) -> int:
 
 
 class Local:
-    "`n` jobs at a time on this machine; None: one per GPU, or without GPUs one per core."
+    "`n` jobs at a time on this machine; None: one process per GPU, without GPUs one job per core."
 
     name = "local"
 
@@ -58,6 +58,7 @@ class Local:
         self.gpus = gpus()
         cores = len(os.sched_getaffinity(0))
         self.n = (self.gpus or cores) if n is None else n
+        self.by_gpu = n is None and self.gpus > 0
         if self.n < 1:
             raise ConfigError(f"n={n}: at least one job at a time")
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self.gpus)))
@@ -66,7 +67,7 @@ class Local:
         self.children = []
 
     def room(self, busy: list[Task]) -> int:
-        return self.n - len(busy)
+        return self.n - (sum(map(_gpus_of, busy)) if self.by_gpu else len(busy))
 
     def least_used(self, count: int, busy: list[Task]) -> list[int]:
         "`count` GPUs, at most all; more jobs than GPUs share them evenly."
@@ -344,7 +345,9 @@ def _turn(
         if states[i]["state"] in ("planned", *AGAIN)
         and (not t.needs or states[t.needs]["state"] == "done")
     ]
-    for t in ready[: max(0, executor.room(busy))]:
+    for t in ready:
+        if executor.room(busy) < 1:
+            break
         try:
             with t.job.planning():
                 t.job.plan(t.workflow, t.parameters)

@@ -241,11 +241,7 @@ def load_any(folder, outside: OutsideConfig) -> LoadedRun:
     """
     if is_outside(folder):
         return open_external(folder, outside, outside.image_size)
-    if outside.dataset != "auto":
-        raise ConfigError(
-            f"dataset={outside.dataset!r} is for a tokenizer that was not trained here, and "
-            f"{folder} knows its images. Leave dataset out."
-        )
+    outside.refuse_for_run(str(folder))
     return load_run(folder)
 
 # %% ../../nbs/explore/00_session.ipynb #94b53fde

@@ -188,6 +188,14 @@ class OutsideConfig(ImagesConfig):
         ),
     )
 
+    def refuse_for_run(self, name: str):
+        "Raise a `ConfigError` if images are named although the run `name` knows its own."
+        if self.dataset != "auto":
+            raise ConfigError(
+                f"dataset={self.dataset!r} is for a tokenizer that was not trained here, and "
+                f"{name} knows its images. Leave dataset out."
+            )
+
 # %% ../../nbs/settings/02_sections.ipynb #5e7a1c01
 # encoder, decoder of the ViT tokenizers; millions of parameters with 64 tokens and 4 codebooks of
 # 8192 x 32

@@ -109,7 +109,7 @@ def make_accelerator(run: Run, engine: EngineConfig) -> Accelerator:
     if cpu and engine.precision == "fp16":
         raise ConfigError("precision='fp16' needs a GPU: on a CPU use 'bf16' or 'fp32'")
     if not cpu:
-        torch.backends.cudnn.allow_tf32 = engine.tf32  # of convolutions; torch allows it by default
+        torch.backends.cudnn.allow_tf32 = engine.tf32  # of convolutions
         if engine.tf32:
             torch.set_float32_matmul_precision("high")
     warnings.filterwarnings(

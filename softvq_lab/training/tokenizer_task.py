@@ -159,7 +159,7 @@ class TokenizerTask(Task):
     @torch.no_grad()
     def evaluate(self, model: Tokenizer, step: int) -> dict[str, float]:
         device = next(model.parameters()).device
-        with in_precision("fp32", device):  # as `evaluate` measures it
+        with in_precision("fp32", device):  # as `evaluate` measures it; the training may use TF32
             values = torch.cat(
                 [psnr(model(x.to(device))[0], x.to(device)) for x in self.heldout.split(128)]
             )

@@ -292,3 +292,24 @@ def test_a_refused_command_leaves_the_notebook_of_record(here, train):
     refused = (run / "notebook.refused.ipynb").read_text()
     assert "ConfigError" in refused and not (run / "notebook.1.ipynb").exists()
     assert Run(run).status["state"] == "done"
+
+
+def test_an_interrupt_removes_only_the_folder_that_the_command_has_made(here, root, monkeypatch):
+    "Whether options stand before the notebook or behind it."
+    from softvq_lab.experiments import execute, papermill_command
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    removed = []
+    monkeypatch.setattr(execute, "leave_nothing", removed.append)
+    monkeypatch.setattr(papermill_command, "_execute", interrupted)
+    cost, train = (str(root / "nbs" / f"{n}.ipynb") for n in ("efficiency", "train"))
+    for words in (["-p", "rounds", "1", cost], [cost, "-p", "rounds", "1"]):
+        with pytest.raises(KeyboardInterrupt):
+            papermill_command._started(words)
+    assert removed == []
+    for words in (["-p", "tokens", "8", train], [train, "-p", "tokens", "8"]):
+        with pytest.raises(KeyboardInterrupt):
+            papermill_command._started(words)
+    assert [p.name for p in removed] == ["notebook.ipynb"] * 2

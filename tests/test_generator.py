@@ -10,9 +10,16 @@ from softvq_lab.generators.model import make_generator
 from softvq_lab.hub.models import load_generator, load_tokenizer, save
 from softvq_lab.latents.stats import LatentStats
 from softvq_lab.registry import registered
+from softvq_lab.runs import Run
 from softvq_lab.settings.parse import parse
-from softvq_lab.settings.sections import GeneratorConfig, SampleConfig, TokenizerConfig
+from softvq_lab.settings.sections import (
+    GeneratorConfig,
+    RepaConfig,
+    SampleConfig,
+    TokenizerConfig,
+)
 from softvq_lab.tokenizer.model import Tokenizer
+from softvq_lab.training.generator_task import GeneratorTask
 
 STATS = LatentStats((1.0, -2.0, 0.0), (2.0, 0.5, 1.0), 100)
 GENERATORS = list(registered("generator"))
@@ -343,3 +350,20 @@ def test_recomputed_activations_give_the_same_gradients(kind):
         g.loss(z, y).mean().backward()
         grads.append(torch.cat([p.grad.flatten() for p in g.parameters() if p.grad is not None]))
     torch.testing.assert_close(*grads)
+
+
+def test_repa_aligns_the_patches_of_a_grid_of_latents(tmp_path):
+    "As many as the transformer sees: 16 x 16 latents in patches of 2 x 2 are 64 positions."
+    c = TokenizerConfig(preset="cnn-tiny", tokens=256, patch_size=2, latent_dim=4)
+    tokenizer, where = Tokenizer(c), (digits(32), Run(tmp_path), 0, "fly")
+    repa = RepaConfig(align="reference", align_layer=1)
+
+    def task(**latents):
+        return GeneratorTask(GeneratorConfig(**latents), tokenizer, *where, repa=repa)
+
+    aligned = task(latent_rows=16, latent_patch=2)
+    x = torch.stack([aligned.data[i][0] for i in range(3)])
+    assert aligned([x, torch.arange(3)])["align"].isfinite()
+    assert aligned.hidden.shape[:2] == (3, 64)
+    with pytest.raises(ValueError, match="64 patches of the teacher cannot be shared out over 256"):
+        task(latent_rows=16)

@@ -47,6 +47,8 @@ define DEMO
 endef
 
 demo: setup  ## trains a tokenizer and a generator on digits, measures both, maps the latents
+	@echo 'First a tokenizer of 8 tokens: the tab Token counts compares it with that of 32'
+	@$(PAPERMILL) nbs/train.ipynb $(RUNS)/tokenizer-8/notebook.ipynb -p run $(RUNS)/tokenizer-8 -p resume True -p tokens 8
 	$(call DEMO,$(RUNS),-p tokens 32)
 
 # a GPU has the time for pictures twice as large

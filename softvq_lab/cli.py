@@ -493,9 +493,7 @@ def _tell_outcome(folder: Path):
         reason = printable(str(row.reason).partition("\n")[0], 200)
         tell(f"failed: {row.stage} {printable(row.setting)}: {reason}\n  {row.notebook}")
     place = shlex.quote(str(folder))
-    tell(
-        f"figures and curves: softvq-lab run sweep sweep={place}\nfor programs: {place}/sweep.json"
-    )
+    tell(f"plots and curves: softvq-lab run sweep sweep={place}\nfor programs: {place}/sweep.json")
 
 
 def _open_sweeps(files: list[str], root: Path, accept: str, only: str) -> list:
@@ -614,7 +612,7 @@ def runs(root: Root = Path("runs"), as_json: Json = False):
             reasons.append(f"{name} is {state}")
             state = "unreadable"
         rows.append([name, kind, images, state, *rest])
-    head = ["run", "kind", "images", "state", "step", "created", "took", "figures"]
+    head = ["run", "kind", "images", "state", "step", "created", "took", "metrics"]
     print_list(table_console(), head, rows, labelled=["step", "created", "took"])
     for reason in reasons:
         tell(reason)

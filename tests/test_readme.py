@@ -77,7 +77,7 @@ INSTEAD = {
     " nbs/": f" {ROOT}/nbs/",
 }  # of a command's text, when it is run
 NOT_RUN = {  # other commands -> why they are not run here
-    "make demo": "six minutes; its lines are the papermill commands above",
+    "make demo": "seven minutes; its lines are the papermill commands above",
     "make demo-pictures": "a quarter of an hour; tests/test_emoji.py runs it with few steps",
     "make test": "this is a part of it",
     "make test-slow": "this is a part of it",

@@ -220,10 +220,8 @@ def _execute(complete: list[str], workflow: str, output: Path, folder: Path) -> 
                 errors.seek(0)
                 tell(errors.read().decode(errors="replace")[-2000:], sys.stderr)
                 if RUNS.put_back(output):
-                    message = (
-                        f"{output} stays as it was; what was refused is {refused_path(output)}"
-                    )
-                    tell(message, sys.stderr)
+                    kept = f"{output} stays as it was; what was refused is {refused_path(output)}"
+                    tell(kept, sys.stderr)
                 raise
     by_hand = reason == BY_HAND
     tell(what_next(workflow, folder) if by_hand else printable(reason), sys.stderr)
